@@ -1,0 +1,157 @@
+"""Action distributions: pytrees of parameters with the methods that policy optimisation needs.
+
+`fisher_product` multiplies by the Fisher matrix in the distribution's own parameters, so that a
+Gauss-Newton product of a whole network is Jᵀ F J v.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from purejax_po.types import Array, Key
+
+_LOG_2PI = math.log(2.0 * math.pi)
+
+
+class Categorical(NamedTuple):
+    """Categorical distribution over `{0, …, A-1}` with unnormalised logits `[..., A]`."""
+
+    logits: Array
+
+    def noise(self, key: Key) -> Array:
+        """One uniform number per sample, `[...]`: actions come from the inverse of the CDF."""
+        return jax.random.uniform(key, self.logits.shape[:-1])
+
+    def sample_from(self, noise: Array) -> Array:
+        """The first action whose cumulative probability exceeds the noise."""
+        cumulative = jnp.cumsum(jax.nn.softmax(self.logits), axis=-1)
+        # Scaled by the rounded total, an action of probability zero is never drawn.
+        threshold = (noise * cumulative[..., -1])[..., None]
+        return jnp.sum(cumulative[..., :-1] <= threshold, axis=-1, dtype=jnp.int32)
+
+    def sample(self, key: Key) -> Array:
+        """Draw actions, int32 `[...]`."""
+        return self.sample_from(self.noise(key))
+
+    def mode(self) -> Array:
+        """The action of the largest logit, int32 `[...]`."""
+        return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
+
+    def log_prob(self, action: Array) -> Array:
+        """log π(a) = logit_a − logsumexp(logits), `[...]`."""
+        one_hot = jax.nn.one_hot(action, self.logits.shape[-1], dtype=bool)
+        # A select rather than a gather: its transpose is a select too, not a slow scatter.
+        return jnp.sum(jnp.where(one_hot, jax.nn.log_softmax(self.logits), 0.0), axis=-1)
+
+    def entropy(self) -> Array:
+        """−Σ p log p in nats, `[...]`; an action of probability zero contributes nothing."""
+        log_p = jax.nn.log_softmax(self.logits)
+        return -_sum_where_positive(jnp.exp(log_p), log_p)
+
+    def kl(self, other: "Categorical") -> Array:
+        """Σ p (log p − log q) in nats, `[...]`."""
+        log_p, log_q = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
+        return _sum_where_positive(jnp.exp(log_p), log_p - log_q)
+
+    def fisher_product(self, tangent: "Categorical") -> "Categorical":
+        """(diag(p) − ppᵀ) v."""
+        p = jax.nn.softmax(self.logits)
+        weighted = p * tangent.logits
+        return Categorical(weighted - p * jnp.sum(weighted, axis=-1, keepdims=True))
+
+
+class DiagonalGaussian(NamedTuple):
+    """Independent normals over vectors `[..., D]`, with mean and log standard deviation `[..., D]`."""
+
+    mean: Array
+    log_std: Array
+
+    def noise(self, key: Key) -> Array:
+        """One standard normal number per coordinate, `[..., D]`."""
+        return jax.random.normal(key, self.mean.shape)
+
+    def sample_from(self, noise: Array) -> Array:
+        """μ + σ·noise."""
+        return self.mean + jnp.exp(self.log_std) * noise
+
+    def sample(self, key: Key) -> Array:
+        """Draw actions `[..., D]`."""
+        return self.sample_from(self.noise(key))
+
+    def mode(self) -> Array:
+        """The mean, `[..., D]`."""
+        return self.mean
+
+    def log_prob(self, action: Array) -> Array:
+        """Σ −½((a − μ)/σ)² − log σ − ½ log 2π, `[...]`."""
+        standardised = (action - self.mean) * jnp.exp(-self.log_std)
+        return jnp.sum(-0.5 * (jnp.square(standardised) + _LOG_2PI) - self.log_std, axis=-1)
+
+    def entropy(self) -> Array:
+        """Σ log σ + ½(1 + log 2π) in nats, `[...]`."""
+        return jnp.sum(self.log_std + 0.5 * (1.0 + _LOG_2PI), axis=-1)
+
+    def kl(self, other: "DiagonalGaussian") -> Array:
+        """Σ log(σ₂/σ₁) + (σ₁² + (μ₁−μ₂)²)/(2σ₂²) − ½ in nats, `[...]`."""
+        log_ratio = self.log_std - other.log_std
+        distance = (self.mean - other.mean) * jnp.exp(-other.log_std)
+        # expm1 keeps the second-order smallness of nearby policies exact in single precision.
+        return 0.5 * jnp.sum(
+            jnp.expm1(2.0 * log_ratio) - 2.0 * log_ratio + jnp.square(distance), axis=-1
+        )
+
+    def fisher_product(self, tangent: "DiagonalGaussian") -> "DiagonalGaussian":
+        """(σ⁻² v_μ, 2 v_logσ)."""
+        return DiagonalGaussian(
+            tangent.mean * jnp.exp(-2.0 * self.log_std), 2.0 * tangent.log_std
+        )
+
+
+class Product(NamedTuple):
+    """Independent scalar actions stacked along a last axis, e.g. multi-discrete: action `[..., D]`."""
+
+    factors: tuple[Any, ...]
+
+    def noise(self, key: Key) -> Array:
+        """The factors' noise, stacked along the last axis."""
+        keys = jax.random.split(key, len(self.factors))
+        return jnp.stack([f.noise(k) for f, k in zip(self.factors, keys, strict=True)], axis=-1)
+
+    def sample_from(self, noise: Array) -> Array:
+        """Each factor's sample from its own slice of the noise, stacked `[..., D]`."""
+        samples = [f.sample_from(noise[..., i]) for i, f in enumerate(self.factors)]
+        return jnp.stack(samples, axis=-1)
+
+    def sample(self, key: Key) -> Array:
+        """Draw actions `[..., D]`."""
+        return self.sample_from(self.noise(key))
+
+    def mode(self) -> Array:
+        """The factors' modes, `[..., D]`."""
+        return jnp.stack([f.mode() for f in self.factors], axis=-1)
+
+    def log_prob(self, action: Array) -> Array:
+        """Σ_d log π_d(a_d), `[...]`."""
+        return sum(f.log_prob(action[..., i]) for i, f in enumerate(self.factors))  # type: ignore[return-value]
+
+    def entropy(self) -> Array:
+        """Σ_d H(π_d), `[...]`."""
+        return sum(f.entropy() for f in self.factors)  # type: ignore[return-value]
+
+    def kl(self, other: "Product") -> Array:
+        """Σ_d KL(π_d ‖ other_d), `[...]`."""
+        pairs = zip(self.factors, other.factors, strict=True)
+        return sum(f.kl(g) for f, g in pairs)  # type: ignore[return-value]
+
+    def fisher_product(self, tangent: "Product") -> "Product":
+        """Each factor's own Fisher product: the joint matrix is block-diagonal."""
+        pairs = zip(self.factors, tangent.factors, strict=True)
+        return Product(tuple(f.fisher_product(t) for f, t in pairs))
+
+
+def _sum_where_positive(probability: Array, value: Array) -> Array:
+    """Σ p·x over the last axis with 0·∞ = 0, and finite gradients."""
+    positive = probability > 0.0
+    return jnp.sum(jnp.where(positive, probability * jnp.where(positive, value, 0.0), 0.0), axis=-1)

@@ -1,0 +1,219 @@
+"""What an experiment is: frozen dataclasses, checked before anything is compiled."""
+
+import dataclasses
+import difflib
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import jax
+
+from purejax_po import environments, networks
+from purejax_po.algorithms.ppo import AdvantageNormalization, PPOHyperparams, ppo
+from purejax_po.minibatch import check_divisible
+from purejax_po.types import (
+    Algorithm,
+    EnvParams,
+    check_choice,
+    check_count,
+    check_hyperparams,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Shape of the policy and of the critic, which share no parameters."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers (units)."""
+    activation: Literal["tanh", "relu", "silu", "elu"] = "tanh"
+    """Activation of the hidden layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmConfig:
+    """Static choices, rollout shape and hyperparameters of an algorithm.
+
+    A subclass names its factory; its fields are the factory's keyword arguments.
+    """
+
+    name: ClassVar[str]
+    factory: ClassVar[Callable[..., Algorithm]]
+
+    num_envs: int
+    num_steps: int
+    network: NetworkConfig
+    hyperparams: Any
+
+    def build(self, env: Any, env_params: EnvParams) -> Algorithm:
+        """Make the networks for an environment, and the algorithm on them.
+
+        Raises:
+            ValueError: naming the field, its value and what is allowed.
+        """
+        policy, critic = networks.mlp_actor_critic(
+            env, env_params, hidden=self.network.hidden, activation=self.network.activation
+        )
+        accepted = inspect.signature(type(self).factory).parameters
+        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return type(self).factory(
+            policy, critic, **{k: v for k, v in options.items() if k in accepted}
+        )
+
+    def check(self) -> None:
+        """Raise `ValueError` for a value that no environment allows."""
+        check_count("num_envs", self.num_envs)
+        check_count("num_steps", self.num_steps)
+        for width in self.network.hidden:
+            check_count("network.hidden", width)
+        check_choice("network.activation", self.network.activation, tuple(networks.ACTIVATIONS))
+        check_hyperparams(self.hyperparams)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(AlgorithmConfig):
+    """Proximal policy optimisation: epochs of clipped surrogate ascent (Schulman et al. 2017)."""
+
+    name = "ppo"
+    factory = staticmethod(ppo)
+
+    num_envs: int = 4
+    """Environments that each seed steps in parallel."""
+    num_steps: int = 128
+    """Steps of each environment per update."""
+    num_epochs: int = 4
+    """Passes over each rollout."""
+    num_minibatches: int = 4
+    """Minibatches per pass; divides num_envs × num_steps."""
+    normalize_advantage: AdvantageNormalization = "minibatch"
+    """Normalise advantages over the whole batch, over each minibatch, or not (off)."""
+    clip_value: bool = True
+    """Clip the change of the value as that of the ratio."""
+    early_stop: bool = False
+    """End an update once its mean KL exceeds hyperparams.target_kl."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    hyperparams: PPOHyperparams = field(default_factory=PPOHyperparams)
+
+    def check(self) -> None:
+        """Raise `ValueError` for a value that no environment allows."""
+        super().check()
+        check_count("num_epochs", self.num_epochs)
+        check_count("num_minibatches", self.num_minibatches)
+        check_divisible(self.num_envs * self.num_steps, self.num_minibatches)
+
+
+ALGORITHMS: dict[str, type[AlgorithmConfig]] = {config.name: config for config in (PPOConfig,)}
+"""Every algorithm by its command-line name."""
+
+PRESETS: dict[str, tuple[str, AlgorithmConfig]] = {
+    "ppo-pendulum": (
+        "Pendulum-v1",
+        PPOConfig(
+            num_envs=8,
+            num_steps=256,
+            num_epochs=10,
+            num_minibatches=16,
+            hyperparams=PPOHyperparams(
+                learning_rate=1e-3, discount=0.9, entropy_coef=0.0, clip_eps=0.2
+            ),
+        ),
+    ),
+}
+"""Tuned settings by name: the environment they were tuned for, and the configuration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """One algorithm on one environment over many seeds."""
+
+    algorithm: AlgorithmConfig = field(default_factory=PPOConfig)
+    env: str = "CartPole-v1"
+    """Environment id; `purejax-po envs` lists them."""
+    env_params: dict[str, float] = field(default_factory=dict)
+    """Fields of the environment's parameters to set, e.g. max_torque 1.5."""
+    num_seeds: int = 1
+    """Independent training runs."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, …"""
+    total_steps: int = 500_000
+    """Environment steps per seed, rounded down to whole updates."""
+    num_windows: int = 100
+    """Points of the learning curve: updates are averaged in windows."""
+    lanes_per_device: int | None = None
+    """Runs compiled side by side on each device; chosen by default. Fix it to compare bit by bit."""
+
+    @property
+    def num_updates(self) -> int:
+        """Updates that `total_steps` pays for."""
+        return self.total_steps // (self.algorithm.num_envs * self.algorithm.num_steps)
+
+    @property
+    def log_every(self) -> int:
+        """Updates per window."""
+        return math.ceil(self.num_updates / self.num_windows)
+
+    def check(self) -> None:
+        """Check every field without compiling anything.
+
+        Raises:
+            ValueError: naming the field, its value and what is allowed.
+        """
+        check_count("num_seeds", self.num_seeds)
+        check_count("first_seed", self.first_seed, minimum=0)
+        if self.first_seed + self.num_seeds > 2**31:
+            raise ValueError(f"first_seed + num_seeds must be ≤ 2^31, got {self.first_seed}")
+        check_count("total_steps", self.total_steps)
+        check_count("num_windows", self.num_windows)
+        if self.lanes_per_device is not None:
+            check_count("lanes_per_device", self.lanes_per_device)
+        self.algorithm.check()
+        per_update = self.algorithm.num_envs * self.algorithm.num_steps
+        if self.num_updates < 1:
+            raise ValueError(
+                f"total_steps must be at least one update, num_envs × num_steps = {per_update}, "
+                f"got {self.total_steps}"
+            )
+        environments.check_name(self.env)
+
+    def make_env(self) -> tuple[Any, EnvParams]:
+        """Make the environment with `env_params` set.
+
+        Raises:
+            ValueError: for an unknown field of the environment's parameters.
+        """
+        env, env_params = environments.make(self.env)
+        if not self.env_params:
+            return env, env_params
+        fields = [f.name for f in dataclasses.fields(env_params)]
+        changes = {}
+        for name, value in self.env_params.items():
+            if name not in fields:
+                raise ValueError(
+                    f"env_params of {self.env} must be among {', '.join(fields)}, got {name!r}"
+                )
+            if not math.isfinite(value):
+                raise ValueError(f"env_params.{name} must be a finite number, got {value}")
+            default = getattr(env_params, name)
+            changes[name] = type(default)(value) if isinstance(default, int | float) else value
+        return env, env_params.replace(**changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as JSON-ready nested dictionaries."""
+        data = dataclasses.asdict(self)
+        data["algorithm"] = {"name": self.algorithm.name, **data["algorithm"]}
+        return jax.tree.map(lambda x: x, data)
+
+
+def algorithm_config(name: str) -> type[AlgorithmConfig]:
+    """Return an algorithm's configuration class by its command-line name.
+
+    Raises:
+        ValueError: for an unknown name, naming the nearest match.
+    """
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    matches = difflib.get_close_matches(name, ALGORITHMS, n=1, cutoff=0.4)
+    hint = f"; did you mean {matches[0]}?" if matches else ""
+    raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {name!r}{hint}")

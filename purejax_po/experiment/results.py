@@ -1,0 +1,168 @@
+"""Results as labelled data: from windowed logs to a Dataset, a summary and files."""
+
+import json
+import math
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from purejax_po.experiment import statistics
+from purejax_po.metrics import Log
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+FINAL_FRACTION = 0.1
+"""The share of training, at its end, whose episodes make the final return."""
+
+
+def to_dataset(log: Log, *, seeds: Any, updates: Any, steps_per_update: int) -> "xr.Dataset":
+    """Label a log.
+
+    Args:
+        log: NumPy leaves `[seeds, windows]`.
+        seeds: the seeds' values.
+        updates: updates done by the end of each window.
+        steps_per_update: environment steps of one update.
+
+    Returns:
+        A Dataset with dims `seed`, `update`: means over each window of `episode_return` (reward
+        units), `episode_length` (steps) and of every diagnostic of the algorithm; NaN where no
+        episode ended. `step` is the coordinate in environment steps per seed.
+    """
+    import xarray as xr
+
+    dims = ("seed", "update")
+
+    def over_episodes(x: Any) -> Any:
+        return dims, np.where(log.episode_return.count > 0, x, np.nan)
+
+    episodes = log.episode_return
+    variance = episodes.m2 / np.maximum(episodes.count, 1)
+    variables = {
+        "num_episodes": (dims, episodes.count.astype(np.int32)),
+        "episode_return": over_episodes(episodes.mean),
+        "episode_return_std": over_episodes(np.sqrt(variance)),
+        "episode_length": over_episodes(log.episode_length.mean),
+    }
+    for name, mean in log.info.mean.items():
+        variables[name] = dims, np.where(log.info.count > 0, mean, np.nan)
+    updates = np.asarray(updates)
+    dataset = xr.Dataset(variables, coords={"seed": np.asarray(seeds), "update": updates})
+    dataset = dataset.assign_coords(step=("update", updates * steps_per_update))
+    dataset["final_return"] = "seed", final_return(dataset)
+    return dataset
+
+
+def final_return(dataset: "xr.Dataset") -> Any:
+    """Mean return `[seeds]` of the episodes that end in the last tenth of training.
+
+    A window counts if all of it lies there; the last window always does. NaN if no episode ended.
+    """
+    updates = dataset["update"].values
+    begins = np.concatenate([[0], updates[:-1]])
+    last = begins >= (1 - FINAL_FRACTION) * updates[-1]
+    last[-1] = True
+    count = dataset["num_episodes"].values[:, last]
+    mean = np.nan_to_num(dataset["episode_return"].values[:, last])
+    total = count.sum(axis=1)
+    return np.where(total > 0, (count * mean).sum(axis=1) / np.maximum(total, 1), np.nan)
+
+
+def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
+    """Return what `summary.json` holds, as JSON-ready values.
+
+    `final_return` is over seeds: interquartile mean with a 95 % bootstrap interval, mean, median,
+    minimum and maximum of each seed's mean return at the end of training. Seeds that diverged or
+    ended no episode there are left out and listed.
+    """
+    final = dataset["final_return"].values
+    seeds = dataset["seed"].values
+    diverged = dataset["diverged_at"].values >= 0
+    kept = final[np.isfinite(final) & ~diverged]
+    low, high = statistics.bootstrap_interval(kept)
+    attributes = dataset.attrs
+    return {
+        "algorithm": attributes["algorithm"],
+        "env": attributes["env"],
+        "num_seeds": len(seeds),
+        "total_steps": int(dataset["step"].values[-1]),
+        "final_return": {
+            "iqm": _number(statistics.iqm(kept) if len(kept) else math.nan),
+            "ci_low": _number(low),
+            "ci_high": _number(high),
+            "mean": _number(kept.mean() if len(kept) else math.nan),
+            "median": _number(np.median(kept) if len(kept) else math.nan),
+            "min": _number(kept.min(initial=math.inf)),
+            "max": _number(kept.max(initial=-math.inf)),
+        },
+        "diverged_seeds": seeds[diverged].tolist(),
+        "seeds_without_final_episodes": seeds[~np.isfinite(final) & ~diverged].tolist(),
+        "compile_seconds": _number(attributes["compile_seconds"]),
+        "run_seconds": _number(attributes["run_seconds"]),
+        "env_steps_per_second": _number(attributes["env_steps_per_second"]),
+        "lanes_per_device": int(attributes["lanes_per_device"]),
+        "device": attributes["device"],
+        "versions": json.loads(attributes["versions"]),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = ("purejax-po", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: into a neighbour first, then renamed into place."""
+    neighbour = path.with_name(f".{path.name}.partial")
+    neighbour.write_text(text)
+    os.replace(neighbour, path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write indented JSON, whole or not at all."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def save(dataset: "xr.Dataset", path: Path) -> None:
+    """Write a Dataset as netCDF-4, whole or not at all."""
+    neighbour = path.with_name(f".{path.name}.partial")
+    dataset.to_netcdf(neighbour, engine="h5netcdf")
+    os.replace(neighbour, path)
+
+
+def load(path: str | Path) -> "xr.Dataset":
+    """Read the results of a run.
+
+    Args:
+        path: a run's directory or its `results.nc`.
+
+    Raises:
+        ValueError: naming the file, if it is missing or no results file.
+    """
+    import xarray as xr
+
+    path = Path(path)
+    path = path / "results.nc" if path.is_dir() else path
+    try:
+        return xr.load_dataset(path, engine="h5netcdf")
+    except (OSError, ValueError, KeyError) as error:
+        reason = "no such file" if not path.exists() else f"no readable netCDF file ({error})"
+        raise ValueError(f"results must be a results.nc file, got {path}: {reason}") from None
+
+
+def _number(x: Any) -> float | None:
+    """A JSON number; null for what is not finite."""
+    value = float(x)
+    return value if math.isfinite(value) else None

@@ -1,0 +1,71 @@
+"""Mergeable moments: how scalars leave the training scan without per-step arrays."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from purejax_po.types import Array
+
+
+class Moments(NamedTuple):
+    """Count, mean and sum of squared deviations of a stream; `mean` and `m2` may be pytrees.
+
+    Source: Chan, Golub & LeVeque 1983, Algorithms for Computing the Sample Variance (pairwise merge).
+    """
+
+    count: Array
+    mean: Any
+    m2: Any
+
+
+class Log(NamedTuple):
+    """What one window of updates leaves behind: a few dozen bytes, whatever its length."""
+
+    info: Moments
+    """Over updates: the algorithm's scalars, one entry per name."""
+    episode_return: Moments
+    """Over the episodes that ended in the window, in reward units, undiscounted."""
+    episode_length: Moments
+    """Over the same episodes, in steps."""
+
+
+def of_masked(x: Array, mask: Array) -> Moments:
+    """Moments of the entries of `x` where `mask` is true."""
+    mask = mask.astype(x.dtype)
+    count = jnp.sum(mask)
+    mean = jnp.sum(jnp.where(mask > 0, x, 0.0)) / jnp.maximum(count, 1.0)
+    m2 = jnp.sum(jnp.where(mask > 0, jnp.square(x - mean), 0.0))
+    return Moments(count, mean, m2)
+
+
+def of_single(x: Any, weight: Array | float = 1.0) -> Moments:
+    """Moments of one observation of each leaf; weight 0 makes it no observation at all."""
+    weight = jnp.asarray(weight, jnp.float32)
+    mean = jax.tree.map(lambda leaf: jnp.where(weight > 0, leaf, 0.0), x)
+    return Moments(weight, mean, jax.tree.map(jnp.zeros_like, mean))
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """Moments of the union of two streams; the empty stream is the neutral element."""
+    count = a.count + b.count
+    fraction = b.count / jnp.maximum(count, 1.0)
+    mean = jax.tree.map(lambda x, y: x + (y - x) * fraction, a.mean, b.mean)
+    m2 = jax.tree.map(
+        lambda p, q, x, y: p + q + jnp.square(y - x) * a.count * fraction,
+        a.m2,
+        b.m2,
+        a.mean,
+        b.mean,
+    )
+    return Moments(count, mean, m2)
+
+
+def merge_logs(a: Log, b: Log) -> Log:
+    """Merge two windows into one."""
+    return Log(*(merge(x, y) for x, y in zip(a, b, strict=True)))
+
+
+def mask_log(log: Log, keep: Array) -> Log:
+    """Return the log, or an empty one where `keep` is false."""
+    return jax.tree.map(lambda x: jnp.where(keep, x, jnp.zeros_like(x)), log)

@@ -1,0 +1,63 @@
+"""Epochs of shuffled minibatches over any pytree of data."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from purejax_po.types import Array, Key
+
+State = TypeVar("State")
+
+
+def epochs(
+    key: Key,
+    step: Callable[[State, Any], tuple[State, Any]],
+    state: State,
+    data: Any,
+    *,
+    num_epochs: int,
+    num_minibatches: int,
+) -> tuple[State, Any]:
+    """Scan `step` over `num_epochs` × `num_minibatches` shuffled minibatches.
+
+    Args:
+        key: split once per epoch; every epoch has its own permutation.
+        step: `(state, minibatch) → (state, output)`.
+        state: the scan's carry.
+        data: leaves `[B, ...]`, with B a multiple of `num_minibatches`.
+
+    Returns:
+        The last state, and the outputs stacked `[num_epochs, num_minibatches, ...]`.
+    """
+    size = jax.tree.leaves(data)[0].shape[0]
+    check_divisible(size, num_minibatches)
+
+    def epoch(state: State, key: Key) -> tuple[State, Any]:
+        order = permutation(key, size).reshape(num_minibatches, -1)
+
+        def minibatch(state: State, index: Array) -> tuple[State, Any]:
+            return step(state, jax.tree.map(lambda x: x[index], data))
+
+        return jax.lax.scan(minibatch, state, order)
+
+    return jax.lax.scan(epoch, state, jax.random.split(key, num_epochs))
+
+
+def permutation(key: Key, size: int) -> Array:
+    """Return a random permutation of `0 … size-1`, int32 `[size]`."""
+    return jax.random.permutation(key, size)
+
+
+def check_divisible(batch_size: int, num_minibatches: int) -> None:
+    """Raise `ValueError` unless the batch splits into equal minibatches."""
+    if num_minibatches < 1 or batch_size % num_minibatches != 0:
+        raise ValueError(
+            f"num_minibatches must divide the batch of {batch_size} samples, got {num_minibatches}"
+        )
+
+
+def flatten_time(data: Any) -> Any:
+    """Turn leaves `[T, N, ...]` into samples `[T·N, ...]`."""
+    return jax.tree.map(lambda x: jnp.reshape(x, (-1, *x.shape[2:])), data)

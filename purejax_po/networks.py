@@ -1,0 +1,245 @@
+"""Flax networks behind `(init, step, unroll)`: the one place that imports flax.linen."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purejax_po.distributions import Categorical, DiagonalGaussian, Product
+from purejax_po.types import Array, Critic, EnvParams, Key, Params, Policy
+
+Activation = Callable[[Array], Array]
+Initializer = Callable[..., Array]
+ACTIVATIONS: dict[str, Activation] = {
+    "tanh": jnp.tanh,
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "elu": nn.elu,
+}
+
+
+def orthogonal(scale: float = 1.0) -> Initializer:
+    """Orthogonal initialiser without a QR decomposition: rows or columns orthonormal, times `scale`.
+
+    Gram-Schmidt, each vector projected twice, over a Gaussian matrix: the same (Haar) distribution
+    as QR with positive diagonal. A batched LAPACK call can deadlock on a CPU and runs one matrix at
+    a time on a GPU; this is a loop of matrix-vector products.
+
+    Source: Saxe et al. 2014, Exact solutions to the nonlinear dynamics of learning, section 3.
+    """
+
+    def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        short, long = min(rows, columns), max(rows, columns)
+        vectors = jax.random.normal(key, (short, long), dtype)
+
+        def orthonormalize(i: Array, vectors: Array) -> Array:
+            earlier = jnp.where(jnp.arange(short)[:, None] < i, vectors, 0.0)
+            vector = vectors[i]
+            for _ in range(2):  # the second pass removes what rounding left
+                vector = vector - earlier.T @ (earlier @ vector)
+            return vectors.at[i].set(vector / jnp.linalg.norm(vector))
+
+        vectors = jax.lax.fori_loop(0, short, orthonormalize, vectors)
+        matrix = vectors if rows <= columns else vectors.T
+        return (scale * matrix).reshape(shape)
+
+    return init
+
+
+class MLP(nn.Module):
+    """Fully connected layers with orthogonal initialisation: √2 inside, `output_scale` at the end."""
+
+    hidden: Sequence[int]
+    num_outputs: int
+    activation: Activation
+    output_scale: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for width in self.hidden:
+            x = nn.Dense(width, kernel_init=orthogonal(math.sqrt(2.0)))(x)
+            x = self.activation(x)
+        return nn.Dense(self.num_outputs, kernel_init=orthogonal(self.output_scale))(x)
+
+
+class GaussianMLP(nn.Module):
+    """An MLP for the mean, and a log standard deviation that does not depend on the observation."""
+
+    mean: MLP
+    initial_log_std: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> DiagonalGaussian:
+        mean = self.mean(x)
+        initializer = nn.initializers.constant(self.initial_log_std)
+        log_std = self.param("log_std", initializer, mean.shape[-1:])
+        return DiagonalGaussian(mean, jnp.broadcast_to(log_std, mean.shape))
+
+
+def mlp_actor_critic(
+    env: Any,
+    env_params: EnvParams,
+    *,
+    hidden: Sequence[int] = (64, 64),
+    activation: str | Activation = "tanh",
+) -> tuple[Policy, Critic]:
+    """Return an MLP policy and an MLP critic that share no parameters.
+
+    Args:
+        env, env_params: a gymnax environment; its spaces size the networks. Observations of any
+            shape are flattened, discrete ones are one-hot encoded.
+        hidden: widths of the hidden layers.
+        activation: `"tanh"`, `"relu"`, `"silu"`, `"elu"` or a function.
+
+    Raises:
+        ValueError: if the policy cannot serve the action space.
+    """
+    return (
+        mlp_policy(env, env_params, hidden=hidden, activation=activation),
+        mlp_critic(env, env_params, hidden=hidden, activation=activation),
+    )
+
+
+def mlp_policy(
+    env: Any,
+    env_params: EnvParams,
+    *,
+    hidden: Sequence[int] = (64, 64),
+    activation: str | Activation = "tanh",
+) -> Policy:
+    """Return a categorical, multi-discrete or Gaussian MLP policy, as the action space asks."""
+    num_outputs, to_distribution = _action_head(env.action_space(env_params))
+    mlp = MLP(tuple(hidden), num_outputs, _activation(activation), output_scale=0.01)
+    module = GaussianMLP(mlp) if to_distribution is None else mlp
+    encode, example = observation_encoder(env, env_params)
+
+    def apply(params: Params, obs: Array) -> Any:
+        outputs = module.apply(params, encode(obs))
+        return outputs if to_distribution is None else to_distribution(outputs)
+
+    return memoryless(Policy, lambda key: module.init(key, encode(example)), apply)
+
+
+def mlp_critic(
+    env: Any,
+    env_params: EnvParams,
+    *,
+    hidden: Sequence[int] = (64, 64),
+    activation: str | Activation = "tanh",
+) -> Critic:
+    """Return an MLP state-value function."""
+    module = MLP(tuple(hidden), 1, _activation(activation), output_scale=1.0)
+    encode, example = observation_encoder(env, env_params)
+
+    def apply(params: Params, obs: Array) -> Any:
+        return module.apply(params, encode(obs))[..., 0]  # type: ignore[index]
+
+    return memoryless(Critic, lambda key: module.init(key, encode(example)), apply)
+
+
+def softmax_linear_policy(
+    env: Any, env_params: EnvParams, features: Callable[[Array], Array] | None = None
+) -> Policy:
+    """Return π(a|s) ∝ exp(θᵀφ(s,a)), started at θ = 0 (the uniform policy).
+
+    Args:
+        env, env_params: a gymnax environment with a discrete action space.
+        features: φ, from observations `[..., *obs_shape]` to `[..., A, F]`. Without it φ(s,a) places
+            the encoded observation in a block of its own for each action; with one-hot
+            observations that is the tabular softmax policy.
+    """
+    space = env.action_space(env_params)
+    if not hasattr(space, "n"):
+        raise ValueError(f"softmax_linear_policy needs a discrete action space, got {space}")
+    encode, example = observation_encoder(env, env_params)
+
+    def init(key: Key) -> Array:
+        del key
+        if features is not None:
+            return jnp.zeros(features(example).shape[-1])
+        return jnp.zeros((encode(example).shape[-1], space.n))
+
+    def apply(theta: Array, obs: Array) -> Categorical:
+        return Categorical(encode(obs) @ theta if features is None else features(obs) @ theta)
+
+    return memoryless(Policy, init, apply)
+
+
+def linear_critic(env: Any, env_params: EnvParams) -> Critic:
+    """Return V(s) = wᵀobs, started at zero; with one-hot observations, a table of values."""
+    encode, example = observation_encoder(env, env_params)
+    return memoryless(
+        Critic,
+        lambda key: jnp.zeros(encode(example).shape[-1]),
+        lambda weights, obs: encode(obs) @ weights,
+    )
+
+
+def memoryless(
+    kind: Any, init: Callable[[Key], Params], apply: Callable[[Params, Array], Any]
+) -> Any:
+    """Make a `Policy` or `Critic` (`kind`) of a network `apply(params, obs [..., *obs_shape])`."""
+    return kind(
+        init=init,
+        initial_carry=lambda num_envs: (),
+        step=lambda params, carry, obs, start: (carry, apply(params, obs)),
+        unroll=lambda params, carry, obs, start: apply(params, obs),
+        memoryless=True,
+    )
+
+
+def observation_encoder(
+    env: Any, env_params: EnvParams
+) -> tuple[Callable[[Array], Array], Array]:
+    """Return a function that makes flat float vectors of observations, and an example observation.
+
+    Box observations `[..., *shape]` become `[..., prod(shape)]`; discrete ones `[...]` are one-hot.
+    """
+    space = env.observation_space(env_params)
+    if hasattr(space, "n"):
+        return lambda obs: jax.nn.one_hot(obs, space.n), jnp.zeros((), jnp.int32)
+    if not hasattr(space, "low"):
+        raise ValueError(f"observations must be Box or Discrete, got {space}")
+    shape = tuple(space.shape)
+
+    def encode(obs: Array) -> Array:
+        leading = obs.shape[: obs.ndim - len(shape)]
+        flat = jnp.reshape(obs, (*leading, math.prod(shape)))
+        return flat if jnp.issubdtype(flat.dtype, jnp.floating) else flat.astype(jnp.float32)
+
+    return encode, jnp.zeros(shape)
+
+
+def _action_head(space: Any) -> tuple[int, Callable[[Array], Any] | None]:
+    """Number of network outputs, and their distribution (`None`: Gaussian) for an action space."""
+    if hasattr(space, "n"):
+        return int(space.n), Categorical
+    if hasattr(space, "low"):
+        if len(space.shape) != 1:
+            raise ValueError(f"a Box action space must be a vector, got {space}")
+        return int(space.shape[0]), None
+    factors = getattr(space, "spaces", None)
+    if isinstance(factors, list | tuple) and factors and all(hasattr(f, "n") for f in factors):
+        sizes = [int(f.n) for f in factors]
+        ends = np.cumsum(sizes)[:-1].tolist()
+
+        def to_product(outputs: Array) -> Product:
+            return Product(tuple(Categorical(x) for x in jnp.split(outputs, ends, axis=-1)))
+
+        return sum(sizes), to_product
+    raise ValueError(
+        f"the policy serves Discrete, Box and Tuple-of-Discrete action spaces, got {space}"
+    )
+
+
+def _activation(activation: str | Activation) -> Activation:
+    if callable(activation):
+        return activation
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    return ACTIVATIONS[activation]

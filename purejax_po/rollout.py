@@ -1,0 +1,128 @@
+"""Collecting data: a policy in a vectorised environment, scanned over time."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from purejax_po.types import Array, Carry, EnvParams, Key, Params, Policy, Transition
+
+
+class RolloutState(NamedTuple):
+    """Where the vectorised environment stands between two rollouts; leaves `[N, ...]`."""
+
+    env_state: Any
+    obs: Array
+    start: Array
+    """The observation is the first of an episode."""
+    carry: Carry
+    episode_return: Array
+    """Undiscounted reward so far in the running episode."""
+    episode_length: Array
+
+
+class Episodes(NamedTuple):
+    """Episode statistics `[T, N]`, valid where `ended`."""
+
+    ended: Array
+    episode_return: Array
+    episode_length: Array
+
+
+def reset(
+    key: Key, env: Any, env_params: EnvParams, policy: Policy, num_envs: int
+) -> RolloutState:
+    """Start `num_envs` episodes."""
+    keys = jax.random.split(key, num_envs)
+    obs, env_state = jax.vmap(env.reset, in_axes=(0, None))(keys, env_params)
+    return RolloutState(
+        env_state=jax.tree.map(jnp.asarray, env_state),
+        obs=obs,
+        start=jnp.ones(num_envs, bool),
+        carry=policy.initial_carry(num_envs),
+        episode_return=jnp.zeros(num_envs),
+        episode_length=jnp.zeros(num_envs),
+    )
+
+
+def collect(
+    key: Key,
+    env: Any,
+    env_params: EnvParams,
+    policy: Policy,
+    params: Params,
+    state: RolloutState,
+    num_steps: int,
+) -> tuple[RolloutState, Transition, Episodes]:
+    """Step the policy `num_steps` times in every environment.
+
+    All randomness (action noise and environment keys) is drawn before the scan: drawing it step by
+    step costs as much as the steps themselves.
+
+    Returns:
+        The next state, transitions and episode statistics with leaves `[num_steps, N, ...]`.
+    """
+    noise_key, env_key = jax.random.split(key)
+    abstract = jax.eval_shape(policy.step, params, state.carry, state.obs, state.start)[1]
+    noise = jax.vmap(abstract.noise)(jax.random.split(noise_key, num_steps))
+    env_keys = jax.random.split(env_key, (num_steps, state.start.shape[0]))
+
+    def step(
+        state: RolloutState, randomness: tuple[Array, Key]
+    ) -> tuple[RolloutState, tuple[Transition, Episodes]]:
+        noise, keys = randomness
+        carry, distribution = policy.step(params, state.carry, state.obs, state.start)
+        action = distribution.sample_from(noise)
+        next_state, transition, episodes = env_step(keys, env, env_params, state, action)
+        transition = transition._replace(behaviour=distribution)
+        return next_state._replace(carry=carry), (transition, episodes)
+
+    state, (transition, episodes) = jax.lax.scan(step, state, (noise, env_keys))
+    return state, transition, episodes
+
+
+def env_step(
+    keys: Key, env: Any, env_params: EnvParams, state: RolloutState, action: Array
+) -> tuple[RolloutState, Transition, Episodes]:
+    """Step every environment once; the transition lacks the behaviour distribution."""
+    executed = to_space(env.action_space(env_params), action)
+    obs, env_state, reward, terminated, truncated, info = jax.vmap(
+        env.step, in_axes=(0, 0, 0, None)
+    )(keys, state.env_state, executed, env_params)
+    reward = reward.astype(state.episode_return.dtype)
+    terminated, truncated = terminated.astype(bool), truncated.astype(bool)
+    ended = terminated | truncated
+    episode_return = state.episode_return + reward
+    episode_length = state.episode_length + 1
+    transition = Transition(
+        obs=state.obs,
+        action=action,
+        reward=reward,
+        next_obs=info["final_observation"],
+        terminated=terminated,
+        truncated=truncated,
+        start=state.start,
+        behaviour=None,
+        weight=jnp.ones_like(reward),
+    )
+    next_state = RolloutState(
+        env_state=jax.tree.map(lambda new, old: new.astype(old.dtype), env_state, state.env_state),
+        obs=obs.astype(state.obs.dtype),
+        start=ended,
+        carry=state.carry,
+        episode_return=jnp.where(ended, 0.0, episode_return),
+        episode_length=jnp.where(ended, 0.0, episode_length),
+    )
+    return next_state, transition, Episodes(ended, episode_return, episode_length)
+
+
+def to_space(space: Any, action: Array) -> Any:
+    """Make policy actions executable: clipped to a Box, split for a Tuple space.
+
+    The transition keeps the action as it was drawn, whose log-probability is known.
+    """
+    if hasattr(space, "low"):
+        return jnp.clip(action, space.low, space.high)
+    if hasattr(space, "spaces"):
+        return tuple(action[..., i] for i in range(len(space.spaces)))
+    return action

@@ -1,0 +1,165 @@
+"""Training as a pure function: rollout, any algorithm and metrics, scanned."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from purejax_po import metrics, rollout
+from purejax_po.metrics import Log
+from purejax_po.types import (
+    Algorithm,
+    Array,
+    EnvParams,
+    Key,
+    Rollout,
+    Trainer,
+    check_count,
+)
+
+
+class TrainState(NamedTuple):
+    """Everything that a run is between two updates."""
+
+    key: Key
+    num_done: Array
+    """Updates done so far, int32."""
+    num_planned: Array
+    """Updates planned: what schedules run against; infinite if unknown."""
+    algorithm: Any
+    """The algorithm's own state; its first field is `params`."""
+    rollout: rollout.RolloutState
+    diverged_at: Array
+    """The update whose result was not finite, int32; -1 while there was none."""
+
+
+class Result(NamedTuple):
+    """What `train` returns: the last state, and a log with one entry per window."""
+
+    state: TrainState
+    log: Log
+
+
+def seed_keys(seeds: int | Any) -> Key:
+    """Return one key per seed, from the seed's value: `range(seeds)` for a number, or the given seeds."""
+    values = jnp.arange(seeds) if isinstance(seeds, int) else jnp.asarray(seeds)
+    return jax.vmap(jax.random.key)(values)
+
+
+def make_trainer(
+    env: Any, env_params: EnvParams, algorithm: Algorithm, *, num_envs: int, num_steps: int
+) -> Trainer:
+    """Join an environment, an algorithm and a rollout into `(init, step)`.
+
+    Args:
+        env, env_params: a gymnax environment and its default parameters, which `init` and `step`
+            also take as a traced argument.
+        algorithm: any `Algorithm`.
+        num_envs: N, environments stepped in parallel by each lane.
+        num_steps: T, steps of each environment per update.
+
+    Raises:
+        ValueError: if a number is not a positive whole number.
+    """
+    check_count("num_envs", num_envs)
+    check_count("num_steps", num_steps)
+
+    def init(
+        key: Key,
+        hyperparams: Any,
+        env_params: EnvParams = env_params,
+        num_updates: Array | float = jnp.inf,
+    ) -> TrainState:
+        key, algorithm_key, reset_key = jax.random.split(key, 3)
+        return TrainState(
+            key=key,
+            num_done=jnp.int32(0),
+            num_planned=jnp.float32(num_updates),
+            algorithm=algorithm.init(algorithm_key, hyperparams),
+            rollout=rollout.reset(reset_key, env, env_params, algorithm.policy, num_envs),
+            diverged_at=jnp.int32(-1),
+        )
+
+    def step(
+        hyperparams: Any, state: TrainState, env_params: EnvParams = env_params
+    ) -> tuple[TrainState, Log]:
+        key, rollout_key, update_key = jax.random.split(state.key, 3)
+        params = state.algorithm.params
+        rollout_state, transition, episodes = rollout.collect(
+            rollout_key, env, env_params, algorithm.policy, params, state.rollout, num_steps
+        )
+        batch = Rollout(transition, state.rollout.carry, state.num_done / state.num_planned)
+        algorithm_state, info = algorithm.update(update_key, hyperparams, state.algorithm, batch)
+        finite = all_finite((algorithm_state, info))
+        healthy = finite & (state.diverged_at < 0)
+        proposed = state._replace(key=key, algorithm=algorithm_state, rollout=rollout_state)
+        # A diverged lane stays at its last finite state; its neighbours never notice.
+        kept = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), proposed, state)
+        diverged_now = (state.diverged_at < 0) & ~finite
+        kept = kept._replace(
+            num_done=state.num_done + 1,
+            diverged_at=jnp.where(diverged_now, state.num_done, state.diverged_at),
+        )
+        log = Log(
+            info=metrics.of_single(info),
+            episode_return=metrics.of_masked(episodes.episode_return, episodes.ended),
+            episode_length=metrics.of_masked(episodes.episode_length, episodes.ended),
+        )
+        return kept, metrics.mask_log(log, healthy)
+
+    return Trainer(init, step, env, env_params, algorithm, num_envs, num_steps)
+
+
+def make_train(
+    trainer: Trainer, *, num_updates: int, log_every: int = 1
+) -> Callable[..., Result]:
+    """Return the pure function `train(key, hyperparams, env_params=default) → Result`.
+
+    Args:
+        trainer: from `make_trainer`.
+        num_updates: updates to make; schedules run against this number.
+        log_every: updates per window of the log; the last window may be shorter.
+
+    Returns:
+        A function to `jax.jit` and `jax.vmap`; its log has ⌈num_updates / log_every⌉ windows.
+    """
+    check_count("num_updates", num_updates)
+    check_count("log_every", log_every)
+
+    def train(key: Key, hyperparams: Any, env_params: EnvParams = trainer.env_params) -> Result:
+        state = trainer.init(key, hyperparams, env_params, num_updates)
+
+        def window(state: TrainState, length: Array) -> tuple[TrainState, Log]:
+            return run_window(trainer, hyperparams, state, env_params, length)
+
+        return Result(*jax.lax.scan(window, state, window_lengths(num_updates, log_every)))
+
+    return train
+
+
+def run_window(
+    trainer: Trainer, hyperparams: Any, state: TrainState, env_params: EnvParams, length: Array
+) -> tuple[TrainState, Log]:
+    """Make `length` updates (traced, so that one program serves any length) and merge their logs."""
+
+    def update(_: Array, carry: tuple[TrainState, Log]) -> tuple[TrainState, Log]:
+        state, log = carry
+        state, latest = trainer.step(hyperparams, state, env_params)
+        return state, metrics.merge_logs(log, latest)
+
+    shapes = jax.eval_shape(trainer.step, hyperparams, state, env_params)[1]
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.fori_loop(0, length, update, (state, empty))
+
+
+def window_lengths(num_updates: int, log_every: int) -> Array:
+    """Split `num_updates` into windows of `log_every` and a shorter last one, int32 `[W]`."""
+    full, rest = divmod(num_updates, log_every)
+    return jnp.asarray([log_every] * full + [rest] * (rest > 0), jnp.int32)
+
+
+def all_finite(tree: Any) -> Array:
+    """Return whether every floating-point leaf is finite."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))

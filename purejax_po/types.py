@@ -1,0 +1,226 @@
+"""The types that the modules exchange, and the ranges that hyperparameters declare."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, get_type_hints
+
+import jax
+
+Array = jax.Array
+Key = jax.Array
+Params = Any
+Carry = Any
+EnvParams = Any
+Info = dict[str, Array]
+
+DistributionType = TypeVar("DistributionType", bound="Distribution")
+
+
+class Distribution(Protocol):
+    """A batch of action distributions: a pytree of parameters with leading batch axes `[...]`.
+
+    The leaves are unconstrained parameters (logits; mean and log standard deviation), so a tangent
+    of a distribution is again a distribution of the same structure.
+    """
+
+    def noise(self, key: Key) -> Array:
+        """Draw all the randomness that one `sample_from` needs; only the leaves' shapes matter."""
+        ...
+
+    def sample_from(self, noise: Array) -> Array:
+        """Turn `noise` into actions `[..., *action_shape]`, deterministically."""
+        ...
+
+    def sample(self, key: Key) -> Array:
+        """Draw actions `[..., *action_shape]`: `sample_from(noise(key))`."""
+        ...
+
+    def mode(self) -> Array:
+        """Return the most likely actions `[..., *action_shape]`."""
+        ...
+
+    def log_prob(self, action: Array) -> Array:
+        """Return log π(a|s) in nats, `[...]`."""
+        ...
+
+    def entropy(self) -> Array:
+        """Return the (differential) entropy in nats, `[...]`."""
+        ...
+
+    def kl(self: DistributionType, other: DistributionType) -> Array:
+        """Return KL(self ‖ other) in nats, `[...]`."""
+        ...
+
+    def fisher_product(self: DistributionType, tangent: DistributionType) -> DistributionType:
+        """Multiply a tangent of the parameters by this distribution's Fisher matrix."""
+        ...
+
+
+class Policy(NamedTuple):
+    """A policy: pure functions over a parameter pytree.
+
+    With memory, `carry` is what is remembered between steps, one per environment. Without memory
+    it is `()`, and `step` and `unroll` are one network that takes any leading axes.
+    """
+
+    init: Callable[[Key], Params]
+    """`key → params`."""
+    initial_carry: Callable[[int], Carry]
+    """`num_envs → carry` at the start of an episode."""
+    step: Callable[[Params, Carry, Array, Array], tuple[Carry, Any]]
+    """`(params, carry, obs [N, ...], start [N]) → (carry, Distribution [N])`."""
+    unroll: Callable[[Params, Carry, Array, Array], Any]
+    """`(params, carry, obs [T, N, ...], start [T, N]) → Distribution [T, N]`."""
+    memoryless: bool = True
+
+
+class Critic(NamedTuple):
+    """A state-value function: as `Policy`, with values in place of distributions."""
+
+    init: Callable[[Key], Params]
+    initial_carry: Callable[[int], Carry]
+    step: Callable[[Params, Carry, Array, Array], tuple[Carry, Array]]
+    unroll: Callable[[Params, Carry, Array, Array], Array]
+    memoryless: bool = True
+
+
+class Transition(NamedTuple):
+    """What a rollout collects; every leaf is `[T, N, ...]` (time, environment)."""
+
+    obs: Array
+    action: Array
+    reward: Array
+    next_obs: Array
+    """The true successor, never the observation after a reset."""
+    terminated: Array
+    """The episode really ended: the value of `next_obs` is zero."""
+    truncated: Array
+    """The episode was cut by a time limit: the value of `next_obs` counts."""
+    start: Array
+    """`obs` is the first observation of an episode."""
+    behaviour: Any
+    """The distribution that the action was drawn from."""
+    weight: Array
+    """1 for a real sample, 0 for padding."""
+
+
+class Rollout(NamedTuple):
+    """One update's data: transitions `[T, N]` and what a policy with memory needs to replay them."""
+
+    transition: Transition
+    carry: Carry
+    """The policy's carry before the first step, `[N, ...]`; `()` without memory."""
+    progress: Array
+    """Updates done so far over updates planned, in [0, 1)."""
+
+
+class Algorithm(NamedTuple):
+    """A policy-optimisation algorithm as a pair of pure functions, as in optax."""
+
+    policy: Policy
+    """Acts with the first field of the state, `state.params`."""
+    hyperparams: Any
+    """The default hyperparameters: a pytree of floats, handed back to `init` and `update`."""
+    init: Callable[[Key, Any], Any]
+    """`(key, hyperparams) → state`, a NamedTuple whose first field is `params`."""
+    update: Callable[[Key, Any, Any, Rollout], tuple[Any, Info]]
+    """`(key, hyperparams, state, rollout) → (state, info)`; `info` holds scalars only."""
+
+
+class ActorCriticParams(NamedTuple):
+    """Separate parameters of a policy and of a critic."""
+
+    policy: Params
+    critic: Params
+
+
+class Trainer(NamedTuple):
+    """Environment, rollout and algorithm joined into two pure functions (see `make_trainer`)."""
+
+    init: Callable[..., Any]
+    """`(key, hyperparams, env_params=default, num_updates=inf) → TrainState`."""
+    step: Callable[..., tuple[Any, Any]]
+    """`(hyperparams, TrainState, env_params=default) → (TrainState, Log)`: one update."""
+    env: Any
+    env_params: EnvParams
+    algorithm: Algorithm
+    num_envs: int
+    num_steps: int
+
+    @property
+    def steps_per_update(self) -> int:
+        """Return the environment steps that one update consumes."""
+        return self.num_envs * self.num_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values that a float may take: finite, between `low` and `high`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    includes_low: bool = True
+    includes_high: bool = True
+    allows_infinity: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if math.isinf(value) and value > 0 and self.allows_infinity:
+            return True
+        above = value >= self.low if self.includes_low else value > self.low
+        below = value <= self.high if self.includes_high else value < self.high
+        return math.isfinite(value) and above and below
+
+    def __str__(self) -> str:
+        if self.low == -math.inf and self.high == math.inf:
+            return "a finite number"
+        if self.high == math.inf:
+            text = f"a finite number {'≥' if self.includes_low else '>'} {self.low:g}"
+            return text + " (or inf)" if self.allows_infinity else text
+        left, right = "[(" [not self.includes_low], "])"[not self.includes_high]
+        return f"a number in {left}{self.low:g}, {self.high:g}{right}"
+
+
+Real = Annotated[float, Range()]
+Positive = Annotated[float, Range(0.0, includes_low=False)]
+PositiveOrInfinite = Annotated[float, Range(0.0, includes_low=False, allows_infinity=True)]
+NonNegative = Annotated[float, Range(0.0)]
+UnitInterval = Annotated[float, Range(0.0, 1.0)]
+OpenUnitInterval = Annotated[float, Range(0.0, 1.0, includes_low=False, includes_high=False)]
+PositiveFraction = Annotated[float, Range(0.0, 1.0, includes_low=False)]
+
+
+def check_hyperparams(hyperparams: Any, prefix: str = "hyperparams") -> None:
+    """Check every annotated float of a hyperparameter dataclass against its declared range.
+
+    Raises:
+        ValueError: naming the field, its value and what is allowed.
+    """
+    for name, hint in get_type_hints(type(hyperparams), include_extras=True).items():
+        allowed = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Range)), None)
+        value = getattr(hyperparams, name)
+        if allowed is None or isinstance(value, jax.core.Tracer):
+            continue
+        check_number(f"{prefix}.{name}", value, allowed)
+
+
+def check_number(name: str, value: Any, allowed: Range) -> None:
+    """Raise `ValueError` naming `name`, `value` and the range, unless the value is inside."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be {allowed}, got {value!r}") from None
+    if number not in allowed:
+        raise ValueError(f"{name} must be {allowed}, got {value}")
+
+
+def check_count(name: str, value: Any, minimum: int = 1) -> None:
+    """Raise `ValueError` unless `value` is a whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name} must be a whole number ≥ {minimum}, got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise `ValueError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
