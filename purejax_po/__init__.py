@@ -1,0 +1,64 @@
+"""Policy optimisation in pure JAX: training is one pure function, vmapped over seeds."""
+
+from purejax_po import (
+    advantages,
+    distributions,
+    environments,
+    metrics,
+    minibatch,
+    networks,
+    rollout,
+    surrogates,
+)
+from purejax_po.algorithms.ppo import PPOHyperparams, ppo
+from purejax_po.environments import make as make_env
+from purejax_po.evaluation import Evaluation, evaluate
+from purejax_po.experiment.config import ExperimentConfig, NetworkConfig, PPOConfig
+from purejax_po.experiment.lanes import use_cpu_cores
+from purejax_po.experiment.plots import plot
+from purejax_po.experiment.results import load as load_results
+from purejax_po.experiment.results import summarize
+from purejax_po.experiment.runner import run
+from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
+from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
+from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Algorithm",
+    "Critic",
+    "Evaluation",
+    "ExperimentConfig",
+    "NetworkConfig",
+    "PPOConfig",
+    "PPOHyperparams",
+    "Policy",
+    "Result",
+    "Rollout",
+    "TrainState",
+    "Trainer",
+    "Transition",
+    "advantages",
+    "distributions",
+    "environments",
+    "evaluate",
+    "linear_critic",
+    "load_results",
+    "make_env",
+    "make_train",
+    "make_trainer",
+    "metrics",
+    "minibatch",
+    "mlp_actor_critic",
+    "networks",
+    "plot",
+    "ppo",
+    "rollout",
+    "run",
+    "seed_keys",
+    "softmax_linear_policy",
+    "summarize",
+    "surrogates",
+    "use_cpu_cores",
+]

@@ -117,8 +117,17 @@ def ppo(
     def update(
         key: Key, hyperparams: PPOHyperparams, state: PPOState, rollout: Rollout
     ) -> tuple[PPOState, Info]:
-        samples = estimate(hyperparams, critic, state.params.critic, rollout.transition)
-        weight = rollout.transition.weight
+        transition = rollout.transition
+        estimates = advantages.estimate(
+            critic,
+            state.params.critic,
+            transition,
+            hyperparams.discount,
+            hyperparams.gae_lambda,
+        )
+        log_prob = transition.behaviour.log_prob(transition.action)
+        samples = Samples(transition, log_prob, *estimates)
+        weight = transition.weight
         if normalize_advantage == "batch":
             normalized = advantages.normalize(samples.advantage, weight)
             samples = samples._replace(advantage=normalized)
@@ -162,27 +171,6 @@ def ppo(
         init=init,
         update=update,
     )
-
-
-def estimate(
-    hyperparams: PPOHyperparams, critic: Critic, params: Any, transition: Transition
-) -> Samples:
-    """Values, advantages and value targets `[T, N]` of a rollout under the critic as it stands."""
-    value, next_value = (
-        critic.unroll(params, (), obs, transition.start)
-        for obs in (transition.obs, transition.next_obs)
-    )
-    advantage = advantages.gae(
-        transition.reward,
-        value,
-        next_value,
-        transition.terminated,
-        transition.truncated,
-        hyperparams.discount,
-        hyperparams.gae_lambda,
-    )
-    log_prob = transition.behaviour.log_prob(transition.action)
-    return Samples(transition, log_prob, value, advantage, advantage + value)
 
 
 def ppo_loss(

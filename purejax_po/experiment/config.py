@@ -6,9 +6,9 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import jax
+import tyro
 
 from purejax_po import environments, networks
 from purejax_po.algorithms.ppo import AdvantageNormalization, PPOHyperparams, ppo
@@ -128,12 +128,15 @@ PRESETS: dict[str, tuple[str, AlgorithmConfig]] = {
 class ExperimentConfig:
     """One algorithm on one environment over many seeds."""
 
-    algorithm: AlgorithmConfig = field(default_factory=PPOConfig)
+    algorithm: tyro.conf.Suppress[tyro.conf.Fixed[AlgorithmConfig]] = field(
+        default_factory=PPOConfig
+    )
+    """The command line chooses it by subcommand."""
     env: str = "CartPole-v1"
     """Environment id; `purejax-po envs` lists them."""
     env_params: dict[str, float] = field(default_factory=dict)
     """Fields of the environment's parameters to set, e.g. max_torque 1.5."""
-    num_seeds: int = 1
+    num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 1
     """Independent training runs."""
     first_seed: int = 0
     """The seeds are first_seed, first_seed + 1, …"""
@@ -203,7 +206,7 @@ class ExperimentConfig:
         """Return the configuration as JSON-ready nested dictionaries."""
         data = dataclasses.asdict(self)
         data["algorithm"] = {"name": self.algorithm.name, **data["algorithm"]}
-        return jax.tree.map(lambda x: x, data)
+        return data
 
 
 def algorithm_config(name: str) -> type[AlgorithmConfig]:

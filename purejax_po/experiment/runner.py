@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from purejax_po.experiment import plots, results
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.metrics import Log
 from purejax_po.training import make_trainer, window_lengths
+from purejax_po.types import Trainer
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,6 +26,14 @@ RUN_FILES = ("config.json", "results.nc", "summary.json", "learning_curve.png", 
 
 Progress = Callable[[int, float], None]
 """Called after every window with the environment steps done in it and its mean episode return."""
+
+
+class Experiment(NamedTuple):
+    """A checked experiment, ready to be compiled."""
+
+    config: ExperimentConfig
+    trainer: Trainer
+    directory: Path | None
 
 
 def run(
@@ -48,40 +57,54 @@ def run(
     Raises:
         ValueError: for a bad configuration or directory, before anything is compiled.
     """
-    if callable(progress):
-        return _run(config, out, overwrite, progress)
-    if not progress:
-        return _run(config, out, overwrite, lambda steps, episode_return: None)
-    with _progress_bar(config) as advance:
-        return _run(config, out, overwrite, advance)
+    return execute(prepare(config, out, overwrite=overwrite), progress=progress)
 
 
-def _run(
+def prepare(
     config: ExperimentConfig,
-    out: str | os.PathLike[str] | None,
-    overwrite: bool,
-    advance: Progress,
-) -> "xr.Dataset":
+    out: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+) -> Experiment:
+    """Check everything that a user can get wrong, and build the trainer; compiles nothing.
+
+    Raises:
+        ValueError: in one line that names the field, the value and what is allowed.
+    """
     lanes_module.use_cpu_cores()  # before the environments' library touches JAX
     config.check()
     directory = None if out is None else Path(out)
     if directory is not None:
         check_directory(directory, overwrite)
     env, env_params = config.make_env()
-    algorithm = config.algorithm.build(env, env_params)
     trainer = make_trainer(
         env,
         env_params,
-        algorithm,
+        config.algorithm.build(env, env_params),
         num_envs=config.algorithm.num_envs,
         num_steps=config.algorithm.num_steps,
     )
+    return Experiment(config, trainer, directory)
+
+
+def execute(experiment: Experiment, *, progress: bool | Progress = True) -> "xr.Dataset":
+    """Train, and write the run's files; arguments and result as `run`."""
+    if callable(progress):
+        return _execute(experiment, progress)
+    if not progress:
+        return _execute(experiment, lambda steps, episode_return: None)
+    with _progress_bar(experiment.config) as advance:
+        return _execute(experiment, advance)
+
+
+def _execute(experiment: Experiment, advance: Progress) -> "xr.Dataset":
+    config, trainer, directory = experiment
     if directory is not None:
         prepare_directory(directory)
         results.write_json(directory / "config.json", config.to_dict())
 
     seeds = np.arange(config.first_seed, config.first_seed + config.num_seeds)
-    lanes = lanes_module.make_lanes(seeds, algorithm.hyperparams, env_params)
+    lanes = lanes_module.make_lanes(seeds, trainer.algorithm.hyperparams, trainer.env_params)
     devices, width = lanes_module.plan(len(seeds), config.lanes_per_device)
     program = lanes_module.compile_program(trainer, lanes, config.num_updates, devices, width)
 

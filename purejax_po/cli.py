@@ -1,0 +1,231 @@
+"""The command line `purejax-po`: tyro over `experiment`."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+import tyro
+
+from purejax_po import environments
+from purejax_po.experiment import results, runner
+from purejax_po.experiment.config import (
+    ALGORITHMS,
+    PRESETS,
+    AlgorithmConfig,
+    ExperimentConfig,
+    PPOConfig,
+    algorithm_config,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+PROGRAM = "purejax-po"
+
+AnyAlgorithm = Union[  # noqa: UP007 - a union of a variable number of types
+    tuple(
+        Annotated[config, tyro.conf.subcommand(name)]
+        for name, config in ALGORITHMS.items()
+    )
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train one algorithm on one environment over many seeds."""
+
+    algorithm: Annotated[Any, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
+    experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
+        default_factory=ExperimentConfig
+    )
+    preset: str | None = None
+    """Start from tuned settings; `purejax-po algorithms` lists them. Other flags still apply."""
+    out: Path | None = None
+    """Directory for the run's files (default: runs/ALGORITHM-ENV)."""
+    overwrite: bool = False
+    """Replace the run that the directory holds."""
+
+    def execute(self) -> int:
+        """Run the experiment, then print its table."""
+        import dataclasses
+
+        config = dataclasses.replace(self.experiment, algorithm=self.algorithm)
+        out = self.out or Path("runs") / f"{config.algorithm.name}-{config.env.replace('/', '-')}"
+        try:
+            experiment = runner.prepare(config, out, overwrite=self.overwrite)
+        except ValueError as error:
+            return _fail(error)
+        try:
+            dataset = runner.execute(experiment)
+        except KeyboardInterrupt:
+            print(f"{PROGRAM}: interrupted; {out} holds config.json and log.jsonl", file=sys.stderr)
+            return 130
+        print_table(dataset)
+        _console().print(f"files: {out}{os.sep}{{{', '.join(runner.RUN_FILES)}}}")
+        return 0
+
+
+Train.__annotations__["algorithm"] = Annotated[AnyAlgorithm, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
+class Envs:
+    """List the environments: id, observations, actions, time limit (steps)."""
+
+    def execute(self) -> int:
+        """Print one row per environment."""
+        from rich.table import Table
+
+        table = Table("environment", "observation", "actions", "time limit (steps)")
+        for name in environments.names():
+            try:
+                env, env_params = environments.make(name)
+            except ValueError as error:
+                table.add_row(name, str(error), "", "")
+                continue
+            observation = getattr(env.observation_space(env_params), "shape", "")
+            table.add_row(
+                name,
+                str(tuple(observation)),
+                str(env.action_space(env_params)).replace(", dtype=int32", ""),
+                f"{env_params.max_steps_in_episode:g}",
+            )
+        _console().print(table)
+        return 0
+
+
+@dataclass(frozen=True)
+class Algorithms:
+    """List the algorithms and the presets."""
+
+    def execute(self) -> int:
+        """Print one table of algorithms and one of presets."""
+        from rich.table import Table
+
+        table = Table("algorithm", "what it is")
+        for name, config in ALGORITHMS.items():
+            table.add_row(name, str(config.__doc__).splitlines()[0])
+        _console().print(table)
+        table = Table("preset", "algorithm", "environment it was tuned for")
+        for name, (env, config) in PRESETS.items():
+            table.add_row(name, config.name, env)
+        _console().print(table)
+        return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (2: the user's mistake, in one line)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command = parse(arguments)
+    except ValueError as error:
+        return _fail(error)
+    return command.execute()
+
+
+def parse(arguments: Sequence[str]) -> Any:
+    """Parse the arguments into a command.
+
+    Raises:
+        ValueError: with one line, for arguments that do not parse.
+    """
+    if arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-"):
+        algorithm_config(arguments[1])
+    train = _preset_command(_option(arguments, "--preset"))
+    commands = Union[  # noqa: UP007
+        Annotated[Train, tyro.conf.subcommand("train", default=train)],
+        Annotated[Envs, tyro.conf.subcommand("envs")],
+        Annotated[Algorithms, tyro.conf.subcommand("algorithms")],
+    ]
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                commands,  # type: ignore[arg-type]
+                prog=PROGRAM,
+                description="Policy optimisation in pure JAX, over many seeds at once.",
+                args=arguments,
+                config=(tyro.conf.CascadeSubcommandArgs,),
+            )
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+        raise ValueError(_one_line(errors.getvalue())) from None
+
+
+def print_table(dataset: "xr.Dataset") -> None:
+    """Print the summary of a run."""
+    from rich.table import Table
+
+    summary = results.summarize(dataset)
+    final = {k: "-" if v is None else f"{v:.1f}" for k, v in summary["final_return"].items()}
+    table = Table(title=f"{summary['algorithm']} on {summary['env']}", show_header=False)
+    rows = {
+        "seeds": str(summary["num_seeds"]),
+        "steps per seed": f"{summary['total_steps']:,}",
+        "final return, IQM": f"{final['iqm']}  (95 % CI {final['ci_low']} … {final['ci_high']})",
+        "mean, median": f"{final['mean']}, {final['median']}",
+        "min … max over seeds": f"{final['min']} … {final['max']}",
+        "diverged seeds": ", ".join(map(str, summary["diverged_seeds"])) or "none",
+        "compile, run time": f"{summary['compile_seconds']:.1f} s, {summary['run_seconds']:.1f} s",
+        "steps per second": f"{summary['env_steps_per_second']:,.0f}",
+        "device": f"{summary['device']}, {summary['lanes_per_device']} lanes each",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    _console().print(table)
+
+
+def _preset_command(preset: str | None) -> Train:
+    """The default of `train`: plain, or with a preset's algorithm and environment."""
+    if preset is None:
+        return Train()
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    env, algorithm = PRESETS[preset]
+    return Train(algorithm=algorithm, experiment=ExperimentConfig(env=env), preset=preset)
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """The value that follows an option among raw arguments."""
+    for i, argument in enumerate(arguments):
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+        if argument == name and i + 1 < len(arguments):
+            return arguments[i + 1]
+    return None
+
+
+def _one_line(box: str) -> str:
+    """Condense the parser's framed error message into one line."""
+    text = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
+    sections = [[]]
+    for line in text[1:]:
+        if set(line) <= {"─"}:
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    message = " ".join(sections[0])
+    for section in sections[1:]:
+        if section and section[0].startswith("Perhaps you meant"):
+            message += f"; did you mean {section[1].split()[0]}?"
+        elif section and section[0].startswith("Available"):
+            message += "; " + " ".join(section).lower()
+    return message
+
+
+def _fail(error: Exception) -> int:
+    print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+    return 2
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 100)
