@@ -2,6 +2,7 @@
 
 from purejax_po import (
     advantages,
+    curvature,
     distributions,
     environments,
     metrics,
@@ -10,10 +11,18 @@ from purejax_po import (
     rollout,
     surrogates,
 )
+from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
+from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
 from purejax_po.evaluation import Evaluation, evaluate
-from purejax_po.experiment.config import ExperimentConfig, NetworkConfig, PPOConfig
+from purejax_po.experiment.config import (
+    ExperimentConfig,
+    NetworkConfig,
+    NPGConfig,
+    PPOConfig,
+    TRPOConfig,
+)
 from purejax_po.experiment.lanes import use_cpu_cores
 from purejax_po.experiment.plots import plot
 from purejax_po.experiment.results import load as load_results
@@ -30,16 +39,21 @@ __all__ = [
     "Critic",
     "Evaluation",
     "ExperimentConfig",
+    "NPGConfig",
+    "NPGHyperparams",
     "NetworkConfig",
     "PPOConfig",
     "PPOHyperparams",
     "Policy",
     "Result",
     "Rollout",
+    "TRPOConfig",
+    "TRPOHyperparams",
     "TrainState",
     "Trainer",
     "Transition",
     "advantages",
+    "curvature",
     "distributions",
     "environments",
     "evaluate",
@@ -52,6 +66,7 @@ __all__ = [
     "minibatch",
     "mlp_actor_critic",
     "networks",
+    "npg",
     "plot",
     "ppo",
     "rollout",
@@ -60,5 +75,6 @@ __all__ = [
     "softmax_linear_policy",
     "summarize",
     "surrogates",
+    "trpo",
     "use_cpu_cores",
 ]

@@ -1,45 +1,10 @@
 """Advantage estimators: pure functions of rewards, values and the two kinds of episode end."""
 
-from typing import NamedTuple
-
 import chex
 import jax
 import jax.numpy as jnp
 
-from purejax_po.types import Array, Critic, Params, Transition
-
-
-class Estimates(NamedTuple):
-    """What a critic says of a rollout, `[T, N]`."""
-
-    value: Array
-    advantage: Array
-    value_target: Array
-    """The λ-return Â + V, which the critic is regressed on."""
-
-
-def estimate(
-    critic: Critic,
-    params: Params,
-    transition: Transition,
-    discount: Array | float,
-    gae_lambda: Array | float,
-) -> Estimates:
-    """Values, advantages and value targets of a rollout under a critic as it stands."""
-    value, next_value = (
-        critic.unroll(params, (), obs, transition.start)
-        for obs in (transition.obs, transition.next_obs)
-    )
-    advantage = gae(
-        transition.reward,
-        value,
-        next_value,
-        transition.terminated,
-        transition.truncated,
-        discount,
-        gae_lambda,
-    )
-    return Estimates(value, advantage, advantage + value)
+from purejax_po.types import Array
 
 
 def gae(

@@ -17,7 +17,6 @@ from purejax_po.experiment import results, runner
 from purejax_po.experiment.config import (
     ALGORITHMS,
     PRESETS,
-    AlgorithmConfig,
     ExperimentConfig,
     PPOConfig,
     algorithm_config,
@@ -29,10 +28,7 @@ if TYPE_CHECKING:
 PROGRAM = "purejax-po"
 
 AnyAlgorithm = Union[  # noqa: UP007 - a union of a variable number of types
-    tuple(
-        Annotated[config, tyro.conf.subcommand(name)]
-        for name, config in ALGORITHMS.items()
-    )
+    tuple(Annotated[config, tyro.conf.subcommand(name)] for name, config in ALGORITHMS.items())
 ]
 
 

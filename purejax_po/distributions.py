@@ -40,7 +40,7 @@ class Categorical(NamedTuple):
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
     def log_prob(self, action: Array) -> Array:
-        """log π(a) = logit_a − logsumexp(logits), `[...]`."""
+        """Log π(a) = logit_a − logsumexp(logits), `[...]`."""
         one_hot = jax.nn.one_hot(action, self.logits.shape[-1], dtype=bool)
         # A select rather than a gather: its transpose is a select too, not a slow scatter.
         return jnp.sum(jnp.where(one_hot, jax.nn.log_softmax(self.logits), 0.0), axis=-1)
@@ -104,9 +104,7 @@ class DiagonalGaussian(NamedTuple):
 
     def fisher_product(self, tangent: "DiagonalGaussian") -> "DiagonalGaussian":
         """(σ⁻² v_μ, 2 v_logσ)."""
-        return DiagonalGaussian(
-            tangent.mean * jnp.exp(-2.0 * self.log_std), 2.0 * tangent.log_std
-        )
+        return DiagonalGaussian(tangent.mean * jnp.exp(-2.0 * self.log_std), 2.0 * tangent.log_std)
 
 
 class Product(NamedTuple):

@@ -59,9 +59,7 @@ def evaluate(
         noise_key, env_key = keys
         memory, distribution = policy.step(params, state.carry, state.obs, state.start)
         action = (
-            distribution.mode()
-            if greedy
-            else distribution.sample_from(abstract.noise(noise_key))
+            distribution.mode() if greedy else distribution.sample_from(abstract.noise(noise_key))
         )
         state, transition, episodes = rollout.env_step(env_key, env, env_params, state, action)
         running = ~evaluation.finished

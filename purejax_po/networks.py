@@ -193,9 +193,7 @@ def memoryless(
     )
 
 
-def observation_encoder(
-    env: Any, env_params: EnvParams
-) -> tuple[Callable[[Array], Array], Array]:
+def observation_encoder(env: Any, env_params: EnvParams) -> tuple[Callable[[Array], Array], Array]:
     """Return a function that makes flat float vectors of observations, and an example observation.
 
     Box observations `[..., *shape]` become `[..., prod(shape)]`; discrete ones `[...]` are one-hot.

@@ -29,9 +29,7 @@ class Episodes(NamedTuple):
     episode_length: Array
 
 
-def reset(
-    key: Key, env: Any, env_params: EnvParams, policy: Policy, num_envs: int
-) -> RolloutState:
+def reset(key: Key, env: Any, env_params: EnvParams, policy: Policy, num_envs: int) -> RolloutState:
     """Start `num_envs` episodes."""
     keys = jax.random.split(key, num_envs)
     obs, env_state = jax.vmap(env.reset, in_axes=(0, None))(keys, env_params)

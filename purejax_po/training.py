@@ -111,9 +111,7 @@ def make_trainer(
     return Trainer(init, step, env, env_params, algorithm, num_envs, num_steps)
 
 
-def make_train(
-    trainer: Trainer, *, num_updates: int, log_every: int = 1
-) -> Callable[..., Result]:
+def make_train(trainer: Trainer, *, num_updates: int, log_every: int = 1) -> Callable[..., Result]:
     """Return the pure function `train(key, hyperparams, env_params=default) → Result`.
 
     Args:

@@ -177,7 +177,7 @@ class Range:
         if self.high == math.inf:
             text = f"a finite number {'≥' if self.includes_low else '>'} {self.low:g}"
             return text + " (or inf)" if self.allows_infinity else text
-        left, right = "[(" [not self.includes_low], "])"[not self.includes_high]
+        left, right = "[("[not self.includes_low], "])"[not self.includes_high]
         return f"a number in {left}{self.low:g}, {self.high:g}{right}"
 
 
@@ -187,7 +187,7 @@ PositiveOrInfinite = Annotated[float, Range(0.0, includes_low=False, allows_infi
 NonNegative = Annotated[float, Range(0.0)]
 UnitInterval = Annotated[float, Range(0.0, 1.0)]
 OpenUnitInterval = Annotated[float, Range(0.0, 1.0, includes_low=False, includes_high=False)]
-PositiveFraction = Annotated[float, Range(0.0, 1.0, includes_low=False)]
+POSITIVE_FRACTION = Range(0.0, 1.0, includes_low=False)
 
 
 def check_hyperparams(hyperparams: Any, prefix: str = "hyperparams") -> None:

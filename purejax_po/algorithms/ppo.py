@@ -12,6 +12,7 @@ import optax
 
 from purejax_po import advantages, minibatch, surrogates
 from purejax_po.advantages import weighted_mean
+from purejax_po.algorithms import actor_critic
 from purejax_po.types import (
     ActorCriticParams,
     Algorithm,
@@ -110,20 +111,15 @@ def ppo(
     check_choice("normalize_advantage", normalize_advantage, ("off", "batch", "minibatch"))
 
     def init(key: Key, hyperparams: PPOHyperparams) -> PPOState:
-        policy_key, critic_key = jax.random.split(key)
-        params = ActorCriticParams(policy.init(policy_key), critic.init(critic_key))
+        params = actor_critic.init_params(key, policy, critic)
         return PPOState(params, _optimizer(hyperparams, 0.0).init(params))
 
     def update(
         key: Key, hyperparams: PPOHyperparams, state: PPOState, rollout: Rollout
     ) -> tuple[PPOState, Info]:
         transition = rollout.transition
-        estimates = advantages.estimate(
-            critic,
-            state.params.critic,
-            transition,
-            hyperparams.discount,
-            hyperparams.gae_lambda,
+        estimates = actor_critic.estimate(
+            critic, state.params.critic, transition, hyperparams.discount, hyperparams.gae_lambda
         )
         log_prob = transition.behaviour.log_prob(transition.action)
         samples = Samples(transition, log_prob, *estimates)
@@ -165,12 +161,7 @@ def ppo(
         )
         return new_state, info
 
-    return Algorithm(
-        policy=policy._replace(step=lambda p, *args: policy.step(p.policy, *args)),
-        hyperparams=hyperparams,
-        init=init,
-        update=update,
-    )
+    return Algorithm(actor_critic.acting(policy), hyperparams, init, update)
 
 
 def ppo_loss(

@@ -11,14 +11,19 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from purejax_po import environments, networks
+from purejax_po.algorithms.natural import FisherProduct
+from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import AdvantageNormalization, PPOHyperparams, ppo
+from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.minibatch import check_divisible
 from purejax_po.types import (
+    POSITIVE_FRACTION,
     Algorithm,
     EnvParams,
     check_choice,
     check_count,
     check_hyperparams,
+    check_number,
 )
 
 
@@ -104,7 +109,78 @@ class PPOConfig(AlgorithmConfig):
         check_divisible(self.num_envs * self.num_steps, self.num_minibatches)
 
 
-ALGORITHMS: dict[str, type[AlgorithmConfig]] = {config.name: config for config in (PPOConfig,)}
+@dataclass(frozen=True, kw_only=True)
+class NaturalGradientConfig(AlgorithmConfig):
+    """What NPG and TRPO have in common."""
+
+    num_envs: int = 8
+    """Environments that each seed steps in parallel."""
+    num_steps: int = 128
+    """Steps of each environment per update."""
+    fisher: FisherProduct = "gauss_newton"
+    """Fisher-vector product: JᵀFJ, Hessian of the KL, or outer products of sampled scores."""
+    fisher_fraction: float = 1.0
+    """Share of the samples in the Fisher matrix, in (0, 1]."""
+    cg_iterations: int = 15
+    """Conjugate-gradient iterations at most."""
+    normalize_advantage: bool = True
+    """Normalise advantages over the batch."""
+    critic_epochs: int = 10
+    """Passes of the critic's regression over each rollout."""
+    critic_minibatch_size: int = 128
+    """Samples per step of that regression; divides num_envs × num_steps."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+
+    def check(self) -> None:
+        """Raise `ValueError` for a value that no environment allows."""
+        super().check()
+        check_choice("fisher", self.fisher, ("gauss_newton", "kl_hessian", "empirical"))
+        check_number("fisher_fraction", self.fisher_fraction, POSITIVE_FRACTION)
+        check_count("cg_iterations", self.cg_iterations)
+        check_count("critic_epochs", self.critic_epochs)
+        check_count("critic_minibatch_size", self.critic_minibatch_size)
+        batch = self.num_envs * self.num_steps
+        if batch % self.critic_minibatch_size:
+            raise ValueError(
+                f"critic_minibatch_size must divide the batch of {batch} samples, "
+                f"got {self.critic_minibatch_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NPGConfig(NaturalGradientConfig):
+    """Natural policy gradient: one step along F⁻¹g (Kakade 2001)."""
+
+    name = "npg"
+    factory = staticmethod(npg)
+
+    step_size_rule: Literal["kl", "fixed"] = "kl"
+    """Scale the step to hyperparams.max_kl, or multiply by hyperparams.step_size."""
+    solver: Literal["cg", "dense"] = "cg"
+    """Conjugate gradient, or an exact solve for small policies."""
+    hyperparams: NPGHyperparams = field(default_factory=NPGHyperparams)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRPOConfig(NaturalGradientConfig):
+    """Trust-region policy optimisation: F⁻¹g, backtracked into KL ≤ δ (Schulman et al. 2015)."""
+
+    name = "trpo"
+    factory = staticmethod(trpo)
+
+    max_backtracks: int = 10
+    """Candidates of the line search."""
+    hyperparams: TRPOHyperparams = field(default_factory=TRPOHyperparams)
+
+    def check(self) -> None:
+        """Raise `ValueError` for a value that no environment allows."""
+        super().check()
+        check_count("max_backtracks", self.max_backtracks)
+
+
+ALGORITHMS: dict[str, type[AlgorithmConfig]] = {
+    config.name: config for config in (NPGConfig, TRPOConfig, PPOConfig)
+}
 """Every algorithm by its command-line name."""
 
 PRESETS: dict[str, tuple[str, AlgorithmConfig]] = {

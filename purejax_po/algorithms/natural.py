@@ -1,0 +1,109 @@
+"""What the natural-gradient algorithms (NPG, TRPO) share: objective, direction and step length."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from purejax_po import curvature, minibatch
+from purejax_po.advantages import weighted_mean
+from purejax_po.types import (
+    POSITIVE_FRACTION,
+    Array,
+    Critic,
+    Info,
+    Key,
+    Params,
+    Policy,
+    Transition,
+    check_choice,
+    check_count,
+    check_number,
+)
+
+FisherProduct = Literal["gauss_newton", "kl_hessian", "empirical"]
+Solver = Literal["cg", "dense"]
+
+
+def surrogate(
+    policy: Policy, params: Params, samples: Transition, advantage: Array
+) -> tuple[Array, Info]:
+    """L(θ) = E[π_θ/π_old · Â] over samples `[B]`, with the mean KL(π_old ‖ π_θ) and the mean entropy.
+
+    At θ_old its gradient is E[Â ∇log π].
+
+    Source: Schulman et al. 2015, Trust Region Policy Optimization, equation 14.
+    """
+    old, weight = samples.behaviour, samples.weight
+    new = policy.unroll(params, (), samples.obs, samples.start)
+    ratio = jnp.exp(new.log_prob(samples.action) - old.log_prob(samples.action))
+    info = {
+        "kl": weighted_mean(old.kl(new), weight),
+        "entropy": weighted_mean(new.entropy(), weight),
+    }
+    return weighted_mean(ratio * advantage, weight), info
+
+
+def fisher_product(
+    key: Key,
+    policy: Policy,
+    params: Params,
+    samples: Transition,
+    *,
+    kind: FisherProduct,
+    fraction: float,
+    damping: Array | float,
+) -> curvature.Product:
+    """Build the Fisher-vector product of a policy over samples `[B]`, or over a random share of them.
+
+    The subset is drawn here, once: every application of the product sees the same one.
+    """
+    if fraction < 1.0:
+        size = samples.weight.shape[0]
+        subset = minibatch.permutation(key, size)[: max(1, round(fraction * size))]
+        samples = jax.tree.map(lambda x: x[subset], samples)
+
+    def apply(params: Params) -> Any:
+        return policy.unroll(params, (), samples.obs, samples.start)
+
+    if kind == "gauss_newton":
+        return curvature.gauss_newton_product(apply, params, samples.weight, damping)
+    if kind == "kl_hessian":
+        return curvature.kl_hessian_product(apply, params, samples.weight, damping)
+    return curvature.empirical_product(apply, params, samples.weight, damping, samples.action)
+
+
+def scale_to_kl(solution: curvature.Solution, max_kl: Array | float) -> Params:
+    """√(2δ / xᵀFx)·x, whose KL is δ to second order; the zero step where xᵀFx is not positive."""
+    positive = solution.quadratic > 0
+    scale = jnp.sqrt(2.0 * max_kl / jnp.where(positive, solution.quadratic, 1.0))
+    scale = jnp.where(positive, scale, 0.0)
+    return jax.tree.map(lambda x: (scale * x).astype(x.dtype), solution.x)
+
+
+def dot(a: Params, b: Params) -> Array:
+    """Inner product of two pytrees."""
+    products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
+    return jnp.sum(jnp.stack(jax.tree.leaves(products)))
+
+
+def check_options(
+    policy: Policy,
+    critic: Critic,
+    *,
+    fisher: str,
+    fisher_fraction: float,
+    cg_iterations: int,
+    critic_epochs: int,
+    critic_minibatch_size: int,
+) -> None:
+    """Raise `ValueError` for options that neither NPG nor TRPO can serve."""
+    if not (policy.memoryless and critic.memoryless):
+        raise ValueError(
+            "NPG and TRPO need a policy and a critic without memory, got recurrent ones"
+        )
+    check_choice("fisher", fisher, ("gauss_newton", "kl_hessian", "empirical"))
+    check_number("fisher_fraction", fisher_fraction, POSITIVE_FRACTION)
+    check_count("cg_iterations", cg_iterations)
+    check_count("critic_epochs", critic_epochs)
+    check_count("critic_minibatch_size", critic_minibatch_size)

@@ -1,0 +1,13 @@
+"""Shared by all tests: two CPU devices, and double precision where a test asks for it."""
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+
+
+@pytest.fixture
+def x64():
+    """Run a test in double precision."""
+    with jax.enable_x64(True):
+        yield
