@@ -74,7 +74,7 @@ def gauss_newton_product(
 def kl_hessian_product(
     apply: Apply, params: Params, weight: Array, damping: Array | float
 ) -> Product:
-    """Hessian-vector product of mean KL(π_old ‖ π_θ) at θ_old, which equals the Fisher matrix there.
+    """Hessian-vector product of mean KL(π_old ‖ π_θ) at θ_old, where it equals the Fisher matrix.
 
     Arguments as `gauss_newton_product`.
 

@@ -63,7 +63,7 @@ class Categorical(NamedTuple):
 
 
 class DiagonalGaussian(NamedTuple):
-    """Independent normals over vectors `[..., D]`, with mean and log standard deviation `[..., D]`."""
+    """Independent normals over vectors, with mean and log standard deviation `[..., D]`."""
 
     mean: Array
     log_std: Array
@@ -108,7 +108,7 @@ class DiagonalGaussian(NamedTuple):
 
 
 class Product(NamedTuple):
-    """Independent scalar actions stacked along a last axis, e.g. multi-discrete: action `[..., D]`."""
+    """Independent scalar actions stacked on a last axis, e.g. multi-discrete: action `[..., D]`."""
 
     factors: tuple[Any, ...]
 

@@ -31,7 +31,7 @@ def evaluate(
     num_steps: int,
     greedy: bool = True,
 ) -> Evaluation:
-    """Run `num_episodes` episodes side by side for `num_steps` steps; what follows an end is masked.
+    """Run `num_episodes` episodes side by side for `num_steps` steps, masked after their ends.
 
     Episode i starts and is disturbed alike for every policy that is given the same key, so that
     returns may be compared in pairs.

@@ -11,10 +11,10 @@ from purejax_po.types import Array
 class Moments(NamedTuple):
     """Count, mean and sum of squared deviations of a stream; `mean` and `m2` may be pytrees.
 
-    Source: Chan, Golub & LeVeque 1983, Algorithms for Computing the Sample Variance (pairwise merge).
+    Source: Chan, Golub & LeVeque 1983, Algorithms for Computing the Sample Variance, equation 2.1.
     """
 
-    count: Array
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
     mean: Any
     m2: Any
 

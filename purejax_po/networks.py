@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def orthogonal(scale: float = 1.0) -> Initializer:
-    """Orthogonal initialiser without a QR decomposition: rows or columns orthonormal, times `scale`.
+    """Orthogonal initialiser without a QR decomposition: orthonormal rows or columns × `scale`.
 
     Gram-Schmidt, each vector projected twice, over a Gaussian matrix: the same (Haar) distribution
     as QR with positive diagonal. A batched LAPACK call can deadlock on a CPU and runs one matrix at
@@ -52,7 +52,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
 
 
 class MLP(nn.Module):
-    """Fully connected layers with orthogonal initialisation: √2 inside, `output_scale` at the end."""
+    """Fully connected layers, orthogonally initialised: √2 inside, `output_scale` at the end."""
 
     hidden: Sequence[int]
     num_outputs: int
@@ -61,6 +61,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """`[..., inputs] → [..., num_outputs]`."""
         for width in self.hidden:
             x = nn.Dense(width, kernel_init=orthogonal(math.sqrt(2.0)))(x)
             x = self.activation(x)
@@ -75,6 +76,7 @@ class GaussianMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> DiagonalGaussian:
+        """`[..., inputs] →` a distribution over `[..., D]`."""
         mean = self.mean(x)
         initializer = nn.initializers.constant(self.initial_log_std)
         log_std = self.param("log_std", initializer, mean.shape[-1:])
@@ -119,7 +121,7 @@ def mlp_policy(
     encode, example = observation_encoder(env, env_params)
 
     def apply(params: Params, obs: Array) -> Any:
-        outputs = module.apply(params, encode(obs))
+        outputs: Any = module.apply(params, encode(obs))
         return outputs if to_distribution is None else to_distribution(outputs)
 
     return memoryless(Policy, lambda key: module.init(key, encode(example)), apply)
@@ -137,7 +139,8 @@ def mlp_critic(
     encode, example = observation_encoder(env, env_params)
 
     def apply(params: Params, obs: Array) -> Any:
-        return module.apply(params, encode(obs))[..., 0]  # type: ignore[index]
+        outputs: Any = module.apply(params, encode(obs))
+        return outputs[..., 0]
 
     return memoryless(Critic, lambda key: module.init(key, encode(example)), apply)
 
@@ -149,7 +152,7 @@ def softmax_linear_policy(
 
     Args:
         env, env_params: a gymnax environment with a discrete action space.
-        features: φ, from observations `[..., *obs_shape]` to `[..., A, F]`. Without it φ(s,a) places
+        features: φ, from observations `[..., *obs_shape]` to `[..., A, F]`. Without it φ(s,a) puts
             the encoded observation in a block of its own for each action; with one-hot
             observations that is the tabular softmax policy.
     """

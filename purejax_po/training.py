@@ -42,7 +42,7 @@ class Result(NamedTuple):
 
 
 def seed_keys(seeds: int | Any) -> Key:
-    """Return one key per seed, from the seed's value: `range(seeds)` for a number, or the given seeds."""
+    """Return one key per seed, made of the seed's value; a number n stands for seeds 0 … n−1."""
     values = jnp.arange(seeds) if isinstance(seeds, int) else jnp.asarray(seeds)
     return jax.vmap(jax.random.key)(values)
 
@@ -139,7 +139,7 @@ def make_train(trainer: Trainer, *, num_updates: int, log_every: int = 1) -> Cal
 def run_window(
     trainer: Trainer, hyperparams: Any, state: TrainState, env_params: EnvParams, length: Array
 ) -> tuple[TrainState, Log]:
-    """Make `length` updates (traced, so that one program serves any length) and merge their logs."""
+    """Make `length` updates and merge their logs; traced, so that one program serves any length."""
 
     def update(_: Array, carry: tuple[TrainState, Log]) -> tuple[TrainState, Log]:
         state, log = carry

@@ -106,7 +106,7 @@ class Transition(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """One update's data: transitions `[T, N]` and what a policy with memory needs to replay them."""
+    """One update's data: transitions `[T, N]`, and what a policy with memory needs to replay."""
 
     transition: Transition
     carry: Carry
@@ -199,7 +199,7 @@ def check_hyperparams(hyperparams: Any, prefix: str = "hyperparams") -> None:
     for name, hint in get_type_hints(type(hyperparams), include_extras=True).items():
         allowed = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Range)), None)
         value = getattr(hyperparams, name)
-        if allowed is None or isinstance(value, jax.core.Tracer):
+        if allowed is None or isinstance(value, jax.Array):
             continue
         check_number(f"{prefix}.{name}", value, allowed)
 

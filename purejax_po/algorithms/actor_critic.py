@@ -1,4 +1,4 @@
-"""What the actor-critic algorithms share: acting, estimates of a rollout, regression of the critic."""
+"""What the actor-critic algorithms share: acting, estimates of a rollout, fitting the critic."""
 
 from typing import Any, NamedTuple
 

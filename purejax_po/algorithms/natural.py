@@ -28,7 +28,7 @@ Solver = Literal["cg", "dense"]
 def surrogate(
     policy: Policy, params: Params, samples: Transition, advantage: Array
 ) -> tuple[Array, Info]:
-    """L(θ) = E[π_θ/π_old · Â] over samples `[B]`, with the mean KL(π_old ‖ π_θ) and the mean entropy.
+    """L(θ) = E[π_θ/π_old · Â] over samples `[B]`, with mean KL(π_old ‖ π_θ) and mean entropy.
 
     At θ_old its gradient is E[Â ∇log π].
 
@@ -54,7 +54,7 @@ def fisher_product(
     fraction: float,
     damping: Array | float,
 ) -> curvature.Product:
-    """Build the Fisher-vector product of a policy over samples `[B]`, or over a random share of them.
+    """Build the Fisher-vector product of a policy over samples `[B]`, or a random share of them.
 
     The subset is drawn here, once: every application of the product sees the same one.
     """

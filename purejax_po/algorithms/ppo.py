@@ -139,7 +139,8 @@ def ppo(
             state, stopped = carry
             gradient, info = jax.grad(loss, has_aux=True)(state.params, batch)
             updates, moments = optimizer.update(gradient, state.optimizer, state.params)
-            new = PPOState(optax.apply_updates(state.params, updates), moments)
+            params: Any = optax.apply_updates(state.params, updates)
+            new = PPOState(params, moments)
             info["grad_norm"] = optax.global_norm(gradient)
             if early_stop:
                 stopped = stopped | (info["kl"] > hyperparams.target_kl)

@@ -72,8 +72,8 @@ def trpo(
 ) -> Algorithm:
     """Build TRPO: maximise E[ρA] subject to E[KL(π_old ‖ π_θ)] ≤ δ.
 
-    The step is √(2δ / xᵀFx)·x with F x = g, shrunk by βᵏ until KL ≤ δ and the surrogate improves; if
-    no candidate does, the policy stays what it was, to the bit.
+    The step is √(2δ / xᵀFx)·x with F x = g, shrunk by βᵏ until KL ≤ δ and the surrogate improves;
+    if no candidate does, the policy stays what it was, to the bit.
 
     Args:
         policy, critic: networks without memory that share no parameters.

@@ -221,7 +221,7 @@ class ExperimentConfig:
     num_windows: int = 100
     """Points of the learning curve: updates are averaged in windows."""
     lanes_per_device: int | None = None
-    """Runs compiled side by side on each device; chosen by default. Fix it to compare bit by bit."""
+    """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
 
     @property
     def num_updates(self) -> int:

@@ -111,28 +111,28 @@ def _execute(experiment: Experiment, advance: Progress) -> "xr.Dataset":
     lengths = window_lengths(config.num_updates, config.log_every).tolist()
     updates = np.cumsum(lengths)
     start = time.perf_counter()
-    logs, diverged_at = [], []
+    logs, marks = [], []
     for begin, chunk in zip(
         range(0, len(seeds), program.width), lanes_module.chunks(lanes, program.width), strict=True
     ):
         real = min(program.width, len(seeds) - begin)
-        windows = []
-        for i, (log, diverged) in enumerate(lanes_module.run_chunk(program, chunk, lengths)):
-            log, diverged = jax.tree.map(lambda x, n=real: x[:n], (log, diverged))
+        windows, diverged_at = [], None
+        for i, padded in enumerate(lanes_module.run_chunk(program, chunk, lengths)):
+            log, diverged_at = jax.tree.map(lambda x, n=real: x[:n], padded)
             windows.append(log)
             advance(real * lengths[i] * trainer.steps_per_update, _mean_return(log))
             if directory is not None:
                 steps = int(updates[i]) * trainer.steps_per_update
                 _append_log(directory / "log.jsonl", chunk.seed[:real], int(updates[i]), steps, log)
         logs.append(jax.tree.map(lambda *x: np.stack(x, axis=1), *windows))
-        diverged_at.append(diverged)
+        marks.append(diverged_at)
     run_seconds = time.perf_counter() - start
 
     log = jax.tree.map(lambda *x: np.concatenate(x), *logs)
     dataset = results.to_dataset(
         log, seeds=seeds, updates=updates, steps_per_update=trainer.steps_per_update
     )
-    dataset["diverged_at"] = "seed", np.concatenate(diverged_at)
+    dataset["diverged_at"] = "seed", np.concatenate(marks)
     total = len(seeds) * config.num_updates * trainer.steps_per_update
     dataset.attrs.update(
         algorithm=config.algorithm.name,
