@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from purejax_po.experiment.config import (
     PPOConfig,
     algorithm_config,
 )
+from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -115,6 +115,9 @@ class Algorithms:
         return 0
 
 
+COMMANDS: dict[str, type] = {"train": Train, "envs": Envs, "algorithms": Algorithms}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: the user's mistake, in one line)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -122,7 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse(arguments)
     except ValueError as error:
         return _fail(error)
-    return command.execute()
+    try:
+        return command.execute()
+    except BrokenPipeError:  # the reader of a pipe, e.g. head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def parse(arguments: Sequence[str]) -> Any:
@@ -131,13 +138,18 @@ def parse(arguments: Sequence[str]) -> Any:
     Raises:
         ValueError: with one line, for arguments that do not parse.
     """
+    if arguments and not arguments[0].startswith("-"):
+        check_choice("command", arguments[0], tuple(COMMANDS))
     if arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-"):
         algorithm_config(arguments[1])
-    train = _preset_command(_option(arguments, "--preset"))
+    defaults = {Train: _preset_command(_option(arguments, "--preset"))}
     commands = Union[  # noqa: UP007
-        Annotated[Train, tyro.conf.subcommand("train", default=train)],
-        Annotated[Envs, tyro.conf.subcommand("envs")],
-        Annotated[Algorithms, tyro.conf.subcommand("algorithms")],
+        tuple(
+            Annotated[
+                command, tyro.conf.subcommand(name, default=defaults.get(command, tyro.MISSING))
+            ]
+            for name, command in COMMANDS.items()
+        )
     ]
     errors = io.StringIO()
     try:
@@ -182,8 +194,7 @@ def _preset_command(preset: str | None) -> Train:
     """The default of `train`: plain, or with a preset's algorithm and environment."""
     if preset is None:
         return Train()
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    check_choice("preset", preset, tuple(PRESETS))
     env, algorithm = PRESETS[preset]
     return Train(algorithm=algorithm, experiment=ExperimentConfig(env=env), preset=preset)
 
@@ -200,13 +211,15 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
 
 def _one_line(box: str) -> str:
     """Condense the parser's framed error message into one line."""
-    text = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
-    sections = [[]]
-    for line in text[1:]:
-        if set(line) <= {"─"}:
+    lines = [line.strip("│ ") for line in box.splitlines()]
+    sections: list[list[str]] = [[]]
+    for line in lines:
+        if line and set(line) <= set("─-╭╮╰╯"):
             sections.append([])
-        elif line:
+        elif line and not line.startswith("╭"):
             sections[-1].append(line)
+    if "╭" not in box:
+        sections = sections[1:]  # an ASCII frame has its title in a section of its own
     message = " ".join(sections[0])
     for section in sections[1:]:
         if section and section[0].startswith("Perhaps you meant"):

@@ -1,6 +1,7 @@
 """The types that the modules exchange, and the ranges that hyperparameters declare."""
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, get_type_hints
@@ -221,6 +222,8 @@ def check_count(name: str, value: Any, minimum: int = 1) -> None:
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise `ValueError` unless `value` is one of `choices`."""
+    """Raise `ValueError`, naming the nearest match, unless `value` is one of `choices`."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        matches = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
+        hint = f"; did you mean {matches[0]}?" if matches else ""
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")

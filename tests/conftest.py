@@ -1,5 +1,11 @@
 """Shared by all tests: two CPU devices, and double precision where a test asks for it."""
 
+import os
+import tempfile
+
+# The workers of a parallel run inherit it: a program that two tests need is compiled once.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="purejax-po-tests-"))
+
 import jax
 import pytest
 

@@ -231,10 +231,12 @@ def test_policy_gradient_theorem(seed):
 
 
 def test_policy_gradient_has_the_structure_of_theta():
-    mdp, log_policy, theta = parametrised(1)
-    gradient = exact.policy_gradient(mdp, log_policy, theta)
-    assert jax.tree.structure(gradient) == jax.tree.structure(theta)
-    assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, theta)
+    def gradient_and_theta(seed):
+        mdp, log_policy, theta = parametrised(seed)
+        return exact.policy_gradient(mdp, log_policy, theta), theta
+
+    gradient, theta = jax.eval_shape(gradient_and_theta, 0)
+    assert gradient == theta
 
 
 @jax.jit
@@ -309,17 +311,33 @@ def test_policy_iteration_beats_every_deterministic_policy(seed):
     np.testing.assert_allclose(optimal.value, values.max(axis=0), rtol=1e-11, atol=1e-11)
 
 
-def test_policy_iteration_is_stable_under_ties_and_in_float32():
+def test_policy_iteration_keeps_tied_actions():
     tied = exact.make_mdp(np.ones((3, 4, 3)) / 3, np.full((3, 4), 0.1), np.ones(3) / 3, 0.99)
     assert exact.policy_iteration(tied).num_iterations == 1
 
+
+def with_copies(mdp):
+    """Every state twice, and every action twice: to the first or to the second copies."""
+    nowhere = jnp.zeros_like(mdp.transition)
+    to_first = jnp.concatenate([mdp.transition, nowhere], axis=-1)
+    to_second = jnp.concatenate([nowhere, mdp.transition], axis=-1)
+    return exact.MDP(
+        transition=jnp.tile(jnp.concatenate([to_first, to_second], axis=1), (2, 1, 1)),
+        reward=jnp.tile(mdp.reward, (2, 2)),
+        start=jnp.tile(mdp.start / 2, 2),
+        discount=mdp.discount,
+    )
+
+
+def test_policy_iteration_in_float32_does_not_cycle_between_tied_actions():
+    # Only rounding tells the copies apart: without a tolerance one of these in eight cycles.
     @jax.jit
     def in_both_precisions(key):
-        mdp = exact.garnet(key, 20, 4, 3, 0.99)
+        mdp = with_copies(exact.garnet(key, 10, 3, 3, 0.99))
         single = exact.MDP(*(x.astype(jnp.float32) for x in mdp))
         return exact.policy_iteration(single), exact.policy_iteration(mdp)
 
-    for seed in range(20):
+    for seed in range(40):
         low, high = in_both_precisions(jax.random.key(seed))
         assert low.converged
         np.testing.assert_allclose(low.value, high.value, rtol=1e-3, atol=1e-3)
@@ -398,7 +416,7 @@ def test_iterated_natural_gradient_reaches_the_optimum(seed):
 
 def test_many_mdps_by_lax_map_under_jit():
     keys = jax.random.split(jax.random.key(0), 8)
-    mdps = jax.vmap(random_mdp)(keys)
+    mdps = jax.jit(jax.vmap(random_mdp))(keys)
     pi = random_policy(jax.random.key(1))
     mapped = jax.jit(lambda m: jax.lax.map(lambda mdp: exact.expected_return(mdp, pi), m))(mdps)
     expected_return = jax.jit(lambda key: exact.expected_return(random_mdp(key), pi))

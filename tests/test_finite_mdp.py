@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from purejax_po import exact, rollout
+from purejax_po.environments import finite_mdp
 from purejax_po.environments.finite_mdp import EnvState, make_finite_mdp
 from purejax_po.networks import softmax_linear_policy
 
@@ -57,6 +58,20 @@ def test_empirical_transitions_and_rewards_agree_with_the_tables(mdp):
             assert (reward == mdp.reward[s, a]).all()
             assert not terminated.any()
             np.testing.assert_array_equal(np.argmax(obs, axis=-1), state.index)
+
+
+@pytest.mark.parametrize(
+    ("probability", "uniform", "expected"),
+    [
+        ([0.0, 0.5, 0.5], 0.0, 1),
+        ([0.5, 0.0, 0.5], 0.5, 2),
+        ([0.5, 0.5, 0.0], 1.0 - 2.0**-23, 1),
+        ([1.0], 0.5, 0),
+    ],
+)
+def test_a_state_of_probability_zero_is_never_drawn(monkeypatch, probability, uniform, expected):
+    monkeypatch.setattr(jax.random, "uniform", lambda key, dtype: jnp.asarray(uniform, dtype))
+    assert finite_mdp._draw(jax.random.key(0), jnp.array(probability)) == expected
 
 
 def test_empirical_starts_agree_with_the_table(mdp):

@@ -141,7 +141,7 @@ def ppo(
             updates, moments = optimizer.update(gradient, state.optimizer, state.params)
             params: Any = optax.apply_updates(state.params, updates)
             new = PPOState(params, moments)
-            info["grad_norm"] = optax.global_norm(gradient)
+            info["grad_norm"] = optax.tree.norm(gradient)
             if early_stop:
                 stopped = stopped | (info["kl"] > hyperparams.target_kl)
                 new = jax.tree.map(lambda n, o: jnp.where(stopped, o, n), new, state)

@@ -1,7 +1,6 @@
 """What an experiment is: frozen dataclasses, checked before anything is compiled."""
 
 import dataclasses
-import difflib
 import inspect
 import math
 from collections.abc import Callable
@@ -223,6 +222,9 @@ class ExperimentConfig:
     lanes_per_device: int | None = None
     """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
 
+    num_devices: int | None = None
+    """Devices to use at most (a CPU core is one); all by default. Results do not depend on it."""
+
     @property
     def num_updates(self) -> int:
         """Updates that `total_steps` pays for."""
@@ -245,8 +247,9 @@ class ExperimentConfig:
             raise ValueError(f"first_seed + num_seeds must be ≤ 2^31, got {self.first_seed}")
         check_count("total_steps", self.total_steps)
         check_count("num_windows", self.num_windows)
-        if self.lanes_per_device is not None:
-            check_count("lanes_per_device", self.lanes_per_device)
+        for name in ("lanes_per_device", "num_devices"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
         self.algorithm.check()
         per_update = self.algorithm.num_envs * self.algorithm.num_steps
         if self.num_updates < 1:
@@ -291,8 +294,5 @@ def algorithm_config(name: str) -> type[AlgorithmConfig]:
     Raises:
         ValueError: for an unknown name, naming the nearest match.
     """
-    if name in ALGORITHMS:
-        return ALGORITHMS[name]
-    matches = difflib.get_close_matches(name, ALGORITHMS, n=1, cutoff=0.4)
-    hint = f"; did you mean {matches[0]}?" if matches else ""
-    raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {name!r}{hint}")
+    check_choice("algorithm", name, tuple(ALGORITHMS))
+    return ALGORITHMS[name]

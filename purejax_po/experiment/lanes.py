@@ -1,26 +1,27 @@
-"""Running many lanes: one compiled program of fixed width, sharded over the devices.
+"""Running many lanes: one compiled program of fixed width, run on every device.
 
-A lane is one (seed, hyperparams, env_params). The program holds K lanes per device; lanes run in
-chunks of K × devices, the last one padded. A lane's result depends on K, never on its neighbours,
-its place, or the number of lanes, chunks and devices.
+A lane is one (seed, hyperparams, env_params). The program holds K lanes; lanes run in chunks of
+K × devices, the last one padded. Every device runs the same single-device program on its K lanes: a
+program partitioned over a mesh would be compiled to other instructions, and to other last bits, for
+each number of devices. So a lane's result depends on K, never on its neighbours, its place, or the
+number of lanes, chunks and devices.
 """
 
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from purejax_po.metrics import Log
 from purejax_po.training import run_window
 from purejax_po.types import Trainer
 
-AXIS = "lane"
 BEST_LANES_PER_DEVICE = {"cpu": 8, "gpu": 4096, "tpu": 4096}
 """Beyond 8 lanes the working set leaves a CPU core's cache."""
 
@@ -36,18 +37,19 @@ class Lanes(NamedTuple):
 class Program(NamedTuple):
     """A trainer compiled for a fixed number of lanes."""
 
-    mesh: Mesh
+    devices: list[Any]
     lanes_per_device: int
     init: Callable[..., Any]
-    """`(seed, hyperparams, env_params) → TrainState`, leaves `[K × devices, ...]`."""
-    window: Callable[..., Any]
-    """`(hyperparams, TrainState, env_params, length) → (TrainState, Log)`; consumes the state."""
+    """`(seed, hyperparams, env_params) → TrainState`, leaves `[K, ...]`, on the first device."""
+    window: list[Callable[..., Any]]
+    """Per device `(hyperparams, TrainState, env_params, length) → (TrainState, Log)`; consumes the
+    state that it is given."""
     compile_seconds: float
 
     @property
     def width(self) -> int:
         """Lanes of one chunk."""
-        return self.lanes_per_device * self.mesh.size
+        return self.lanes_per_device * len(self.devices)
 
 
 def use_cpu_cores() -> None:
@@ -69,13 +71,15 @@ def make_lanes(seeds: Any, hyperparams: Any, env_params: Any) -> Lanes:
     return Lanes(seeds, jax.tree.map(repeat, hyperparams), jax.tree.map(repeat, env_params))
 
 
-def plan(num_lanes: int, lanes_per_device: int | None = None) -> tuple[list[Any], int]:
+def plan(
+    num_lanes: int, lanes_per_device: int | None = None, num_devices: int | None = None
+) -> tuple[list[Any], int]:
     """Choose devices and K: as few chunks as the best width allows, evenly filled.
 
     Returns:
         The devices to use, and K.
     """
-    devices = jax.local_devices()
+    devices = jax.local_devices()[:num_devices]
     if lanes_per_device is None:
         best = BEST_LANES_PER_DEVICE.get(devices[0].platform, 8)
         chunks = math.ceil(num_lanes / (best * len(devices)))
@@ -86,9 +90,7 @@ def plan(num_lanes: int, lanes_per_device: int | None = None) -> tuple[list[Any]
 def compile_program(
     trainer: Trainer, lanes: Lanes, num_updates: int, devices: list[Any], lanes_per_device: int
 ) -> Program:
-    """Compile `init` and `window` for chunks of `lanes_per_device` × `devices` lanes."""
-    mesh = Mesh(np.array(devices), (AXIS,))
-    split, whole = PartitionSpec(AXIS), PartitionSpec()
+    """Compile `init` once and `window` for each device; it is traced once."""
 
     def init(seed: Any, hyperparams: Any, env_params: Any) -> Any:
         return trainer.init(jax.random.key(seed), hyperparams, env_params, num_updates)
@@ -96,24 +98,18 @@ def compile_program(
     def window(hyperparams: Any, state: Any, env_params: Any, length: Any) -> Any:
         return run_window(trainer, hyperparams, state, env_params, length)
 
-    def shard(function: Any, in_specs: Any) -> Any:
-        # Lanes never communicate, so there is nothing for the replication check to check.
-        return jax.shard_map(
-            function, mesh=mesh, in_specs=in_specs, out_specs=split, check_vma=False
-        )
-
     start = time.perf_counter()
-    first = next(chunks(lanes, len(devices) * lanes_per_device))
-    seed, hyperparams, env_params = place(first, mesh)
-    init = jax.jit(shard(jax.vmap(init), split)).lower(seed, hyperparams, env_params).compile()
-    state = init(seed, hyperparams, env_params)
-    sharded = shard(jax.vmap(window, in_axes=(0, 0, 0, None)), (split, split, split, whole))
-    compiled = (
-        jax.jit(sharded, donate_argnums=1)
-        .lower(hyperparams, state, env_params, jnp.int32(0))
-        .compile()
+    seed, hyperparams, env_params = jax.device_put(
+        tuple(next(chunks(lanes, lanes_per_device))), devices[0]
     )
-    return Program(mesh, lanes_per_device, init, compiled, time.perf_counter() - start)
+    compiled_init = jax.jit(jax.vmap(init)).lower(seed, hyperparams, env_params).compile()
+    state = compiled_init(seed, hyperparams, env_params)
+    jitted = jax.jit(jax.vmap(window, in_axes=(0, 0, 0, None)), donate_argnums=1)
+    arguments = hyperparams, state, env_params, np.int32(0)
+    lowered = [jitted.lower(*jax.device_put(arguments, device)) for device in devices]
+    with ThreadPoolExecutor() as pool:
+        windows = list(pool.map(lambda program: program.compile(), lowered))
+    return Program(devices, lanes_per_device, compiled_init, windows, time.perf_counter() - start)
 
 
 def chunks(lanes: Lanes, width: int) -> Iterator[Lanes]:
@@ -123,9 +119,34 @@ def chunks(lanes: Lanes, width: int) -> Iterator[Lanes]:
         yield jax.tree.map(lambda x, i=index: x[i], lanes)
 
 
-def place(tree: Any, mesh: Mesh) -> Any:
-    """Put leaves `[lanes, ...]` on the devices of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+def start_chunk(program: Program, lanes: Lanes) -> list[list[Any]]:
+    """Initialise a chunk; returns each device's `[hyperparams, state, env_params]`."""
+    placed = []
+    for device, part in zip(program.devices, chunks(lanes, program.lanes_per_device), strict=True):
+        seed, hyperparams, env_params = jax.device_put(tuple(part), program.devices[0])
+        state = program.init(seed, hyperparams, env_params)
+        placed.append(list(jax.device_put((hyperparams, state, env_params), device)))
+    return placed
+
+
+def run_window_on_devices(program: Program, placed: list[list[Any]], length: int) -> list[Any]:
+    """Start one window on every device and return at once.
+
+    Returns:
+        For each device the log and the divergence marks, leaves `[K]`, still on the device; the
+        states in `placed` are replaced.
+    """
+    outputs = []
+    for window, part, device in zip(program.window, placed, program.devices, strict=True):
+        steps = jax.device_put(np.int32(length), device)
+        part[1], log = window(*part, steps)
+        outputs.append((log, jnp.copy(part[1].diverged_at)))
+    return outputs
+
+
+def gather(outputs: list[Any]) -> Any:
+    """Fetch every device's output and join their lanes."""
+    return jax.tree.map(lambda *x: np.concatenate(x), *jax.device_get(outputs))
 
 
 def run_chunk(program: Program, lanes: Lanes, lengths: list[int]) -> Iterator[tuple[Log, Any]]:
@@ -135,15 +156,12 @@ def run_chunk(program: Program, lanes: Lanes, lengths: list[int]) -> Iterator[tu
         The log of each window (NumPy leaves `[lanes]`) and the divergence marks `[lanes]`. The next
         window runs on the devices while the caller works on this one.
     """
-    seed, hyperparams, env_params = place(lanes, program.mesh)
-    whole = NamedSharding(program.mesh, PartitionSpec())
-    state = program.init(seed, hyperparams, env_params)
+    placed = start_chunk(program, lanes)
     pending = None
     for length in lengths:
-        steps = jax.device_put(np.int32(length), whole)
-        state, log = program.window(hyperparams, state, env_params, steps)
-        latest = log, jnp.copy(state.diverged_at)
+        latest = run_window_on_devices(program, placed, length)
         if pending is not None:
-            yield jax.device_get(pending)
+            yield gather(pending)
         pending = latest
-    yield jax.device_get(pending)
+    if pending is not None:
+        yield gather(pending)

@@ -105,7 +105,9 @@ def _execute(experiment: Experiment, advance: Progress) -> "xr.Dataset":
 
     seeds = np.arange(config.first_seed, config.first_seed + config.num_seeds)
     lanes = lanes_module.make_lanes(seeds, trainer.algorithm.hyperparams, trainer.env_params)
-    devices, width = lanes_module.plan(len(seeds), config.lanes_per_device)
+    devices, width = lanes_module.plan(
+        len(seeds), config.lanes_per_device, config.num_devices
+    )
     program = lanes_module.compile_program(trainer, lanes, config.num_updates, devices, width)
 
     lengths = window_lengths(config.num_updates, config.log_every).tolist()

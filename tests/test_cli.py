@@ -1,0 +1,170 @@
+"""The command line: one clear line and exit code 2 for a user's mistake, readable directories."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from purejax_po import cli
+
+TINY = ["--num-envs", "2", "--num-steps", "16", "--network.hidden", "8", "--total-steps", "640"]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "purejax_po", *map(str, arguments)]
+
+
+def test_train_as_a_subprocess(tmp_path):
+    out = tmp_path / "run"
+    done = subprocess.run(
+        command("train", "ppo", "--env", "CartPole-v1", "--seeds", 3, *TINY, "--out", out,
+                "--hyperparams.learning-rate", "1e-3"),
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "final return, IQM" in done.stdout
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["num_seeds"] == 3
+    config = json.loads((out / "config.json").read_text())
+    assert config["algorithm"]["hyperparams"]["learning_rate"] == 1e-3
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT])
+def test_interrupting_leaves_a_readable_directory(tmp_path, signal_number):
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        command("train", "ppo", "--seeds", 2, *TINY[:-1], 2_000_000, "--out", out),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    log = out / "log.jsonl"
+    try:
+        # The first line of the log says that training is under way.
+        subprocess.run(
+            ["sh", "-c", 'until [ -s "$0" ]; do sleep 0.2; done', str(log)], timeout=200, check=True
+        )
+        process.send_signal(signal_number)
+        _, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal_number
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    json.loads((out / "config.json").read_text())
+    assert all(json.loads(line)["update"] > 0 for line in log.read_text().splitlines())
+    assert {p.name for p in out.iterdir()} == {"config.json", "log.jsonl"}
+
+
+MISTAKES = {
+    "algorithm": (["train", "pppo"], ["algorithm must be one of", "'pppo'", "did you mean ppo?"]),
+    "environment": (
+        ["train", "ppo", "--env", "CartPoel-v1"],
+        ["env must be", "'CartPoel-v1'", "did you mean CartPole-v1?"],
+    ),
+    "minibatches": (
+        ["train", "ppo", "--num-minibatches", "7"],
+        ["num_minibatches must divide the batch of 512 samples, got 7"],
+    ),
+    "discount": (
+        ["train", "ppo", "--hyperparams.discount", "1.5"],
+        ["hyperparams.discount must be a number in [0, 1], got 1.5"],
+    ),
+    "lambda": (
+        ["train", "trpo", "--hyperparams.gae-lambda", "-0.1"],
+        ["hyperparams.gae_lambda must be a number in [0, 1], got -0.1"],
+    ),
+    "not finite": (
+        ["train", "ppo", "--hyperparams.learning-rate", "nan"],
+        ["hyperparams.learning_rate must be a finite number > 0, got nan"],
+    ),
+    "not positive": (
+        ["train", "ppo", "--hyperparams.clip-eps", "0"],
+        ["hyperparams.clip_eps must be a finite number > 0, got 0.0"],
+    ),
+    "environments": (["train", "ppo", "--num-envs", "0"], ["num_envs must be", "got 0"]),
+    "too few steps": (
+        ["train", "ppo", "--total-steps", "100"],
+        ["total_steps must be at least one update", "512", "got 100"],
+    ),
+    "zero seeds": (["train", "ppo", "--seeds", "0"], ["num_seeds must be", "got 0"]),
+    "hyperparameter": (
+        ["train", "ppo", "--hyperparams.learning-rat", "1"],
+        ["--hyperparams.learning-rat", "did you mean --hyperparams.learning-rate?"],
+    ),
+    "not a number": (["train", "ppo", "--seeds", "many"], ["--seeds", "'many'"]),
+    "env_params": (
+        ["train", "ppo", "--env-params", "gravitas", "3"],
+        ["env_params of CartPole-v1 must be among", "gravity", "got 'gravitas'"],
+    ),
+    "preset": (["train", "ppo", "--preset", "x"], ["preset must be one of", "got 'x'"]),
+    "max_kl": (
+        ["train", "trpo", "--hyperparams.max-kl", "0"],
+        ["hyperparams.max_kl must be a finite number > 0, got 0.0"],
+    ),
+    "fisher_fraction": (
+        ["train", "npg", "--fisher-fraction", "1.5"],
+        ["fisher_fraction must be a number in (0, 1], got 1.5"],
+    ),
+    "cg_iterations": (["train", "trpo", "--cg-iterations", "0"], ["cg_iterations", "≥ 1, got 0"]),
+    "critic minibatch": (
+        ["train", "trpo", "--critic-minibatch-size", "100"],
+        ["critic_minibatch_size must divide the batch of 1024 samples, got 100"],
+    ),
+    "command": (["trian"], ["command must be one of", "'trian'", "did you mean train?"]),
+    "nothing": ([], ["train"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_one_line(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, expected = MISTAKES[name]
+    assert cli.main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert errors.startswith("purejax-po: error: ")
+    for text in expected:
+        assert text in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_directory_is_checked_before_training(capsys, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    held = tmp_path / "held"
+    held.mkdir()
+    (held / "config.json").write_text("{}")
+    for out, text in ((file, "got the file"), (held, "--overwrite"), (file / "below", "writable")):
+        assert cli.main(["train", "ppo", "--out", str(out)]) == 2
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1
+        assert text in errors
+
+
+def test_read_only_file_system(capsys):
+    assert cli.main(["train", "ppo", "--out", "/proc/run"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert "out must be writable, got /proc/run" in errors
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["train"], ["train", "ppo"], ["train", "trpo"], ["envs"]]
+)
+def test_help(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*arguments, "--help"])
+    assert exit_.value.code in (0, None)
+    assert "usage: purejax-po" in capsys.readouterr().out
+
+
+def test_lists(capsys):
+    assert cli.main(["algorithms"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("npg", "trpo", "ppo", "ppo-pendulum"))
+    assert cli.main(["envs"]) == 0
+    shown = capsys.readouterr().out
+    assert "CartPole-v1" in shown
+    assert "Box(low=-2.0, high=2.0," in shown

@@ -1,0 +1,193 @@
+"""The host layer: lanes, determinism, results, files."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+import purejax_po as po
+from purejax_po.experiment import lanes, results, statistics
+from purejax_po.experiment.config import ALGORITHMS, PRESETS
+from purejax_po.metrics import Log, Moments
+
+TINY = po.PPOConfig(
+    num_envs=2,
+    num_steps=16,
+    num_epochs=1,
+    num_minibatches=2,
+    network=po.NetworkConfig(hidden=(8,)),
+)
+CONFIG = po.ExperimentConfig(algorithm=TINY, num_seeds=3, total_steps=640, lanes_per_device=2)
+
+
+def run(**changes):
+    return po.run(dataclasses.replace(CONFIG, **changes), progress=False)
+
+
+@pytest.fixture(scope="module")
+def three_seeds():
+    return run()
+
+
+def assert_same_seeds(a, b):
+    """Every variable of the seeds that both have is equal to the bit."""
+    seeds = np.intersect1d(a["seed"], b["seed"])
+    assert len(seeds) > 0
+    for name in a:
+        x, y = a[name].sel(seed=seeds).values, b[name].sel(seed=seeds).values
+        assert x.tobytes() == y.tobytes(), name
+
+
+@pytest.mark.parametrize("num_seeds", [16, 100])
+def test_a_seed_does_not_depend_on_how_many_run(three_seeds, num_seeds):
+    assert_same_seeds(three_seeds, run(num_seeds=num_seeds))
+
+
+def test_a_seed_does_not_depend_on_the_number_of_devices(three_seeds):
+    assert jax.local_device_count() == 2
+    assert three_seeds.attrs["device"].startswith("2 ")
+    one = run(num_devices=1)
+    assert one.attrs["device"].startswith("1 ")
+    assert_same_seeds(three_seeds, one)
+
+
+def test_a_seed_does_not_depend_on_its_position(three_seeds):
+    assert_same_seeds(three_seeds, run(first_seed=1))
+
+
+def test_seeds_differ(three_seeds):
+    assert len(np.unique(three_seeds["episode_return"].values, axis=0)) == 3
+
+
+@pytest.mark.parametrize(
+    ("num_lanes", "lanes_per_device", "expected"),
+    [(16, None, (2, 8)), (1, None, (1, 1)), (20, None, (2, 5)), (3, 2, (2, 2)), (64, None, (2, 8))],
+)
+def test_plan(num_lanes, lanes_per_device, expected):
+    devices, width = lanes.plan(num_lanes, lanes_per_device)
+    assert (len(devices), width) == expected
+
+
+def test_last_chunk_is_padded_with_copies():
+    everything = lanes.make_lanes(np.arange(5), {"x": 1.0}, {"y": 2})
+    cut = [chunk.seed.tolist() for chunk in lanes.chunks(everything, 4)]
+    assert cut == [[0, 1, 2, 3], [4, 4, 4, 4]]
+
+
+def test_dataset_has_the_promised_shape(three_seeds):
+    dataset = three_seeds
+    assert dict(dataset.sizes) == {"seed": 3, "update": 20}
+    np.testing.assert_array_equal(dataset["step"], dataset["update"] * 32)
+    assert dataset["step"].values[-1] == 640
+    assert np.all(np.isfinite(dataset["entropy"]))
+
+
+def log_of(means, counts):
+    means, counts = np.asarray(means, float), np.asarray(counts, float)
+    episodes = Moments(counts, means, np.zeros_like(means))
+    return Log(Moments(np.ones_like(means), {"kl": means}, {"kl": means * 0}), episodes, episodes)
+
+
+def test_final_return_is_over_episodes_of_the_last_tenth():
+    means = np.arange(20.0)[None]
+    counts = np.ones((1, 20))
+    counts[0, 18] = 3
+    updates = np.arange(1, 21)
+    log = log_of(means, counts)
+    dataset = results.to_dataset(log, seeds=[7], updates=updates, steps_per_update=10)
+    assert dataset["final_return"].values == pytest.approx([(3 * 18 + 19) / 4])
+
+
+def test_windows_without_episodes_are_unknown():
+    log = log_of([[1.0, 0.0]], [[1, 0]])
+    dataset = results.to_dataset(log, seeds=[0], updates=[1, 2], steps_per_update=1)
+    assert np.isnan(dataset["episode_return"].values[0, 1])
+    assert np.isnan(dataset["final_return"].values[0])
+
+
+def test_summary_leaves_out_diverged_and_unfinished_seeds():
+    log = log_of([[1.0], [2.0], [3.0]], [[1], [0], [1]])
+    dataset = results.to_dataset(log, seeds=[5, 6, 7], updates=[1], steps_per_update=8)
+    dataset["diverged_at"] = "seed", np.array([-1, -1, 0])
+    dataset.attrs.update(
+        algorithm="ppo", env="x", compile_seconds=1.0, run_seconds=1.0, env_steps_per_second=1.0,
+        lanes_per_device=1, device="cpu", versions="{}",
+    )  # fmt: skip
+    summary = po.summarize(dataset)
+    assert summary["final_return"]["mean"] == 1.0
+    assert summary["final_return"]["ci_low"] is None
+    assert summary["diverged_seeds"] == [7]
+    assert summary["seeds_without_final_episodes"] == [6]
+
+
+def test_run_directory(tmp_path):
+    out = tmp_path / "run"
+    dataset = po.run(CONFIG, out, progress=False)
+    files = {"config.json", "results.nc", "summary.json", "learning_curve.png", "log.jsonl"}
+    assert {p.name for p in out.iterdir()} == files
+    xr.testing.assert_identical(po.load_results(out), dataset)
+    summary = json.loads((out / "summary.json").read_text())
+    wanted = {"algorithm", "env", "num_seeds", "total_steps", "final_return", "diverged_seeds"}
+    wanted |= {"compile_seconds", "run_seconds", "env_steps_per_second", "lanes_per_device"}
+    assert wanted | {"device", "versions"} <= set(summary)
+    final = {"iqm", "ci_low", "ci_high", "mean", "median", "min", "max"}
+    assert set(summary["final_return"]) == final
+    config = json.loads((out / "config.json").read_text())
+    assert config["algorithm"]["name"] == "ppo"
+    assert config["algorithm"]["hyperparams"]["learning_rate"] == 2.5e-4
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in lines] == list(range(1, 21))
+    assert lines[0]["seeds"] == [0, 1, 2]
+    assert (out / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="out must hold no run yet"):
+        po.run(CONFIG, out, progress=False)
+    po.run(dataclasses.replace(CONFIG, num_seeds=1), out, overwrite=True, progress=False)
+    assert po.load_results(out).sizes["seed"] == 1
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a netCDF file"])
+def test_loading_what_is_no_results_file(tmp_path, content):
+    if content is not None:
+        (tmp_path / "results.nc").write_bytes(content)
+    with pytest.raises(ValueError, match=r"results must be a results\.nc file, got .*results\.nc"):
+        po.load_results(tmp_path)
+
+
+def test_env_params_reach_the_environment():
+    short = run(env_params={"max_steps_in_episode": 5})
+    assert np.nanmax(short["episode_length"]) <= 5
+
+
+def test_iqm_is_the_mean_of_the_middle_half():
+    x = np.array([100.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, -50.0])
+    assert statistics.iqm(x) == pytest.approx(np.mean([2.0, 3.0, 4.0, 5.0]))
+
+
+def test_bootstrap_interval_agrees_with_scipy():
+    x = np.random.default_rng(1).normal(size=40)
+    low, high = statistics.bootstrap_interval(x, num_resamples=4000)
+    expected = stats.bootstrap(
+        (x,), statistics.iqm, n_resamples=4000, method="percentile", rng=2
+    ).confidence_interval
+    np.testing.assert_allclose([low, high], expected, atol=0.06)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_defaults_of_configuration_and_factory_agree(name):
+    import inspect
+
+    config = ALGORITHMS[name]()
+    parameters = inspect.signature(type(config).factory).parameters
+    for option, parameter in parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and option != "hyperparams":
+            assert getattr(config, option) == parameter.default, option
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid(name):
+    env, algorithm = PRESETS[name]
+    po.ExperimentConfig(env=env, algorithm=algorithm).check()

@@ -1,0 +1,141 @@
+"""Imports point one way: engine below, experiment above, and every layer sees only what it may."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import purejax_po
+
+PACKAGE = Path(purejax_po.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Part of the package (a module or a folder) -> the other parts that it may import.
+ALLOWED = {
+    "types": set(),
+    "distributions": {"types"},
+    "networks": {"types", "distributions"},
+    "metrics": {"types"},
+    "normalization": {"types"},
+    "environments": {"types"},
+    "advantages": {"types"},
+    "surrogates": {"types", "distributions"},
+    "curvature": {"types", "distributions"},
+    "minibatch": {"types"},
+    "exact": {"types"},
+    "rollout": {"types", "metrics", "normalization", "distributions"},
+    "evaluation": {"types", "metrics", "normalization", "rollout"},
+    "algorithms": {
+        "types",
+        "distributions",
+        "networks",
+        "normalization",
+        "advantages",
+        "surrogates",
+        "curvature",
+        "minibatch",
+    },
+    "training": {"types", "metrics", "normalization", "rollout", "evaluation"},
+}
+ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment"}
+# A library -> the only parts that may import it.
+ONLY = {
+    "flax.linen": {"networks"},
+    "matplotlib": {"experiment"},
+    "xarray": {"experiment", "cli"},
+    "orbax": {"experiment"},
+}
+
+
+def part_of(path):
+    """The module or the folder directly below the package."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(nodes, path):
+    """Every dotted name that these statements import: modules, and names out of them."""
+    package = ("purejax_po", *path.relative_to(PACKAGE).parts[:-1])
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def parts_imported(path):
+    """The parts of the package that a file imports, in functions too."""
+    tree = ast.parse(path.read_text())
+    names = [name.split(".") for name in imported(ast.walk(tree), path)]
+    return {name[1] for name in names if name[0] == "purejax_po" and len(name) > 1}
+
+
+def test_the_reader_of_imports_sees_every_form():
+    source = """
+import purejax_po.training
+from purejax_po import rollout
+from purejax_po.algorithms.ppo import ppo
+from . import natural
+from ..types import Array
+def f():
+    import purejax_po.cli
+"""
+    path = PACKAGE / "algorithms" / "example.py"
+    assert list(imported(ast.walk(ast.parse(source)), path)) == [
+        "purejax_po.training",
+        "purejax_po.rollout",
+        "purejax_po.algorithms.ppo.ppo",
+        "purejax_po.algorithms.natural",
+        "purejax_po.types.Array",
+        "purejax_po.cli",
+    ]
+
+
+@pytest.mark.parametrize("part", sorted(ALLOWED))
+def test_a_part_imports_only_what_it_may(part):
+    for path in (path for path in FILES if part_of(path) == part):
+        wrong = parts_imported(path) - ALLOWED[part] - {part}
+        assert not wrong, f"{path.relative_to(PACKAGE)} imports {sorted(wrong)}"
+
+
+def test_the_allowed_directions_have_no_cycle():
+    seen = set()
+    while seen != set(ALLOWED):
+        ready = {part for part, allowed in ALLOWED.items() if allowed <= seen} - seen
+        assert ready, f"a cycle among {sorted(set(ALLOWED) - seen)}"
+        seen |= ready
+
+
+def test_the_engine_never_imports_what_stands_above_it():
+    for path in FILES:
+        if part_of(path) not in ABOVE_THE_ENGINE:
+            wrong = parts_imported(path) & ABOVE_THE_ENGINE
+            assert not wrong, f"{path.relative_to(PACKAGE)} imports {sorted(wrong)}"
+
+
+def test_training_knows_no_algorithm_and_algorithms_no_training():
+    assert "algorithms" not in ALLOWED["training"]
+    assert ALLOWED["algorithms"].isdisjoint(
+        {"environments", "rollout", "training", "experiment", "evaluation"}
+    )
+
+
+@pytest.mark.parametrize("library", sorted(ONLY))
+def test_some_libraries_are_known_to_one_part_only(library):
+    for path in FILES:
+        names = set(imported(ast.walk(ast.parse(path.read_text())), path))
+        found = any(name == library or name.startswith(library + ".") for name in names)
+        assert not found or part_of(path) in ONLY[library], path.relative_to(PACKAGE)
+
+
+def test_importing_the_package_leaves_slow_libraries_for_later():
+    """gymnax takes four seconds to import, matplotlib one: each is imported where it is used."""
+    slow = ["gymnax", "matplotlib.pyplot", "scipy.stats", "xarray", "orbax", "pandas"]
+    code = f"import purejax_po, sys; print(sorted(set({slow}) & set(sys.modules)))"
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert finished.stdout.strip() == "[]", finished.stderr

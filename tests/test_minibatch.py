@@ -1,0 +1,98 @@
+"""Epochs of minibatches visit every sample once, each in an order of its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purejax_po import minibatch
+
+SIZE, NUM_EPOCHS, NUM_MINIBATCHES = 24, 5, 4
+
+
+@pytest.fixture(scope="module")
+def visited():
+    """The samples that every minibatch saw, leaves `[epochs, minibatches, size, ...]`."""
+    data = {"index": jnp.arange(SIZE), "row": jnp.arange(2 * SIZE).reshape(SIZE, 2)}
+
+    def step(count, batch):
+        return count + 1, (count, batch)
+
+    count, (order, batches) = minibatch.epochs(
+        jax.random.key(0),
+        step,
+        jnp.int32(0),
+        data,
+        num_epochs=NUM_EPOCHS,
+        num_minibatches=NUM_MINIBATCHES,
+    )
+    assert count == NUM_EPOCHS * NUM_MINIBATCHES
+    np.testing.assert_array_equal(order.ravel(), np.arange(NUM_EPOCHS * NUM_MINIBATCHES))
+    return batches
+
+
+def test_every_epoch_visits_each_sample_exactly_once(visited):
+    assert visited["index"].shape == (NUM_EPOCHS, NUM_MINIBATCHES, SIZE // NUM_MINIBATCHES)
+    for epoch in np.asarray(visited["index"]):
+        np.testing.assert_array_equal(np.sort(epoch.ravel()), np.arange(SIZE))
+
+
+def test_leaves_are_shuffled_alike(visited):
+    expected = np.stack([2 * visited["index"], 2 * visited["index"] + 1], axis=-1)
+    np.testing.assert_array_equal(visited["row"], expected)
+
+
+def test_epochs_differ(visited):
+    orders = {tuple(epoch.ravel()) for epoch in np.asarray(visited["index"])}
+    assert len(orders) == NUM_EPOCHS
+    # The minibatches differ as sets too, not only in their order.
+    sets = {frozenset(epoch[0]) for epoch in np.asarray(visited["index"])}
+    assert len(sets) > 1
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_a_permutation_is_a_bijection(size):
+    keys = jax.random.split(jax.random.key(size), 50)
+    orders = np.asarray(jax.vmap(lambda key: minibatch.permutation(key, size))(keys))
+    np.testing.assert_array_equal(np.sort(orders, axis=-1), np.tile(np.arange(size), (50, 1)))
+    if size >= 7:
+        assert len({tuple(order) for order in orders}) > 10
+
+
+def test_where_a_sample_goes_is_uniform_enough():
+    """Every sample meets every minibatch: the first one takes a quarter of the time."""
+    keys = jax.random.split(jax.random.key(0), 4000)
+    orders = jax.vmap(lambda key: minibatch.permutation(key, 16))(keys)
+    in_first = np.asarray(jax.nn.one_hot(orders[:, :4], 16).sum(axis=(0, 1))) / 4000
+    # Hoeffding's bound at a chance of 1e-6 over 16 comparisons.
+    np.testing.assert_allclose(in_first, 0.25, atol=np.sqrt(np.log(2 * 16 / 1e-6) / 8000))
+
+
+@pytest.mark.parametrize(("size", "num_minibatches"), [(10, 3), (10, 20), (10, 0), (10, -1)])
+def test_batches_that_do_not_split_are_refused(size, num_minibatches):
+    with pytest.raises(
+        ValueError, match=f"num_minibatches .*{size} samples, got {num_minibatches}"
+    ):
+        minibatch.check_divisible(size, num_minibatches)
+    with pytest.raises(ValueError, match="num_minibatches"):
+        minibatch.epochs(
+            jax.random.key(0),
+            lambda state, batch: (state, batch),
+            (),
+            jnp.arange(size),
+            num_epochs=1,
+            num_minibatches=num_minibatches,
+        )
+
+
+def test_flatten_time_keeps_samples_together():
+    steps, envs = 3, 4
+    data = {
+        "scalar": jnp.arange(steps * envs).reshape(steps, envs),
+        "vector": jnp.arange(steps * envs * 2).reshape(steps, envs, 2),
+        "absent": None,
+    }
+    flat = minibatch.flatten_time(data)
+    np.testing.assert_array_equal(flat["scalar"], np.arange(12))
+    np.testing.assert_array_equal(flat["vector"], np.arange(24).reshape(12, 2))
+    assert flat["absent"] is None

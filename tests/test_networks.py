@@ -1,0 +1,266 @@
+"""Initialisation, observation encoding and action heads."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnax.environments import spaces
+
+from purejax_po import networks
+from purejax_po.distributions import Categorical, DiagonalGaussian, Product
+from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
+
+BOX = spaces.Box(-1.0, 1.0, (3,))
+TWO_ACTIONS = spaces.Discrete(2)
+HIDDEN = (8,)
+
+
+def make_env(observation=BOX, action=TWO_ACTIONS):
+    """All that a network asks of an environment: its two spaces."""
+    return SimpleNamespace(
+        observation_space=lambda params: observation, action_space=lambda params: action
+    )
+
+
+def outputs(policy, critic, obs):
+    """The shapes and types of what both networks make of observations; nothing is computed."""
+
+    def apply(key, obs):
+        start = jnp.zeros(obs.shape[:1], bool)
+        _, distribution = policy.step(policy.init(key), (), obs, start)
+        return distribution, critic.unroll(critic.init(key), (), obs, start)
+
+    return jax.eval_shape(apply, jax.random.key(0), obs)
+
+
+# --- orthogonal initialisation -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape", [(32, 8), (8, 32), (16, 16), (3, 3, 4, 24), (3, 3, 4, 48), (1, 5), (5, 1)]
+)
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_orthogonal_is_orthonormal_times_its_scale(shape, scale):
+    kernel = jax.jit(networks.orthogonal(scale), static_argnums=1)(jax.random.key(0), shape)
+    assert kernel.shape == shape
+    assert kernel.dtype == jnp.float32
+    matrix = np.asarray(kernel).reshape(-1, shape[-1])
+    gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
+    np.testing.assert_allclose(gram, scale**2 * np.eye(len(gram)), atol=1e-6 * scale**2)
+
+
+def test_orthogonal_keeps_its_precision_where_gram_schmidt_alone_would_lose_it():
+    """A square matrix's last vectors are almost spanned by the ones before."""
+    kernel = np.asarray(networks.orthogonal()(jax.random.key(1), (256, 256)))
+    np.testing.assert_allclose(kernel.T @ kernel, np.eye(256), atol=2e-6)
+
+
+def test_orthogonal_matrices_are_uniformly_distributed():
+    """Moments of the Haar measure on 3×3 matrices, within six standard errors."""
+    num = 4000
+    init = jax.jit(jax.vmap(lambda key: networks.orthogonal()(key, (3, 3))))
+    matrices = np.asarray(init(jax.random.split(jax.random.key(0), num)), np.float64)
+
+    def check(values, expected):
+        error = 6 * values.std(axis=0) / np.sqrt(num)
+        assert (abs(values.mean(axis=0) - expected) < error).all()
+
+    check(matrices, 0.0)
+    check(matrices**2, 1 / 3)
+    check(matrices**4, 1 / 5)
+    check(matrices[:, 0, 0] * matrices[:, 1, 1], 0.0)
+    check(np.linalg.det(matrices), 0.0)  # rotations and reflections alike
+    check(np.trace(matrices, axis1=1, axis2=2) ** 2, 1.0)
+
+
+def test_layers_are_scaled_as_documented():
+    policy, critic = mlp_actor_critic(make_env(), None, hidden=(8, 8))
+    for network, last in ((policy, 0.01), (critic, 1.0)):
+        params = jax.jit(network.init)(jax.random.key(0))["params"]
+        for name, scale in (("Dense_0", 2**0.5), ("Dense_1", 2**0.5), ("Dense_2", last)):
+            singular = np.linalg.svd(params[name]["kernel"], compute_uv=False)
+            np.testing.assert_allclose(singular, scale, rtol=1e-5)
+            np.testing.assert_array_equal(params[name]["bias"], 0.0)
+
+
+MANY_LANES = """
+import jax, purejax_po as po
+env, env_params = po.make_env("CartPole-v1")
+algorithm = po.ppo(*po.mlp_actor_critic(env, env_params))
+trainer = po.make_trainer(env, env_params, algorithm, num_envs=4, num_steps=16)
+init = jax.jit(jax.vmap(trainer.init, (0, None)))
+state = init(po.seed_keys(2048), algorithm.hyperparams)
+kernel = state.algorithm.params.policy["params"]["Dense_1"]["kernel"]
+error = abs(kernel.mT @ kernel - 2 * jax.numpy.eye(64)).max()
+print(kernel.shape, float(error) < 1e-5, bool(jax.numpy.isfinite(state.rollout.obs).all()))
+"""
+
+
+def test_2048_lanes_initialise_without_a_deadlock():
+    """In a process of its own: batched LAPACK calls hung for ever here, all threads asleep."""
+    finished = subprocess.run(
+        [sys.executable, "-c", MANY_LANES],
+        timeout=120,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert finished.stdout.strip() == "(2048, 64, 64) True True", finished.stderr[-2000:]
+
+
+# --- observations --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("space", "size"),
+    [
+        (spaces.Box(0.0, 1.0, (4, 3)), 12),
+        (spaces.Box(0, 255, (2, 2, 3), dtype=jnp.uint8), 12),
+        (spaces.Box(0, 9, (5,), dtype=jnp.int32), 5),
+        (spaces.Box(0.0, 1.0, (1,)), 1),
+        (spaces.Box(0.0, 1.0, ()), 1),
+        (spaces.Discrete(7), 7),
+    ],
+)
+def test_observations_of_any_shape_and_type_become_float_vectors(space, size):
+    env = make_env(observation=space)
+    encode, example = networks.observation_encoder(env, None)
+    assert encode(example).shape == (size,)
+    obs = jnp.ones((6, 2, *space.shape), space.dtype)
+    encoded = encode(obs)
+    assert encoded.shape == (6, 2, size)
+    assert encoded.dtype == jnp.float32
+    if isinstance(space, spaces.Discrete):
+        np.testing.assert_array_equal(encoded[0, 0], np.eye(7)[1])
+    else:
+        np.testing.assert_array_equal(encoded, 1.0)
+
+    distribution, value = outputs(*mlp_actor_critic(env, None, hidden=HIDDEN), obs)
+    assert distribution.logits.shape == (6, 2, 2)
+    assert value.shape == (6, 2)
+
+
+def test_encoding_keeps_the_order_and_leading_axes():
+    encode, _ = networks.observation_encoder(make_env(spaces.Box(0.0, 1.0, (2, 3))), None)
+    obs = jnp.arange(24.0).reshape(4, 2, 3)
+    np.testing.assert_array_equal(encode(obs), np.arange(24.0).reshape(4, 6))
+    np.testing.assert_array_equal(encode(obs[0]), np.arange(6.0))
+
+
+@pytest.mark.parametrize("name", ["FrozenLake-misc", "Catch-bsuite", "Breakout-MinAtar"])
+def test_real_environments_with_other_observations(name):
+    env, env_params = gymnax.make(name)
+    policy, critic = mlp_actor_critic(env, env_params, hidden=HIDDEN)
+    obs, _ = jax.vmap(env.reset, (0, None))(jax.random.split(jax.random.key(0), 3), env_params)
+    distribution, value = outputs(policy, critic, obs)
+    assert distribution.logits.shape == (3, env.action_space(env_params).n)
+    assert value.shape == (3,)
+
+
+def test_an_observation_space_that_cannot_be_served_is_named():
+    with pytest.raises(ValueError, match="observations must be Box or Discrete, got Dict"):
+        mlp_actor_critic(make_env(observation=spaces.Dict({"a": BOX})), None)
+
+
+# --- action heads --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("space", "kind", "action_shape"),
+    [
+        (spaces.Discrete(5), Categorical, ()),
+        (spaces.Box(-2.0, 2.0, (3,)), DiagonalGaussian, (3,)),
+        (spaces.Tuple([spaces.Discrete(2), spaces.Discrete(4)]), Product, (2,)),
+    ],
+)
+def test_the_action_space_decides_the_distribution(space, kind, action_shape):
+    policy = networks.mlp_policy(make_env(action=space), None, hidden=HIDDEN)
+    params = jax.jit(policy.init)(jax.random.key(0))
+    _, distribution = policy.step(params, (), jnp.ones((6, 3)), jnp.ones(6, bool))
+    assert isinstance(distribution, kind)
+    action = distribution.sample(jax.random.key(1))
+    assert action.shape == (6, *action_shape)
+    assert distribution.log_prob(action).shape == (6,)
+    if kind is Product:
+        assert [f.logits.shape[-1] for f in distribution.factors] == [2, 4]
+    if kind is DiagonalGaussian:
+        np.testing.assert_array_equal(distribution.log_std, 0.0)
+        assert params["params"]["log_std"].shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Dict({"a": TWO_ACTIONS}),
+        spaces.Tuple([TWO_ACTIONS, spaces.Box(0.0, 1.0, (1,))]),
+        spaces.Tuple([]),
+        spaces.Box(0.0, 1.0, (2, 2)),
+        spaces.Box(0.0, 1.0, ()),
+    ],
+)
+def test_an_action_space_that_cannot_be_served_is_named(space):
+    with pytest.raises(ValueError, match=r"action space.*got (Dict|Tuple|Box)"):
+        mlp_actor_critic(make_env(action=space), None)
+
+
+def test_the_activation_is_a_name_or_a_function():
+    params = jax.jit(networks.mlp_critic(make_env(), None, hidden=HIDDEN).init)(jax.random.key(0))
+    obs, start = jnp.full((2, 3), 0.7), jnp.ones(2, bool)
+    by_name, by_function, tanh = (
+        networks.mlp_critic(make_env(), None, hidden=HIDDEN, activation=activation)
+        for activation in ("relu", jax.nn.relu, "tanh")
+    )
+    value = by_name.unroll(params, (), obs, start)
+    np.testing.assert_array_equal(value, by_function.unroll(params, (), obs, start))
+    assert (value != tanh.unroll(params, (), obs, start)).all()
+    with pytest.raises(ValueError, match=r"activation must be one of tanh, relu.*got 'sigmoidal'"):
+        networks.mlp_critic(make_env(), None, activation="sigmoidal")
+
+
+# --- linear models -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.Box(0.0, 1.0, (4,))])
+def test_a_softmax_linear_policy_over_one_hot_observations_is_tabular(space):
+    policy = softmax_linear_policy(make_env(space, spaces.Discrete(3)), None)
+    theta = policy.init(jax.random.key(0))
+    np.testing.assert_array_equal(theta, np.zeros((4, 3)))  # the uniform policy
+    table = jnp.arange(12.0).reshape(4, 3)
+    obs = jnp.arange(4) if isinstance(space, spaces.Discrete) else jnp.eye(4)
+    distribution = policy.unroll(table, (), obs, jnp.ones(4, bool))
+    np.testing.assert_array_equal(distribution.logits, table)
+
+
+def test_a_softmax_linear_policy_over_features():
+    def features(obs):
+        """φ(s, a) = (s·a, a²), `[..., 2, 2]`."""
+        actions = jnp.arange(2.0)
+        first = obs[..., :1] * actions
+        return jnp.stack([first, jnp.broadcast_to(actions**2, first.shape)], axis=-1)
+
+    policy = softmax_linear_policy(make_env(), None, features)
+    assert policy.init(jax.random.key(0)).shape == (2,)
+    obs = jnp.array([[3.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    _, distribution = policy.step(jnp.array([2.0, 10.0]), (), obs, jnp.ones(2, bool))
+    np.testing.assert_array_equal(distribution.logits, [[0.0, 16.0], [0.0, 8.0]])
+
+
+def test_a_softmax_linear_policy_needs_discrete_actions():
+    with pytest.raises(ValueError, match="discrete action space, got Box"):
+        softmax_linear_policy(make_env(action=BOX), None)
+
+
+def test_a_linear_critic_is_linear():
+    critic = linear_critic(make_env(), None)
+    np.testing.assert_array_equal(critic.init(jax.random.key(0)), np.zeros(3))
+    obs = jnp.array([[[1.0, 0.0, 2.0]], [[0.0, 1.0, 0.0]]])
+    value = critic.unroll(jnp.array([1.0, 2.0, 3.0]), (), obs, jnp.ones((2, 1), bool))
+    np.testing.assert_array_equal(value, [[7.0], [2.0]])
+    assert linear_critic(make_env(spaces.Discrete(6)), None).init(jax.random.key(0)).shape == (6,)
