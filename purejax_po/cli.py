@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import tyro
 
 from purejax_po import environments
 from purejax_po.experiment import results, runner
+from purejax_po.experiment.checkpoint import CheckpointError
 from purejax_po.experiment.config import (
     ALGORITHMS,
     PRESETS,
@@ -20,7 +22,8 @@ from purejax_po.experiment.config import (
     PPOConfig,
     algorithm_config,
 )
-from purejax_po.types import check_choice
+from purejax_po.experiment.directory import RUN_FILES
+from purejax_po.types import Range, check_choice, check_count, check_number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,6 +49,10 @@ class Train:
     """Directory for the run's files (default: runs/ALGORITHM-ENV)."""
     overwrite: bool = False
     """Replace the run that the directory holds."""
+    checkpoint_every: float = 1.0
+    """Minutes between checkpoints; 0 saves after every window."""
+    keep_checkpoints: int = 2
+    """Checkpoints of unfinished seeds to keep."""
 
     def execute(self) -> int:
         """Run the experiment, then print its table."""
@@ -54,17 +61,32 @@ class Train:
         config = dataclasses.replace(self.experiment, algorithm=self.algorithm)
         out = self.out or Path("runs") / f"{config.algorithm.name}-{config.env.replace('/', '-')}"
         try:
+            saving = _saving(self.checkpoint_every, self.keep_checkpoints)
             experiment = runner.prepare(config, out, overwrite=self.overwrite)
         except ValueError as error:
             return _fail(error)
+        return _execute(experiment, saving)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """Continue a run that was interrupted; the results are those of an undisturbed run."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """The directory of the run."""
+    checkpoint_every: float = 1.0
+    """Minutes between checkpoints; 0 saves after every window."""
+    keep_checkpoints: int = 2
+    """Checkpoints of unfinished seeds to keep."""
+
+    def execute(self) -> int:
+        """Run what is left, then print the table."""
         try:
-            dataset = runner.execute(experiment)
-        except KeyboardInterrupt:
-            print(f"{PROGRAM}: interrupted; {out} holds config.json and log.jsonl", file=sys.stderr)
-            return 130
-        print_table(dataset)
-        _console().print(f"files: {out}{os.sep}{{{', '.join(runner.RUN_FILES)}}}")
-        return 0
+            saving = _saving(self.checkpoint_every, self.keep_checkpoints)
+            experiment = runner.prepare_resume(self.directory)
+        except ValueError as error:
+            return _fail(error)
+        return _execute(experiment, saving)
 
 
 Train.__annotations__["algorithm"] = Annotated[AnyAlgorithm, tyro.conf.arg(name="")]
@@ -115,7 +137,12 @@ class Algorithms:
         return 0
 
 
-COMMANDS: dict[str, type] = {"train": Train, "envs": Envs, "algorithms": Algorithms}
+COMMANDS: dict[str, type] = {
+    "train": Train,
+    "resume": Resume,
+    "envs": Envs,
+    "algorithms": Algorithms,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -165,6 +192,40 @@ def parse(arguments: Sequence[str]) -> Any:
         if not exit_.code:
             raise
         raise ValueError(_one_line(errors.getvalue())) from None
+
+
+def _saving(every_minutes: float, keep: int) -> runner.Saving:
+    check_number("checkpoint_every", every_minutes, Range(0.0))
+    check_count("keep_checkpoints", keep)
+    return runner.Saving(every_minutes, keep)
+
+
+def _execute(experiment: runner.Experiment, saving: runner.Saving) -> int:
+    """Run an experiment and print its table; tell of an interruption or a full disk in one line."""
+    out = experiment.directory
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            dataset = runner.execute(experiment, saving=saving)
+        except runner.Interrupted as stop:
+            print(f"{PROGRAM}: interrupted; to go on: {PROGRAM} resume {out}", file=sys.stderr)
+            return 128 + stop.signal_number
+        except KeyboardInterrupt:
+            print(f"{PROGRAM}: interrupted before training", file=sys.stderr)
+            return 130
+        except CheckpointError as error:
+            return _fail(error)
+        except OSError as error:
+            reason = f"{out} cannot be written: {error.strerror or error}"
+            print(f"{PROGRAM}: error: {reason}; its last checkpoint is intact", file=sys.stderr)
+            return 1
+    print_table(dataset)
+    _console().print(f"files: {out}{os.sep}{{{', '.join(RUN_FILES)}}}")
+    return 0
+
+
+def _show_warning(message: Any, *details: Any) -> None:
+    print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
 
 
 def print_table(dataset: "xr.Dataset") -> None:

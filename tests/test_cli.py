@@ -54,7 +54,9 @@ def test_interrupting_leaves_a_readable_directory(tmp_path, signal_number):
     assert "Traceback" not in errors
     json.loads((out / "config.json").read_text())
     assert all(json.loads(line)["update"] > 0 for line in log.read_text().splitlines())
-    assert {p.name for p in out.iterdir()} == {"config.json", "log.jsonl"}
+    assert {p.name for p in out.iterdir()} == {"config.json", "log.jsonl", "checkpoints"}
+    assert not list(out.rglob("*.partial"))
+    assert "purejax-po resume" in errors
 
 
 MISTAKES = {

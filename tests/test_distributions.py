@@ -19,6 +19,15 @@ NUM_SAMPLES = 20_000
 KINDS = ["categorical", "gaussian", "product"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    """Compiling is what takes time here: these programs run for milliseconds."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 def make(kind, seed, batch=()):
     """A random distribution with leading batch axes (drawn by numpy: nothing to compile)."""
     rng = np.random.default_rng(seed)

@@ -12,6 +12,7 @@ from scipy import stats
 import purejax_po as po
 from purejax_po.experiment import lanes, results, statistics
 from purejax_po.experiment.config import ALGORITHMS, PRESETS
+from purejax_po.experiment.directory import RUN_FILES
 from purejax_po.metrics import Log, Moments
 
 TINY = po.PPOConfig(
@@ -72,10 +73,11 @@ def test_plan(num_lanes, lanes_per_device, expected):
     assert (len(devices), width) == expected
 
 
-def test_last_chunk_is_padded_with_copies():
+def test_last_block_is_padded_with_copies():
     everything = lanes.make_lanes(np.arange(5), {"x": 1.0}, {"y": 2})
-    cut = [chunk.seed.tolist() for chunk in lanes.chunks(everything, 4)]
-    assert cut == [[0, 1, 2, 3], [4, 4, 4, 4]]
+    blocks = lanes.make_blocks(everything, 4)
+    assert [block.lanes.seed.tolist() for block in blocks] == [[0, 1, 2, 3], [4, 4, 4, 4]]
+    assert [block.num_real for block in blocks] == [4, 1]
 
 
 def test_dataset_has_the_promised_shape(three_seeds):
@@ -127,8 +129,7 @@ def test_summary_leaves_out_diverged_and_unfinished_seeds():
 def test_run_directory(tmp_path):
     out = tmp_path / "run"
     dataset = po.run(CONFIG, out, progress=False)
-    files = {"config.json", "results.nc", "summary.json", "learning_curve.png", "log.jsonl"}
-    assert {p.name for p in out.iterdir()} == files
+    assert {p.name for p in out.iterdir()} == set(RUN_FILES)
     xr.testing.assert_identical(po.load_results(out), dataset)
     summary = json.loads((out / "summary.json").read_text())
     wanted = {"algorithm", "env", "num_seeds", "total_steps", "final_return", "diverged_seeds"}
@@ -140,8 +141,8 @@ def test_run_directory(tmp_path):
     assert config["algorithm"]["name"] == "ppo"
     assert config["algorithm"]["hyperparams"]["learning_rate"] == 2.5e-4
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert [line["update"] for line in lines] == list(range(1, 21))
-    assert lines[0]["seeds"] == [0, 1, 2]
+    for seeds in ([0, 1], [2]):
+        assert [x["update"] for x in lines if x["seeds"] == seeds] == list(range(1, 21))
     assert (out / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="out must hold no run yet"):
         po.run(CONFIG, out, progress=False)

@@ -21,6 +21,15 @@ TWO_ACTIONS = spaces.Discrete(2)
 HIDDEN = (8,)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    """Compiling is what takes time here: these programs run for milliseconds."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 def make_env(observation=BOX, action=TWO_ACTIONS):
     """All that a network asks of an environment: its two spaces."""
     return SimpleNamespace(

@@ -28,6 +28,15 @@ LIMITED = ENV_PARAMS.replace(max_steps_in_episode=5)  # too short to fall
 BOTH = ENV_PARAMS.replace(max_steps_in_episode=1, theta_threshold_radians=1e-6)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    """Compiling is what takes time here: these programs run for milliseconds."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 class Played(NamedTuple):
     """Rollouts in succession, leaves `[T, N, ...]` over all of them, and the last state."""
 

@@ -283,7 +283,7 @@ def finite(tree: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("name", "space"), [*((name, "categorical") for name in ALGORITHMS), ("npg", "gaussian")]
+    ("name", "space"), [*((name, "categorical") for name in ALGORITHMS), ("trpo", "multi_discrete")]
 )
 def test_an_update_moves_policy_and_critic(name, space):
     base = setup(name, space)
@@ -363,7 +363,7 @@ def test_a_single_action_leaves_the_policy_as_it_is(name):
     assert finite((state, info))
 
 
-@pytest.mark.parametrize(("name", "normalize"), [("trpo", True), ("trpo", False), ("npg", True)])
+@pytest.mark.parametrize(("name", "normalize"), [("trpo", True), ("npg", False)])
 def test_a_single_sample(name, normalize):
     base = setup(name, "categorical", 1, 1, normalize_advantage=normalize)
     state, info = run_update(base)
@@ -571,8 +571,7 @@ def test_a_broken_lane_does_not_touch_its_neighbours():
     ("env_name", "name", "options"),
     [
         ("Pendulum-v1", "trpo", {"fisher": "kl_hessian", "fisher_fraction": 0.25}),
-        ("Bandit", "trpo", {"fisher": "empirical", "fisher_fraction": 0.5}),
-        ("Bandit", "npg", {"fisher": "gauss_newton"}),
+        ("Bandit", "npg", {"fisher": "empirical", "fisher_fraction": 0.5}),
     ],
 )
 def test_options_on_other_kinds_of_action(env_name, name, options):
@@ -584,17 +583,17 @@ def test_options_on_other_kinds_of_action(env_name, name, options):
         **options,
     )
     trainer = po.make_trainer(env, env_params, algorithm, num_envs=4, num_steps=32)
-    train = jax.jit(jax.vmap(po.make_train(trainer, num_updates=60), in_axes=(0, None)))
-    state, log = train(po.seed_keys(8), algorithm.hyperparams)
+    train = jax.jit(po.make_train(trainer, num_updates=60))
+    state, log = train(jax.random.key(0), algorithm.hyperparams)
     info = log.info.mean
     assert finite((state.algorithm, info))
-    assert (np.asarray(state.diverged_at) == -1).all()
+    assert state.diverged_at == -1
     if name == "trpo":
         assert (info["kl"] <= 0.01).all()
         assert (info["step_fraction"] > 0.0).mean() > 0.8
     if env_name == "Bandit":
         # Uniformly random actions earn 1/2 + 1/3; the best 2.
-        assert np.mean(log.episode_return.mean[:, -5:]) > 1.8
+        assert np.mean(log.episode_return.mean[-5:]) > 1.8
 
 
 def positive_garnet(seed: int) -> exact.MDP:
@@ -615,27 +614,25 @@ def test_learning_comes_near_the_optimum_of_policy_iteration(name):
         discount=DISCOUNT, max_kl=0.02, damping=1e-3, critic_learning_rate=0.1
     )
     trainer = po.make_trainer(env, env_params, algorithm, num_envs=16, num_steps=32)
-    train = po.make_train(trainer, num_updates=100)
-    train = jax.jit(jax.vmap(train, in_axes=(0, None, None)))
+    train = jax.jit(po.make_train(trainer, num_updates=100))
 
     @jax.jit
     def returns(mdp, theta):
-        """Of the optimum, of the uniform policy and, mapped, of what was learned."""
-
-        def expected_return(theta):
-            return exact.expected_return(mdp, jax.nn.softmax(theta))
-
+        """Of the optimum, of the uniform policy and of what was learned."""
         optimum = mdp.start @ exact.policy_iteration(mdp).value
-        uniform = expected_return(jnp.zeros_like(theta[0]))
-        return optimum, uniform, jax.lax.map(expected_return, theta)
+        uniform = exact.expected_return(mdp, jnp.full_like(theta, 1.0 / 3.0))
+        return optimum, uniform, exact.expected_return(mdp, jax.nn.softmax(theta))
 
-    for seed in range(3):
-        mdp = positive_garnet(seed)
-        state, _ = train(po.seed_keys(8), hyperparams, make_finite_mdp(mdp, 50)[1])
-        optimum, uniform, learned = returns(mdp, state.algorithm.params.policy)
-        assert uniform < 0.8 * optimum
+    for mdp in map(positive_garnet, range(3)):
+        learned = []
+        for seed in range(4):
+            tables = make_finite_mdp(mdp, 50)[1]
+            state, _ = train(jax.random.key(seed), hyperparams, tables)
+            optimum, uniform, result = returns(mdp, state.algorithm.params.policy)
+            assert uniform < 0.8 * optimum
+            assert result < (1.0 + 1e-5) * optimum
+            learned.append(result)
         assert np.mean(learned) > 0.98 * optimum
-        assert np.max(learned) < (1.0 + 1e-5) * optimum
 
 
 # Wrong arguments.

@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import tyro
 
@@ -286,6 +286,33 @@ class ExperimentConfig:
         data = dataclasses.asdict(self)
         data["algorithm"] = {"name": self.algorithm.name, **data["algorithm"]}
         return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "ExperimentConfig":
+        """Undo `to_dict`.
+
+        Raises:
+            ValueError: naming a field that is missing or unknown.
+        """
+        data = dict(data)
+        algorithm = dict(data.pop("algorithm"))
+        config = algorithm_config(algorithm.pop("name"))
+        return _from_dict(cls, {**data, "algorithm": _from_dict(config, algorithm)})
+
+
+def _from_dict(cls: Any, data: dict[str, Any]) -> Any:
+    """Build a configuration dataclass from nested dictionaries."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    if unknown := set(data) ^ set(fields):
+        raise ValueError(f"{cls.__name__} must have the fields {', '.join(fields)}; {unknown}")
+    hints = get_type_hints(cls)
+    values = {}
+    for name, value in data.items():
+        if isinstance(value, dict) and dataclasses.is_dataclass(hints[name]):
+            values[name] = _from_dict(hints[name], value)
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**values)
 
 
 def algorithm_config(name: str) -> type[AlgorithmConfig]:

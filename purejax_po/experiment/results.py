@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 FINAL_FRACTION = 0.1
 """The share of training, at its end, whose episodes make the final return."""
 
+CIRCUMSTANCES = ("compile_seconds", "run_seconds", "env_steps_per_second", "device")
+"""Attributes that tell how a run went, not what came out."""
+
 
 def to_dataset(log: Log, *, seeds: Any, updates: Any, steps_per_update: int) -> "xr.Dataset":
     """Label a log.
@@ -136,8 +139,14 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def save(dataset: "xr.Dataset", path: Path) -> None:
-    """Write a Dataset as netCDF-4, whole or not at all."""
+    """Write a Dataset as netCDF-4, whole or not at all.
+
+    Times and devices are left to `summary.json`: the file depends on the results alone, to the bit.
+    """
     neighbour = path.with_name(f".{path.name}.partial")
+    dataset = dataset.drop_attrs(deep=False).assign_attrs(
+        {k: v for k, v in dataset.attrs.items() if k not in CIRCUMSTANCES}
+    )
     dataset.to_netcdf(neighbour, engine="h5netcdf")
     os.replace(neighbour, path)
 
@@ -156,10 +165,15 @@ def load(path: str | Path) -> "xr.Dataset":
     path = Path(path)
     path = path / "results.nc" if path.is_dir() else path
     try:
-        return xr.load_dataset(path, engine="h5netcdf")
+        dataset = xr.load_dataset(path, engine="h5netcdf")
     except (OSError, ValueError, KeyError) as error:
         reason = "no such file" if not path.exists() else f"no readable netCDF file ({error})"
         raise ValueError(f"results must be a results.nc file, got {path}: {reason}") from None
+    summary = path.with_name("summary.json")
+    if summary.exists():
+        found = json.loads(summary.read_text())
+        dataset.attrs.update({k: found[k] for k in CIRCUMSTANCES if k in found})
+    return dataset
 
 
 def _number(x: Any) -> float | None:

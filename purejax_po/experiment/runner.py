@@ -1,20 +1,27 @@
-"""Running an experiment: lanes, progress, logs and the files of a run."""
+"""Running an experiment: blocks of lanes, checkpoints, signals, and the files of a run."""
 
 import json
 import os
-import shutil
-import tempfile
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
+from purejax_po.experiment import directory as files
 from purejax_po.experiment import lanes as lanes_module
 from purejax_po.experiment import plots, results
 from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.directory import Done
+from purejax_po.experiment.lanes import Block, Program
+from purejax_po.experiment.progress import Progress, progress_bar
 from purejax_po.metrics import Log
 from purejax_po.training import make_trainer, window_lengths
 from purejax_po.types import Trainer
@@ -22,10 +29,22 @@ from purejax_po.types import Trainer
 if TYPE_CHECKING:
     import xarray as xr
 
-RUN_FILES = ("config.json", "results.nc", "summary.json", "learning_curve.png", "log.jsonl")
 
-Progress = Callable[[int, float], None]
-"""Called after every window with the environment steps done in it and its mean episode return."""
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to stop; its state is saved."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__()
+        self.signal_number = signal_number
+
+
+class Saving(NamedTuple):
+    """When checkpoints are written."""
+
+    every_minutes: float = 1.0
+    """0: after every window."""
+    keep: int = 2
+    """Steps to keep."""
 
 
 class Experiment(NamedTuple):
@@ -34,6 +53,7 @@ class Experiment(NamedTuple):
     config: ExperimentConfig
     trainer: Trainer
     directory: Path | None
+    is_resumed: bool = False
 
 
 def run(
@@ -42,6 +62,7 @@ def run(
     *,
     overwrite: bool = False,
     progress: bool | Progress = True,
+    saving: "Saving | None" = None,
 ) -> "xr.Dataset":
     """Train every seed of an experiment.
 
@@ -50,14 +71,30 @@ def run(
         out: directory for the run's files; none are written without it.
         overwrite: replace the run that `out` already holds.
         progress: show a progress bar, or a function to call after every window.
+        saving: when to write checkpoints to `out` (default: every minute, two kept).
 
     Returns:
         Results labelled by `seed` and `update` (see `results.to_dataset`).
 
     Raises:
         ValueError: for a bad configuration or directory, before anything is compiled.
+        Interrupted: after SIGINT or SIGTERM, once the state is saved (with `out`).
     """
-    return execute(prepare(config, out, overwrite=overwrite), progress=progress)
+    experiment = prepare(config, out, overwrite=overwrite)
+    return execute(experiment, progress=progress, saving=saving)
+
+
+def resume(
+    out: str | os.PathLike[str],
+    *,
+    progress: bool | Progress = True,
+    saving: "Saving | None" = None,
+) -> "xr.Dataset":
+    """Continue the run that a directory holds; its results are those of an undisturbed run.
+
+    Arguments, result and errors as `run`; a run that is complete already is read.
+    """
+    return execute(prepare_resume(out), progress=progress, saving=saving)
 
 
 def prepare(
@@ -75,112 +112,179 @@ def prepare(
     config.check()
     directory = None if out is None else Path(out)
     if directory is not None:
-        check_directory(directory, overwrite)
-    env, env_params = config.make_env()
-    trainer = make_trainer(
-        env,
-        env_params,
-        config.algorithm.build(env, env_params),
-        num_envs=config.algorithm.num_envs,
-        num_steps=config.algorithm.num_steps,
-    )
-    return Experiment(config, trainer, directory)
+        files.check_writable(directory, overwrite)
+    return Experiment(config, _make_trainer(config), directory)
 
 
-def execute(experiment: Experiment, *, progress: bool | Progress = True) -> "xr.Dataset":
-    """Train, and write the run's files; arguments and result as `run`."""
+def prepare_resume(out: str | os.PathLike[str]) -> Experiment:
+    """As `prepare`, for the run that a directory holds.
+
+    Raises:
+        ValueError: if the directory is no run.
+    """
+    lanes_module.use_cpu_cores()
+    directory = Path(out)
+    config = files.read_config(directory)
+    config.check()
+    return Experiment(config, _make_trainer(config), directory, is_resumed=True)
+
+
+def execute(
+    experiment: Experiment, *, progress: bool | Progress = True, saving: "Saving | None" = None
+) -> "xr.Dataset":
+    """Train, and write the run's files; arguments, result and errors as `run`."""
+    saving = saving or Saving()
     if callable(progress):
-        return _execute(experiment, progress)
+        return _execute(experiment, progress, saving)
     if not progress:
-        return _execute(experiment, lambda steps, episode_return: None)
-    with _progress_bar(experiment.config) as advance:
-        return _execute(experiment, advance)
+        return _execute(experiment, lambda steps, episode_return: None, saving)
+    with progress_bar(experiment.config) as advance:
+        return _execute(experiment, advance, saving)
 
 
-def _execute(experiment: Experiment, advance: Progress) -> "xr.Dataset":
-    config, trainer, directory = experiment
-    if directory is not None:
-        prepare_directory(directory)
-        results.write_json(directory / "config.json", config.to_dict())
-
+def _execute(experiment: Experiment, advance: Progress, saving: Saving) -> "xr.Dataset":
+    config, trainer, directory, is_resumed = experiment
     seeds = np.arange(config.first_seed, config.first_seed + config.num_seeds)
     lanes = lanes_module.make_lanes(seeds, trainer.algorithm.hyperparams, trainer.env_params)
+    stored = files.stored_lanes_per_device(directory) if directory and is_resumed else None
     devices, width = lanes_module.plan(
-        len(seeds), config.lanes_per_device, config.num_devices
+        len(seeds), stored or config.lanes_per_device, config.num_devices
     )
-    program = lanes_module.compile_program(trainer, lanes, config.num_updates, devices, width)
+    blocks = lanes_module.make_blocks(lanes, width)
+    program = lanes_module.compile_program(trainer, blocks[0].lanes, config.num_updates, devices)
+    done: dict[int, Done] = {}
+    if directory is not None and is_resumed:
+        done = _restore(directory, config, blocks, program)
+    elif directory is not None:
+        files.create(directory, config)
 
-    lengths = window_lengths(config.num_updates, config.log_every).tolist()
-    updates = np.cumsum(lengths)
     start = time.perf_counter()
-    logs, marks = [], []
-    for begin, chunk in zip(
-        range(0, len(seeds), program.width), lanes_module.chunks(lanes, program.width), strict=True
-    ):
-        real = min(program.width, len(seeds) - begin)
-        windows, diverged_at = [], None
-        for i, padded in enumerate(lanes_module.run_chunk(program, chunk, lengths)):
-            log, diverged_at = jax.tree.map(lambda x, n=real: x[:n], padded)
-            windows.append(log)
-            advance(real * lengths[i] * trainer.steps_per_update, _mean_return(log))
-            if directory is not None:
-                steps = int(updates[i]) * trainer.steps_per_update
-                _append_log(directory / "log.jsonl", chunk.seed[:real], int(updates[i]), steps, log)
-        logs.append(jax.tree.map(lambda *x: np.stack(x, axis=1), *windows))
-        marks.append(diverged_at)
+    with _stop_signal() as received:
+        run_ = _Run(experiment, saving, program, advance, done)
+        run_.train([block for block in blocks if block.index not in done], received)
     run_seconds = time.perf_counter() - start
 
-    log = jax.tree.map(lambda *x: np.concatenate(x), *logs)
-    dataset = results.to_dataset(
-        log, seeds=seeds, updates=updates, steps_per_update=trainer.steps_per_update
+    parts = [done[block.index] for block in blocks]
+    log, diverged_at = jax.tree.map(
+        lambda *x: np.concatenate(x), *[(part.log, part.diverged_at) for part in parts]
     )
-    dataset["diverged_at"] = "seed", np.concatenate(marks)
-    total = len(seeds) * config.num_updates * trainer.steps_per_update
+    updates = np.cumsum(_lengths(config))
+    per_update = trainer.steps_per_update
+    dataset = results.to_dataset(log, seeds=seeds, updates=updates, steps_per_update=per_update)
+    dataset["diverged_at"] = "seed", diverged_at
     dataset.attrs.update(
         algorithm=config.algorithm.name,
         env=config.env,
         config=json.dumps(config.to_dict()),
+        lanes_per_device=width,
+        versions=json.dumps(results.versions()),
         compile_seconds=program.compile_seconds,
         run_seconds=run_seconds,
-        env_steps_per_second=total / run_seconds,
-        lanes_per_device=program.lanes_per_device,
+        env_steps_per_second=run_.num_updates * per_update / run_seconds,
         device=f"{len(devices)} × {devices[0].device_kind}",
-        versions=json.dumps(results.versions()),
     )
     if directory is not None:
         _write_results(dataset, directory)
     return dataset
 
 
-def check_directory(directory: Path, overwrite: bool) -> None:
-    """Check that a run can be written to a directory, without leaving a trace.
+class _Run:
+    """The host's loop over ticks: progress, log, checkpoints."""
 
-    Raises:
-        ValueError: if it is a file, holds a run already, or cannot be written to.
-    """
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(f"out must be a directory, got the file {directory}")
-    if (directory / "config.json").exists() and not overwrite:
-        raise ValueError(
-            f"out must hold no run yet, got {directory} with a config.json; "
-            "choose another directory or overwrite it (--overwrite)"
-        )
-    existing = directory.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise ValueError(f"out must be writable, got {directory}: {error.strerror}") from None
+    def __init__(
+        self,
+        experiment: Experiment,
+        saving: Saving,
+        program: Program,
+        advance: Progress,
+        done: dict[int, Done],
+    ) -> None:
+        self.config, self.trainer, self.directory, _ = experiment
+        self.saving, self.program, self.advance, self.done = saving, program, advance, done
+        self.lengths = _lengths(self.config)
+        self.updates = np.cumsum(self.lengths).tolist()
+        self.num_updates = 0
+        """Updates of all real lanes made by this call."""
+        self._unsaved: dict[int, Done] = {}
+        self._saved_at = time.perf_counter()
+
+    def train(self, blocks: list[Block], received: list[int]) -> None:
+        """Run the blocks to their end, or save and raise once a signal has been received."""
+
+        def pause() -> bool:
+            return bool(received) or (self.directory is not None and self._is_due())
+
+        for tick in lanes_module.run_blocks(self.program, blocks, self.lengths, pause):
+            for block, log in tick.finished:
+                self._record(block, log)
+            if tick.synced:
+                under_way = [b for b in blocks if 0 < len(b.logs) < len(self.lengths)]
+                self._save(under_way)
+                if received:
+                    raise Interrupted(received[0])
+        self._save([])
+
+    def _record(self, block: Block, log: Log) -> None:
+        """Take note of one finished window."""
+        i = len(block.logs) - 1
+        self.num_updates += block.num_real * self.lengths[i]
+        per_update = self.trainer.steps_per_update
+        self.advance(block.num_real * self.lengths[i] * per_update, _mean_return(log))
+        if self.directory is not None:
+            path, update = self.directory / files.LOG, self.updates[i]
+            files.append_log(path, block, update, update * per_update, log)
+        if i + 1 == len(self.lengths):
+            self.done[block.index] = self._unsaved[block.index] = files.finish(block)
+            block.state, block.logs = None, []
+
+    def _is_due(self) -> bool:
+        return time.perf_counter() - self._saved_at >= 60 * self.saving.every_minutes
+
+    def _save(self, under_way: list[Block]) -> None:
+        if self.directory is not None:
+            files.save_checkpoint(
+                self.directory,
+                under_way=under_way,
+                done=self._unsaved,
+                lanes_per_device=self.program.lanes_per_device,
+                config=self.config,
+                keep=self.saving.keep,
+            )
+        self._unsaved = {}
+        self._saved_at = time.perf_counter()
 
 
-def prepare_directory(directory: Path) -> None:
-    """Make the directory, and remove the files of the run that it held."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in RUN_FILES:
-        (directory / name).unlink(missing_ok=True)
-    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+def _restore(
+    directory: Path, config: ExperimentConfig, blocks: list[Block], program: Program
+) -> dict[int, Done]:
+    """Bring the blocks to where the checkpoints left them, and the log with them."""
+    done, problems = files.restore(
+        directory, config, blocks, program.state_shapes, program.log_shapes
+    )
+    for problem in problems:
+        warnings.warn(f"{problem}; an older one is used", stacklevel=4)
+    ends = [0, *np.cumsum(_lengths(config)).tolist()]
+    updates = {
+        int(b.lanes.seed[0]): ends[-1] if b.index in done else ends[len(b.logs)] for b in blocks
+    }
+    files.trim_log(directory / files.LOG, updates)
+    return done
+
+
+def _make_trainer(config: ExperimentConfig) -> Trainer:
+    env, env_params = config.make_env()
+    return make_trainer(
+        env,
+        env_params,
+        config.algorithm.build(env, env_params),
+        num_envs=config.algorithm.num_envs,
+        num_steps=config.algorithm.num_steps,
+    )
+
+
+def _lengths(config: ExperimentConfig) -> list[int]:
+    """Updates of each window."""
+    return window_lengths(config.num_updates, config.log_every).tolist()
 
 
 def _write_results(dataset: "xr.Dataset", directory: Path) -> None:
@@ -191,75 +295,31 @@ def _write_results(dataset: "xr.Dataset", directory: Path) -> None:
     results.write_json(directory / "summary.json", results.summarize(dataset))
 
 
-def _append_log(path: Path, seeds: Any, update: int, steps: int, log: Log) -> None:
-    """Append one line for a window of a chunk, in a single write."""
-    line = {
-        "update": update,
-        "steps": steps,
-        "seeds": seeds.tolist(),
-        "num_episodes": log.episode_return.count.astype(int).tolist(),
-        "episode_return": [
-            round(float(mean), 4) if count > 0 else None
-            for mean, count in zip(log.episode_return.mean, log.episode_return.count, strict=True)
-        ],
-    }
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
-
-
 def _mean_return(log: Log) -> float:
     """Mean return of all episodes of a window; NaN if none ended."""
     count = log.episode_return.count
     return float((count * log.episode_return.mean).sum() / count.sum()) if count.any() else np.nan
 
 
-class _progress_bar:  # noqa: N801 - used as a function
-    """A context that gives a function advancing a rich progress bar on stderr."""
+@contextmanager
+def _stop_signal() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying of them; the second one is final."""
+    received: list[int] = []
 
-    def __init__(self, config: ExperimentConfig) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
+    def handle(number: int, frame: Any) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+        print("\nstopping after this window; once more to leave at once", file=sys.stderr)
 
-        self._bar = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[speed]} steps/s"),
-            TextColumn("return {task.fields[episode_return]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        algorithm = config.algorithm
-        self._total = (
-            config.num_seeds * config.num_updates * algorithm.num_envs * algorithm.num_steps
-        )
-        self._description = f"{algorithm.name} on {config.env}, {config.num_seeds} seeds"
-
-    def __enter__(self) -> Progress:
-        self._bar.start()
-        task = self._bar.add_task(
-            f"{self._description}: compiling", total=self._total, speed="-", episode_return="-"
-        )
-        done, start = 0, 0.0
-
-        def advance(steps: int, episode_return: float) -> None:
-            nonlocal done, start
-            now = time.perf_counter()
-            speed = "-" if done == 0 else f"{done / max(now - start, 1e-9):,.0f}"
-            start = now if done == 0 else start
-            shown = "-" if np.isnan(episode_return) else f"{episode_return:.1f}"
-            done += steps
-            self._bar.update(
-                task,
-                advance=steps,
-                description=self._description,
-                speed=speed,
-                episode_return=shown,
-            )
-
-        return advance
-
-    def __exit__(self, *exception: Any) -> None:
-        self._bar.stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous: dict[int, Any] = {
+        number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

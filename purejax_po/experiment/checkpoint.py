@@ -1,0 +1,179 @@
+"""Checkpoints: directories of arrays that are whole and verified, or not used.
+
+orbax writes the arrays; around them stands a manifest with the sha256 of every file, written last,
+and the directory is renamed into place. A flipped byte, a truncated or missing file and a directory
+under another's name are all detected on load. Nothing that is loaded can execute code.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MANIFEST = "manifest.json"
+ARRAYS = "arrays"
+FORMAT = 1
+
+Arrays = dict[str, np.ndarray]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says which and why."""
+
+
+def save(directory: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        directory: where it will stand; its name is part of what is verified.
+        arrays: NumPy arrays by name; empty ones are left out.
+        meta: anything JSON holds.
+
+    Raises:
+        OSError: if the disk is full or the parent has vanished; nothing is left behind.
+    """
+    import orbax.checkpoint as ocp
+
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        names = sorted(name for name, array in arrays.items() if array.size)
+        numbered = {f"{i:05d}": np.asarray(arrays[name]) for i, name in enumerate(names)}
+        ocp.PyTreeCheckpointer().save((partial / ARRAYS).absolute(), numbered)
+        manifest = {
+            "format": FORMAT,
+            "name": directory.name,
+            "meta": meta,
+            "leaves": names,
+            "files": {str(p.relative_to(partial)): _sha256(p) for p in _files(partial)},
+        }
+        text = json.dumps({"sha256": _sha256_of_json(manifest), **manifest})
+        with (partial / MANIFEST).open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.rmtree(directory, ignore_errors=True)
+        os.replace(partial, directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def load(directory: Path) -> tuple[Arrays, dict[str, Any]]:
+    """Verify and read a checkpoint.
+
+    Returns:
+        The arrays by name, and the meta data.
+
+    Raises:
+        CheckpointError: naming the checkpoint and what is wrong with it.
+    """
+    import orbax.checkpoint as ocp
+
+    manifest = verify(directory)
+    try:
+        numbered = ocp.PyTreeCheckpointer().restore((directory / ARRAYS).absolute())
+        arrays = {
+            name: np.asarray(numbered[f"{i:05d}"]) for i, name in enumerate(manifest["leaves"])
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"checkpoint {directory} is unreadable: {error}") from None
+    return arrays, manifest["meta"]
+
+
+def verify(directory: Path) -> dict[str, Any]:
+    """Compare every byte of a checkpoint with its manifest, and return the manifest.
+
+    Raises:
+        CheckpointError: naming the checkpoint and what is wrong with it.
+    """
+
+    def bad(reason: str) -> CheckpointError:
+        return CheckpointError(f"checkpoint {directory} is unusable: {reason}")
+
+    try:
+        manifest = json.loads((directory / MANIFEST).read_bytes())
+        claimed = manifest.pop("sha256")
+    except (OSError, ValueError, KeyError, AttributeError):
+        raise bad("its manifest is missing or damaged") from None
+    if claimed != _sha256_of_json(manifest):
+        raise bad("its manifest is damaged")
+    if manifest["format"] != FORMAT:
+        raise bad(f"its format is {manifest['format']}, this version reads {FORMAT}")
+    if manifest["name"] != directory.name:
+        raise bad(f"it was written as {manifest['name']}")
+    found = {str(p.relative_to(directory)) for p in _files(directory)} - {MANIFEST}
+    for name, expected in manifest["files"].items():
+        if name not in found:
+            raise bad(f"{name} is missing")
+        if _sha256(directory / name) != expected:
+            raise bad(f"{name} is damaged")
+    if extra := found - set(manifest["files"]):
+        raise bad(f"{min(extra)} does not belong to it")
+    return manifest
+
+
+def flatten(tree: Any) -> Arrays:
+    """Name the leaves of a pytree by their paths, as NumPy arrays; keys become their data."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    fetched = jax.device_get([_key_data(leaf) for _, leaf in leaves])
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for (path, _), leaf in zip(leaves, fetched, strict=True)
+    }
+
+
+def unflatten(template: Any, arrays: Arrays) -> Any:
+    """Put arrays by name into the structure of `template` (shapes and dtypes suffice).
+
+    Raises:
+        CheckpointError: naming a leaf that is missing, left over, or of another shape or dtype.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
+    names = [jax.tree_util.keystr(path) for path, _ in leaves]
+    if left_over := set(arrays) - set(names):
+        raise CheckpointError(f"the checkpoint has a leaf that the run has not: {min(left_over)}")
+    restored = []
+    for name, (_, leaf) in zip(names, leaves, strict=True):
+        expected = jax.eval_shape(_key_data, leaf)
+        if name not in arrays and 0 in expected.shape:
+            array = np.zeros(expected.shape, expected.dtype)
+        elif name not in arrays:
+            raise CheckpointError(f"the checkpoint lacks a leaf of the run: {name}")
+        else:
+            array = arrays[name]
+        if array.shape != expected.shape or array.dtype != expected.dtype:
+            raise CheckpointError(
+                f"leaf {name} must be {expected.dtype}{list(expected.shape)} in the run, "
+                f"the checkpoint has {array.dtype}{list(array.shape)}"
+            )
+        restored.append(jax.random.wrap_key_data(jnp.asarray(array)) if _is_key(leaf) else array)
+    return jax.tree.unflatten(structure, restored)
+
+
+def _key_data(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.rglob("*") if not p.is_dir())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_of_json(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,282 @@
+"""A run's directory: configuration, log, checkpoints of unfinished and of finished blocks.
+
+`checkpoints/step-N` holds the blocks that were under way when it was written; the newest few are
+kept. `checkpoints/done-N` holds the logs and final policies of blocks that finished before it was
+written; all are kept, for they are the results.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from purejax_po.experiment import checkpoint, results
+from purejax_po.experiment.checkpoint import CheckpointError
+from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.lanes import Block
+from purejax_po.metrics import Log
+
+CONFIG, LOG, CHECKPOINTS = "config.json", "log.jsonl", "checkpoints"
+RUN_FILES = (CONFIG, LOG, "results.nc", "summary.json", "learning_curve.png", CHECKPOINTS)
+
+
+class Done(NamedTuple):
+    """What is left of a finished block, leaves `[num_real, ...]`."""
+
+    log: Log
+    """`[num_real, windows]`."""
+    diverged_at: Any
+    params: Any
+    """The final parameters of the algorithm."""
+
+
+def check_writable(directory: Path, overwrite: bool) -> None:
+    """Check that a run can be written to a directory, without leaving a trace.
+
+    Raises:
+        ValueError: if it is a file, holds a run already, or cannot be written to.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"out must be a directory, got the file {directory}")
+    if (directory / CONFIG).exists() and not overwrite:
+        raise ValueError(
+            f"out must hold no run yet, got {directory} with a {CONFIG}; "
+            "choose another directory, resume it or overwrite it (--overwrite)"
+        )
+    existing = directory.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(f"out must be writable, got {directory}: {error.strerror}") from None
+
+
+def create(directory: Path, config: ExperimentConfig) -> None:
+    """Make the directory, remove the run that it held, and write the configuration."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in RUN_FILES:
+        path = directory / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    (directory / CHECKPOINTS).mkdir()
+    results.write_json(directory / CONFIG, config.to_dict())
+
+
+def read_config(directory: Path) -> ExperimentConfig:
+    """Read the configuration of a run.
+
+    Raises:
+        ValueError: if the directory is no run.
+    """
+    try:
+        data = json.loads((directory / CONFIG).read_text())
+    except (OSError, ValueError):
+        raise ValueError(
+            f"directory must be that of a run, got {directory}, which has no readable {CONFIG}"
+        ) from None
+    return ExperimentConfig.from_dict(data)
+
+
+def config_hash(config: ExperimentConfig) -> str:
+    """Hash what a run's results depend on; where it runs is left out."""
+    data = {k: v for k, v in config.to_dict().items() if k not in ("num_devices",)}
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def append_log(path: Path, block: Block, update: int, steps: int, log: Log) -> None:
+    """Append one line for a window of a block, in a single write."""
+    episodes = log.episode_return
+    line = {
+        "update": update,
+        "steps": steps,
+        "seeds": block.lanes.seed[: block.num_real].tolist(),
+        "num_episodes": episodes.count.astype(int).tolist(),
+        "episode_return": [
+            round(float(mean), 4) if count > 0 else None
+            for mean, count in zip(episodes.mean, episodes.count, strict=True)
+        ],
+    }
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def trim_log(path: Path, updates_done: dict[int, int]) -> None:
+    """Drop the lines that a resumed run will write again, and a last line cut short.
+
+    Args:
+        path: of the log.
+        updates_done: by the first seed of each block, the updates that are not done again.
+    """
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry["update"] <= updates_done.get(entry["seeds"][0], 0):
+            kept.append(line + "\n")
+    results.write_text(path, "".join(kept))
+
+
+def save_checkpoint(
+    directory: Path,
+    *,
+    under_way: list[Block],
+    done: dict[int, Done],
+    lanes_per_device: int,
+    config: ExperimentConfig,
+    keep: int,
+) -> None:
+    """Write the blocks under way as a step and newly finished ones as done; drop old steps."""
+    number = 1 + max((n for _, n in _numbered(directory)), default=0)
+    meta: dict[str, Any] = {
+        "lanes_per_device": lanes_per_device,
+        "config_sha256": config_hash(config),
+        "versions": results.versions(),
+    }
+    if done:
+        arrays = _join({str(index): checkpoint.flatten(part) for index, part in done.items()})
+        path = directory / CHECKPOINTS / f"done-{number:06d}"
+        checkpoint.save(path, arrays, {**meta, "blocks": sorted(done)})
+    if under_way:
+        parts = {
+            str(b.index): checkpoint.flatten({"state": b.state, "log": stack(b.logs)})
+            for b in under_way
+        }
+        windows = {str(b.index): len(b.logs) for b in under_way}
+        path = directory / CHECKPOINTS / f"step-{number:06d}"
+        checkpoint.save(path, _join(parts), {**meta, "blocks": windows})
+    steps = [path for path, _ in _numbered(directory) if path.name.startswith("step-")]
+    for path in steps[: -keep if under_way else None]:
+        shutil.rmtree(path)
+
+
+def restore(
+    directory: Path, config: ExperimentConfig, blocks: list[Block], state: Any, log: Log
+) -> tuple[dict[int, Done], list[str]]:
+    """Bring blocks to where the valid checkpoints of a run left them.
+
+    Args:
+        directory: of the run.
+        config: its configuration.
+        blocks: as new; those of the newest valid step get its state and logs.
+        state, log: shapes and dtypes of a block's TrainState and of a window's log, `[K, ...]`.
+
+    Returns:
+        What is done, by index of the block, and what was wrong with the checkpoints not used.
+
+    Raises:
+        CheckpointError: if there are checkpoints but none that can be used, or if they belong to
+            another configuration or to a run of another structure.
+    """
+    done: dict[int, Done] = {}
+    problems: list[str] = []
+    step_found = any_found = False
+    for path, _ in reversed(_numbered(directory)):
+        is_step = path.name.startswith("step-")
+        if is_step and step_found:
+            continue
+        try:
+            arrays, meta = checkpoint.load(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        any_found = True
+        if meta["config_sha256"] != config_hash(config):
+            raise CheckpointError(f"{path} belongs to another configuration than {CONFIG} holds")
+        step_found = step_found or is_step
+        for index, part in _split(arrays).items():
+            block = blocks[index]
+            if is_step:
+                windows = meta["blocks"][str(index)]
+                template = {"state": state, "log": _stacked(log, block.num_real, windows)}
+                restored = _unflatten(path, meta, template, part)
+                block.state, block.num_windows = restored["state"], windows
+                block.logs = unstack(restored["log"])
+            else:
+                windows = math.ceil(config.num_updates / config.log_every)
+                template = done_shapes(state, log, block.num_real, windows)
+                done[index] = _unflatten(path, meta, template, part)
+    if problems and not any_found:
+        raise CheckpointError(f"{problems[0]}; there is no older one: start anew (--overwrite)")
+    return done, problems
+
+
+def stored_lanes_per_device(directory: Path) -> int | None:
+    """K of the newest checkpoint whose manifest can be read; `None` without one."""
+    for path, _ in reversed(_numbered(directory)):
+        try:
+            return checkpoint.verify(path)["meta"]["lanes_per_device"]
+        except CheckpointError:
+            continue
+    return None
+
+
+def done_shapes(state: Any, log: Log, num_real: int, num_windows: int) -> Done:
+    """Shapes and dtypes of what a block with `num_real` lanes leaves behind."""
+
+    def cut(x: Any) -> Any:
+        return jax.ShapeDtypeStruct((num_real, *x.shape[1:]), x.dtype)
+
+    params = jax.tree.map(cut, state.algorithm.params)
+    return Done(_stacked(log, num_real, num_windows), cut(state.diverged_at), params)
+
+
+def finish(block: Block) -> Done:
+    """Fetch what a finished block leaves behind."""
+    state = jax.device_get((block.state.diverged_at, block.state.algorithm.params))
+    diverged_at, params = jax.tree.map(lambda x: x[: block.num_real], state)
+    return Done(stack(block.logs), diverged_at, params)
+
+
+def stack(logs: list[Log]) -> Log:
+    """Join logs of successive windows: leaves `[lanes]` become `[lanes, windows]`."""
+    return jax.tree.map(lambda *x: np.stack(x, axis=1), *logs)
+
+
+def unstack(log: Log) -> list[Log]:
+    """Undo `stack`."""
+    windows = log.info.count.shape[1]
+    return [jax.tree.map(lambda x, i=i: x[:, i], log) for i in range(windows)]
+
+
+def _stacked(log: Log, num_real: int, num_windows: int) -> Log:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_real, num_windows), x.dtype), log)
+
+
+def _unflatten(path: Path, meta: dict[str, Any], template: Any, arrays: checkpoint.Arrays) -> Any:
+    try:
+        return checkpoint.unflatten(template, arrays)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path} does not fit this version of the package: {error} "
+            f"(written by purejax-po {meta['versions']['purejax-po']})"
+        ) from None
+
+
+def _numbered(directory: Path) -> list[tuple[Path, int]]:
+    """The checkpoints of a run with their numbers, oldest first."""
+    paths = [*(directory / CHECKPOINTS).glob("step-*"), *(directory / CHECKPOINTS).glob("done-*")]
+    numbers = [(p, int(p.name.partition("-")[2])) for p in paths if p.name[5:].isdigit()]
+    return sorted(numbers, key=lambda pair: (pair[1], pair[0].name))
+
+
+def _join(parts: dict[str, checkpoint.Arrays]) -> checkpoint.Arrays:
+    """Put the arrays of several blocks into one dictionary: `index/leaf`."""
+    return {f"{i}/{name}": array for i, part in parts.items() for name, array in part.items()}
+
+
+def _split(arrays: checkpoint.Arrays) -> dict[int, checkpoint.Arrays]:
+    """Undo `_join`."""
+    parts: dict[int, checkpoint.Arrays] = {}
+    for joined, array in arrays.items():
+        index, _, name = joined.partition("/")
+        parts.setdefault(int(index), {})[name] = array
+    return parts
