@@ -106,17 +106,21 @@ class Timed:
         )
         everything = lanes.make_lanes(np.arange(case.num_seeds), algorithm.hyperparams, env_params)
         devices, width = lanes.plan(case.num_seeds)
-        self.program = lanes.compile_program(trainer, everything, 10**6, devices, width)
-        chunk = next(lanes.chunks(everything, self.program.width))
-        self.placed = lanes.start_chunk(self.program, chunk)
-        self.updates = case.updates
+        blocks = lanes.make_blocks(everything, width)
+        self.program = lanes.compile_program(trainer, blocks[0].lanes, 10**6, devices)
+        self.placed = []
+        for block, device in zip(blocks, devices, strict=True):
+            state = self.program.init(*jax.device_put(tuple(block.lanes), devices[0]))
+            inputs = block.lanes.hyperparams, state, block.lanes.env_params, np.int32(case.updates)
+            self.placed.append(list(jax.device_put(inputs, device)))
         self.steps = case.num_seeds * case.updates * trainer.steps_per_update
 
     def run(self) -> float:
         """Return environment steps per second of one call."""
         start = time.perf_counter()
-        outputs = lanes.run_window_on_devices(self.program, self.placed, self.updates)
-        jax.block_until_ready((outputs, self.placed))
+        for window, inputs in zip(self.program.window, self.placed, strict=True):
+            inputs[1], _ = window(*inputs)
+        jax.block_until_ready(self.placed)
         return self.steps / (time.perf_counter() - start)
 
 

@@ -169,14 +169,15 @@ def parse(arguments: Sequence[str]) -> Any:
         check_choice("command", arguments[0], tuple(COMMANDS))
     if arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-"):
         algorithm_config(arguments[1])
-    defaults = {Train: _preset_command(_option(arguments, "--preset"))}
+    train = _preset_command(_option(arguments, "--preset"))
+    subcommands = {
+        name: tyro.conf.subcommand(name, default=train)
+        if command is Train
+        else tyro.conf.subcommand(name)
+        for name, command in COMMANDS.items()
+    }
     commands = Union[  # noqa: UP007
-        tuple(
-            Annotated[
-                command, tyro.conf.subcommand(name, default=defaults.get(command, tyro.MISSING))
-            ]
-            for name, command in COMMANDS.items()
-        )
+        tuple(Annotated[command, subcommands[name]] for name, command in COMMANDS.items())
     ]
     errors = io.StringIO()
     try:

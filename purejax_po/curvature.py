@@ -137,9 +137,11 @@ def conjugate_gradient(
         alpha = r_square / p_product_p
         new_r = r - alpha * product_p
         new_r_square = new_r @ new_r
-        good = active & (p_product_p > 0) & jnp.isfinite(alpha) & jnp.isfinite(new_r_square)
+        new_x = x + alpha * p
         new_p = new_r + (new_r_square / r_square) * p
-        x = jnp.where(good, x + alpha * p, x)
+        finite = jnp.isfinite(new_r_square) & jnp.all(jnp.isfinite(new_x))
+        good = active & (p_product_p > 0) & finite
+        x = jnp.where(good, new_x, x)
         r, p = jnp.where(good, new_r, r), jnp.where(good, new_p, p)
         r_square = jnp.where(good, new_r_square, r_square)
         active = good & (r_square > jnp.square(tolerance) * b_square)

@@ -305,6 +305,8 @@ def test_zero_advantages_leave_the_policy_as_it_is(name):
     assert identical(state.params.critic, before.params.critic)
     assert finite((state, info))
     assert info["cg_residual"] == 0.0
+    # TRPO wants the surrogate to gain; NPG takes its zero step.
+    assert info["step_fraction"] == (0.0 if name == "trpo" else 1.0)
 
 
 def test_a_rejected_line_search_leaves_the_policy_as_it_is():

@@ -86,6 +86,11 @@ def fit(
         updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), value
 
+    size = value_target.size
+    if size % minibatch_size:
+        raise ValueError(
+            f"critic_minibatch_size must divide the batch of {size} samples, got {minibatch_size}"
+        )
     needed = transition._replace(action=None, next_obs=None, behaviour=None)
     fitted, losses = minibatch.epochs(
         key,
@@ -93,9 +98,9 @@ def fit(
         (params, optimizer_state),
         minibatch.flatten_time((needed, value_target)),
         num_epochs=num_epochs,
-        num_minibatches=value_target.size // minibatch_size,
+        num_minibatches=size // minibatch_size,
     )
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(fitted[0])]))
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(fitted)]))
     before = params, optimizer_state
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), fitted, before)
     return *kept, jnp.mean(losses)
