@@ -25,9 +25,10 @@ from purejax_po.experiment.config import (
 )
 from purejax_po.experiment.lanes import use_cpu_cores
 from purejax_po.experiment.plots import plot
+from purejax_po.experiment.policies import evaluate_run, load_policy, render
 from purejax_po.experiment.results import load as load_results
 from purejax_po.experiment.results import summarize
-from purejax_po.experiment.runner import run
+from purejax_po.experiment.runner import Interrupted, Saving, resume, run
 from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
 from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
@@ -39,6 +40,7 @@ __all__ = [
     "Critic",
     "Evaluation",
     "ExperimentConfig",
+    "Interrupted",
     "NPGConfig",
     "NPGHyperparams",
     "NetworkConfig",
@@ -47,6 +49,7 @@ __all__ = [
     "Policy",
     "Result",
     "Rollout",
+    "Saving",
     "TRPOConfig",
     "TRPOHyperparams",
     "TrainState",
@@ -57,7 +60,9 @@ __all__ = [
     "distributions",
     "environments",
     "evaluate",
+    "evaluate_run",
     "linear_critic",
+    "load_policy",
     "load_results",
     "make_env",
     "make_train",
@@ -69,6 +74,8 @@ __all__ = [
     "npg",
     "plot",
     "ppo",
+    "render",
+    "resume",
     "rollout",
     "run",
     "seed_keys",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 import tyro
 
 from purejax_po import environments
-from purejax_po.experiment import results, runner
+from purejax_po.experiment import policies, results, runner
 from purejax_po.experiment.checkpoint import CheckpointError
 from purejax_po.experiment.config import (
     ALGORITHMS,
@@ -92,6 +92,66 @@ class Resume:
 Train.__annotations__["algorithm"] = Annotated[AnyAlgorithm, tyro.conf.arg(name="")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Evaluate a run's final policies, every seed on the same episodes."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """The directory of the run."""
+    episodes: int = 100
+    """Episodes per seed."""
+    sample: bool = False
+    """Sample actions rather than taking the most likely ones."""
+
+    def execute(self) -> int:
+        """Print the returns, and write `evaluation.json` beside the run's results."""
+        try:
+            evaluation = policies.evaluate_run(
+                self.directory, num_episodes=self.episodes, greedy=not self.sample
+            )
+        except ValueError as error:
+            return _fail(error)
+        means = evaluation["episode_return"].mean("episode").values
+        found = {
+            "episodes_per_seed": self.episodes,
+            "greedy": not self.sample,
+            "final_return": results.over_seeds(means),
+            "per_seed": dict(zip(evaluation["seed"].values.tolist(), means.tolist(), strict=True)),
+        }
+        results.write_json(self.directory / "evaluation.json", found)
+        _print_rows(
+            f"evaluation of {self.directory}",
+            {
+                "seeds, episodes each": f"{len(means)}, {self.episodes}",
+                "actions": "sampled" if self.sample else "most likely",
+                **_return_rows(found["final_return"]),
+            },
+        )
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Render:
+    """Draw an episode of one seed's final policy as an animated GIF."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """The directory of the run."""
+    seed: int = 0
+    """Which seed's policy."""
+    out: Path | None = None
+    """The file to write (default: DIRECTORY/seed-SEED.gif)."""
+
+    def execute(self) -> int:
+        """Write the GIF."""
+        path = self.out or self.directory / f"seed-{self.seed}.gif"
+        try:
+            frames = policies.render(self.directory, path, seed=self.seed)
+        except ValueError as error:
+            return _fail(error)
+        _console().print(f"{path}: {frames} frames")
+        return 0
+
+
 @dataclass(frozen=True)
 class Envs:
     """List the environments: id, observations, actions, time limit (steps)."""
@@ -140,6 +200,8 @@ class Algorithms:
 COMMANDS: dict[str, type] = {
     "train": Train,
     "resume": Resume,
+    "evaluate": Evaluate,
+    "render": Render,
     "envs": Envs,
     "algorithms": Algorithms,
 }
@@ -231,22 +293,32 @@ def _show_warning(message: Any, *details: Any) -> None:
 
 def print_table(dataset: "xr.Dataset") -> None:
     """Print the summary of a run."""
-    from rich.table import Table
-
     summary = results.summarize(dataset)
-    final = {k: "-" if v is None else f"{v:.1f}" for k, v in summary["final_return"].items()}
-    table = Table(title=f"{summary['algorithm']} on {summary['env']}", show_header=False)
     rows = {
         "seeds": str(summary["num_seeds"]),
         "steps per seed": f"{summary['total_steps']:,}",
-        "final return, IQM": f"{final['iqm']}  (95 % CI {final['ci_low']} … {final['ci_high']})",
-        "mean, median": f"{final['mean']}, {final['median']}",
-        "min … max over seeds": f"{final['min']} … {final['max']}",
+        **_return_rows(summary["final_return"]),
         "diverged seeds": ", ".join(map(str, summary["diverged_seeds"])) or "none",
         "compile, run time": f"{summary['compile_seconds']:.1f} s, {summary['run_seconds']:.1f} s",
         "steps per second": f"{summary['env_steps_per_second']:,.0f}",
         "device": f"{summary['device']}, {summary['lanes_per_device']} lanes each",
     }
+    _print_rows(f"{summary['algorithm']} on {summary['env']}", rows)
+
+
+def _return_rows(final_return: dict[str, float | None]) -> dict[str, str]:
+    final = {k: "-" if v is None else f"{v:.1f}" for k, v in final_return.items()}
+    return {
+        "final return, IQM": f"{final['iqm']}  (95 % CI {final['ci_low']} … {final['ci_high']})",
+        "mean, median": f"{final['mean']}, {final['median']}",
+        "min … max over seeds": f"{final['min']} … {final['max']}",
+    }
+
+
+def _print_rows(title: str, rows: dict[str, str]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)
     _console().print(table)

@@ -185,9 +185,9 @@ def seeds(compiled):
     return compiled.run_lanes(keys, lanes(compiled.row.hyperparams), lanes(ENV_PARAMS))
 
 
-def make(row, env, env_params, **options):
-    networks = mlp_actor_critic(env, env_params, hidden=HIDDEN)
-    algorithm = row.build(*networks, hyperparams=row.hyperparams, **(row.options | options))
+def make(row, env, env_params, hidden=HIDDEN):
+    networks = mlp_actor_critic(env, env_params, hidden=hidden)
+    algorithm = row.build(*networks, hyperparams=row.hyperparams, **row.options)
     return make_trainer(env, env_params, algorithm, num_envs=NUM_ENVS, num_steps=NUM_STEPS)
 
 
@@ -468,7 +468,8 @@ def test_other_action_spaces_give_finite_updates(name, actions):
         env, env_params = gymnax.make("Pendulum-v1")
     else:
         env, env_params = Switches(), environment.EnvParams(max_steps_in_episode=5)
-    trainer, hyperparams = make(ALGORITHMS[name], env, env_params), ALGORITHMS[name].hyperparams
+    row = ALGORITHMS[name]
+    trainer, hyperparams = make(row, env, env_params, hidden=()), row.hyperparams
 
     @jax.jit
     def run(key):

@@ -54,8 +54,8 @@ def outputs(policy, critic, obs):
 @pytest.mark.parametrize(
     "shape", [(32, 8), (8, 32), (16, 16), (3, 3, 4, 24), (3, 3, 4, 48), (1, 5), (5, 1)]
 )
-@pytest.mark.parametrize("scale", [1.0, 0.01])
-def test_orthogonal_is_orthonormal_times_its_scale(shape, scale):
+def test_orthogonal_is_orthonormal_times_its_scale(shape):
+    scale = 0.01
     kernel = jax.jit(networks.orthogonal(scale), static_argnums=1)(jax.random.key(0), shape)
     assert kernel.shape == shape
     assert kernel.dtype == jnp.float32

@@ -21,6 +21,7 @@ from purejax_po.experiment.checkpoint import CheckpointError
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.lanes import Block
 from purejax_po.metrics import Log
+from purejax_po.types import Trainer
 
 CONFIG, LOG, CHECKPOINTS = "config.json", "log.jsonl", "checkpoints"
 RUN_FILES = (CONFIG, LOG, "results.nc", "summary.json", "learning_curve.png", CHECKPOINTS)
@@ -207,6 +208,43 @@ def restore(
     if problems and not any_found:
         raise CheckpointError(f"{problems[0]}; there is no older one: start anew (--overwrite)")
     return done, problems
+
+
+def load_params(directory: Path, config: ExperimentConfig, trainer: Trainer) -> tuple[Any, Any]:
+    """Read the final parameters of all finished lanes.
+
+    Returns:
+        Their seeds, and parameters with leaves `[seeds, ...]`.
+
+    Raises:
+        ValueError: if no lane has finished, or a checkpoint does not fit.
+    """
+    shapes = jax.eval_shape(trainer.init, jax.random.key(0), trainer.algorithm.hyperparams)
+    seeds, parts, problems = [], [], []
+    for path, _ in _numbered(directory):
+        if path.name.startswith("step-"):
+            continue
+        try:
+            arrays, meta = checkpoint.load(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        width = meta["lanes_per_device"]
+        for index, part in _split(arrays).items():
+            params = {k[len(".params") :]: v for k, v in part.items() if k.startswith(".params")}
+            count = min(width, config.num_seeds - index * width)
+            template = jax.tree.map(
+                lambda x, n=count: jax.ShapeDtypeStruct((n, *x.shape), x.dtype),
+                shapes.algorithm.params,
+            )
+            parts.append(_unflatten(path, meta, template, params))
+            seeds.append(config.first_seed + index * width + np.arange(count))
+    if not parts:
+        reason = problems[0] if problems else "no seed has finished yet"
+        raise ValueError(f"{directory} holds no trained policy: {reason}")
+    order = np.argsort(np.concatenate(seeds))
+    joined = jax.tree.map(lambda *x: np.concatenate(x)[order], *parts)
+    return np.concatenate(seeds)[order], joined
 
 
 def stored_lanes_per_device(directory: Path) -> int | None:

@@ -87,22 +87,13 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
     seeds = dataset["seed"].values
     diverged = dataset["diverged_at"].values >= 0
     kept = final[np.isfinite(final) & ~diverged]
-    low, high = statistics.bootstrap_interval(kept)
     attributes = dataset.attrs
     return {
         "algorithm": attributes["algorithm"],
         "env": attributes["env"],
         "num_seeds": len(seeds),
         "total_steps": int(dataset["step"].values[-1]),
-        "final_return": {
-            "iqm": _number(statistics.iqm(kept) if len(kept) else math.nan),
-            "ci_low": _number(low),
-            "ci_high": _number(high),
-            "mean": _number(kept.mean() if len(kept) else math.nan),
-            "median": _number(np.median(kept) if len(kept) else math.nan),
-            "min": _number(kept.min(initial=math.inf)),
-            "max": _number(kept.max(initial=-math.inf)),
-        },
+        "final_return": over_seeds(kept),
         "diverged_seeds": seeds[diverged].tolist(),
         "seeds_without_final_episodes": seeds[~np.isfinite(final) & ~diverged].tolist(),
         "compile_seconds": _number(attributes["compile_seconds"]),
@@ -111,6 +102,21 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
         "lanes_per_device": int(attributes["lanes_per_device"]),
         "device": attributes["device"],
         "versions": json.loads(attributes["versions"]),
+    }
+
+
+def over_seeds(x: Any) -> dict[str, float | None]:
+    """IQM with a 95 % bootstrap interval, mean, median, min, max of `[seeds]`; null: unknown."""
+    low, high = statistics.bootstrap_interval(x)
+    some = len(x) > 0
+    return {
+        "iqm": _number(statistics.iqm(x) if some else math.nan),
+        "ci_low": _number(low),
+        "ci_high": _number(high),
+        "mean": _number(np.mean(x) if some else math.nan),
+        "median": _number(np.median(x) if some else math.nan),
+        "min": _number(np.min(x) if some else math.nan),
+        "max": _number(np.max(x) if some else math.nan),
     }
 
 

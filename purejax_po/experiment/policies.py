@@ -1,0 +1,181 @@
+"""What comes out of a run: its policies, to act with, evaluate and look at."""
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purejax_po import rollout
+from purejax_po.evaluation import evaluate
+from purejax_po.experiment import directory as files
+from purejax_po.experiment import runner
+from purejax_po.types import Array, check_count
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+HEADLESS = {
+    "SDL_VIDEODRIVER": "dummy",
+    "SDL_AUDIODRIVER": "dummy",
+    "PYGAME_HIDE_SUPPORT_PROMPT": "1",
+}
+"""gymnasium draws the classic-control environments with pygame: no window, no sound, no greeting."""
+
+
+class TrainedPolicies(NamedTuple):
+    """The final policies of a run."""
+
+    experiment: runner.Experiment
+    seeds: Any
+    params: Any
+    """Leaves `[seeds, ...]`."""
+
+
+def load_policies(out: str | os.PathLike[str]) -> TrainedPolicies:
+    """Read the final policies of all finished seeds of a run.
+
+    Raises:
+        ValueError: if the directory is no run, or no seed has finished yet.
+    """
+    experiment = runner.prepare_resume(out)
+    seeds, params = files.load_params(Path(out), experiment.config, experiment.trainer)
+    return TrainedPolicies(experiment, seeds, params)
+
+
+def load_policy(out: str | os.PathLike[str], *, seed: int) -> Callable[[Array], Any]:
+    """Return one seed's final policy as a function from observations to actions.
+
+    Args:
+        out: the directory of a run.
+        seed: the seed's value.
+
+    Returns:
+        A jitted function: observations `[..., *obs_shape]` to the most likely actions, within the
+        bounds of the action space.
+
+    Raises:
+        ValueError: if the directory is no run, or the seed is none of its finished ones.
+    """
+    policies = load_policies(out)
+    trainer = policies.experiment.trainer
+    params = _params_of(policies, seed)
+    policy = trainer.algorithm.policy
+    space = trainer.env.action_space(trainer.env_params)
+
+    @jax.jit
+    def act(obs: Array) -> Any:
+        _, distribution = policy.step(params, (), obs, jnp.zeros((), bool))
+        return rollout.to_space(space, distribution.mode())
+
+    return act
+
+
+def evaluate_run(
+    out: str | os.PathLike[str],
+    *,
+    num_episodes: int = 100,
+    greedy: bool = True,
+    evaluation_seed: int = 0,
+) -> "xr.Dataset":
+    """Evaluate every finished seed's final policy on the same episodes.
+
+    Args:
+        out: the directory of a run.
+        num_episodes: episodes per seed, each up to the environment's time limit.
+        greedy: act by the distribution's mode rather than a sample.
+        evaluation_seed: decides the episodes' starts and noise, alike for every seed and run.
+
+    Returns:
+        `episode_return` and `episode_length`, dims `seed`, `episode`.
+    """
+    import xarray as xr
+
+    check_count("num_episodes", num_episodes)
+    policies = load_policies(out)
+    trainer = policies.experiment.trainer
+    num_steps = int(trainer.env_params.max_steps_in_episode)
+
+    @jax.jit
+    def evaluate_all(params: Any) -> Any:
+        def one(params: Any) -> Any:
+            return evaluate(
+                jax.random.key(evaluation_seed),
+                trainer.env,
+                trainer.env_params,
+                trainer.algorithm.policy,
+                params,
+                num_episodes=num_episodes,
+                num_steps=num_steps,
+                greedy=greedy,
+            )
+
+        return jax.vmap(one)(params)
+
+    evaluation = jax.device_get(evaluate_all(policies.params))
+    dims = ("seed", "episode")
+    return xr.Dataset(
+        {
+            "episode_return": (dims, evaluation.episode_return),
+            "episode_length": (dims, evaluation.episode_length),
+        },
+        coords={"seed": policies.seeds, "episode": np.arange(num_episodes)},
+    )
+
+
+def render(out: str | os.PathLike[str], path: str | os.PathLike[str], *, seed: int) -> int:
+    """Draw one greedy episode of a seed's final policy as an animated GIF.
+
+    Args:
+        out: the directory of a run.
+        path: the GIF to write.
+        seed: the seed's value.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        ValueError: as `load_policy`; or if gymnax cannot draw the environment.
+    """
+    act = load_policy(out, seed=seed)
+    for name, value in HEADLESS.items():
+        os.environ.setdefault(name, value)
+    try:
+        importlib.import_module("pygame")
+        from gymnax.visualize import Visualizer
+    except ImportError:
+        raise ValueError(
+            "rendering needs pygame, which is not installed: pip install 'purejax-po[render]'"
+        ) from None
+    trainer = runner.prepare_resume(out).trainer
+    env, env_params = trainer.env, trainer.env_params
+    step = jax.jit(env.step)
+    reset_key, key = jax.random.split(jax.random.key(seed))
+    obs, state = env.reset(reset_key, env_params)
+    states, returns, total, ended = [], [], 0.0, False
+    while not ended:
+        states.append(state)
+        key, step_key = jax.random.split(key)
+        obs, state, reward, terminated, truncated, _ = step(step_key, state, act(obs), env_params)
+        total += float(reward)
+        returns.append(total)
+        ended = bool(terminated) or bool(truncated)
+    try:
+        Visualizer(env, env_params, states, np.array(returns)).animate(os.fspath(path))
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError(f"env {env.name} cannot be drawn: gymnax has no picture of it") from None
+    return len(states)
+
+
+def _params_of(policies: TrainedPolicies, seed: int) -> Any:
+    index = np.flatnonzero(policies.seeds == seed)
+    if len(index) == 0:
+        raise ValueError(
+            f"seed must be one of the run's finished seeds, "
+            f"{policies.seeds.min()} … {policies.seeds.max()}, got {seed}"
+        )
+    return jax.tree.map(lambda x: x[index[0]], policies.params)
