@@ -34,7 +34,7 @@ def reset(key: Key, env: Any, env_params: EnvParams, policy: Policy, num_envs: i
     keys = jax.random.split(key, num_envs)
     obs, env_state = jax.vmap(env.reset, in_axes=(0, None))(keys, env_params)
     return RolloutState(
-        env_state=jax.tree.map(jnp.asarray, env_state),
+        env_state=jax.tree.map(_strongly_typed, env_state),
         obs=obs,
         start=jnp.ones(num_envs, bool),
         carry=policy.initial_carry(num_envs),
@@ -112,6 +112,12 @@ def env_step(
         episode_length=jnp.where(ended, 0.0, episode_length),
     )
     return next_state, transition, Episodes(ended, episode_return, episode_length)
+
+
+def _strongly_typed(x: Any) -> Array:
+    """An array that keeps its dtype; gymnax starts counters as Python numbers."""
+    x = jnp.asarray(x)
+    return x.astype(x.dtype)
 
 
 def to_space(space: Any, action: Array) -> Any:

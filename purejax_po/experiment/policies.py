@@ -24,7 +24,7 @@ HEADLESS = {
     "SDL_AUDIODRIVER": "dummy",
     "PYGAME_HIDE_SUPPORT_PROMPT": "1",
 }
-"""gymnasium draws the classic-control environments with pygame: no window, no sound, no greeting."""
+"""gymnasium draws classic-control environments with pygame: no window, sound or greeting."""
 
 
 class TrainedPolicies(NamedTuple):
