@@ -613,10 +613,11 @@ def test_learning_comes_near_the_optimum_of_policy_iteration(name):
         critic_minibatch_size=64,
     )
     hyperparams = algorithm.hyperparams.replace(
-        discount=DISCOUNT, max_kl=0.02, damping=1e-3, critic_learning_rate=0.1
+        discount=DISCOUNT, max_kl=0.01, damping=1e-2, critic_learning_rate=0.1
     )
-    trainer = po.make_trainer(env, env_params, algorithm, num_envs=16, num_steps=32)
-    train = jax.jit(po.make_train(trainer, num_updates=100))
+    trainer = po.make_trainer(env, env_params, algorithm, num_envs=16, num_steps=64)
+    train = po.make_train(trainer, num_updates=200, log_every=200)
+    train_seeds = jax.jit(jax.vmap(train, in_axes=(0, None, None)))
 
     @jax.jit
     def returns(mdp, theta):
@@ -626,15 +627,11 @@ def test_learning_comes_near_the_optimum_of_policy_iteration(name):
         return optimum, uniform, exact.expected_return(mdp, jax.nn.softmax(theta))
 
     for mdp in map(positive_garnet, range(3)):
-        learned = []
-        for seed in range(4):
-            tables = make_finite_mdp(mdp, 50)[1]
-            state, _ = train(jax.random.key(seed), hyperparams, tables)
-            optimum, uniform, result = returns(mdp, state.algorithm.params.policy)
+        state, _ = train_seeds(po.seed_keys(4), hyperparams, make_finite_mdp(mdp, 50)[1])
+        for theta in state.algorithm.params.policy:
+            optimum, uniform, result = returns(mdp, theta)
             assert uniform < 0.8 * optimum
-            assert result < (1.0 + 1e-5) * optimum
-            learned.append(result)
-        assert np.mean(learned) > 0.98 * optimum
+            assert 0.98 * optimum < result < (1.0 + 1e-5) * optimum
 
 
 # Wrong arguments.
