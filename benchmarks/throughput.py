@@ -11,13 +11,13 @@ import argparse
 import json
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import purejax_po as po
 from purejax_po import curvature
@@ -72,23 +72,24 @@ def flops_per_step(config: po.PPOConfig | po.TRPOConfig | po.NPGConfig) -> float
 
 
 def machine_rate() -> float:
-    """Return operations per second of a chain of 128×64×64 products on all devices at once."""
-    devices = jax.local_devices()
-    mesh = Mesh(np.array(devices), ("device",))
-    spec = PartitionSpec("device")
+    """Return operations per second of chains of 128×64×64 products on all workers at once."""
+    workers = lanes.local_workers()
     length = 4000
 
+    @jax.jit
     def chain(x: jax.Array, w: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, length, lambda _, y: y @ w[0], x[0])[None]
+        return jax.lax.fori_loop(0, length, lambda _, y: y @ w, x)
 
-    run = jax.jit(jax.shard_map(chain, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
-    sharding = NamedSharding(mesh, spec)
-    x = jax.device_put(jnp.ones((len(devices), 128, HIDDEN)), sharding)
-    w = jax.device_put(jnp.tile(jnp.eye(HIDDEN)[None], (len(devices), 1, 1)), sharding)
-    jax.block_until_ready(run(x, w))
-    start = time.perf_counter()
-    jax.block_until_ready(run(x, w))
-    return len(devices) * length * 2.0 * 128 * HIDDEN * HIDDEN / (time.perf_counter() - start)
+    def run(device) -> None:
+        x, w = jax.device_put((jnp.ones((128, HIDDEN)), jnp.eye(HIDDEN)), device)
+        jax.block_until_ready(chain(x, w))
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        list(pool.map(run, workers))
+        start = time.perf_counter()
+        list(pool.map(run, workers))
+        seconds = time.perf_counter() - start
+    return len(workers) * length * 2.0 * 128 * HIDDEN * HIDDEN / seconds
 
 
 class Timed:
@@ -105,22 +106,20 @@ class Timed:
             num_steps=case.config.num_steps,
         )
         everything = lanes.make_lanes(np.arange(case.num_seeds), algorithm.hyperparams, env_params)
-        devices, width = lanes.plan(case.num_seeds)
-        blocks = lanes.make_blocks(everything, width)
-        self.program = lanes.compile_program(trainer, blocks[0].lanes, 10**6, devices)
-        self.placed = []
-        for block, device in zip(blocks, devices, strict=True):
-            state = self.program.init(*jax.device_put(tuple(block.lanes), devices[0]))
-            inputs = block.lanes.hyperparams, state, block.lanes.env_params, np.int32(case.updates)
-            self.placed.append(list(jax.device_put(inputs, device)))
+        workers, width = lanes.plan(case.num_seeds)
+        self.blocks = lanes.make_blocks(everything, width)
+        self.program = lanes.compile_program(trainer, self.blocks[0].lanes, 10**6, workers)
+        self.lengths = [case.updates]
         self.steps = case.num_seeds * case.updates * trainer.steps_per_update
 
     def run(self) -> float:
-        """Return environment steps per second of one call."""
+        """Return environment steps per second of one window of every block."""
+        for block in self.blocks:
+            block.num_windows, block.logs = 0, []
         start = time.perf_counter()
-        for window, inputs in zip(self.program.window, self.placed, strict=True):
-            inputs[1], _ = window(*inputs)
-        jax.block_until_ready(self.placed)
+        for _ in lanes.run_blocks(self.program, self.blocks, self.lengths):
+            pass
+        jax.block_until_ready([block.state for block in self.blocks])
         return self.steps / (time.perf_counter() - start)
 
 
@@ -163,7 +162,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     rounds = 3 if arguments.quick else 15
-    lanes.use_cpu_cores()
 
     timed = {case.label: Timed(case) for case in CASES}
     for case in timed.values():
@@ -177,7 +175,7 @@ def main() -> None:
             rates[label].append(case.run())
     units = product_in_forward_passes(rounds)
 
-    device = f"{jax.local_device_count()} × {jax.devices()[0].device_kind}"
+    device = f"{len(lanes.local_workers())} × {jax.devices()[0].device_kind}"
     rate = statistics.median(machine)
     print(f"{device}, {rate / 1e9:.0f} GFLOP/s in 128×64×64 products; {ENV}; {rounds} rounds")
     print(
@@ -186,8 +184,8 @@ def main() -> None:
     )
     rows = []
     for case in CASES:
-        used = len(timed[case.label].program.devices)
-        limit = rate / jax.local_device_count() * used / flops_per_step(case.config)
+        used = len(timed[case.label].program.workers)
+        limit = rate / len(lanes.local_workers()) * used / flops_per_step(case.config)
         figures = rates[case.label]
         median = statistics.median(figures)
         compile_seconds = timed[case.label].program.compile_seconds

@@ -23,7 +23,6 @@ from purejax_po.experiment.config import (
     PPOConfig,
     TRPOConfig,
 )
-from purejax_po.experiment.lanes import use_cpu_cores
 from purejax_po.experiment.plots import plot
 from purejax_po.experiment.policies import evaluate_run, load_policy, render
 from purejax_po.experiment.results import load as load_results
@@ -83,5 +82,4 @@ __all__ = [
     "summarize",
     "surrogates",
     "trpo",
-    "use_cpu_cores",
 ]

@@ -1,4 +1,4 @@
-"""Shared by all tests: two CPU devices, and double precision where a test asks for it."""
+"""Shared by all tests: a compilation cache, and double precision where a test asks for it."""
 
 import os
 import tempfile
@@ -8,8 +8,6 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="pure
 
 import jax
 import pytest
-
-jax.config.update("jax_num_cpu_devices", 2)
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Running many lanes: one compiled program of fixed width, run on every device.
 
 A lane is one (seed, hyperparams, env_params). The program holds K lanes; lanes run in blocks of K,
-the last one padded, and every device takes the next block when it is done with one. All devices run
-the same single-device program: one partitioned over a mesh would be compiled to other instructions,
+the last one padded, and every worker takes the next block when it is done with one. A worker is a
+thread with a device: one for each accelerator, and on a CPU one for each core, since the CPU is a
+single device that runs as many programs at once as threads ask for. All workers run the same
+single-device program; a program partitioned over a mesh would be compiled to other instructions,
 and to other last bits, for each number of devices. So a lane's result depends on K, never on its
-neighbours, its place, or the number of lanes, blocks and devices.
+neighbours, its place, or the number of lanes, blocks and workers.
 """
 
 import dataclasses
@@ -12,12 +14,14 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from purejax_po.metrics import Log
 from purejax_po.training import run_window
@@ -54,12 +58,13 @@ class Block:
 class Program(NamedTuple):
     """A trainer compiled for K lanes."""
 
-    devices: list[Any]
-    lanes_per_device: int
+    workers: list[Any]
+    """Each worker's device."""
+    lanes_per_worker: int
     init: Callable[..., Any]
     """`(seed, hyperparams, env_params) → TrainState`, leaves `[K, ...]`, on the first device."""
-    window: list[Callable[..., Any]]
-    """Per device `(hyperparams, TrainState, env_params, length) → (TrainState, Log)`; consumes the
+    window: dict[Any, Callable[..., Any]]
+    """By device, `(hyperparams, TrainState, env_params, length) → (TrainState, Log)`; consumes the
     state that it is given."""
     state_shapes: Any
     """Shapes and dtypes of the TrainState, leaves `[K, ...]`."""
@@ -77,12 +82,16 @@ class Tick(NamedTuple):
     """Nothing runs on the devices: every block's state is that after its last log."""
 
 
-def use_cpu_cores() -> None:
-    """Make every CPU core a JAX device; no effect once JAX has been used in this process."""
+def local_workers() -> list[Any]:
+    """Return one device per worker: the accelerators, or the CPU once for each core."""
+    devices = jax.local_devices()
+    if devices[0].platform != "cpu":
+        return devices
     try:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    except (RuntimeError, AttributeError):
-        return  # JAX is in use already, or the system has no affinities: one device, then
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # no such notion on this system
+        cores = os.cpu_count() or 1
+    return devices[:1] * cores
 
 
 def make_lanes(seeds: Any, hyperparams: Any, env_params: Any) -> Lanes:
@@ -99,17 +108,24 @@ def make_lanes(seeds: Any, hyperparams: Any, env_params: Any) -> Lanes:
 def plan(
     num_lanes: int, lanes_per_device: int | None = None, num_devices: int | None = None
 ) -> tuple[list[Any], int]:
-    """Choose devices and K: as few rounds as the best width allows, evenly filled.
+    """Choose workers and K: as few rounds as the best width allows, evenly filled.
+
+    Args:
+        num_lanes: lanes to run.
+        lanes_per_device: K, if it is not to be chosen.
+        num_devices: workers to use; more than there are devices or cores share them.
 
     Returns:
-        The devices to use, and K.
+        Each worker's device, and K.
     """
-    devices = jax.local_devices()[:num_devices]
+    workers = local_workers()
+    if num_devices is not None:
+        workers = [workers[i % len(workers)] for i in range(num_devices)]
     if lanes_per_device is None:
-        best = BEST_LANES_PER_DEVICE.get(devices[0].platform, 8)
-        rounds = math.ceil(num_lanes / (best * len(devices)))
-        lanes_per_device = math.ceil(num_lanes / (rounds * len(devices)))
-    return devices[: math.ceil(num_lanes / lanes_per_device)], lanes_per_device
+        best = BEST_LANES_PER_DEVICE.get(workers[0].platform, 8)
+        rounds = math.ceil(num_lanes / (best * len(workers)))
+        lanes_per_device = math.ceil(num_lanes / (rounds * len(workers)))
+    return workers[: math.ceil(num_lanes / lanes_per_device)], lanes_per_device
 
 
 def make_blocks(lanes: Lanes, lanes_per_device: int) -> list[Block]:
@@ -124,7 +140,7 @@ def make_blocks(lanes: Lanes, lanes_per_device: int) -> list[Block]:
 
 
 def compile_program(
-    trainer: Trainer, lanes: Lanes, num_updates: int, devices: list[Any]
+    trainer: Trainer, lanes: Lanes, num_updates: int, workers: list[Any]
 ) -> Program:
     """Compile `init` once and `window` for each device; it is traced once.
 
@@ -132,7 +148,7 @@ def compile_program(
         trainer: what to compile.
         lanes: one block's lanes; their values do not matter.
         num_updates: what schedules run against.
-        devices: one program each.
+        workers: each worker's device.
     """
 
     def init(seed: Any, hyperparams: Any, env_params: Any) -> Any:
@@ -142,18 +158,32 @@ def compile_program(
         return run_window(trainer, hyperparams, state, env_params, length)
 
     start = time.perf_counter()
-    seed, hyperparams, env_params = jax.device_put(tuple(lanes), devices[0])
-    compiled_init = jax.jit(jax.vmap(init)).lower(seed, hyperparams, env_params).compile()
-    state = compiled_init(seed, hyperparams, env_params)
+    devices = list(dict.fromkeys(workers))
+    inputs = jax.device_put(tuple(lanes), devices[0])
+    init_shapes = jax.eval_shape(jax.vmap(init), *inputs)
+    jitted_init = jax.jit(jax.vmap(init))
     jitted = jax.jit(jax.vmap(window, in_axes=(0, 0, 0, None)), donate_argnums=1)
-    arguments = hyperparams, state, env_params, np.int32(0)
-    lowered = [jitted.lower(*jax.device_put(arguments, device)) for device in devices]
+
+    def lower(device: Any) -> Any:
+        state = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SingleDeviceSharding(device)),
+            init_shapes,
+        )
+        hyperparams, env_params, length = jax.device_put((*lanes[1:], np.int32(0)), device)
+        return jitted.lower(hyperparams, state, env_params, length)
+
+    lowered = [jitted_init.lower(*inputs), *map(lower, devices)]
     with ThreadPoolExecutor() as pool:
-        windows = list(pool.map(lambda program: program.compile(), lowered))
-    state_shapes, log_shapes = jax.eval_shape(jitted, *arguments)
-    seconds = time.perf_counter() - start
+        compiled_init, *windows = pool.map(lambda program: program.compile(), lowered)
+    log_shapes = jax.eval_shape(jitted, lanes.hyperparams, init_shapes, lanes.env_params, 0)[1]
     return Program(
-        devices, len(lanes.seed), compiled_init, windows, state_shapes, log_shapes, seconds
+        workers=workers,
+        lanes_per_worker=len(lanes.seed),
+        init=compiled_init,
+        window=dict(zip(devices, windows, strict=True)),
+        state_shapes=init_shapes,
+        log_shapes=log_shapes,
+        compile_seconds=time.perf_counter() - start,
     )
 
 
@@ -163,37 +193,45 @@ def run_blocks(
     lengths: list[int],
     pause: Callable[[], bool] = lambda: False,
 ) -> Iterator[Tick]:
-    """Run blocks through windows of `lengths` updates, one block at a time on each device.
+    """Run blocks through windows of `lengths` updates, one block at a time on each worker.
 
-    While the caller works on one tick the devices are at the next, unless `pause()` was true: then
+    While the caller works on one tick the workers are at the next, unless `pause()` was true: then
     the tick is `synced`, and the blocks may be saved.
     """
     queue = iter(blocks)
-    slots: list[_Slot | None] = [_Slot.take(program, i, queue) for i in range(len(program.devices))]
+    current: list[_Run | None] = [None] * len(program.workers)
+    with ExitStack() as stack:
+        threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in program.workers]
 
-    def launch() -> list[tuple[Block, Log]]:
-        for i, slot in enumerate(slots):
-            if slot is not None and slot.block.num_windows == len(lengths):
-                slots[i] = _Slot.take(program, i, queue)
-        busy = [slot for slot in slots if slot is not None]
-        return [(slot.block, slot.run(lengths[slot.block.num_windows])) for slot in busy]
+        def launch() -> list[tuple[Block, Future[Log]]]:
+            """Start a window on every worker that still has a block."""
+            running = []
+            for i, thread in enumerate(threads):
+                run = current[i]
+                if run is None or run.block.num_windows == len(lengths):
+                    block = next(queue, None)
+                    run = current[i] = None if block is None else _place(program, i, block)
+                if run is not None:
+                    length = lengths[run.block.num_windows]
+                    run.block.num_windows += 1
+                    running.append((run.block, thread.submit(_run_window, run, length)))
+            return running
 
-    running = launch()
-    while running:
-        synced = pause()
-        following = [] if synced else launch()
-        logs = jax.device_get([log for _, log in running])
-        finished = []
-        for (block, _), log in zip(running, logs, strict=True):
-            real = jax.tree.map(lambda x, n=block.num_real: x[:n], log)
-            block.logs.append(real)
-            finished.append((block, real))
-        yield Tick(finished, synced)
-        running = launch() if synced else following
+        running = launch()
+        while running:
+            synced = pause()
+            following = [] if synced else launch()
+            finished = []
+            for block, future in running:
+                log = future.result()
+                block.logs.append(jax.tree.map(lambda x, n=block.num_real: x[:n], log))
+                finished.append((block, block.logs[-1]))
+            yield Tick(finished, synced)
+            running = launch() if synced else following
 
 
-class _Slot(NamedTuple):
-    """A device and the block on it."""
+class _Run(NamedTuple):
+    """A block on a device."""
 
     block: Block
     hyperparams: Any
@@ -201,27 +239,20 @@ class _Slot(NamedTuple):
     window: Callable[..., Any]
     device: Any
 
-    @classmethod
-    def take(cls, program: Program, i: int, queue: Iterator[Block]) -> "_Slot | None":
-        """Put the next block of the queue on device i; `None` if there is none."""
-        block = next(queue, None)
-        if block is None:
-            return None
-        device = program.devices[i]
-        hyperparams, env_params = block.lanes.hyperparams, block.lanes.env_params
-        if block.state is None:
-            arguments = jax.device_put(tuple(block.lanes), program.devices[0])
-            block.state = program.init(*arguments)
-        block.state, hyperparams, env_params = jax.device_put(
-            (block.state, hyperparams, env_params), device
-        )
-        return cls(block, hyperparams, env_params, program.window[i], device)
 
-    def run(self, length: int) -> Log:
-        """Start one window and return its log at once, still on the device."""
-        steps = jax.device_put(np.int32(length), self.device)
-        self.block.state, log = self.window(
-            self.hyperparams, self.block.state, self.env_params, steps
-        )
-        self.block.num_windows += 1
-        return log
+def _place(program: Program, worker: int, block: Block) -> _Run:
+    """Put a block on a worker's device, initialising it if it is new."""
+    device = program.workers[worker]
+    if block.state is None:
+        block.state = program.init(*jax.device_put(tuple(block.lanes), program.workers[0]))
+    block.state, hyperparams, env_params = jax.device_put(
+        (block.state, block.lanes.hyperparams, block.lanes.env_params), device
+    )
+    return _Run(block, hyperparams, env_params, program.window[device], device)
+
+
+def _run_window(run: _Run, length: int) -> Log:
+    """Run one window to its end, in the worker's thread; returns its log, leaves `[K]`."""
+    steps = jax.device_put(np.int32(length), run.device)
+    run.block.state, log = run.window(run.hyperparams, run.block.state, run.env_params, steps)
+    return jax.device_get(log)

@@ -108,7 +108,6 @@ def prepare(
     Raises:
         ValueError: in one line that names the field, the value and what is allowed.
     """
-    lanes_module.use_cpu_cores()  # before the environments' library touches JAX
     config.check()
     directory = None if out is None else Path(out)
     if directory is not None:
@@ -122,7 +121,6 @@ def prepare_resume(out: str | os.PathLike[str]) -> Experiment:
     Raises:
         ValueError: if the directory is no run.
     """
-    lanes_module.use_cpu_cores()
     directory = Path(out)
     config = files.read_config(directory)
     config.check()
@@ -147,11 +145,11 @@ def _execute(experiment: Experiment, advance: Progress, saving: Saving) -> "xr.D
     seeds = np.arange(config.first_seed, config.first_seed + config.num_seeds)
     lanes = lanes_module.make_lanes(seeds, trainer.algorithm.hyperparams, trainer.env_params)
     stored = files.stored_lanes_per_device(directory) if directory and is_resumed else None
-    devices, width = lanes_module.plan(
+    workers, width = lanes_module.plan(
         len(seeds), stored or config.lanes_per_device, config.num_devices
     )
     blocks = lanes_module.make_blocks(lanes, width)
-    program = lanes_module.compile_program(trainer, blocks[0].lanes, config.num_updates, devices)
+    program = lanes_module.compile_program(trainer, blocks[0].lanes, config.num_updates, workers)
     done: dict[int, Done] = {}
     if directory is not None and is_resumed:
         done = _restore(directory, config, blocks, program)
@@ -181,7 +179,7 @@ def _execute(experiment: Experiment, advance: Progress, saving: Saving) -> "xr.D
         compile_seconds=program.compile_seconds,
         run_seconds=run_seconds,
         env_steps_per_second=run_.num_updates * per_update / run_seconds,
-        device=f"{len(devices)} × {devices[0].device_kind}",
+        device=f"{len(workers)} × {workers[0].device_kind}",
     )
     if directory is not None:
         _write_results(dataset, directory)
@@ -246,7 +244,7 @@ class _Run:
                 self.directory,
                 under_way=under_way,
                 done=self._unsaved,
-                lanes_per_device=self.program.lanes_per_device,
+                lanes_per_device=self.program.lanes_per_worker,
                 config=self.config,
                 keep=self.saving.keep,
             )
