@@ -287,6 +287,10 @@ class ExperimentConfig:
         data["algorithm"] = {"name": self.algorithm.name, **data["algorithm"]}
         return data
 
+    def identity(self) -> dict[str, Any]:
+        """Return what the results depend on: `to_dict` without where the run takes place."""
+        return {k: v for k, v in self.to_dict().items() if k != "num_devices"}
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ExperimentConfig":
         """Undo `to_dict`.

@@ -86,9 +86,8 @@ def read_config(directory: Path) -> ExperimentConfig:
 
 
 def config_hash(config: ExperimentConfig) -> str:
-    """Hash what a run's results depend on; where it runs is left out."""
-    data = {k: v for k, v in config.to_dict().items() if k not in ("num_devices",)}
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    """Hash what a run's results depend on."""
+    return hashlib.sha256(json.dumps(config.identity(), sort_keys=True).encode()).hexdigest()
 
 
 def append_log(path: Path, block: Block, update: int, steps: int, log: Log) -> None:

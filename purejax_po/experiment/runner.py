@@ -173,7 +173,7 @@ def _execute(experiment: Experiment, advance: Progress, saving: Saving) -> "xr.D
     dataset.attrs.update(
         algorithm=config.algorithm.name,
         env=config.env,
-        config=json.dumps(config.to_dict()),
+        config=json.dumps(config.identity()),
         lanes_per_device=width,
         versions=json.dumps(results.versions()),
         compile_seconds=program.compile_seconds,

@@ -1,0 +1,304 @@
+"""Checkpoints and resuming: every fault is detected, and a resumed run ends in the same bits."""
+
+import dataclasses
+import json
+import random
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import purejax_po as po
+from purejax_po.experiment import checkpoint, directory, runner
+from purejax_po.experiment.checkpoint import CheckpointError
+
+TINY = {"num_envs": 2, "num_steps": 16, "network": po.NetworkConfig(hidden=(8,))}
+ALGORITHMS = {
+    "ppo": po.PPOConfig(num_epochs=1, num_minibatches=2, **TINY),
+    "trpo": po.TRPOConfig(cg_iterations=2, critic_epochs=1, critic_minibatch_size=16, **TINY),
+    "npg": po.NPGConfig(cg_iterations=2, critic_epochs=1, critic_minibatch_size=16, **TINY),
+}
+EVERY_WINDOW = po.Saving(every_minutes=0.0)
+
+
+def config(name="ppo", **changes):
+    whole = po.ExperimentConfig(
+        algorithm=ALGORITHMS[name],
+        num_seeds=5,
+        total_steps=320,
+        num_windows=5,
+        lanes_per_device=2,
+        num_devices=2,
+    )
+    return dataclasses.replace(whole, **changes)
+
+
+class KilledError(Exception):
+    """What a test raises in place of a kill."""
+
+
+def run_until(out, number, **changes):
+    """Run, and break off without warning after a number of windows."""
+    seen = 0
+
+    def progress(steps, episode_return):
+        nonlocal seen
+        seen += 1
+        if seen > number:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        po.run(config(**changes), out, progress=progress, saving=EVERY_WINDOW)
+
+
+@pytest.fixture(scope="module", params=ALGORITHMS)
+def undisturbed(request, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    po.run(config(request.param), out, progress=False)
+    return request.param, out
+
+
+def assert_same_run(a, b):
+    assert (a / "results.nc").read_bytes() == (b / "results.nc").read_bytes()
+    logs = [sorted((out / "log.jsonl").read_text().splitlines()) for out in (a, b)]
+    assert logs[0] == logs[1]
+    assert json.loads((a / "config.json").read_text()) == json.loads(
+        (b / "config.json").read_text()
+    )
+
+
+@pytest.mark.parametrize("number", [1, 9])
+def test_a_broken_off_run_ends_in_the_same_bits(undisturbed, tmp_path, number):
+    name, expected = undisturbed
+    out = tmp_path / "run"
+    run_until(out, number, name=name)
+    with (out / "log.jsonl").open("a") as log:
+        log.write('{"update": 3, "st')  # a line cut short
+    po.resume(out, progress=False, saving=EVERY_WINDOW)
+    assert_same_run(out, expected)
+
+
+def test_resuming_a_complete_run_changes_nothing(undisturbed, tmp_path):
+    _, expected = undisturbed
+    out = tmp_path / "run"
+    shutil.copytree(expected, out)
+    po.resume(out, progress=False)
+    assert_same_run(out, expected)
+
+
+def test_a_run_may_be_resumed_with_another_number_of_devices(tmp_path):
+    expected, out = tmp_path / "expected", tmp_path / "run"
+    po.run(config(), expected, progress=False)
+    run_until(out, 4)
+    data = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**data, "num_devices": 1}))
+    po.resume(out, progress=False)
+    assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
+
+
+def test_only_the_newest_steps_are_kept(tmp_path):
+    out = tmp_path / "run"
+    run_until(out, 9)
+    names = [p.name for p in (out / "checkpoints").iterdir()]
+    assert sum(name.startswith("step-") for name in names) == 2
+    assert not [name for name in names if name.startswith(".")]
+
+
+@pytest.fixture(scope="module")
+def broken_off(tmp_path_factory):
+    """A run broken off half-way, with two steps and a finished block."""
+    out = tmp_path_factory.mktemp("broken-off") / "run"
+    run_until(out, 13)
+    names = sorted(p.name[:4] for p in (out / "checkpoints").iterdir())
+    assert names == ["done", "step", "step"]
+    return out
+
+
+def corrupt(path, kind, rng):
+    """Damage a checkpoint; returns the checkpoints that are no longer what they were."""
+    victims = sorted(p for p in path.rglob("*") if p.is_file() and p.stat().st_size > 0)
+    victim = rng.choice(victims)
+    content = bytearray(victim.read_bytes())
+    if kind == "flip":
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        victim.write_bytes(content)
+    elif kind == "truncate":
+        victim.write_bytes(content[: rng.randrange(len(content))])
+    elif kind == "remove":
+        victim.unlink()
+    elif kind == "add":
+        (victim.parent / "stray").write_bytes(b"x")
+    elif kind == "swap":
+        other = rng.choice([p for p in path.parent.iterdir() if p != path])
+        hold = path.with_name("hold")
+        path.rename(hold)
+        other.rename(path)
+        hold.rename(other)
+        return {path.name, other.name}
+    return {path.name}
+
+
+@pytest.mark.parametrize("kind", ["flip", "truncate", "remove", "add", "swap"])
+def test_every_corruption_is_detected(broken_off, tmp_path, kind):
+    """40 random faults of each kind, 200 in all: none is loaded, all others still are."""
+    rng = random.Random(kind)
+    for i in range(40):
+        out = tmp_path / str(i)
+        shutil.copytree(broken_off / "checkpoints", out)
+        damaged = corrupt(rng.choice(sorted(out.iterdir())), kind, rng)
+        for path in out.iterdir():
+            if path.name in damaged:
+                with pytest.raises(CheckpointError, match=path.name):
+                    checkpoint.load(path)
+            else:
+                checkpoint.load(path)
+        shutil.rmtree(out)
+
+
+def restored(out):
+    """What a resumed run would start from: blocks done, windows of the others, problems."""
+    experiment = runner.prepare_resume(out)
+    whole, trainer = experiment.config, experiment.trainer
+    lanes = runner.lanes_module.make_lanes(
+        np.arange(whole.num_seeds), trainer.algorithm.hyperparams, trainer.env_params
+    )
+    blocks = runner.lanes_module.make_blocks(lanes, 2)
+    state = jax.eval_shape(
+        jax.vmap(lambda s, h, e: trainer.init(jax.random.key(s), h, e, 1)), *blocks[0].lanes
+    )
+    log = jax.eval_shape(
+        jax.vmap(lambda h, s, e: trainer.step(h, s, e)[1]),
+        blocks[0].lanes.hyperparams, state, blocks[0].lanes.env_params,
+    )  # fmt: skip
+    done, problems = directory.restore(out, whole, blocks, state, log)
+    return sorted(done), [b.num_windows for b in blocks], problems
+
+
+def test_the_newest_valid_step_is_used(broken_off, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(broken_off, out)
+    done, windows, problems = restored(out)
+    assert problems == []
+    steps = sorted(p for p in (out / "checkpoints").iterdir() if p.name.startswith("step-"))
+    (steps[-1] / "manifest.json").write_bytes(b"")
+    older_done, older_windows, problems = restored(out)
+    assert older_done == done
+    assert steps[-1].name in problems[0]
+    assert 0 < sum(older_windows) < sum(windows)
+
+
+def test_no_valid_checkpoint_at_all_is_one_clear_line(broken_off, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(broken_off, out)
+    for path in (out / "checkpoints").iterdir():
+        (path / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no older one: start anew") as error:
+        po.resume(out, progress=False)
+    assert "\n" not in str(error.value)
+
+
+def test_another_configuration_is_refused(broken_off, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(broken_off, out)
+    data = json.loads((out / "config.json").read_text())
+    data["algorithm"]["hyperparams"]["discount"] = 0.5
+    (out / "config.json").write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match="belongs to another configuration"):
+        po.resume(out, progress=False)
+
+
+def test_a_directory_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"directory must be that of a run, got .*config\.json"):
+        po.resume(tmp_path)
+
+
+STATE = {"a": jnp.ones((2, 3)), "key": jax.random.key(0), "none": jnp.zeros((0, 4))}
+
+
+def test_arrays_and_keys_come_back_to_the_bit(tmp_path):
+    checkpoint.save(tmp_path / "one", checkpoint.flatten(STATE), {"n": 1})
+    arrays, meta = checkpoint.load(tmp_path / "one")
+    again = checkpoint.unflatten(STATE, arrays)
+    assert meta == {"n": 1}
+    assert (
+        jax.random.key_data(again["key"]).tobytes() == jax.random.key_data(STATE["key"]).tobytes()
+    )
+    np.testing.assert_array_equal(again["a"], STATE["a"])
+    assert again["none"].shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ({**STATE, "b": jnp.ones(1)}, r"lacks a leaf of the run: \['b'\]"),
+        ({k: v for k, v in STATE.items() if k != "a"}, r"leaf that the run has not: \['a'\]"),
+        ({**STATE, "a": jnp.ones((3, 2))}, r"\['a'\] must be float32\[3, 2\] in the run"),
+        ({**STATE, "a": jnp.ones((2, 3), int)}, r"\['a'\] must be int32\[2, 3\] in the run"),
+    ],
+)
+def test_another_structure_is_refused_by_leaf(template, message):
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.unflatten(template, checkpoint.flatten(STATE))
+
+
+def test_a_failed_save_leaves_the_old_one_and_no_rest(tmp_path, monkeypatch):
+    target = tmp_path / "one"
+    checkpoint.save(target, {"a": np.ones(3)}, {})
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(target, {"a": np.zeros(3)}, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["one"]
+    assert checkpoint.load(target)[0]["a"].tolist() == [1, 1, 1]
+
+
+def test_policies_come_out(undisturbed):
+    _, out = undisturbed
+    act = po.load_policy(out, seed=3)
+    actions = act(jnp.zeros((7, 4)))
+    assert actions.shape == (7,)
+    evaluation = po.evaluate_run(out, num_episodes=4)
+    assert dict(evaluation.sizes) == {"seed": 5, "episode": 4}
+    assert (evaluation["episode_length"] >= 8).all()
+    with pytest.raises(ValueError, match=r"seed must be one of .* 0 … 4, got 5"):
+        po.load_policy(out, seed=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ppo", "trpo", "npg"])
+@pytest.mark.parametrize("signal_name", ["KILL", "TERM"])
+def test_thirty_kills(tmp_path, name, signal_name):
+    """A run in a subprocess is killed at 30 random moments and resumed each time."""
+    flags = [
+        "--env", "CartPole-v1", "--seeds", "6", "--num-envs", "2", "--num-steps", "16",
+        "--network.hidden", "8", "--lanes-per-device", "2", "--total-steps", "3200000",
+        "--num-windows", "400", "--checkpoint-every", "0.002",
+    ]  # fmt: skip
+    program = [sys.executable, "-m", "purejax_po"]
+    expected, out = tmp_path / "expected", tmp_path / "run"
+    subprocess.run([*program, "train", name, *flags, "--out", expected], check=True, timeout=600)
+    rng = random.Random(name + signal_name)
+    kills = 0
+    command = [*program, "train", name, *flags, "--out", out]
+    while kills < 30:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=rng.uniform(7.0, 12.0))
+        except subprocess.TimeoutExpired:
+            process.send_signal(getattr(runner.signal, f"SIG{signal_name}"))
+            process.wait(timeout=120)
+            kills += 1
+        else:
+            break
+        if (out / "config.json").exists():
+            command = [*program, "resume", out, "--checkpoint-every", "0.002"]
+    subprocess.run(command, check=True, timeout=600)
+    assert kills >= 10
+    assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
