@@ -23,7 +23,7 @@ from purejax_po.experiment.config import (
     PPOConfig,
     TRPOConfig,
 )
-from purejax_po.experiment.plots import plot
+from purejax_po.experiment.plots import plot, plot_diagnostics
 from purejax_po.experiment.policies import evaluate_run, load_policy, render
 from purejax_po.experiment.results import load as load_results
 from purejax_po.experiment.results import summarize
@@ -72,6 +72,7 @@ __all__ = [
     "networks",
     "npg",
     "plot",
+    "plot_diagnostics",
     "ppo",
     "render",
     "resume",

@@ -24,7 +24,8 @@ from purejax_po.metrics import Log
 from purejax_po.types import Trainer
 
 CONFIG, LOG, CHECKPOINTS = "config.json", "log.jsonl", "checkpoints"
-RUN_FILES = (CONFIG, LOG, "results.nc", "summary.json", "learning_curve.png", CHECKPOINTS)
+RESULTS = ("results.nc", "summary.json", "learning_curve.png", "diagnostics.png")
+RUN_FILES = (CONFIG, LOG, *RESULTS, CHECKPOINTS)
 
 
 class Done(NamedTuple):

@@ -1,5 +1,7 @@
 """Pictures of results, on matplotlib."""
 
+import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +12,11 @@ from purejax_po.experiment import statistics
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BLUE = "#0072B2"
+EPISODES = ("num_episodes", "episode_return", "episode_return_std", "episode_length")
+UNITS = {"kl": "nats", "kl_full_step": "nats", "entropy": "nats", "cg_residual": "relative"}
 
 
 def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | None" = None) -> Any:
@@ -25,6 +30,8 @@ def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | No
     Returns:
         The Axes.
     """
+    from matplotlib.ticker import EngFormatter
+
     if ax is None:
         from matplotlib import pyplot
 
@@ -33,29 +40,73 @@ def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | No
     steps = dataset["step"].values
     known = np.all(np.isfinite(curves), axis=0)
     curves, steps = curves[:, known], steps[known]
-    low, high = statistics.bootstrap_interval(curves, num_resamples=500)
+    low, high = statistics.bootstrap_interval(curves, num_resamples=200)
     ax.plot(steps, statistics.iqm(curves), color=BLUE, label="interquartile mean")
     if len(curves) > 1:
         ax.fill_between(
             steps, low, high, color=BLUE, alpha=0.25, lw=0, label="95 % interval over seeds"
         )
+    ax.xaxis.set_major_formatter(EngFormatter())
     ax.set_xlabel("environment steps per seed")
     ax.set_ylabel(variable.replace("_", " "))
-    number = dataset.sizes["seed"]
-    name, env = dataset.attrs.get("algorithm", ""), dataset.attrs.get("env", "")
-    ax.set_title(f"{name} on {env}, {number} seed{'s' * (number > 1)}")
+    ax.set_title(_title(dataset))
     ax.grid(alpha=0.3)
     ax.legend(loc="best", frameon=False)
     return ax
 
 
-def save_learning_curve(dataset: "xr.Dataset", path: Path) -> None:
-    """Write the picture of `plot` as a PNG."""
+def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> "Figure":
+    """Draw every diagnostic of the algorithm: IQM over seeds, and the middle half of the seeds.
+
+    Args:
+        dataset: results of a run.
+        figure: where to draw; a new picture by default.
+
+    Returns:
+        The Figure.
+    """
+    names = [n for n in dataset if dataset[n].dims == ("seed", "update") and n not in EPISODES]
+    rows = math.ceil(len(names) / 3)
+    if figure is None:
+        from matplotlib import pyplot
+
+        figure = pyplot.figure(figsize=(9.6, 2.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, 3, squeeze=False)
+    steps = dataset["step"].values / 1000
+    for ax, name in zip(axes.flat, names, strict=False):
+        values = dataset[name].values
+        values = values[np.all(np.isfinite(values), axis=1)]
+        if len(values):
+            low, high = np.percentile(values, [25, 75], axis=0)
+            ax.plot(steps, statistics.iqm(values), color=BLUE)
+            ax.fill_between(steps, low, high, color=BLUE, alpha=0.25, lw=0)
+        unit = UNITS.get(str(name))
+        ax.set_title(str(name).replace("_", " ") + (f" ({unit})" if unit else ""), fontsize=10)
+        ax.grid(alpha=0.3)
+    for ax in axes.flat[len(names) :]:
+        ax.set_axis_off()
+    figure.supxlabel("thousand environment steps per seed")
+    figure.suptitle(_title(dataset))
+    return figure
+
+
+def save_pictures(dataset: "xr.Dataset", directory: Path) -> None:
+    """Write `learning_curve.png` and `diagnostics.png`, each whole or not at all."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    plot(dataset, ax=figure.subplots())
-    figure.savefig(path, dpi=150, format="png")
+    curve = Figure(figsize=(6.4, 4.0), layout="constrained")
+    plot(dataset, ax=curve.subplots())
+    diagnostics = plot_diagnostics(dataset, Figure(figsize=(9.6, 9.6), layout="constrained"))
+    for figure, name in ((curve, "learning_curve.png"), (diagnostics, "diagnostics.png")):
+        partial = directory / f".{name}.partial"
+        figure.savefig(partial, dpi=150, format="png")
+        os.replace(partial, directory / name)
+
+
+def _title(dataset: "xr.Dataset") -> str:
+    number = dataset.sizes["seed"]
+    name, env = dataset.attrs.get("algorithm", ""), dataset.attrs.get("env", "")
+    return f"{name} on {env}, {number} seed{'s' * (number > 1)}"
 
 
 def _fill_forward(curves: Any) -> Any:

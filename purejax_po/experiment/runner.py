@@ -287,9 +287,7 @@ def _lengths(config: ExperimentConfig) -> list[int]:
 
 def _write_results(dataset: "xr.Dataset", directory: Path) -> None:
     results.save(dataset, directory / "results.nc")
-    partial = directory / ".learning_curve.png.partial"
-    plots.save_learning_curve(dataset, partial)
-    os.replace(partial, directory / "learning_curve.png")
+    plots.save_pictures(dataset, directory)
     results.write_json(directory / "summary.json", results.summarize(dataset))
 
 
