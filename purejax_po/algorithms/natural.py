@@ -1,14 +1,17 @@
 """What the natural-gradient algorithms (NPG, TRPO) share: objective, direction and step length."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from purejax_po import curvature, minibatch
+from purejax_po import advantages, curvature, minibatch
 from purejax_po.advantages import weighted_mean
+from purejax_po.algorithms import actor_critic
 from purejax_po.types import (
     POSITIVE_FRACTION,
+    ActorCriticParams,
     Array,
     Critic,
     Info,
@@ -23,6 +26,19 @@ from purejax_po.types import (
 
 FisherProduct = Literal["gauss_newton", "kl_hessian", "empirical"]
 Solver = Literal["cg", "dense"]
+
+
+class State(NamedTuple):
+    """Parameters, and the moments of the critic's Adam."""
+
+    params: ActorCriticParams
+    critic_optimizer: optax.OptState
+
+
+def init(key: Key, policy: Policy, critic: Critic, critic_learning_rate: Array | float) -> State:
+    """Draw both networks, and start the critic's Adam."""
+    params = actor_critic.init_params(key, policy, critic)
+    return State(params, optax.adam(critic_learning_rate).init(params.critic))
 
 
 def surrogate(
@@ -85,6 +101,28 @@ def dot(a: Params, b: Params) -> Array:
     """Inner product of two pytrees."""
     products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
     return jnp.sum(jnp.stack(jax.tree.leaves(products)))
+
+
+def diagnostics(
+    gradient: Params,
+    step: Params,
+    solution: curvature.Solution,
+    search: curvature.LineSearch,
+    estimates: actor_critic.Estimates,
+    weight: Array,
+) -> Info:
+    """Scalars that tell how an update went; `kl_full_step` is that before any backtracking."""
+    return {
+        **search.info,
+        "kl_full_step": search.first_info["kl"],
+        "expected_improvement": search.fraction * dot(gradient, step),
+        "step_fraction": search.fraction,
+        "cg_residual": solution.residual,
+        "cg_iterations": solution.iterations.astype(jnp.float32),
+        "explained_variance": advantages.explained_variance(
+            estimates.value, estimates.value_target, weight
+        ),
+    }
 
 
 def check_options(

@@ -3,7 +3,7 @@
 Source: Kakade 2001, A Natural Policy Gradient.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import flax.struct
 import jax
@@ -47,13 +47,6 @@ class NPGHyperparams:
     """γ, per step."""
     gae_lambda: UnitInterval = 0.95
     """λ of generalised advantage estimation."""
-
-
-class NPGState(NamedTuple):
-    """Parameters, and the moments of the critic's Adam."""
-
-    params: ActorCriticParams
-    critic_optimizer: optax.OptState
 
 
 def npg(
@@ -100,13 +93,12 @@ def npg(
         critic_minibatch_size=critic_minibatch_size,
     )
 
-    def init(key: Key, hyperparams: NPGHyperparams) -> NPGState:
-        params = actor_critic.init_params(key, policy, critic)
-        return NPGState(params, optax.adam(hyperparams.critic_learning_rate).init(params.critic))
+    def init(key: Key, hyperparams: NPGHyperparams) -> natural.State:
+        return natural.init(key, policy, critic, hyperparams.critic_learning_rate)
 
     def update(
-        key: Key, hyperparams: NPGHyperparams, state: NPGState, rollout: Rollout
-    ) -> tuple[NPGState, Info]:
+        key: Key, hyperparams: NPGHyperparams, state: natural.State, rollout: Rollout
+    ) -> tuple[natural.State, Info]:
         step_key, critic_key = jax.random.split(key)
         transition, old_params = rollout.transition, state.params.policy
         estimates = actor_critic.estimate(
@@ -158,17 +150,8 @@ def npg(
             num_epochs=critic_epochs,
             minibatch_size=critic_minibatch_size,
         )
-        info = {
-            **search.info,
-            "expected_improvement": search.fraction * natural.dot(gradient, step),
-            "step_fraction": search.fraction,
-            "cg_residual": solution.residual,
-            "cg_iterations": solution.iterations.astype(jnp.float32),
-            "value_loss": value_loss,
-            "explained_variance": advantages.explained_variance(
-                estimates.value, estimates.value_target, transition.weight
-            ),
-        }
-        return NPGState(ActorCriticParams(search.params, critic_params), critic_optimizer), info
+        params = ActorCriticParams(search.params, critic_params)
+        info = natural.diagnostics(gradient, step, solution, search, estimates, transition.weight)
+        return natural.State(params, critic_optimizer), {**info, "value_loss": value_loss}
 
     return Algorithm(actor_critic.acting(policy), hyperparams, init, update)

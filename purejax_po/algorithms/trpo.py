@@ -3,11 +3,8 @@
 Source: Schulman et al. 2015, Trust Region Policy Optimization.
 """
 
-from typing import NamedTuple
-
 import flax.struct
 import jax
-import jax.numpy as jnp
 import optax
 
 from purejax_po import advantages, curvature, minibatch
@@ -48,13 +45,6 @@ class TRPOHyperparams:
     """γ, per step."""
     gae_lambda: UnitInterval = 0.95
     """λ of generalised advantage estimation."""
-
-
-class TRPOState(NamedTuple):
-    """Parameters, and the moments of the critic's Adam."""
-
-    params: ActorCriticParams
-    critic_optimizer: optax.OptState
 
 
 def trpo(
@@ -101,13 +91,12 @@ def trpo(
     )
     check_count("max_backtracks", max_backtracks)
 
-    def init(key: Key, hyperparams: TRPOHyperparams) -> TRPOState:
-        params = actor_critic.init_params(key, policy, critic)
-        return TRPOState(params, optax.adam(hyperparams.critic_learning_rate).init(params.critic))
+    def init(key: Key, hyperparams: TRPOHyperparams) -> natural.State:
+        return natural.init(key, policy, critic, hyperparams.critic_learning_rate)
 
     def update(
-        key: Key, hyperparams: TRPOHyperparams, state: TRPOState, rollout: Rollout
-    ) -> tuple[TRPOState, Info]:
+        key: Key, hyperparams: TRPOHyperparams, state: natural.State, rollout: Rollout
+    ) -> tuple[natural.State, Info]:
         step_key, critic_key = jax.random.split(key)
         transition, old_params = rollout.transition, state.params.policy
         estimates = actor_critic.estimate(
@@ -160,18 +149,8 @@ def trpo(
             num_epochs=critic_epochs,
             minibatch_size=critic_minibatch_size,
         )
-        info = {
-            **search.info,
-            "kl_full_step": search.first_info["kl"],
-            "expected_improvement": search.fraction * natural.dot(gradient, step),
-            "step_fraction": search.fraction,
-            "cg_residual": solution.residual,
-            "cg_iterations": solution.iterations.astype(jnp.float32),
-            "value_loss": value_loss,
-            "explained_variance": advantages.explained_variance(
-                estimates.value, estimates.value_target, transition.weight
-            ),
-        }
-        return TRPOState(ActorCriticParams(search.params, critic_params), critic_optimizer), info
+        params = ActorCriticParams(search.params, critic_params)
+        info = natural.diagnostics(gradient, step, solution, search, estimates, transition.weight)
+        return natural.State(params, critic_optimizer), {**info, "value_loss": value_loss}
 
     return Algorithm(actor_critic.acting(policy), hyperparams, init, update)
