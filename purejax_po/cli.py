@@ -303,6 +303,8 @@ def print_table(dataset: "xr.Dataset") -> None:
         "steps per second": f"{summary['env_steps_per_second']:,.0f}",
         "device": f"{summary['device']}, {summary['lanes_per_device']} lanes each",
     }
+    if unfinished := summary["seeds_without_final_episodes"]:
+        rows["seeds that ended no episode in the last tenth"] = str(len(unfinished))
     _print_rows(f"{summary['algorithm']} on {summary['env']}", rows)
 
 
