@@ -61,6 +61,11 @@ class Train:
         config = dataclasses.replace(self.experiment, algorithm=self.algorithm)
         out = self.out or Path("runs") / f"{config.algorithm.name}-{config.env.replace('/', '-')}"
         try:
+            if self.preset is not None and PRESETS[self.preset][1].name != config.algorithm.name:
+                raise ValueError(
+                    f"preset must be one for {config.algorithm.name}, got {self.preset!r}, "
+                    f"which is for {PRESETS[self.preset][1].name}"
+                )
             saving = _saving(self.checkpoint_every, self.keep_checkpoints)
             experiment = runner.prepare(config, out, overwrite=self.overwrite)
         except ValueError as error:

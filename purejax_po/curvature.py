@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from purejax_po.types import Array, Info, Params
+from purejax_po.types import Array, Info, Params, Range, check_count, check_number
 
 Apply = Callable[[Params], Any]
 """`params → Distribution` over the samples of a batch, leaves `[B, ...]`."""
@@ -127,6 +127,8 @@ def conjugate_gradient(
 
     Source: Nocedal & Wright 2006, Numerical Optimization, algorithm 5.2.
     """
+    check_count("max_iterations", max_iterations)
+    check_number("tolerance", tolerance, Range(0.0, includes_low=False))
     flat_b, unravel = ravel_pytree(b)
     b_square = flat_b @ flat_b
 
@@ -193,7 +195,12 @@ def line_search(
         params, step: pytrees of the same structure.
         shrink: backtracking coefficient in (0, 1).
         max_backtracks: number of candidates, static.
+
+    Raises:
+        ValueError: if `shrink` is outside (0, 1) or `max_backtracks` below 1.
     """
+    check_number("shrink", shrink, Range(0.0, 1.0, includes_low=False, includes_high=False))
+    check_count("max_backtracks", max_backtracks)
 
     def candidate(k: Array) -> tuple[Params, Array, Info]:
         fraction = jnp.power(shrink, k)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejax_po.distributions import Categorical, DiagonalGaussian, Product
-from purejax_po.types import Array, Critic, EnvParams, Key, Params, Policy
+from purejax_po.types import Array, Critic, EnvParams, Key, Params, Policy, check_count
 
 Activation = Callable[[Array], Array]
 Initializer = Callable[..., Array]
@@ -115,6 +115,7 @@ def mlp_policy(
     activation: str | Activation = "tanh",
 ) -> Policy:
     """Return a categorical, multi-discrete or Gaussian MLP policy, as the action space asks."""
+    check_hidden(hidden)
     num_outputs, to_distribution = _action_head(env.action_space(env_params))
     mlp = MLP(tuple(hidden), num_outputs, _activation(activation), output_scale=0.01)
     module = GaussianMLP(mlp) if to_distribution is None else mlp
@@ -135,6 +136,7 @@ def mlp_critic(
     activation: str | Activation = "tanh",
 ) -> Critic:
     """Return an MLP state-value function."""
+    check_hidden(hidden)
     module = MLP(tuple(hidden), 1, _activation(activation), output_scale=1.0)
     encode, example = observation_encoder(env, env_params)
 
@@ -143,6 +145,14 @@ def mlp_critic(
         return outputs[..., 0]
 
     return memoryless(Critic, lambda key: module.init(key, encode(example)), apply)
+
+
+def check_hidden(hidden: Any, name: str = "hidden") -> None:
+    """Raise `ValueError` unless `hidden` is a sequence of positive whole numbers."""
+    if not isinstance(hidden, tuple | list):
+        raise ValueError(f"{name} must be a sequence of widths such as (64, 64), got {hidden!r}")
+    for width in hidden:
+        check_count(name, width)
 
 
 def softmax_linear_policy(

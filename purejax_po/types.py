@@ -3,10 +3,12 @@
 import dataclasses
 import difflib
 import math
+import numbers
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, get_type_hints
 
 import jax
+from jax.core import Tracer
 
 Array = jax.Array
 Key = jax.Array
@@ -163,11 +165,8 @@ class Range:
     high: float = math.inf
     includes_low: bool = True
     includes_high: bool = True
-    allows_infinity: bool = False
 
     def __contains__(self, value: float) -> bool:
-        if math.isinf(value) and value > 0 and self.allows_infinity:
-            return True
         above = value >= self.low if self.includes_low else value > self.low
         below = value <= self.high if self.includes_high else value < self.high
         return math.isfinite(value) and above and below
@@ -176,15 +175,13 @@ class Range:
         if self.low == -math.inf and self.high == math.inf:
             return "a finite number"
         if self.high == math.inf:
-            text = f"a finite number {'≥' if self.includes_low else '>'} {self.low:g}"
-            return text + " (or inf)" if self.allows_infinity else text
+            return f"a finite number {'≥' if self.includes_low else '>'} {self.low:g}"
         left, right = "[("[not self.includes_low], "])"[not self.includes_high]
         return f"a number in {left}{self.low:g}, {self.high:g}{right}"
 
 
 Real = Annotated[float, Range()]
 Positive = Annotated[float, Range(0.0, includes_low=False)]
-PositiveOrInfinite = Annotated[float, Range(0.0, includes_low=False, allows_infinity=True)]
 NonNegative = Annotated[float, Range(0.0)]
 UnitInterval = Annotated[float, Range(0.0, 1.0)]
 OpenUnitInterval = Annotated[float, Range(0.0, 1.0, includes_low=False, includes_high=False)]
@@ -200,14 +197,18 @@ def check_hyperparams(hyperparams: Any, prefix: str = "hyperparams") -> None:
     for name, hint in get_type_hints(type(hyperparams), include_extras=True).items():
         allowed = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Range)), None)
         value = getattr(hyperparams, name)
-        if allowed is None or isinstance(value, jax.Array):
-            continue
+        if allowed is None or isinstance(value, Tracer) or getattr(value, "ndim", 0) > 0:
+            continue  # traced, or a sweep's axis
         check_number(f"{prefix}.{name}", value, allowed)
 
 
 def check_number(name: str, value: Any, allowed: Range) -> None:
     """Raise `ValueError` naming `name`, `value` and the range, unless the value is inside."""
+    if isinstance(value, Tracer):
+        return
     try:
+        if isinstance(value, bool | str):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be {allowed}, got {value!r}") from None
@@ -217,7 +218,7 @@ def check_number(name: str, value: Any, allowed: Range) -> None:
 
 def check_count(name: str, value: Any, minimum: int = 1) -> None:
     """Raise `ValueError` unless `value` is a whole number of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         raise ValueError(f"{name} must be a whole number ≥ {minimum}, got {value!r}")
 
 

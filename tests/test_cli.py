@@ -100,6 +100,26 @@ MISTAKES = {
         ["train", "ppo", "--env-params", "gravitas", "3"],
         ["env_params of CartPole-v1 must be among", "gravity", "got 'gravitas'"],
     ),
+    "preset of another algorithm": (
+        ["train", "trpo", "--preset", "ppo-pendulum"],
+        ["preset must be one for trpo, got 'ppo-pendulum', which is for ppo"],
+    ),
+    "windows": (["train", "ppo", "--num-windows", "3"], ["num_windows", "≥ 10, got 3"]),
+    "too many steps": (
+        ["train", "ppo", "--total-steps", "100000000000000000"],
+        ["total_steps must be fewer than 2^31 updates"],
+    ),
+    "too many seeds": (["train", "ppo", "--seeds", "2000000000"], ["num_seeds must be at most"]),
+    "a whole number": (
+        ["train", "ppo", "--env-params", "max_steps_in_episode", "50.5"],
+        ["env_params.max_steps_in_episode must be a whole number, got 50.5"],
+    ),
+    "time limit": (
+        ["train", "ppo", "--env-params", "max_steps_in_episode", "0"],
+        ["env_params.max_steps_in_episode must be a finite number ≥ 1, got 0"],
+    ),
+    "long path": (["train", "ppo", "--out", "a" * 300], ["out must be writable", "too long"]),
+    "no run": (["resume", "nowhere"], ["directory must be that of a run, got nowhere"]),
     "preset": (["train", "ppo", "--preset", "x"], ["preset must be one of", "got 'x'"]),
     "max_kl": (
         ["train", "trpo", "--hyperparams.max-kl", "0"],
@@ -143,6 +163,25 @@ def test_output_directory_is_checked_before_training(capsys, tmp_path):
         errors = capsys.readouterr().err
         assert errors.count("\n") == 1
         assert text in errors
+
+
+def test_foreign_files_are_never_deleted(capsys, tmp_path):
+    foreign = tmp_path / "checkpoints" / "model"
+    foreign.parent.mkdir()
+    foreign.write_text("precious")
+    for flags in ([], ["--overwrite"]):
+        assert cli.main(["train", "ppo", "--out", str(tmp_path), *flags]) == 2
+        assert "with checkpoints but no config.json" in capsys.readouterr().err
+    assert foreign.read_text() == "precious"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "nonsense"])
+def test_resuming_what_is_no_run(capsys, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    assert cli.main(["resume", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert "directory must be that of a run" in errors
 
 
 def test_read_only_file_system(capsys):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -146,6 +147,62 @@ def test_run_directory(tmp_path):
         po.run(CONFIG, out, progress=False)
     po.run(dataclasses.replace(CONFIG, num_seeds=1), out, overwrite=True, progress=False)
     assert po.load_results(out).sizes["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm": "ppo"}, "algorithm must be a configuration such as"),
+        ({"num_seeds": True}, "num_seeds must be a whole number"),
+        ({"algorithm": po.PPOConfig(hyperparams=po.TRPOHyperparams())}, "must be PPOHyperparams"),
+        ({"algorithm": po.PPOConfig(network=po.NetworkConfig(hidden=64))}, "sequence of widths"),
+        (
+            {
+                "algorithm": po.PPOConfig(
+                    hyperparams=po.PPOHyperparams(learning_rate=jnp.float32(-1))
+                )
+            },
+            "hyperparams.learning_rate must be a finite number > 0",
+        ),
+        (
+            {"algorithm": po.TRPOConfig(normalize_advantage="off")},
+            "must be True or False, got 'off'",
+        ),
+        ({"env_params": {"gravity": "x"}}, "env_params.gravity must be a finite number, got 'x'"),
+    ],
+)
+def test_wrong_values_from_python(changes, message):
+    with pytest.raises(ValueError, match=message):
+        po.run(dataclasses.replace(CONFIG, **changes), progress=False)
+
+
+def test_array_scalars_are_numbers(three_seeds):
+    again = po.run(
+        dataclasses.replace(
+            CONFIG,
+            num_seeds=np.int64(3),
+            algorithm=dataclasses.replace(
+                TINY, hyperparams=po.PPOHyperparams(discount=jnp.float32(0.99))
+            ),
+        ),
+        progress=False,
+    )
+    assert_same_seeds(three_seeds, again)
+
+
+def test_pictures_leave_diverged_seeds_out(three_seeds):
+    broken = three_seeds.copy(deep=True)
+    broken["episode_return"][1] = np.nan
+    broken["diverged_at"][1] = 0
+    x = po.plot(broken).lines[0].get_xdata()
+    assert len(x) > 10
+    with pytest.raises(ValueError, match="variable must be one of"):
+        po.plot(broken, "klx")
+
+
+def test_a_copied_results_file_can_be_summarized(three_seeds, tmp_path):
+    results.save(three_seeds, tmp_path / "alone.nc")
+    assert po.summarize(po.load_results(tmp_path / "alone.nc"))["compile_seconds"] is None
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a netCDF file"])

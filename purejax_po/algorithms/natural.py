@@ -90,7 +90,7 @@ def fisher_product(
 
 
 def scale_to_kl(solution: curvature.Solution, max_kl: Array | float) -> Params:
-    """√(2δ / xᵀFx)·x, whose KL is δ to second order; the zero step where xᵀFx is not positive."""
+    """√(2δ / xᵀFx)·x, undamped of KL δ to second order; zero where xᵀFx is not positive."""
     positive = solution.quadratic > 0
     scale = jnp.sqrt(2.0 * max_kl / jnp.where(positive, solution.quadratic, 1.0))
     scale = jnp.where(positive, scale, 0.0)

@@ -138,7 +138,7 @@ def npg(
             return jnp.bool_(True), {**info, "improvement": value - old_value}
 
         # One candidate, refused only if something is not finite.
-        search = curvature.line_search(evaluate, old_params, step, shrink=1.0, max_backtracks=1)
+        search = curvature.line_search(evaluate, old_params, step, shrink=0.5, max_backtracks=1)
         critic_params, critic_optimizer, value_loss = actor_critic.fit(
             critic_key,
             critic,

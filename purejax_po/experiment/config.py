@@ -19,11 +19,14 @@ from purejax_po.types import (
     POSITIVE_FRACTION,
     Algorithm,
     EnvParams,
+    Range,
     check_choice,
     check_count,
     check_hyperparams,
     check_number,
 )
+
+MAX_SEEDS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +73,18 @@ class AlgorithmConfig:
         """Raise `ValueError` for a value that no environment allows."""
         check_count("num_envs", self.num_envs)
         check_count("num_steps", self.num_steps)
-        for width in self.network.hidden:
-            check_count("network.hidden", width)
+        networks.check_hidden(self.network.hidden, "network.hidden")
+        defaults: Any = type(self)
+        expected = type(defaults().hyperparams)
+        if not isinstance(self.hyperparams, expected):
+            raise ValueError(
+                f"hyperparams must be {expected.__name__}, got {type(self.hyperparams).__name__}"
+            )
+        for option in dataclasses.fields(self):
+            if option.type is bool and not isinstance(getattr(self, option.name), bool):
+                raise ValueError(
+                    f"{option.name} must be True or False, got {getattr(self, option.name)!r}"
+                )
         check_choice("network.activation", self.network.activation, tuple(networks.ACTIVATIONS))
         check_hyperparams(self.hyperparams)
 
@@ -218,12 +231,13 @@ class ExperimentConfig:
     total_steps: int = 500_000
     """Environment steps per seed, rounded down to whole updates."""
     num_windows: int = 100
-    """Points of the learning curve: updates are averaged in windows."""
+    """Points of the learning curve, at least 10: updates are averaged in windows."""
     lanes_per_device: int | None = None
     """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
 
     num_devices: int | None = None
-    """Devices to use at most (a CPU core is one); all by default. Results do not depend on it."""
+    """Devices to use (a CPU core is one); all by default. Results depend on lanes_per_device alone,
+    which by default is chosen by the number of seeds and of devices."""
 
     @property
     def num_updates(self) -> int:
@@ -246,7 +260,13 @@ class ExperimentConfig:
         if self.first_seed + self.num_seeds > 2**31:
             raise ValueError(f"first_seed + num_seeds must be ≤ 2^31, got {self.first_seed}")
         check_count("total_steps", self.total_steps)
-        check_count("num_windows", self.num_windows)
+        check_count("num_windows", self.num_windows, minimum=10)
+        if self.num_seeds > MAX_SEEDS:
+            raise ValueError(f"num_seeds must be at most {MAX_SEEDS}, got {self.num_seeds}")
+        if not isinstance(self.algorithm, AlgorithmConfig):
+            raise ValueError(
+                f"algorithm must be a configuration such as PPOConfig(), got {self.algorithm!r}"
+            )
         for name in ("lanes_per_device", "num_devices"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
@@ -255,6 +275,11 @@ class ExperimentConfig:
         if self.num_updates < 1:
             raise ValueError(
                 f"total_steps must be at least one update, num_envs × num_steps = {per_update}, "
+                f"got {self.total_steps}"
+            )
+        if self.num_updates >= 2**31:
+            raise ValueError(
+                f"total_steps must be fewer than 2^31 updates of {per_update}, "
                 f"got {self.total_steps}"
             )
         environments.check_name(self.env)
@@ -275,9 +300,12 @@ class ExperimentConfig:
                 raise ValueError(
                     f"env_params of {self.env} must be among {', '.join(fields)}, got {name!r}"
                 )
-            if not math.isfinite(value):
-                raise ValueError(f"env_params.{name} must be a finite number, got {value}")
             default = getattr(env_params, name)
+            check_number(f"env_params.{name}", value, Range())
+            if isinstance(default, int) and float(value) != int(value):
+                raise ValueError(f"env_params.{name} must be a whole number, got {value}")
+            if name == "max_steps_in_episode":
+                check_number(f"env_params.{name}", value, Range(1.0))
             changes[name] = type(default)(value) if isinstance(default, int | float) else value
         return env, env_params.replace(**changes)
 
@@ -285,7 +313,7 @@ class ExperimentConfig:
         """Return the configuration as JSON-ready nested dictionaries."""
         data = dataclasses.asdict(self)
         data["algorithm"] = {"name": self.algorithm.name, **data["algorithm"]}
-        return data
+        return _plain(data)
 
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on: `to_dict` without where the run takes place."""
@@ -302,6 +330,13 @@ class ExperimentConfig:
         algorithm = dict(data.pop("algorithm"))
         config = algorithm_config(algorithm.pop("name"))
         return _from_dict(cls, {**data, "algorithm": _from_dict(config, algorithm)})
+
+
+def _plain(value: Any) -> Any:
+    """Turn NumPy and JAX scalars inside nested dictionaries into Python numbers."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value.item() if hasattr(value, "item") else value
 
 
 def _from_dict(cls: Any, data: dict[str, Any]) -> Any:

@@ -42,23 +42,31 @@ def check_writable(directory: Path, overwrite: bool) -> None:
     """Check that a run can be written to a directory, without leaving a trace.
 
     Raises:
-        ValueError: if it is a file, holds a run already, or cannot be written to.
+        ValueError: if it is a file, holds a run or a run's files already, or cannot be written to.
     """
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(f"out must be a directory, got the file {directory}")
-    if (directory / CONFIG).exists() and not overwrite:
-        raise ValueError(
-            f"out must hold no run yet, got {directory} with a {CONFIG}; "
-            "choose another directory, resume it or overwrite it (--overwrite)"
-        )
-    existing = directory.absolute()
-    while not existing.exists():
-        existing = existing.parent
     try:
+        if directory.is_symlink() and not directory.exists():
+            raise ValueError(f"out must be a directory, got the dangling link {directory}")
+        if directory.exists() and not directory.is_dir():
+            raise ValueError(f"out must be a directory, got the file {directory}")
+        held = [name for name in RUN_FILES if (directory / name).exists()]
+        existing = directory.absolute()
+        while not existing.exists():
+            existing = existing.parent
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise ValueError(f"out must be writable, got {directory}: {error.strerror}") from None
+    if held and CONFIG not in held:
+        raise ValueError(
+            f"out must hold no files named like a run's, got {directory} with {held[0]} but no "
+            f"{CONFIG}; choose another directory"
+        )
+    if held and not overwrite:
+        raise ValueError(
+            f"out must hold no run yet, got {directory} with a {CONFIG}; "
+            "choose another directory, resume it or overwrite it (--overwrite)"
+        )
 
 
 def create(directory: Path, config: ExperimentConfig) -> None:
@@ -78,12 +86,11 @@ def read_config(directory: Path) -> ExperimentConfig:
         ValueError: if the directory is no run.
     """
     try:
-        data = json.loads((directory / CONFIG).read_text())
-    except (OSError, ValueError):
+        return ExperimentConfig.from_dict(json.loads((directory / CONFIG).read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(
             f"directory must be that of a run, got {directory}, which has no readable {CONFIG}"
         ) from None
-    return ExperimentConfig.from_dict(data)
 
 
 def config_hash(config: ExperimentConfig) -> str:
@@ -210,17 +217,19 @@ def restore(
     return done, problems
 
 
-def load_params(directory: Path, config: ExperimentConfig, trainer: Trainer) -> tuple[Any, Any]:
+def load_params(
+    directory: Path, config: ExperimentConfig, trainer: Trainer
+) -> tuple[Any, Any, Any]:
     """Read the final parameters of all finished lanes.
 
     Returns:
-        Their seeds, and parameters with leaves `[seeds, ...]`.
+        Their seeds, whether each one diverged, and parameters with leaves `[seeds, ...]`.
 
     Raises:
         ValueError: if no lane has finished, or a checkpoint does not fit.
     """
     shapes = jax.eval_shape(trainer.init, jax.random.key(0), trainer.algorithm.hyperparams)
-    seeds, parts, problems = [], [], []
+    seeds, diverged, parts, problems = [], [], [], []
     for path, _ in _numbered(directory):
         if path.name.startswith("step-"):
             continue
@@ -238,13 +247,14 @@ def load_params(directory: Path, config: ExperimentConfig, trainer: Trainer) -> 
                 shapes.algorithm.params,
             )
             parts.append(_unflatten(path, meta, template, params))
+            diverged.append(part[".diverged_at"] >= 0)
             seeds.append(config.first_seed + index * width + np.arange(count))
     if not parts:
         reason = problems[0] if problems else "no seed has finished yet"
         raise ValueError(f"{directory} holds no trained policy: {reason}")
     order = np.argsort(np.concatenate(seeds))
     joined = jax.tree.map(lambda *x: np.concatenate(x)[order], *parts)
-    return np.concatenate(seeds)[order], joined
+    return np.concatenate(seeds)[order], np.concatenate(diverged)[order], joined
 
 
 def stored_lanes_per_device(directory: Path) -> int | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from purejax_po.experiment import statistics
+from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,6 +23,8 @@ UNITS = {"kl": "nats", "kl_full_step": "nats", "entropy": "nats", "cg_residual":
 def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | None" = None) -> Any:
     """Draw the IQM over seeds of a variable against environment steps, with a 95 % band.
 
+    Seeds that diverged, or that never ended an episode, are left out.
+
     Args:
         dataset: results of a run.
         variable: any variable with dims `seed`, `update`.
@@ -29,14 +32,20 @@ def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | No
 
     Returns:
         The Axes.
+
+    Raises:
+        ValueError: for a variable that is no curve.
     """
     from matplotlib.ticker import EngFormatter
 
+    choices = tuple(str(name) for name in dataset if dataset[name].dims == ("seed", "update"))
+    check_choice("variable", variable, choices)
     if ax is None:
         from matplotlib import pyplot
 
         _, ax = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
-    curves = _fill_forward(dataset[variable].values)
+    curves = _fill_forward(_sound(dataset)[variable].values)
+    curves = curves[np.isfinite(curves).any(axis=1)]
     steps = dataset["step"].values
     known = np.all(np.isfinite(curves), axis=0)
     curves, steps = curves[:, known], steps[known]
@@ -74,7 +83,7 @@ def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> "
     axes = figure.subplots(rows, 3, squeeze=False)
     steps = dataset["step"].values / 1000
     for ax, name in zip(axes.flat, names, strict=False):
-        values = dataset[name].values
+        values = _sound(dataset)[name].values
         values = values[np.all(np.isfinite(values), axis=1)]
         if len(values):
             low, high = np.percentile(values, [25, 75], axis=0)
@@ -101,6 +110,13 @@ def save_pictures(dataset: "xr.Dataset", directory: Path) -> None:
         partial = directory / f".{name}.partial"
         figure.savefig(partial, dpi=150, format="png")
         os.replace(partial, directory / name)
+
+
+def _sound(dataset: "xr.Dataset") -> "xr.Dataset":
+    """Leave out the seeds that diverged."""
+    if "diverged_at" not in dataset:
+        return dataset
+    return dataset.isel(seed=np.flatnonzero(dataset["diverged_at"].values < 0))
 
 
 def _title(dataset: "xr.Dataset") -> str:

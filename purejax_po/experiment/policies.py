@@ -32,6 +32,8 @@ class TrainedPolicies(NamedTuple):
 
     experiment: runner.Experiment
     seeds: Any
+    diverged: Any
+    """Whether each seed diverged; its policy is the last finite one."""
     params: Any
     """Leaves `[seeds, ...]`."""
 
@@ -43,8 +45,8 @@ def load_policies(out: str | os.PathLike[str]) -> TrainedPolicies:
         ValueError: if the directory is no run, or no seed has finished yet.
     """
     experiment = runner.prepare_resume(out)
-    seeds, params = files.load_params(Path(out), experiment.config, experiment.trainer)
-    return TrainedPolicies(experiment, seeds, params)
+    found = files.load_params(Path(out), experiment.config, experiment.trainer)
+    return TrainedPolicies(experiment, *found)
 
 
 def load_policy(out: str | os.PathLike[str], *, seed: int) -> Callable[[Array], Any]:
@@ -82,7 +84,7 @@ def evaluate_run(
     greedy: bool = True,
     evaluation_seed: int = 0,
 ) -> "xr.Dataset":
-    """Evaluate every finished seed's final policy on the same episodes.
+    """Evaluate every finished seed's final policy on the same episodes, but for diverged seeds.
 
     Args:
         out: the directory of a run.
@@ -116,14 +118,17 @@ def evaluate_run(
 
         return jax.vmap(one)(params)
 
-    evaluation = jax.device_get(evaluate_all(policies.params))
+    sound = ~policies.diverged
+    if not sound.any():
+        raise ValueError(f"{out} holds no policy to evaluate: every seed diverged")
+    evaluation = jax.device_get(evaluate_all(jax.tree.map(lambda x: x[sound], policies.params)))
     dims = ("seed", "episode")
     return xr.Dataset(
         {
             "episode_return": (dims, evaluation.episode_return),
             "episode_length": (dims, evaluation.episode_length),
         },
-        coords={"seed": policies.seeds, "episode": np.arange(num_episodes)},
+        coords={"seed": policies.seeds[sound], "episode": np.arange(num_episodes)},
     )
 
 
@@ -141,6 +146,8 @@ def render(out: str | os.PathLike[str], path: str | os.PathLike[str], *, seed: i
     Raises:
         ValueError: as `load_policy`; or if gymnax cannot draw the environment.
     """
+    if not Path(path).absolute().parent.is_dir():
+        raise ValueError(f"path must be in a directory that exists, got {path}")
     act = load_policy(out, seed=seed)
     for name, value in HEADLESS.items():
         os.environ.setdefault(name, value)

@@ -96,11 +96,11 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
         "final_return": over_seeds(kept),
         "diverged_seeds": seeds[diverged].tolist(),
         "seeds_without_final_episodes": seeds[~np.isfinite(final) & ~diverged].tolist(),
-        "compile_seconds": _number(attributes["compile_seconds"]),
-        "run_seconds": _number(attributes["run_seconds"]),
-        "env_steps_per_second": _number(attributes["env_steps_per_second"]),
+        "compile_seconds": _number(attributes.get("compile_seconds", math.nan)),
+        "run_seconds": _number(attributes.get("run_seconds", math.nan)),
+        "env_steps_per_second": _number(attributes.get("env_steps_per_second", math.nan)),
         "lanes_per_device": int(attributes["lanes_per_device"]),
-        "device": attributes["device"],
+        "device": attributes.get("device"),
         "versions": json.loads(attributes["versions"]),
     }
 

@@ -132,6 +132,8 @@ def execute(
 ) -> "xr.Dataset":
     """Train, and write the run's files; arguments, result and errors as `run`."""
     saving = saving or Saving()
+    if experiment.is_resumed and (dataset := _finished(experiment)) is not None:
+        return dataset
     if callable(progress):
         return _execute(experiment, progress, saving)
     if not progress:
@@ -278,6 +280,14 @@ def _make_trainer(config: ExperimentConfig) -> Trainer:
         num_envs=config.algorithm.num_envs,
         num_steps=config.algorithm.num_steps,
     )
+
+
+def _finished(experiment: Experiment) -> "xr.Dataset | None":
+    """The results of a run that is complete: its summary is written last."""
+    directory = experiment.directory
+    if directory is None or not (directory / "summary.json").exists():
+        return None
+    return results.load(directory)
 
 
 def _lengths(config: ExperimentConfig) -> list[int]:
