@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import math
 import numbers
 from collections.abc import Callable
@@ -17,6 +18,7 @@ Carry = Any
 EnvParams = Any
 Info = dict[str, Array]
 
+AnyType = TypeVar("AnyType")
 DistributionType = TypeVar("DistributionType", bound="Distribution")
 
 
@@ -186,6 +188,21 @@ NonNegative = Annotated[float, Range(0.0)]
 UnitInterval = Annotated[float, Range(0.0, 1.0)]
 OpenUnitInterval = Annotated[float, Range(0.0, 1.0, includes_low=False, includes_high=False)]
 POSITIVE_FRACTION = Range(0.0, 1.0, includes_low=False)
+
+
+def known_names(cls: type[AnyType]) -> type[AnyType]:
+    """Make a dataclass raise `ValueError`, naming the nearest field, for an unknown name."""
+    fields = tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+    original = cls.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            check_choice(f"a field of {cls.__name__}", name, fields)
+        original(self, *args, **kwargs)
+
+    cls.__init__ = init
+    return cls
 
 
 def check_hyperparams(hyperparams: Any, prefix: str = "hyperparams") -> None:

@@ -176,6 +176,16 @@ def test_wrong_values_from_python(changes, message):
         po.run(dataclasses.replace(CONFIG, **changes), progress=False)
 
 
+def test_an_unknown_hyperparameter_names_the_nearest():
+    message = (
+        "a field of PPOHyperparams must be one of .* got 'learning_rat'; did you mean learning_rate"
+    )
+    with pytest.raises(ValueError, match=message):
+        po.PPOHyperparams(learning_rat=1.0)
+    with pytest.raises(ValueError, match=message):
+        po.PPOHyperparams().replace(learning_rat=1.0)
+
+
 def test_array_scalars_are_numbers(three_seeds):
     again = po.run(
         dataclasses.replace(

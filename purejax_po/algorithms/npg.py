@@ -26,9 +26,11 @@ from purejax_po.types import (
     UnitInterval,
     check_choice,
     check_hyperparams,
+    known_names,
 )
 
 
+@known_names
 @flax.struct.dataclass
 class NPGHyperparams:
     """The floats of NPG, all traced."""

@@ -29,11 +29,13 @@ from purejax_po.types import (
     check_choice,
     check_count,
     check_hyperparams,
+    known_names,
 )
 
 AdvantageNormalization = Literal["off", "batch", "minibatch"]
 
 
+@known_names
 @flax.struct.dataclass
 class PPOHyperparams:
     """The floats of PPO, all traced."""

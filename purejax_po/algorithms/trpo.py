@@ -24,9 +24,11 @@ from purejax_po.types import (
     UnitInterval,
     check_count,
     check_hyperparams,
+    known_names,
 )
 
 
+@known_names
 @flax.struct.dataclass
 class TRPOHyperparams:
     """The floats of TRPO, all traced."""
