@@ -16,6 +16,7 @@ from purejax_po.algorithms.ppo import PPOHyperparams, ppo
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
 from purejax_po.evaluation import Evaluation, evaluate
+from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import (
     ExperimentConfig,
     NetworkConfig,
@@ -25,9 +26,11 @@ from purejax_po.experiment.config import (
 )
 from purejax_po.experiment.plots import plot, plot_diagnostics
 from purejax_po.experiment.policies import evaluate_run, load_policy, render
+from purejax_po.experiment.processes import ProcessLostError
+from purejax_po.experiment.processes import join as join_processes
 from purejax_po.experiment.results import load as load_results
 from purejax_po.experiment.results import summarize
-from purejax_po.experiment.runner import Interrupted, Saving, resume, run
+from purejax_po.experiment.runner import Interrupted, Saving, StoppedError, resume, run
 from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
 from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
@@ -46,9 +49,11 @@ __all__ = [
     "PPOConfig",
     "PPOHyperparams",
     "Policy",
+    "ProcessLostError",
     "Result",
     "Rollout",
     "Saving",
+    "StoppedError",
     "TRPOConfig",
     "TRPOHyperparams",
     "TrainState",
@@ -60,6 +65,7 @@ __all__ = [
     "environments",
     "evaluate",
     "evaluate_run",
+    "join_processes",
     "linear_critic",
     "load_policy",
     "load_results",
@@ -83,4 +89,5 @@ __all__ = [
     "summarize",
     "surrogates",
     "trpo",
+    "use_compilation_cache",
 ]

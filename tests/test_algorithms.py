@@ -25,13 +25,7 @@ NUM_ENVS, NUM_STEPS, NUM_UPDATES, NUM_LANES = 4, 16, 3, 12
 HIDDEN = (8,)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Compiling is what takes time here: these programs run for milliseconds."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 class Row(NamedTuple):
@@ -153,7 +147,7 @@ class Compiled(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=list(ALGORITHMS))
-def compiled(request):
+def compiled(request, compile_quickly):
     row = ALGORITHMS[request.param]
     trainer = make(row, ENV, ENV_PARAMS)
 
@@ -384,6 +378,35 @@ def test_parameters_that_are_not_numbers_are_noticed(compiled):
         state, _ = compiled.step(compiled.row.hyperparams, poisoned, ENV_PARAMS)
         assert_equal(state.algorithm, poisoned.algorithm)
         assert state.diverged_at == 1
+
+
+def test_a_poisoned_lane_leaves_the_other_63_alone(compiled):
+    """NaN in one seed's parameters, half-way: to the others nothing has happened."""
+    width, victim = 64, 17
+
+    @jax.jit
+    @jax.vmap
+    def start(key):
+        return compiled.trainer.init(key, compiled.row.hyperparams, ENV_PARAMS, NUM_UPDATES)
+
+    @jax.jit
+    @jax.vmap
+    def step(state):
+        return compiled.trainer.step(compiled.row.hyperparams, state, ENV_PARAMS)
+
+    def poison(x):
+        return x.at[victim].set(jnp.nan)
+
+    half_way, _ = step(start(seed_keys(width)))
+    params = jax.tree.map(poison, half_way.algorithm.params)
+    poisoned = half_way._replace(algorithm=half_way.algorithm._replace(params=params))
+    expected, result = (step(step(state)[0]) for state in (half_way, poisoned))
+    others = np.arange(width) != victim
+    assert_equal(lane_of(result, others), lane_of(expected, others))
+    assert result[0].diverged_at[victim] == 1
+    assert_equal(
+        lane_of(without_counters(result[0]), victim), lane_of(without_counters(poisoned), victim)
+    )
 
 
 def test_a_diverged_lane_leaves_its_neighbours_alone(compiled, seeds):

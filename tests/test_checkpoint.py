@@ -1,6 +1,5 @@
 """Checkpoints and resuming: every fault is detected, and a resumed run ends in the same bits."""
 
-import dataclasses
 import json
 import random
 import shutil
@@ -11,30 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 import purejax_po as po
 from purejax_po.experiment import checkpoint, directory, runner
 from purejax_po.experiment.checkpoint import CheckpointError
 
-TINY = {"num_envs": 2, "num_steps": 16, "network": po.NetworkConfig(hidden=(8,))}
-ALGORITHMS = {
-    "ppo": po.PPOConfig(num_epochs=1, num_minibatches=2, **TINY),
-    "trpo": po.TRPOConfig(cg_iterations=2, critic_epochs=1, critic_minibatch_size=16, **TINY),
-    "npg": po.NPGConfig(cg_iterations=2, critic_epochs=1, critic_minibatch_size=16, **TINY),
-}
 EVERY_WINDOW = po.Saving(every_minutes=0.0)
-
-
-def config(name="ppo", **changes):
-    whole = po.ExperimentConfig(
-        algorithm=ALGORITHMS[name],
-        num_seeds=5,
-        total_steps=320,
-        num_windows=10,
-        lanes_per_device=2,
-        num_devices=2,
-    )
-    return dataclasses.replace(whole, **changes)
 
 
 class KilledError(Exception):
@@ -52,13 +34,13 @@ def run_until(out, number, **changes):
             raise KilledError
 
     with pytest.raises(KilledError):
-        po.run(config(**changes), out, progress=progress, saving=EVERY_WINDOW)
+        po.run(tiny.experiment(**changes), out, progress=progress, saving=EVERY_WINDOW)
 
 
-@pytest.fixture(scope="module", params=ALGORITHMS)
+@pytest.fixture(scope="module", params=tiny.ALGORITHMS)
 def undisturbed(request, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    po.run(config(request.param), out, progress=False)
+    po.run(tiny.experiment(request.param), out, progress=False)
     return request.param, out
 
 
@@ -92,7 +74,7 @@ def test_resuming_a_complete_run_changes_nothing(undisturbed, tmp_path):
 
 def test_a_run_may_be_resumed_with_another_number_of_devices(tmp_path):
     expected, out = tmp_path / "expected", tmp_path / "run"
-    po.run(config(), expected, progress=False)
+    po.run(tiny.experiment(), expected, progress=False)
     run_until(out, 4)
     data = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(json.dumps({**data, "num_devices": 1}))
@@ -174,8 +156,8 @@ def restored(out):
         jax.vmap(lambda h, s, e: trainer.step(h, s, e)[1]),
         blocks[0].lanes.hyperparams, state, blocks[0].lanes.env_params,
     )  # fmt: skip
-    done, problems = directory.restore(out, whole, blocks, state, log)
-    return sorted(done), [b.num_windows for b in blocks], problems
+    found = directory.restore(out, whole, blocks, state, log)
+    return sorted(found.done), [b.num_windows for b in blocks], found.problems
 
 
 def test_the_newest_valid_step_is_used(broken_off, tmp_path):

@@ -28,6 +28,9 @@ from purejax_po.types import (
 
 MAX_SEEDS = 1_000_000
 
+CIRCUMSTANCES = ("num_devices", "memory_gib", "stop_on_divergence")
+"""Fields of an experiment that its results do not depend on, given the lanes on each device."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
@@ -238,6 +241,11 @@ class ExperimentConfig:
     num_devices: int | None = None
     """Devices to use (a CPU core is one); all by default. Results depend on lanes_per_device alone,
     which by default is chosen by the number of seeds and of devices."""
+    memory_gib: float | None = None
+    """Memory to use on each device (GiB; on a CPU: by the whole process). Four fifths of what is
+    free by default; lanes_per_device is chosen to fit."""
+    stop_on_divergence: bool = False
+    """Stop when a seed diverges, rather than freeze it and go on with the others."""
 
     @property
     def num_updates(self) -> int:
@@ -270,6 +278,8 @@ class ExperimentConfig:
         for name in ("lanes_per_device", "num_devices"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
+        if self.memory_gib is not None:
+            check_number("memory_gib", self.memory_gib, Range(0.0, includes_low=False))
         self.algorithm.check()
         per_update = self.algorithm.num_envs * self.algorithm.num_steps
         if self.num_updates < 1:
@@ -317,7 +327,7 @@ class ExperimentConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on: `to_dict` without where the run takes place."""
-        return {k: v for k, v in self.to_dict().items() if k != "num_devices"}
+        return {k: v for k, v in self.to_dict().items() if k not in CIRCUMSTANCES}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ExperimentConfig":
