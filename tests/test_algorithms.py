@@ -484,6 +484,43 @@ def test_other_action_spaces_give_finite_updates(name, actions):
     assert log.info.mean["entropy"] > 0
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_normalisation_and_squashed_actions_in_every_algorithm(name):
+    """Lane 1 diverges in the second update: its statistics freeze, its neighbours' do not."""
+    env, env_params = gymnax.make("Pendulum-v1")
+    row = ALGORITHMS[name]
+    networks = mlp_actor_critic(env, env_params, hidden=(), action_distribution="tanh_gaussian")
+    trainer = make_trainer(
+        env,
+        env_params,
+        row.build(*networks, hyperparams=row.hyperparams, **row.options),
+        num_envs=NUM_ENVS,
+        num_steps=NUM_STEPS,
+        normalize_observations=True,
+        normalize_rewards=True,
+    )
+
+    def step(state, dt):
+        return trainer.step(row.hyperparams, state, env_params.replace(dt=dt))
+
+    init = jax.jit(jax.vmap(lambda key: trainer.init(key, row.hyperparams)))
+    step = jax.jit(jax.vmap(step))
+    sound = jnp.full(3, env_params.dt)
+    first, _ = step(init(seed_keys(3)), sound)
+    healthy, log = step(first, sound)
+    poisoned, _ = step(first, sound.at[1].set(jnp.nan))
+    np.testing.assert_array_equal(poisoned.diverged_at, [-1, 1, -1])
+    np.testing.assert_array_equal(healthy.diverged_at, -1)
+    for lane, expected in enumerate((healthy, first, healthy)):
+        parts = [(s.normalization, s.algorithm) for s in (poisoned, expected)]
+        assert_equal(*(lane_of(part, lane) for part in parts))
+    for statistics in healthy.normalization.obs, healthy.normalization.returns.moments:
+        np.testing.assert_array_equal(statistics.count, 2 * NUM_ENVS * NUM_STEPS)
+        assert (statistics.m2 > 0).all()
+    assert differs(healthy.algorithm.params.policy, first.algorithm.params.policy)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(as_numpy((healthy.algorithm, log))))
+
+
 # --- static arguments ----------------------------------------------------------------------------
 
 
