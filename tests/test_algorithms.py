@@ -19,6 +19,7 @@ from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.networks import mlp_actor_critic
+from purejax_po.rollout import to_space
 from purejax_po.training import make_train, make_trainer, seed_keys
 
 NUM_ENVS, NUM_STEPS, NUM_UPDATES, NUM_LANES = 4, 16, 3, 12
@@ -519,6 +520,25 @@ def test_normalisation_and_squashed_actions_in_every_algorithm(name):
         assert (statistics.m2 > 0).all()
     assert differs(healthy.algorithm.params.policy, first.algorithm.params.policy)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(as_numpy((healthy.algorithm, log))))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_squashed_policies_learn_to_aim(name):
+    """Near a bound and in the middle; what is executed is tanh(u), scaled to the bounds."""
+    env = probes.Aim()
+    env_params, row = env.default_params, ALGORITHMS[name]
+    policy, critic = mlp_actor_critic(
+        env, env_params, hidden=(16,), action_distribution="tanh_gaussian"
+    )
+    algorithm = row.build(policy, critic, hyperparams=row.probe_hyperparams, **row.probe_options)
+    trainer = make_trainer(env, env_params, algorithm, num_envs=8, num_steps=16)
+    train = make_train(trainer, num_updates=100, log_every=100)
+    state = jax.jit(train)(jax.random.key(0), row.probe_hyperparams).state
+    distribution = policy.unroll(
+        state.algorithm.params.policy, (), jnp.array([[-1.0], [1.0]]), jnp.ones(2, bool)
+    )
+    executed = to_space(env.action_space(env_params), distribution.mode(), distribution)
+    np.testing.assert_allclose(executed[:, 0], env.BEST, atol=0.1)
 
 
 # --- static arguments ----------------------------------------------------------------------------
