@@ -8,6 +8,7 @@ but for the clipping.
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -121,6 +122,8 @@ def discounted_returns(running: Array, transition: Transition, discount: Array |
 
     Source: Engstrom et al. 2020, Implementation Matters in Deep Policy Gradients, appendix A.2.
     """
+    inputs = transition.reward, transition.start, transition.weight
+    chex.assert_equal_shape(inputs)
 
     def forward(running: Array, x: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         reward, start, weight = x
@@ -128,7 +131,6 @@ def discounted_returns(running: Array, transition: Transition, discount: Array |
         value = jnp.where(weight > 0, value, running)
         return value, value
 
-    inputs = transition.reward, transition.start, transition.weight
     return jax.lax.scan(forward, running, inputs)[1]
 
 
