@@ -8,6 +8,7 @@ from purejax_po import (
     metrics,
     minibatch,
     networks,
+    normalization,
     rollout,
     surrogates,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "minibatch",
     "mlp_actor_critic",
     "networks",
+    "normalization",
     "npg",
     "plot",
     "plot_diagnostics",

@@ -19,6 +19,7 @@ from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.networks import mlp_actor_critic
+from purejax_po.rollout import to_space
 from purejax_po.training import make_train, make_trainer, seed_keys
 
 NUM_ENVS, NUM_STEPS, NUM_UPDATES, NUM_LANES = 4, 16, 3, 12
@@ -505,6 +506,62 @@ def test_other_action_spaces_give_finite_updates(name, actions):
     assert differs(after.algorithm.params.policy, before.algorithm.params.policy)
     assert differs(after.algorithm.params.critic, before.algorithm.params.critic)
     assert log.info.mean["entropy"] > 0
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_normalisation_and_squashed_actions_in_every_algorithm(name):
+    """Lane 1 diverges in the second update: its statistics freeze, its neighbours' do not."""
+    env, env_params = gymnax.make("Pendulum-v1")
+    row = ALGORITHMS[name]
+    networks = mlp_actor_critic(env, env_params, hidden=(), action_distribution="tanh_gaussian")
+    trainer = make_trainer(
+        env,
+        env_params,
+        row.build(*networks, hyperparams=row.hyperparams, **row.options),
+        num_envs=NUM_ENVS,
+        num_steps=NUM_STEPS,
+        normalize_observations=True,
+        normalize_rewards=True,
+    )
+
+    def step(state, dt):
+        return trainer.step(row.hyperparams, state, env_params.replace(dt=dt))
+
+    init = jax.jit(jax.vmap(lambda key: trainer.init(key, row.hyperparams)))
+    step = jax.jit(jax.vmap(step))
+    sound = jnp.full(3, env_params.dt)
+    first, _ = step(init(seed_keys(3)), sound)
+    healthy, log = step(first, sound)
+    poisoned, _ = step(first, sound.at[1].set(jnp.nan))
+    np.testing.assert_array_equal(poisoned.diverged_at, [-1, 1, -1])
+    np.testing.assert_array_equal(healthy.diverged_at, -1)
+    for lane, expected in enumerate((healthy, first, healthy)):
+        parts = [(s.normalization, s.algorithm) for s in (poisoned, expected)]
+        assert_equal(*(lane_of(part, lane) for part in parts))
+    for statistics in healthy.normalization.obs, healthy.normalization.returns.moments:
+        np.testing.assert_array_equal(statistics.count, 2 * NUM_ENVS * NUM_STEPS)
+        assert (statistics.m2 > 0).all()
+    assert differs(healthy.algorithm.params.policy, first.algorithm.params.policy)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(as_numpy((healthy.algorithm, log))))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_squashed_policies_learn_to_aim(name):
+    """Near a bound and in the middle; what is executed is tanh(u), scaled to the bounds."""
+    env = probes.Aim()
+    env_params, row = env.default_params, ALGORITHMS[name]
+    policy, critic = mlp_actor_critic(
+        env, env_params, hidden=(16,), action_distribution="tanh_gaussian"
+    )
+    algorithm = row.build(policy, critic, hyperparams=row.probe_hyperparams, **row.probe_options)
+    trainer = make_trainer(env, env_params, algorithm, num_envs=8, num_steps=16)
+    train = make_train(trainer, num_updates=100, log_every=100)
+    state = jax.jit(train)(jax.random.key(0), row.probe_hyperparams).state
+    distribution = policy.unroll(
+        state.algorithm.params.policy, (), jnp.array([[-1.0], [1.0]]), jnp.ones(2, bool)
+    )
+    executed = to_space(env.action_space(env_params), distribution.mode(), distribution)
+    np.testing.assert_allclose(executed[:, 0], env.BEST, atol=0.1)
 
 
 # --- static arguments ----------------------------------------------------------------------------

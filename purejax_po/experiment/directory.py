@@ -38,7 +38,7 @@ class Done(NamedTuple):
     """`[num_real, windows]`."""
     diverged_at: Any
     params: Any
-    """The final parameters of the algorithm; `None` once they are saved."""
+    """What the final policy acts with (`TrainState.acting_params`); `None` once it is saved."""
 
 
 class Restored(NamedTuple):
@@ -314,7 +314,7 @@ def load_params(
             count = min(width, config.num_seeds - index * width)
             template = jax.tree.map(
                 lambda x, n=count: jax.ShapeDtypeStruct((n, *x.shape), x.dtype),
-                shapes.algorithm.params,
+                shapes.acting_params,
             )
             parts.append(_unflatten(path, meta, template, params))
             diverged.append(part[".diverged_at"] >= 0)
@@ -343,13 +343,13 @@ def done_shapes(state: Any, log: Log, num_real: int, num_windows: int) -> Done:
     def cut(x: Any) -> Any:
         return jax.ShapeDtypeStruct((num_real, *x.shape[1:]), x.dtype)
 
-    params = jax.tree.map(cut, state.algorithm.params)
+    params = jax.tree.map(cut, state.acting_params)
     return Done(_stacked(log, num_real, num_windows), cut(state.diverged_at), params)
 
 
 def finish(block: Block) -> Done:
     """Fetch what a finished block leaves behind."""
-    state = jax.device_get((block.state.diverged_at, block.state.algorithm.params))
+    state = jax.device_get((block.state.diverged_at, block.state.acting_params))
     diverged_at, params = jax.tree.map(lambda x: x[: block.num_real], state)
     return Done(stack(block.logs), diverged_at, params)
 

@@ -445,6 +445,8 @@ def _make_trainer(config: ExperimentConfig) -> Trainer:
         config.algorithm.build(env, env_params),
         num_envs=config.algorithm.num_envs,
         num_steps=config.algorithm.num_steps,
+        normalize_observations=config.normalize_observations,
+        normalize_rewards=config.normalize_rewards,
     )
 
 
