@@ -16,6 +16,7 @@ from purejax_po.algorithms.ppo import PPOHyperparams, ppo
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
 from purejax_po.evaluation import Evaluation, evaluate
+from purejax_po.experiment import statistics
 from purejax_po.experiment.config import (
     ExperimentConfig,
     NetworkConfig,
@@ -28,6 +29,7 @@ from purejax_po.experiment.policies import evaluate_run, load_policy, render
 from purejax_po.experiment.results import load as load_results
 from purejax_po.experiment.results import summarize
 from purejax_po.experiment.runner import Interrupted, Saving, resume, run
+from purejax_po.experiment.runs import load_runs
 from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
 from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
@@ -63,6 +65,7 @@ __all__ = [
     "linear_critic",
     "load_policy",
     "load_results",
+    "load_runs",
     "make_env",
     "make_train",
     "make_trainer",
@@ -80,6 +83,7 @@ __all__ = [
     "run",
     "seed_keys",
     "softmax_linear_policy",
+    "statistics",
     "summarize",
     "surrogates",
     "trpo",

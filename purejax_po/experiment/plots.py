@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from purejax_po.experiment import statistics
+from purejax_po.experiment import results, statistics
 from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE = "#0072B2"
-EPISODES = ("num_episodes", "episode_return", "episode_return_std", "episode_length")
 UNITS = {"kl": "nats", "kl_full_step": "nats", "entropy": "nats", "cg_residual": "relative"}
 
 
@@ -74,7 +73,9 @@ def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> "
     Returns:
         The Figure.
     """
-    names = [n for n in dataset if dataset[n].dims == ("seed", "update") and n not in EPISODES]
+    names = [
+        n for n in dataset if dataset[n].dims == ("seed", "update") and n not in results.EPISODES
+    ]
     rows = math.ceil(len(names) / 3)
     if figure is None:
         from matplotlib import pyplot

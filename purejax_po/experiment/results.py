@@ -22,6 +22,9 @@ FINAL_FRACTION = 0.1
 CIRCUMSTANCES = ("compile_seconds", "run_seconds", "env_steps_per_second", "device")
 """Attributes that tell how a run went, not what came out."""
 
+EPISODES = ("num_episodes", "episode_return", "episode_return_std", "episode_length")
+"""Variables by seed and update that every run has; the others are the algorithm's diagnostics."""
+
 
 def to_dataset(log: Log, *, seeds: Any, updates: Any, steps_per_update: int) -> "xr.Dataset":
     """Label a log.
@@ -158,13 +161,13 @@ def save(dataset: "xr.Dataset", path: Path) -> None:
 
 
 def load(path: str | Path) -> "xr.Dataset":
-    """Read the results of a run.
+    """Read the results of a run, or of several that were joined and saved.
 
     Args:
         path: a run's directory or its `results.nc`.
 
     Raises:
-        ValueError: naming the file, if it is missing or no results file.
+        ValueError: naming the file, if it is missing, damaged or no results file.
     """
     import xarray as xr
 
@@ -172,14 +175,28 @@ def load(path: str | Path) -> "xr.Dataset":
     path = path / "results.nc" if path.is_dir() else path
     try:
         dataset = xr.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError, KeyError) as error:
-        reason = "no such file" if not path.exists() else f"no readable netCDF file ({error})"
+    except Exception as error:  # h5py raises anything for a damaged file
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = f"no readable netCDF file ({reason})" if path.exists() else "no such file"
+        if not path.exists() and path.with_name("config.json").exists():
+            reason = "the run is not complete; resume it"
         raise ValueError(f"results must be a results.nc file, got {path}: {reason}") from None
+    if not ({"algorithm", "runs"} & set(dataset.attrs) and "final_return" in dataset):
+        raise ValueError(
+            f"results must be a results.nc file, got {path}: a netCDF file, but not of this package"
+        )
     summary = path.with_name("summary.json")
-    if summary.exists():
-        found = json.loads(summary.read_text())
-        dataset.attrs.update({k: found[k] for k in CIRCUMSTANCES if k in found})
+    if summary.exists() and "algorithm" in dataset.attrs:
+        dataset.attrs.update(_circumstances(summary))
     return dataset
+
+
+def _circumstances(summary: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(summary.read_text())
+        return {k: found[k] for k in CIRCUMSTANCES if k in found}
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"summary.json must be readable, got {summary}: {error}") from None
 
 
 def _number(x: Any) -> float | None:
