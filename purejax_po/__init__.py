@@ -17,6 +17,12 @@ from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
 from purejax_po.evaluation import Evaluation, evaluate
 from purejax_po.experiment import statistics
+from purejax_po.experiment.comparison_plots import (
+    plot_aggregates,
+    plot_comparison,
+    plot_improvement,
+    plot_profile,
+)
 from purejax_po.experiment.config import (
     ExperimentConfig,
     NetworkConfig,
@@ -24,12 +30,13 @@ from purejax_po.experiment.config import (
     PPOConfig,
     TRPOConfig,
 )
-from purejax_po.experiment.plots import plot, plot_diagnostics
+from purejax_po.experiment.plots import plot, plot_curves, plot_diagnostics
 from purejax_po.experiment.policies import evaluate_run, load_policy, render
 from purejax_po.experiment.results import load as load_results
 from purejax_po.experiment.results import summarize
 from purejax_po.experiment.runner import Interrupted, Saving, resume, run
 from purejax_po.experiment.runs import load_runs
+from purejax_po.experiment.sweep_plots import plot_sensitivity, plot_sweep
 from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
 from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
@@ -75,7 +82,14 @@ __all__ = [
     "networks",
     "npg",
     "plot",
+    "plot_aggregates",
+    "plot_comparison",
+    "plot_curves",
     "plot_diagnostics",
+    "plot_improvement",
+    "plot_profile",
+    "plot_sensitivity",
+    "plot_sweep",
     "ppo",
     "render",
     "resume",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from purejax_po.experiment import results
+from purejax_po.experiment import results, statistics
+from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -178,6 +179,44 @@ def final_returns(dataset: "xr.Dataset") -> dict[str, dict[str, Any]]:
             final = final[run["diverged_at"].values < 0]
         found.setdefault(env, {})[algorithm] = final[np.isfinite(final)]
     return found
+
+
+def normalized_scores(
+    dataset: "xr.Dataset", reference: Mapping[str, tuple[float, float]] | None = None
+) -> dict[str, list[Any]]:
+    """Return each algorithm's final returns on every environment, scaled to be comparable.
+
+    Args:
+        dataset: results of one or several runs.
+        reference: by environment, the returns that become 0 and 1, e.g. those of a random and of
+            an optimal policy. By default the smallest and the largest final return of all the
+            algorithms at hand: then scores change with what is compared.
+
+    Returns:
+        By algorithm a list of `[seeds]`, one per environment. Algorithms without a final return on
+        one of the environments are left out.
+
+    Raises:
+        ValueError: for a reference that lacks an environment or whose ends do not differ.
+    """
+    finals = final_returns(dataset)
+    algorithms = dict.fromkeys(name for by_name in finals.values() for name in by_name)
+    scores: dict[str, list[Any]] = {name: [] for name in algorithms}
+    for env, by_name in finals.items():
+        everything = np.concatenate(list(by_name.values()))
+        if reference is not None:
+            check_choice("reference", env, tuple(reference))
+            low, high = reference[env]
+            if low == high:
+                raise ValueError(f"reference of {env} must have two different ends, got {low}")
+        elif len(everything):
+            low, high = everything.min(), everything.max()
+        else:
+            low, high = 0.0, 1.0
+        for name, final in by_name.items():
+            if len(final):
+                scores[name].append(statistics.normalize(final, low, high))
+    return {name: tasks for name, tasks in scores.items() if len(tasks) == len(finals)}
 
 
 def _listed(paths: StrPath | Sequence[StrPath]) -> Iterator[StrPath]:
