@@ -17,6 +17,7 @@ from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
 from purejax_po.evaluation import Evaluation, evaluate
 from purejax_po.experiment import statistics
+from purejax_po.experiment.comparison import compare, resume_compare
 from purejax_po.experiment.comparison_plots import (
     plot_aggregates,
     plot_comparison,
@@ -32,6 +33,7 @@ from purejax_po.experiment.config import (
 )
 from purejax_po.experiment.plots import plot, plot_curves, plot_diagnostics
 from purejax_po.experiment.policies import evaluate_run, load_policy, render
+from purejax_po.experiment.report import report
 from purejax_po.experiment.results import load as load_results
 from purejax_po.experiment.results import summarize
 from purejax_po.experiment.runner import Interrupted, Saving, resume, run
@@ -64,6 +66,7 @@ __all__ = [
     "Trainer",
     "Transition",
     "advantages",
+    "compare",
     "curvature",
     "distributions",
     "environments",
@@ -92,7 +95,9 @@ __all__ = [
     "plot_sweep",
     "ppo",
     "render",
+    "report",
     "resume",
+    "resume_compare",
     "rollout",
     "run",
     "seed_keys",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 import tyro
 
 from purejax_po import environments
-from purejax_po.experiment import policies, results, runner
+from purejax_po.experiment import comparison, policies, report, results, runner
 from purejax_po.experiment.checkpoint import CheckpointError
 from purejax_po.experiment.config import (
     ALGORITHMS,
@@ -75,10 +75,10 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """Continue a run that was interrupted; the results are those of an undisturbed run."""
+    """Continue what was interrupted; the results are those of an undisturbed run."""
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """The directory of the run."""
+    """The directory of the run or of the comparison."""
     checkpoint_every: float = 1.0
     """Minutes between checkpoints; 0 saves after every window."""
     keep_checkpoints: int = 2
@@ -88,6 +88,8 @@ class Resume:
         """Run what is left, then print the table."""
         try:
             saving = _saving(self.checkpoint_every, self.keep_checkpoints)
+            if comparison.is_comparison(self.directory):
+                return _execute(comparison.prepare_resume(self.directory), saving)
             experiment = runner.prepare_resume(self.directory)
         except ValueError as error:
             return _fail(error)
@@ -95,6 +97,73 @@ class Resume:
 
 
 Train.__annotations__["algorithm"] = Annotated[AnyAlgorithm, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Train several algorithms on one environment or more, with the same seeds."""
+
+    algorithms: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Names; `purejax-po algorithms` lists them. Each runs with its default settings."""
+    env: tuple[str, ...] = ("CartPole-v1",)
+    """Environment ids; `purejax-po envs` lists them."""
+    num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 8
+    """Independent training runs of each algorithm on each environment."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, …"""
+    total_steps: int = 100_000
+    """Environment steps per seed, rounded down to whole updates."""
+    num_windows: int = 100
+    """Points of each learning curve, at least 10."""
+    lanes_per_device: int | None = None
+    """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
+    num_devices: int | None = None
+    """Devices to use (a CPU core is one); all by default."""
+    out: Path = Path("runs/comparison")
+    """Directory for the runs, the pictures and the report."""
+    overwrite: bool = False
+    """Replace the comparison that the directory holds."""
+    checkpoint_every: float = 1.0
+    """Minutes between checkpoints; 0 saves after every window."""
+    keep_checkpoints: int = 2
+    """Checkpoints of unfinished seeds to keep."""
+
+    def execute(self) -> int:
+        """Run all pairs, then print one table."""
+        settings = ("num_seeds", "first_seed", "total_steps", "num_windows", "lanes_per_device")
+        try:
+            saving = _saving(self.checkpoint_every, self.keep_checkpoints)
+            prepared = comparison.prepare(
+                self.algorithms,
+                self.env,
+                self.out,
+                overwrite=self.overwrite,
+                num_devices=self.num_devices,
+                **{name: getattr(self, name) for name in settings},
+            )
+        except ValueError as error:
+            return _fail(error)
+        return _execute(prepared, saving)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Build table, pictures and a self-contained report.html from runs that are complete."""
+
+    directories: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Directories of runs, or directories that hold runs, as a comparison's."""
+    out: Path | None = None
+    """Where to write (default: the directory, if there is one; else report)."""
+
+    def execute(self) -> int:
+        """Print the table, and write the files."""
+        try:
+            dataset, path = report.report(self.directories, self.out)
+        except ValueError as error:
+            return _fail(error)
+        print_comparison(dataset)
+        _console().print(f"report: {path}", soft_wrap=True)
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +273,9 @@ class Algorithms:
 
 COMMANDS: dict[str, type] = {
     "train": Train,
+    "compare": Compare,
     "resume": Resume,
+    "report": Report,
     "evaluate": Evaluate,
     "render": Render,
     "envs": Envs,
@@ -268,13 +339,19 @@ def _saving(every_minutes: float, keep: int) -> runner.Saving:
     return runner.Saving(every_minutes, keep)
 
 
-def _execute(experiment: runner.Experiment, saving: runner.Saving) -> int:
-    """Run an experiment and print its table; tell of an interruption or a full disk in one line."""
+def _execute(experiment: "runner.Experiment | comparison.Comparison", saving: runner.Saving) -> int:
+    """Run an experiment or a comparison and print its table.
+
+    An interruption or a full disk is told of in one line.
+    """
     out = experiment.directory
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            dataset = runner.execute(experiment, saving=saving)
+            if isinstance(experiment, comparison.Comparison):
+                dataset = comparison.execute(experiment, saving=saving)
+            else:
+                dataset = runner.execute(experiment, saving=saving)
         except runner.Interrupted as stop:
             print(f"{PROGRAM}: interrupted; to go on: {PROGRAM} resume {out}", file=sys.stderr)
             return 128 + stop.signal_number
@@ -287,6 +364,10 @@ def _execute(experiment: runner.Experiment, saving: runner.Saving) -> int:
             reason = f"{out} cannot be written: {error.strerror or error}"
             print(f"{PROGRAM}: error: {reason}; its last checkpoint is intact", file=sys.stderr)
             return 1
+    if isinstance(experiment, comparison.Comparison):
+        print_comparison(dataset)
+        _console().print(f"report: {out}{os.sep}{report.REPORT}", soft_wrap=True)
+        return 0
     print_table(dataset)
     _console().print(f"files: {out}{os.sep}{{{', '.join(RUN_FILES)}}}")
     return 0
@@ -311,6 +392,23 @@ def print_table(dataset: "xr.Dataset") -> None:
     if unfinished := summary["seeds_without_final_episodes"]:
         rows["seeds that ended no episode in the last tenth"] = str(len(unfinished))
     _print_rows(f"{summary['algorithm']} on {summary['env']}", rows)
+
+
+def print_comparison(dataset: "xr.Dataset") -> None:
+    """Print one row for each run."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title="final return over seeds", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(report.BRIEF):
+        table.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
+    previous = None
+    for row in report.table(dataset):
+        if previous not in (None, row["environment"]):
+            table.add_section()
+        table.add_row(*[row[column] for column in report.BRIEF])
+        previous = row["environment"]
+    _console().print(table)
 
 
 def _return_rows(final_return: dict[str, float | None]) -> dict[str, str]:

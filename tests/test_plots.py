@@ -61,7 +61,11 @@ def assert_complete(ax):
     texts = [ax.title, ax.xaxis.label, ax.yaxis.label]
     for axis in (ax.xaxis, ax.yaxis):
         low, high = sorted(axis.get_view_interval())
-        texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+        texts += [
+            tick.label1
+            for tick in axis.get_major_ticks()
+            if low <= tick.get_loc() <= high and tick.label1.get_visible()
+        ]
     if (legend := ax.get_legend()) is not None:
         texts += [*legend.get_texts(), legend.get_title()]
     inside = figure.bbox

@@ -65,7 +65,7 @@ def plot_comparisons(dataset: "xr.Dataset", figure: "Figure | None" = None) -> A
 
     Args:
         dataset: results of one or several runs.
-        figure: where to draw; a new picture by default.
+        figure: where to draw, resized; a new picture by default.
 
     Returns:
         The Axes, an array with one per environment.
@@ -183,7 +183,7 @@ def plot_aggregates(
     Args:
         dataset: results of several runs.
         reference: scales returns, see `normalized_scores`.
-        figure: where to draw; a new picture by default.
+        figure: where to draw, resized; a new picture by default.
 
     Returns:
         The four Axes.

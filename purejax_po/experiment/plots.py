@@ -99,7 +99,7 @@ def plot_curves(
     Args:
         dataset: results of one or several runs.
         variable: as `plot`.
-        figure: where to draw; a new picture by default.
+        figure: where to draw, resized; a new picture by default.
 
     Returns:
         The Axes, an array with one per environment.
@@ -127,7 +127,7 @@ def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> A
 
     Args:
         dataset: results of a run.
-        figure: where to draw; a new picture by default.
+        figure: where to draw, resized; a new picture by default.
 
     Returns:
         The Axes, an array with one per diagnostic.
@@ -165,7 +165,7 @@ def save_pictures(dataset: "xr.Dataset", directory: Path) -> None:
     curve = Figure(figsize=(6.4, 4.0), layout="constrained")
     plot(dataset, ax=curve.subplots())
     save_figure(curve, directory / "learning_curve.png")
-    diagnostics = Figure(figsize=(9.6, 9.6), layout="constrained")
+    diagnostics = Figure(layout="constrained")
     plot_diagnostics(dataset, diagnostics)
     save_figure(diagnostics, directory / "diagnostics.png")
 
@@ -183,8 +183,9 @@ def axes(ax: "Axes | None", size: tuple[float, float] = (6.4, 4.0)) -> "Axes":
 
 
 def new_figure(figure: "Figure | None", size: tuple[float, float]) -> "Figure":
-    """Return `figure`, or a new one, which a notebook shows."""
+    """Return `figure` or a new one, which a notebook shows, of that size in inches."""
     if figure is not None:
+        figure.set_size_inches(size)
         return figure
     from matplotlib import pyplot
 

@@ -99,9 +99,9 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
         "final_return": over_seeds(kept),
         "diverged_seeds": seeds[diverged].tolist(),
         "seeds_without_final_episodes": seeds[~np.isfinite(final) & ~diverged].tolist(),
-        "compile_seconds": _number(attributes.get("compile_seconds", math.nan)),
-        "run_seconds": _number(attributes.get("run_seconds", math.nan)),
-        "env_steps_per_second": _number(attributes.get("env_steps_per_second", math.nan)),
+        "compile_seconds": number(attributes.get("compile_seconds", math.nan)),
+        "run_seconds": number(attributes.get("run_seconds", math.nan)),
+        "env_steps_per_second": number(attributes.get("env_steps_per_second", math.nan)),
         "lanes_per_device": int(attributes["lanes_per_device"]),
         "device": attributes.get("device"),
         "versions": json.loads(attributes["versions"]),
@@ -113,13 +113,13 @@ def over_seeds(x: Any) -> dict[str, float | None]:
     low, high = statistics.bootstrap_interval(x)
     some = len(x) > 0
     return {
-        "iqm": _number(statistics.iqm(x) if some else math.nan),
-        "ci_low": _number(low),
-        "ci_high": _number(high),
-        "mean": _number(np.mean(x) if some else math.nan),
-        "median": _number(np.median(x) if some else math.nan),
-        "min": _number(np.min(x) if some else math.nan),
-        "max": _number(np.max(x) if some else math.nan),
+        "iqm": number(statistics.iqm(x) if some else math.nan),
+        "ci_low": number(low),
+        "ci_high": number(high),
+        "mean": number(np.mean(x) if some else math.nan),
+        "median": number(np.median(x) if some else math.nan),
+        "min": number(np.min(x) if some else math.nan),
+        "max": number(np.max(x) if some else math.nan),
     }
 
 
@@ -137,8 +137,13 @@ def versions() -> dict[str, str]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: into a neighbour first, then renamed into place."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """As `write_text`."""
     neighbour = path.with_name(f".{path.name}.partial")
-    neighbour.write_text(text)
+    neighbour.write_bytes(content)
     os.replace(neighbour, path)
 
 
@@ -199,7 +204,7 @@ def _circumstances(summary: Path) -> dict[str, Any]:
         raise ValueError(f"summary.json must be readable, got {summary}: {error}") from None
 
 
-def _number(x: Any) -> float | None:
-    """A JSON number; null for what is not finite."""
+def number(x: Any) -> float | None:
+    """Return a JSON number; null for what is not finite."""
     value = float(x)
     return value if math.isfinite(value) else None

@@ -25,7 +25,7 @@ Runs = dict[tuple[str, str], "xr.Dataset"]
 
 COUNTS = {"num_episodes": np.int32, "diverged_at": np.int32}
 """Whole numbers, which are floats where runs of different lengths are joined."""
-FIGURES = tuple(name for name in results.CIRCUMSTANCES if name != "device")
+FIGURES = ("compile_seconds", "run_seconds", "env_steps_per_second")
 """Attributes of a run that become variables by algorithm and environment."""
 FREE = ("num_seeds", "first_seed", "lanes_per_device")
 """Fields of a configuration in which runs of one experiment may differ."""
@@ -55,9 +55,9 @@ def load_runs(paths: Paths) -> "xr.Dataset":
 def read_runs(paths: Paths) -> Runs:
     """As `load_runs`, but each run by itself."""
     if isinstance(paths, Mapping):
-        named = [(label, path) for label, some in paths.items() for path in _listed(some)]
+        named = [(label, path) for label, some in paths.items() for path in listed(some)]
     else:
-        named = [(None, path) for path in _listed(paths)]
+        named = [(None, path) for path in listed(paths)]
     if not named:
         raise ValueError("paths must name at least one run, got none")
     runs: Runs = {}
@@ -219,7 +219,8 @@ def normalized_scores(
     return {name: tasks for name, tasks in scores.items() if len(tasks) == len(finals)}
 
 
-def _listed(paths: StrPath | Sequence[StrPath]) -> Iterator[StrPath]:
+def listed(paths: StrPath | Sequence[StrPath]) -> Iterator[StrPath]:
+    """Yield the paths, be they one or several."""
     yield from ([paths] if isinstance(paths, str | os.PathLike) else paths)
 
 
