@@ -53,6 +53,8 @@ class Train:
     """Minutes between checkpoints; 0 saves after every window."""
     keep_checkpoints: int = 2
     """Checkpoints of unfinished seeds to keep."""
+    log_to: tuple[str, ...] = ()
+    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online)."""
 
     def execute(self) -> int:
         """Run the experiment, then print its table."""
@@ -67,7 +69,7 @@ class Train:
                     f"which is for {PRESETS[self.preset][1].name}"
                 )
             saving = _saving(self.checkpoint_every, self.keep_checkpoints)
-            experiment = runner.prepare(config, out, overwrite=self.overwrite)
+            experiment = runner.prepare(config, out, overwrite=self.overwrite, log_to=self.log_to)
         except ValueError as error:
             return _fail(error)
         return _execute(experiment, saving)
@@ -83,14 +85,18 @@ class Resume:
     """Minutes between checkpoints; 0 saves after every window."""
     keep_checkpoints: int = 2
     """Checkpoints of unfinished seeds to keep."""
+    log_to: tuple[str, ...] = ()
+    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online)."""
 
     def execute(self) -> int:
         """Run what is left, then print the table."""
         try:
             saving = _saving(self.checkpoint_every, self.keep_checkpoints)
             if comparison.is_comparison(self.directory):
-                return _execute(comparison.prepare_resume(self.directory), saving)
-            experiment = runner.prepare_resume(self.directory)
+                return _execute(
+                    comparison.prepare_resume(self.directory, log_to=self.log_to), saving
+                )
+            experiment = runner.prepare_resume(self.directory, log_to=self.log_to)
         except ValueError as error:
             return _fail(error)
         return _execute(experiment, saving)
@@ -127,6 +133,8 @@ class Compare:
     """Minutes between checkpoints; 0 saves after every window."""
     keep_checkpoints: int = 2
     """Checkpoints of unfinished seeds to keep."""
+    log_to: tuple[str, ...] = ()
+    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online)."""
 
     def execute(self) -> int:
         """Run all pairs, then print one table."""
@@ -138,6 +146,7 @@ class Compare:
                 self.env,
                 self.out,
                 overwrite=self.overwrite,
+                log_to=self.log_to,
                 num_devices=self.num_devices,
                 **{name: getattr(self, name) for name in settings},
             )

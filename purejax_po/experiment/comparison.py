@@ -45,6 +45,7 @@ def compare(
     overwrite: bool = False,
     progress: bool = True,
     saving: "runner.Saving | None" = None,
+    log_to: Sequence[str] = (),
     **settings: Any,
 ) -> "xr.Dataset":
     """Train each algorithm on each environment with the same seeds.
@@ -56,6 +57,7 @@ def compare(
         overwrite: replace the comparison that `out` already holds.
         progress: show a progress bar for each run.
         saving: when to write checkpoints (default: every minute, two kept).
+        log_to: where else to log, as `run`.
         **settings: fields of `ExperimentConfig`, e.g. `num_seeds`, `total_steps`.
 
     Returns:
@@ -68,7 +70,7 @@ def compare(
         Interrupted: after SIGINT or SIGTERM, once the state is saved (with `out`); `resume_compare`
             goes on.
     """
-    comparison = prepare(algorithms, envs, out, overwrite=overwrite, **settings)
+    comparison = prepare(algorithms, envs, out, overwrite=overwrite, log_to=log_to, **settings)
     return execute(comparison, progress=progress, saving=saving)
 
 
@@ -78,6 +80,7 @@ def prepare(
     out: str | os.PathLike[str] | None = None,
     *,
     overwrite: bool = False,
+    log_to: Sequence[str] = (),
     **settings: Any,
 ) -> Comparison:
     """Check every pair, and build its trainer; compiles nothing. Arguments, errors as `compare`."""
@@ -102,11 +105,13 @@ def prepare(
         for label, algorithm in labelled.items():
             config = ExperimentConfig(algorithm=algorithm, env=env, **settings)
             place = None if directory is None else directory / place_of(label, env)
-            experiments[label, env] = _prepare_one(label, config, place, overwrite)
+            experiments[label, env] = _prepare_one(
+                label, config, place, overwrite=overwrite, log_to=log_to
+            )
     return Comparison(experiments, directory)
 
 
-def prepare_resume(out: str | os.PathLike[str]) -> Comparison:
+def prepare_resume(out: str | os.PathLike[str], *, log_to: Sequence[str] = ()) -> Comparison:
     """As `prepare`, for the comparison that a directory holds.
 
     Raises:
@@ -117,13 +122,13 @@ def prepare_resume(out: str | os.PathLike[str]) -> Comparison:
     for run in runs.read_comparison(directory)["runs"]:
         place = directory / run["directory"]
         if (place / files.CONFIG).exists():
-            experiment = runner.prepare_resume(place)
+            experiment = runner.prepare_resume(place, log_to=log_to)
         else:
             checkpoints = place / files.CHECKPOINTS
             if checkpoints.is_dir() and not any(checkpoints.iterdir()):
                 checkpoints.rmdir()  # killed while the run's directory was made
             config = _read_config(run["config"], directory)
-            experiment = _prepare_one(run["algorithm"], config, place, False)
+            experiment = _prepare_one(run["algorithm"], config, place, log_to=log_to)
         experiments[run["algorithm"], run["env"]] = experiment
     return Comparison(experiments, directory)
 
@@ -162,9 +167,10 @@ def resume_compare(
     *,
     progress: bool = True,
     saving: "runner.Saving | None" = None,
+    log_to: Sequence[str] = (),
 ) -> "xr.Dataset":
     """Continue the comparison that a directory holds; what is complete is read."""
-    return execute(prepare_resume(out), progress=progress, saving=saving)
+    return execute(prepare_resume(out, log_to=log_to), progress=progress, saving=saving)
 
 
 def is_comparison(directory: str | os.PathLike[str]) -> bool:
@@ -215,10 +221,10 @@ def _read_config(data: Any, directory: Path) -> ExperimentConfig:
 
 
 def _prepare_one(
-    label: str, config: ExperimentConfig, place: Path | None, overwrite: bool
+    label: str, config: ExperimentConfig, place: Path | None, **options: Any
 ) -> runner.Experiment:
     """As `runner.prepare`; the message says which pair is wrong."""
     try:
-        return runner.prepare(config, place, overwrite=overwrite)
+        return runner.prepare(config, place, **options)
     except ValueError as error:
         raise ValueError(f"{label} on {config.env}: {error}") from None

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 
 from purejax_po.experiment import directory as files
 from purejax_po.experiment import lanes as lanes_module
-from purejax_po.experiment import plots, results
+from purejax_po.experiment import loggers, plots, results
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.directory import Done
 from purejax_po.experiment.lanes import Block, Program
@@ -54,6 +54,7 @@ class Experiment(NamedTuple):
     trainer: Trainer
     directory: Path | None
     is_resumed: bool = False
+    log_to: tuple[str, ...] = ()
 
 
 def run(
@@ -63,6 +64,7 @@ def run(
     overwrite: bool = False,
     progress: bool | Progress = True,
     saving: "Saving | None" = None,
+    log_to: Sequence[str] = (),
 ) -> "xr.Dataset":
     """Train every seed of an experiment.
 
@@ -72,6 +74,7 @@ def run(
         overwrite: replace the run that `out` already holds.
         progress: show a progress bar, or a function to call after every window.
         saving: when to write checkpoints to `out` (default: every minute, two kept).
+        log_to: where to log besides `log.jsonl`: `tensorboard`, `wandb` (optional extras).
 
     Returns:
         Results labelled by `seed` and `update` (see `results.to_dataset`).
@@ -80,7 +83,7 @@ def run(
         ValueError: for a bad configuration or directory, before anything is compiled.
         Interrupted: after SIGINT or SIGTERM, once the state is saved (with `out`).
     """
-    experiment = prepare(config, out, overwrite=overwrite)
+    experiment = prepare(config, out, overwrite=overwrite, log_to=log_to)
     return execute(experiment, progress=progress, saving=saving)
 
 
@@ -89,12 +92,13 @@ def resume(
     *,
     progress: bool | Progress = True,
     saving: "Saving | None" = None,
+    log_to: Sequence[str] = (),
 ) -> "xr.Dataset":
     """Continue the run that a directory holds; its results are those of an undisturbed run.
 
     Arguments, result and errors as `run`; a run that is complete already is read.
     """
-    return execute(prepare_resume(out), progress=progress, saving=saving)
+    return execute(prepare_resume(out, log_to=log_to), progress=progress, saving=saving)
 
 
 def prepare(
@@ -102,6 +106,7 @@ def prepare(
     out: str | os.PathLike[str] | None = None,
     *,
     overwrite: bool = False,
+    log_to: Sequence[str] = (),
 ) -> Experiment:
     """Check everything that a user can get wrong, and build the trainer; compiles nothing.
 
@@ -112,10 +117,11 @@ def prepare(
     directory = None if out is None else Path(out)
     if directory is not None:
         files.check_writable(directory, overwrite)
-    return Experiment(config, _make_trainer(config), directory)
+    loggers.check(log_to, config, directory)
+    return Experiment(config, _make_trainer(config), directory, log_to=tuple(log_to))
 
 
-def prepare_resume(out: str | os.PathLike[str]) -> Experiment:
+def prepare_resume(out: str | os.PathLike[str], *, log_to: Sequence[str] = ()) -> Experiment:
     """As `prepare`, for the run that a directory holds.
 
     Raises:
@@ -124,7 +130,8 @@ def prepare_resume(out: str | os.PathLike[str]) -> Experiment:
     directory = Path(out)
     config = files.read_config(directory)
     config.check()
-    return Experiment(config, _make_trainer(config), directory, is_resumed=True)
+    loggers.check(log_to, config, directory)
+    return Experiment(config, _make_trainer(config), directory, True, tuple(log_to))
 
 
 def execute(
@@ -143,7 +150,7 @@ def execute(
 
 
 def _execute(experiment: Experiment, advance: Progress, saving: Saving) -> "xr.Dataset":
-    config, trainer, directory, is_resumed = experiment
+    config, trainer, directory, is_resumed, _ = experiment
     seeds = np.arange(config.first_seed, config.first_seed + config.num_seeds)
     lanes = lanes_module.make_lanes(seeds, trainer.algorithm.hyperparams, trainer.env_params)
     stored = files.stored_lanes_per_device(directory) if directory and is_resumed else None
@@ -161,7 +168,11 @@ def _execute(experiment: Experiment, advance: Progress, saving: Saving) -> "xr.D
     start = time.perf_counter()
     with _stop_signal() as received:
         run_ = _Run(experiment, saving, program, advance, done)
-        run_.train([block for block in blocks if block.index not in done], received)
+        try:
+            run_.train([block for block in blocks if block.index not in done], received)
+        finally:
+            for logger in run_.loggers:
+                logger.close()
     run_seconds = time.perf_counter() - start
 
     parts = [done[block.index] for block in blocks]
@@ -199,12 +210,15 @@ class _Run:
         advance: Progress,
         done: dict[int, Done],
     ) -> None:
-        self.config, self.trainer, self.directory, _ = experiment
+        self.config, self.trainer, self.directory, _, log_to = experiment
         self.saving, self.program, self.advance, self.done = saving, program, advance, done
         self.lengths = _lengths(self.config)
         self.updates = np.cumsum(self.lengths).tolist()
         self.num_updates = 0
         """Updates of all real lanes made by this call."""
+        self.loggers = (
+            loggers.open_all(log_to, self.config, self.directory) if self.directory else []
+        )
         self._unsaved: dict[int, Done] = {}
         self._saved_at = time.perf_counter()
 
@@ -233,6 +247,9 @@ class _Run:
         if self.directory is not None:
             path, update = self.directory / files.LOG, self.updates[i]
             files.append_log(path, block, update, update * per_update, log)
+            for logger in self.loggers:
+                seeds = block.lanes.seed[: block.num_real]
+                logger.write(seeds, update * per_update, log)
         if i + 1 == len(self.lengths):
             self.done[block.index] = self._unsaved[block.index] = files.finish(block)
             block.state, block.logs = None, []
