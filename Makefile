@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_ALGORITHMS := npg trpo ppo
 
 .PHONY: help demo test test-slow lint format benchmark lock clean
 
@@ -16,8 +17,9 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: $(READY)  ## train 32 PPO agents on CartPole-v1, print a table, draw a picture (demo/)
-	$(BIN)/purejax-po train ppo --env CartPole-v1 --seeds 32 --total-steps 500000 --out demo --overwrite
+demo: $(READY)  ## compare the algorithms on CartPole-v1, 32 seeds each: table, pictures, report (demo/)
+	$(BIN)/purejax-po compare $(DEMO_ALGORITHMS) --env CartPole-v1 --seeds 32 --total-steps 100000 \
+	  --out demo --overwrite
 
 test: lint  ## lint, types and all tests but the slow ones
 	$(BIN)/python -m pytest -n 2

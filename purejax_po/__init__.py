@@ -17,6 +17,14 @@ from purejax_po.algorithms.ppo import PPOHyperparams, ppo
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
 from purejax_po.evaluation import Evaluation, evaluate
+from purejax_po.experiment import statistics
+from purejax_po.experiment.comparison import compare, resume_compare
+from purejax_po.experiment.comparison_plots import (
+    plot_aggregates,
+    plot_comparison,
+    plot_improvement,
+    plot_profile,
+)
 from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import (
     ExperimentConfig,
@@ -25,13 +33,16 @@ from purejax_po.experiment.config import (
     PPOConfig,
     TRPOConfig,
 )
-from purejax_po.experiment.plots import plot, plot_diagnostics
+from purejax_po.experiment.plots import plot, plot_curves, plot_diagnostics
 from purejax_po.experiment.policies import evaluate_run, load_policy, render
 from purejax_po.experiment.processes import ProcessLostError
 from purejax_po.experiment.processes import join as join_processes
+from purejax_po.experiment.report import report
 from purejax_po.experiment.results import load as load_results
 from purejax_po.experiment.results import summarize
 from purejax_po.experiment.runner import Interrupted, Saving, StoppedError, resume, run
+from purejax_po.experiment.runs import load_runs
+from purejax_po.experiment.sweep_plots import plot_sensitivity, plot_sweep
 from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
 from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
@@ -61,6 +72,7 @@ __all__ = [
     "Trainer",
     "Transition",
     "advantages",
+    "compare",
     "curvature",
     "distributions",
     "environments",
@@ -70,6 +82,7 @@ __all__ = [
     "linear_critic",
     "load_policy",
     "load_results",
+    "load_runs",
     "make_env",
     "make_train",
     "make_trainer",
@@ -80,14 +93,24 @@ __all__ = [
     "normalization",
     "npg",
     "plot",
+    "plot_aggregates",
+    "plot_comparison",
+    "plot_curves",
     "plot_diagnostics",
+    "plot_improvement",
+    "plot_profile",
+    "plot_sensitivity",
+    "plot_sweep",
     "ppo",
     "render",
+    "report",
     "resume",
+    "resume_compare",
     "rollout",
     "run",
     "seed_keys",
     "softmax_linear_policy",
+    "statistics",
     "summarize",
     "surrogates",
     "trpo",

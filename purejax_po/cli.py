@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 import tyro
 
 from purejax_po import environments
-from purejax_po.experiment import policies, results, runner
+from purejax_po.experiment import comparison, policies, report, results, runner
 from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import (
     ALGORITHMS,
@@ -46,6 +46,25 @@ class Hosting:
     """Checkpoints of unfinished seeds to keep."""
     compilation_cache: bool = True
     """Keep compiled programs on disk, so that a second run of the same shape starts in seconds."""
+    log_to: tuple[str, ...] = ()
+    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online)."""
+
+    def saving(self) -> runner.Saving:
+        """When checkpoints are written."""
+        check_number("checkpoint_every", self.checkpoint_every, Range(0.0))
+        check_count("keep_checkpoints", self.keep_checkpoints)
+        return runner.Saving(self.checkpoint_every, self.keep_checkpoints)
+
+    def start(self) -> None:
+        """Turn the compilation cache on."""
+        if self.compilation_cache:
+            use_compilation_cache()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """How a run is shared among processes."""
+
     distributed: bool = False
     """Share the run with other processes, each of which is started with the same command; asks the
     cluster (Slurm, Open MPI, …) who they are, unless the next three flags say it."""
@@ -60,16 +79,8 @@ class Hosting:
     silence_timeout: float = 60.0
     """Seconds without a sign of life after which another process counts as dead."""
 
-    def saving(self) -> runner.Saving:
-        """When checkpoints are written."""
-        check_number("checkpoint_every", self.checkpoint_every, Range(0.0))
-        check_count("keep_checkpoints", self.keep_checkpoints)
-        return runner.Saving(self.checkpoint_every, self.keep_checkpoints)
-
-    def start(self) -> Processes:
-        """Turn the compilation cache on, and meet the other processes, before JAX is used."""
-        if self.compilation_cache:
-            use_compilation_cache()
+    def join(self) -> Processes:
+        """Meet the other processes, before JAX is used."""
         given = (self.coordinator_address, self.num_processes, self.process_index)
         if not self.distributed:
             if any(x is not None for x in given):
@@ -86,6 +97,7 @@ class Hosting:
 
 
 HostingFlags = Annotated[Hosting, tyro.conf.arg(name="")]
+SharingFlags = Annotated[Sharing, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +115,7 @@ class Train:
     overwrite: bool = False
     """Replace the run that the directory holds."""
     hosting: HostingFlags = field(default_factory=Hosting)
+    sharing: SharingFlags = field(default_factory=Sharing)
 
     def execute(self) -> int:
         """Run the experiment, then print its table."""
@@ -118,8 +131,15 @@ class Train:
                 )
             saving = self.hosting.saving()
             config.check()
-            processes = self.hosting.start()
-            experiment = runner.prepare(config, out, overwrite=self.overwrite, processes=processes)
+            self.hosting.start()
+            processes = self.sharing.join()
+            experiment = runner.prepare(
+                config,
+                out,
+                overwrite=self.overwrite,
+                processes=processes,
+                log_to=self.hosting.log_to,
+            )
         except ValueError as error:
             return _fail(error)
         return _execute(experiment, saving)
@@ -127,24 +147,94 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """Continue a run that was interrupted; the results are those of an undisturbed run."""
+    """Continue what was interrupted; the results are those of an undisturbed run."""
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """The directory of the run."""
+    """The directory of the run or of the comparison."""
     hosting: HostingFlags = field(default_factory=Hosting)
+    sharing: SharingFlags = field(default_factory=Sharing)
 
     def execute(self) -> int:
         """Run what is left, then print the table."""
         try:
             saving = self.hosting.saving()
-            processes = self.hosting.start()
-            experiment = runner.prepare_resume(self.directory, processes=processes)
+            self.hosting.start()
+            processes, log_to = self.sharing.join(), self.hosting.log_to
+            if comparison.is_comparison(self.directory):
+                return _execute(comparison.prepare_resume(self.directory, log_to=log_to), saving)
+            experiment = runner.prepare_resume(self.directory, processes=processes, log_to=log_to)
         except ValueError as error:
             return _fail(error)
         return _execute(experiment, saving)
 
 
 Train.__annotations__["algorithm"] = Annotated[AnyAlgorithm, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Train several algorithms on one environment or more, with the same seeds."""
+
+    algorithms: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Names; `purejax-po algorithms` lists them. Each runs with its default settings."""
+    env: tuple[str, ...] = ("CartPole-v1",)
+    """Environment ids; `purejax-po envs` lists them."""
+    num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 8
+    """Independent training runs of each algorithm on each environment."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, …"""
+    total_steps: int = 100_000
+    """Environment steps per seed, rounded down to whole updates."""
+    num_windows: int = 100
+    """Points of each learning curve, at least 10."""
+    lanes_per_device: int | None = None
+    """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
+    num_devices: int | None = None
+    """Devices to use (a CPU core is one); all by default."""
+    out: Path = Path("runs/comparison")
+    """Directory for the runs, the pictures and the report."""
+    overwrite: bool = False
+    """Replace the comparison that the directory holds."""
+    hosting: HostingFlags = field(default_factory=Hosting)
+
+    def execute(self) -> int:
+        """Run all pairs, then print one table."""
+        settings = ("num_seeds", "first_seed", "total_steps", "num_windows", "lanes_per_device")
+        try:
+            saving = self.hosting.saving()
+            self.hosting.start()
+            prepared = comparison.prepare(
+                self.algorithms,
+                self.env,
+                self.out,
+                overwrite=self.overwrite,
+                log_to=self.hosting.log_to,
+                num_devices=self.num_devices,
+                **{name: getattr(self, name) for name in settings},
+            )
+        except ValueError as error:
+            return _fail(error)
+        return _execute(prepared, saving)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Build table, pictures and a self-contained report.html from runs that are complete."""
+
+    directories: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Directories of runs, or directories that hold runs, as a comparison's."""
+    out: Path | None = None
+    """Where to write (default: the directory, if there is one; else report)."""
+
+    def execute(self) -> int:
+        """Print the table, and write the files."""
+        try:
+            dataset, path = report.report(self.directories, self.out)
+        except ValueError as error:
+            return _fail(error)
+        print_comparison(dataset)
+        _console().print(f"report: {path}", soft_wrap=True)
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +344,9 @@ class Algorithms:
 
 COMMANDS: dict[str, type] = {
     "train": Train,
+    "compare": Compare,
     "resume": Resume,
+    "report": Report,
     "evaluate": Evaluate,
     "render": Render,
     "envs": Envs,
@@ -312,13 +404,19 @@ def parse(arguments: Sequence[str]) -> Any:
         raise ValueError(_one_line(errors.getvalue())) from None
 
 
-def _execute(experiment: runner.Experiment, saving: runner.Saving) -> int:
-    """Run an experiment and print its table; tell of an interruption or a full disk in one line."""
+def _execute(experiment: "runner.Experiment | comparison.Comparison", saving: runner.Saving) -> int:
+    """Run an experiment or a comparison and print its table.
+
+    An interruption or a full disk is told of in one line.
+    """
     out = experiment.directory
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            dataset = runner.execute(experiment, saving=saving)
+            if isinstance(experiment, comparison.Comparison):
+                dataset = comparison.execute(experiment, saving=saving)
+            else:
+                dataset = runner.execute(experiment, saving=saving)
         except runner.Interrupted as stop:
             print(f"{PROGRAM}: interrupted; to go on: {PROGRAM} resume {out}", file=sys.stderr)
             return 128 + stop.signal_number
@@ -341,6 +439,10 @@ def _execute(experiment: runner.Experiment, saving: runner.Saving) -> int:
             reason = f"{out} cannot be written: {error.strerror or error}"
             print(f"{PROGRAM}: error: {reason}; its last checkpoint is intact", file=sys.stderr)
             return 1
+    if isinstance(experiment, comparison.Comparison):
+        print_comparison(dataset)
+        _console().print(f"report: {out}{os.sep}{report.REPORT}", soft_wrap=True)
+        return 0
     if not experiment.processes.is_first:
         return 0
     print_table(dataset)
@@ -373,6 +475,23 @@ def _diverged(seeds: list[dict[str, int]]) -> str:
     """Name the seeds that are left out of the statistics, and when each diverged."""
     named = [f"{entry['seed']} (at update {entry['update']})" for entry in seeds]
     return f"{', '.join(named)}; left out of the statistics" if named else "none"
+
+
+def print_comparison(dataset: "xr.Dataset") -> None:
+    """Print one row for each run."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title="final return over seeds", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(report.BRIEF):
+        table.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
+    previous = None
+    for row in report.table(dataset):
+        if previous not in (None, row["environment"]):
+            table.add_section()
+        table.add_row(*[row[column] for column in report.BRIEF])
+        previous = row["environment"]
+    _console().print(table)
 
 
 def _return_rows(final_return: dict[str, float | None]) -> dict[str, str]:

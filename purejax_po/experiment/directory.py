@@ -29,6 +29,8 @@ CONFIG, LOG, CHECKPOINTS = "config.json", "log.jsonl", "checkpoints"
 RESULTS = ("results.nc", "summary.json", "learning_curve.png", "diagnostics.png")
 RUN_FILES = (CONFIG, LOG, *RESULTS, CHECKPOINTS)
 _NAME = re.compile(r"(step|done)-(\d+)(?:-p(\d+))?")
+LOGGERS = ("tensorboard", "wandb")
+"""Directories of optional loggers: like a run's files replaced with it."""
 
 
 class Done(NamedTuple):
@@ -72,7 +74,7 @@ def check_writable(directory: Path, overwrite: bool) -> None:
             raise ValueError(f"out must be a directory, got the dangling link {directory}")
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"out must be a directory, got the file {directory}")
-        held = [name for name in RUN_FILES if (directory / name).exists()]
+        held = [name for name in (*RUN_FILES, *LOGGERS) if (directory / name).exists()]
         existing = directory.absolute()
         while not existing.exists():
             existing = existing.parent
@@ -95,7 +97,7 @@ def check_writable(directory: Path, overwrite: bool) -> None:
 def create(directory: Path, config: ExperimentConfig) -> None:
     """Make the directory, remove the run that it held, and write the configuration."""
     directory.mkdir(parents=True, exist_ok=True)
-    for name in RUN_FILES:
+    for name in (*RUN_FILES, *LOGGERS):
         path = directory / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     remove_other_logs(directory)

@@ -1,4 +1,4 @@
-"""Pictures of results, on matplotlib."""
+"""Pictures of training, on matplotlib: learning curves and diagnostics."""
 
 import math
 import os
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from purejax_po.experiment import statistics
+from purejax_po.experiment import results, runs, statistics
 from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
@@ -15,9 +15,41 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE = "#0072B2"
-EPISODES = ("num_episodes", "episode_return", "episode_return_std", "episode_length")
-UNITS = {"kl": "nats", "kl_full_step": "nats", "entropy": "nats", "cg_residual": "relative"}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito 2008, Color Universal Design: told apart with any colour vision."""
+LINES = ("-", "--", "-.", (0, (3, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), ":")
+HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++")
+MARKERS = "osD^vP*"
+"""With lines and hatches, what tells algorithms apart in black and white."""
+
+UNITS = {
+    "final_return": "sum of rewards",
+    "episode_return": "sum of rewards",
+    "episode_return_std": "sum of rewards",
+    "episode_length": "steps",
+    "kl": "nats",
+    "kl_full_step": "nats",
+    "entropy": "nats",
+    "cg_residual": "relative",
+    "clip_fraction": "share of samples",
+    "explained_variance": "share",
+}
+STEPS = "environment steps per seed"
+
+
+def style(index: int) -> dict[str, Any]:
+    """Return the colour and line style of the index-th algorithm."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": LINES[index % len(LINES)],
+        "lw": 1.7,
+    }
+
+
+def label(name: Any) -> str:
+    """Return a variable's name for an axis, with its unit where it has one."""
+    text = "KL" if name == "kl" else str(name).replace("_", " ")
+    return f"{text} ({UNITS[name]})" if name in UNITS else text
 
 
 def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | None" = None) -> Any:
@@ -26,77 +58,104 @@ def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | No
     Seeds that diverged, or that never ended an episode, are left out.
 
     Args:
-        dataset: results of a run.
-        variable: any variable with dims `seed`, `update`.
+        dataset: results of a run, or of several algorithms on one environment.
+        variable: any variable by seed and update, e.g. `episode_return`, `kl`.
         ax: where to draw; a new picture by default.
 
     Returns:
         The Axes.
 
     Raises:
-        ValueError: for a variable that is no curve.
+        ValueError: for a variable that is no curve, or for several environments.
     """
     from matplotlib.ticker import EngFormatter
 
-    choices = tuple(str(name) for name in dataset if dataset[name].dims == ("seed", "update"))
+    check_one_env(dataset)
+    choices = tuple(str(n) for n in dataset if dataset[n].dims[-2:] == ("seed", "update"))
     check_choice("variable", variable, choices)
-    if ax is None:
-        from matplotlib import pyplot
-
-        _, ax = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
-    curves = _fill_forward(_sound(dataset)[variable].values)
-    curves = curves[np.isfinite(curves).any(axis=1)]
-    steps = dataset["step"].values
-    known = np.all(np.isfinite(curves), axis=0)
-    curves, steps = curves[:, known], steps[known]
-    low, high = statistics.bootstrap_interval(curves, num_resamples=200)
-    ax.plot(steps, statistics.iqm(curves), color=BLUE, label="interquartile mean")
-    if len(curves) > 1:
-        ax.fill_between(
-            steps, low, high, color=BLUE, alpha=0.25, lw=0, label="95 % interval over seeds"
-        )
+    parts = runs.split(dataset)
+    ax = axes(ax)
+    for i, ((name, _), run) in enumerate(parts.items()):
+        if variable in run:
+            _draw_curve(ax, run, variable, style(i), name if len(parts) > 1 else None)
     ax.xaxis.set_major_formatter(EngFormatter())
-    ax.set_xlabel("environment steps per seed")
-    ax.set_ylabel(variable.replace("_", " "))
-    ax.set_title(_title(dataset))
+    ax.set_xlabel(STEPS)
+    ax.set_ylabel(label(variable))
+    ax.set_title(title(dataset))
     ax.grid(alpha=0.3)
-    ax.legend(loc="best", frameon=False)
+    if len(parts) == 1:
+        ax.legend(loc="best", frameon=False)
+    else:
+        legend = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "handlelength": 3}
+        ax.legend(**legend, frameon=False, title="IQM, 95 % band")
     return ax
 
 
-def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> "Figure":
+def plot_curves(
+    dataset: "xr.Dataset", variable: str = "episode_return", figure: "Figure | None" = None
+) -> Any:
+    """Draw `plot` for every environment, side by side, with one legend.
+
+    Args:
+        dataset: results of one or several runs.
+        variable: as `plot`.
+        figure: where to draw, resized; a new picture by default.
+
+    Returns:
+        The Axes, an array with one per environment.
+    """
+    envs = list(dict.fromkeys(env for _, env in runs.split(dataset)))
+    columns = min(3, len(envs))
+    rows = math.ceil(len(envs) / columns)
+    figure = new_figure(figure, (max(6.4, 4.4 * columns), 3.4 * rows + 0.6))
+    drawn = figure.subplots(rows, columns, squeeze=False).flat
+    for ax, env in zip(drawn, envs, strict=False):
+        plot(dataset.sel(env=env) if "env" in dataset.dims else dataset, variable, ax)
+        if ax.get_legend() is not None and len(envs) > 1:
+            handles, names = ax.get_legend_handles_labels()
+            ax.get_legend().remove()
+            if env == envs[0]:
+                legend = {"loc": "outside lower center", "handlelength": 3, "frameon": False}
+                figure.legend(handles, names, ncols=min(6, len(names)), **legend)
+    for ax in drawn[len(envs) :]:
+        ax.set_axis_off()
+    return np.array(drawn[: len(envs)])
+
+
+def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> Any:
     """Draw every diagnostic of the algorithm: IQM over seeds, and the middle half of the seeds.
 
     Args:
         dataset: results of a run.
-        figure: where to draw; a new picture by default.
+        figure: where to draw, resized; a new picture by default.
 
     Returns:
-        The Figure.
+        The Axes, an array with one per diagnostic.
     """
-    names = [n for n in dataset if dataset[n].dims == ("seed", "update") and n not in EPISODES]
-    rows = math.ceil(len(names) / 3)
-    if figure is None:
-        from matplotlib import pyplot
+    from matplotlib.ticker import EngFormatter
 
-        figure = pyplot.figure(figsize=(9.6, 2.4 * rows), layout="constrained")
-    axes = figure.subplots(rows, 3, squeeze=False)
-    steps = dataset["step"].values / 1000
-    for ax, name in zip(axes.flat, names, strict=False):
+    names = [
+        n for n in dataset if dataset[n].dims == ("seed", "update") and n not in results.EPISODES
+    ]
+    rows = max(1, math.ceil(len(names) / 3))
+    figure = new_figure(figure, (9.6, 2.4 * rows))
+    drawn = figure.subplots(rows, 3, squeeze=False).flat
+    steps = dataset["step"].values
+    for ax, name in zip(drawn, names, strict=False):
         values = _sound(dataset)[name].values
         values = values[np.all(np.isfinite(values), axis=1)]
         if len(values):
             low, high = np.percentile(values, [25, 75], axis=0)
-            ax.plot(steps, statistics.iqm(values), color=BLUE)
-            ax.fill_between(steps, low, high, color=BLUE, alpha=0.25, lw=0)
-        unit = UNITS.get(str(name))
-        ax.set_title(str(name).replace("_", " ") + (f" ({unit})" if unit else ""), fontsize=10)
+            ax.plot(steps, statistics.iqm(values), color=COLOURS[0])
+            ax.fill_between(steps, low, high, color=COLOURS[0], alpha=0.25, lw=0)
+        ax.set_title(label(name), fontsize=10)
+        ax.xaxis.set_major_formatter(EngFormatter())
         ax.grid(alpha=0.3)
-    for ax in axes.flat[len(names) :]:
+    for ax in drawn[len(names) :]:
         ax.set_axis_off()
-    figure.supxlabel("thousand environment steps per seed")
-    figure.suptitle(_title(dataset))
-    return figure
+    figure.supxlabel(f"{STEPS}; line: IQM over seeds, band: middle half of the seeds")
+    figure.suptitle(title(dataset))
+    return np.array(drawn[: len(names)])
 
 
 def save_pictures(dataset: "xr.Dataset", directory: Path) -> None:
@@ -105,11 +164,73 @@ def save_pictures(dataset: "xr.Dataset", directory: Path) -> None:
 
     curve = Figure(figsize=(6.4, 4.0), layout="constrained")
     plot(dataset, ax=curve.subplots())
-    diagnostics = plot_diagnostics(dataset, Figure(figsize=(9.6, 9.6), layout="constrained"))
-    for figure, name in ((curve, "learning_curve.png"), (diagnostics, "diagnostics.png")):
-        partial = directory / f".{name}.partial"
-        figure.savefig(partial, dpi=150, format="png")
-        os.replace(partial, directory / name)
+    save_figure(curve, directory / "learning_curve.png")
+    diagnostics = Figure(layout="constrained")
+    plot_diagnostics(dataset, diagnostics)
+    save_figure(diagnostics, directory / "diagnostics.png")
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a picture whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, dpi=150, format="png")
+    os.replace(partial, path)
+
+
+def axes(ax: "Axes | None", size: tuple[float, float] = (6.4, 4.0)) -> "Axes":
+    """Return `ax`, or the Axes of a new picture of that size in inches."""
+    return new_figure(None, size).subplots() if ax is None else ax
+
+
+def new_figure(figure: "Figure | None", size: tuple[float, float]) -> "Figure":
+    """Return `figure` or a new one, which a notebook shows, of that size in inches."""
+    if figure is not None:
+        figure.set_size_inches(size)
+        return figure
+    from matplotlib import pyplot
+
+    return pyplot.figure(figsize=size, layout="constrained")
+
+
+def check_one_env(dataset: "xr.Dataset") -> None:
+    """Raise `ValueError` if there are several environments."""
+    if "env" in dataset.dims:
+        names = ", ".join(map(str, dataset["env"].values))
+        raise ValueError(
+            f"dataset must hold one environment, got {names}; choose one: dataset.sel(env=…)"
+        )
+
+
+def title(dataset: "xr.Dataset") -> str:
+    """Say which algorithm, environment and how many seeds."""
+    parts = runs.split(dataset)
+    algorithms = list(dict.fromkeys(name for name, _ in parts))
+    envs = list(dict.fromkeys(env for _, env in parts))
+    numbers = {run.sizes["seed"] for run in parts.values()}
+    seeds = f"{max(numbers, default=0)} seed{'s' * (max(numbers, default=0) != 1)}"
+    if len(numbers) > 1:
+        seeds = f"{min(numbers)} to {seeds}"
+    where = envs[0] if len(envs) == 1 else f"{len(envs)} environments"
+    if len(algorithms) == 1:
+        return f"{algorithms[0]} on {where}, {seeds}"
+    return f"{where}, {seeds}"
+
+
+def _draw_curve(
+    ax: "Axes", run: "xr.Dataset", variable: str, look: dict[str, Any], name: str | None
+) -> None:
+    """Draw the IQM of one run's seeds and its band; a run without a value leaves its label."""
+    curves = _fill_forward(_sound(run)[variable].values)
+    curves = curves[np.isfinite(curves).any(axis=1)]
+    steps = run["step"].values
+    known = np.all(np.isfinite(curves), axis=0)
+    curves, steps = curves[:, known], steps[known]
+    middle = statistics.iqm(curves) if len(curves) else np.full(len(steps), np.nan)
+    ax.plot(steps, middle, label=name or "interquartile mean", **look)
+    if len(curves) > 1:
+        low, high = statistics.bootstrap_interval(curves, num_resamples=200)
+        band = None if name else "95 % interval over seeds"
+        ax.fill_between(steps, low, high, color=look["color"], alpha=0.25, lw=0, label=band)
 
 
 def _sound(dataset: "xr.Dataset") -> "xr.Dataset":
@@ -117,12 +238,6 @@ def _sound(dataset: "xr.Dataset") -> "xr.Dataset":
     if "diverged_at" not in dataset:
         return dataset
     return dataset.isel(seed=np.flatnonzero(dataset["diverged_at"].values < 0))
-
-
-def _title(dataset: "xr.Dataset") -> str:
-    number = dataset.sizes["seed"]
-    name, env = dataset.attrs.get("algorithm", ""), dataset.attrs.get("env", "")
-    return f"{name} on {env}, {number} seed{'s' * (number > 1)}"
 
 
 def _fill_forward(curves: Any) -> Any:

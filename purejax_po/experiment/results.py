@@ -31,6 +31,9 @@ CIRCUMSTANCES = (
 )
 """Attributes that tell how a run went, not what came out."""
 
+EPISODES = ("num_episodes", "episode_return", "episode_return_std", "episode_length")
+"""Variables by seed and update that every run has; the others are the algorithm's diagnostics."""
+
 
 def to_dataset(log: Log, *, seeds: Any, updates: Any, steps_per_update: int) -> "xr.Dataset":
     """Label a log.
@@ -109,15 +112,15 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
             if update >= 0
         ],
         "seeds_without_final_episodes": seeds[~np.isfinite(final) & ~diverged].tolist(),
-        "compile_seconds": _number(attributes.get("compile_seconds", math.nan)),
-        "run_seconds": _number(attributes.get("run_seconds", math.nan)),
-        "env_steps_per_second": _number(attributes.get("env_steps_per_second", math.nan)),
+        "compile_seconds": number(attributes.get("compile_seconds", math.nan)),
+        "run_seconds": number(attributes.get("run_seconds", math.nan)),
+        "env_steps_per_second": number(attributes.get("env_steps_per_second", math.nan)),
         "lanes_per_device": int(attributes["lanes_per_device"]),
         "device": attributes.get("device"),
         "num_processes": int(attributes.get("num_processes", 1)),
         "times_halved": int(attributes.get("times_halved", 0)),
-        "memory_estimate_gib": _number(attributes.get("memory_estimate_gib", math.nan)),
-        "memory_peak_gib": _number(attributes.get("memory_peak_gib", math.nan)),
+        "memory_estimate_gib": number(attributes.get("memory_estimate_gib", math.nan)),
+        "memory_peak_gib": number(attributes.get("memory_peak_gib", math.nan)),
         "versions": json.loads(attributes["versions"]),
     }
 
@@ -127,13 +130,13 @@ def over_seeds(x: Any) -> dict[str, float | None]:
     low, high = statistics.bootstrap_interval(x)
     some = len(x) > 0
     return {
-        "iqm": _number(statistics.iqm(x) if some else math.nan),
-        "ci_low": _number(low),
-        "ci_high": _number(high),
-        "mean": _number(np.mean(x) if some else math.nan),
-        "median": _number(np.median(x) if some else math.nan),
-        "min": _number(np.min(x) if some else math.nan),
-        "max": _number(np.max(x) if some else math.nan),
+        "iqm": number(statistics.iqm(x) if some else math.nan),
+        "ci_low": number(low),
+        "ci_high": number(high),
+        "mean": number(np.mean(x) if some else math.nan),
+        "median": number(np.median(x) if some else math.nan),
+        "min": number(np.min(x) if some else math.nan),
+        "max": number(np.max(x) if some else math.nan),
     }
 
 
@@ -151,8 +154,13 @@ def versions() -> dict[str, str]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: into a neighbour first, then renamed into place."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """As `write_text`."""
     neighbour = path.with_name(f".{path.name}.partial")
-    neighbour.write_text(text)
+    neighbour.write_bytes(content)
     os.replace(neighbour, path)
 
 
@@ -175,13 +183,13 @@ def save(dataset: "xr.Dataset", path: Path) -> None:
 
 
 def load(path: str | Path) -> "xr.Dataset":
-    """Read the results of a run.
+    """Read the results of a run, or of several that were joined and saved.
 
     Args:
         path: a run's directory or its `results.nc`.
 
     Raises:
-        ValueError: naming the file, if it is missing or no results file.
+        ValueError: naming the file, if it is missing, damaged or no results file.
     """
     import xarray as xr
 
@@ -189,17 +197,31 @@ def load(path: str | Path) -> "xr.Dataset":
     path = path / "results.nc" if path.is_dir() else path
     try:
         dataset = xr.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError, KeyError) as error:
-        reason = "no such file" if not path.exists() else f"no readable netCDF file ({error})"
+    except Exception as error:  # h5py raises anything for a damaged file
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = f"no readable netCDF file ({reason})" if path.exists() else "no such file"
+        if not path.exists() and path.with_name("config.json").exists():
+            reason = "the run is not complete; resume it"
         raise ValueError(f"results must be a results.nc file, got {path}: {reason}") from None
+    if not ({"algorithm", "runs"} & set(dataset.attrs) and "final_return" in dataset):
+        raise ValueError(
+            f"results must be a results.nc file, got {path}: a netCDF file, but not of this package"
+        )
     summary = path.with_name("summary.json")
-    if summary.exists():
-        found = json.loads(summary.read_text())
-        dataset.attrs.update({k: found[k] for k in CIRCUMSTANCES if k in found})
+    if summary.exists() and "algorithm" in dataset.attrs:
+        dataset.attrs.update(_circumstances(summary))
     return dataset
 
 
-def _number(x: Any) -> float | None:
-    """A JSON number; null for what is not finite."""
+def _circumstances(summary: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(summary.read_text())
+        return {k: found[k] for k in CIRCUMSTANCES if k in found}
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"summary.json must be readable, got {summary}: {error}") from None
+
+
+def number(x: Any) -> float | None:
+    """Return a JSON number; null for what is not finite."""
     value = float(x)
     return value if math.isfinite(value) else None

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,7 @@ import numpy as np
 
 from purejax_po.experiment import directory as files
 from purejax_po.experiment import lanes as lanes_module
-from purejax_po.experiment import memory, plots, results
+from purejax_po.experiment import loggers, memory, plots, results
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.directory import Done
 from purejax_po.experiment.lanes import Block, Lanes, Program
@@ -68,6 +68,7 @@ class Experiment(NamedTuple):
     directory: Path | None
     is_resumed: bool = False
     processes: Processes = Processes()
+    log_to: tuple[str, ...] = ()
 
 
 def run(
@@ -78,6 +79,7 @@ def run(
     progress: bool | Progress = True,
     saving: Saving | None = None,
     processes: Processes | None = None,
+    log_to: Sequence[str] = (),
 ) -> "xr.Dataset":
     """Train every seed of an experiment.
 
@@ -89,6 +91,7 @@ def run(
         saving: when to write checkpoints to `out` (default: every minute, two kept).
         processes: from `join_processes`, if several processes share the run; each of them calls
             this with the same arguments and an `out` that all of them see.
+        log_to: where to log besides `log.jsonl`: `tensorboard`, `wandb` (optional extras).
 
     Returns:
         Results labelled by `seed` and `update` (see `results.to_dataset`).
@@ -99,7 +102,7 @@ def run(
         StoppedError: if memory runs out, or a seed diverges under `stop_on_divergence`.
         ProcessLostError: naming another process that died; this one's seeds are saved.
     """
-    experiment = prepare(config, out, overwrite=overwrite, processes=processes)
+    experiment = prepare(config, out, overwrite=overwrite, processes=processes, log_to=log_to)
     return execute(experiment, progress=progress, saving=saving)
 
 
@@ -109,13 +112,15 @@ def resume(
     progress: bool | Progress = True,
     saving: Saving | None = None,
     processes: Processes | None = None,
+    log_to: Sequence[str] = (),
 ) -> "xr.Dataset":
     """Continue the run that a directory holds; its results are those of an undisturbed run.
 
     Arguments, result and errors as `run`; a run that is complete already is read. The number of
     devices and of processes may be another than before.
     """
-    return execute(prepare_resume(out, processes=processes), progress=progress, saving=saving)
+    experiment = prepare_resume(out, processes=processes, log_to=log_to)
+    return execute(experiment, progress=progress, saving=saving)
 
 
 def prepare(
@@ -124,6 +129,7 @@ def prepare(
     *,
     overwrite: bool = False,
     processes: Processes | None = None,
+    log_to: Sequence[str] = (),
 ) -> Experiment:
     """Check everything that a user can get wrong, and build the trainer; compiles nothing.
 
@@ -137,11 +143,16 @@ def prepare(
         raise ValueError("out must be a directory that all processes share, got None")
     if directory is not None and processes.is_first:
         files.check_writable(directory, overwrite)
-    return Experiment(config, _make_trainer(config), directory, processes=processes)
+    loggers.check(log_to, config, directory)
+    trainer = _make_trainer(config)
+    return Experiment(config, trainer, directory, False, processes, tuple(log_to))
 
 
 def prepare_resume(
-    out: str | os.PathLike[str], *, processes: Processes | None = None
+    out: str | os.PathLike[str],
+    *,
+    processes: Processes | None = None,
+    log_to: Sequence[str] = (),
 ) -> Experiment:
     """As `prepare`, for the run that a directory holds.
 
@@ -151,8 +162,9 @@ def prepare_resume(
     directory = Path(out)
     config = files.read_config(directory)
     config.check()
+    loggers.check(log_to, config, directory)
     trainer = _make_trainer(config)
-    return Experiment(config, trainer, directory, True, processes or Processes())
+    return Experiment(config, trainer, directory, True, processes or Processes(), tuple(log_to))
 
 
 def execute(
@@ -197,7 +209,8 @@ class _Run:
     def __init__(
         self, experiment: Experiment, saving: Saving, advance: Progress, attendance: Attendance
     ) -> None:
-        self.config, self.trainer, self.directory, self.is_resumed, self.processes = experiment
+        self.config, self.trainer, self.directory = experiment[:3]
+        self.is_resumed, self.processes, self.log_to = experiment[3:]
         self.saving, self.advance, self.attendance = saving, advance, attendance
         self.lengths = window_lengths(self.config.num_updates, self.config.log_every).tolist()
         self.updates = np.cumsum(self.lengths).tolist()
@@ -205,6 +218,7 @@ class _Run:
         self.program: Program | None = None
         self.done: dict[int, Done] = {}
         self.has_saved = self.is_resumed
+        self.loggers: list[loggers.Logger] = []
         self._unsaved: dict[int, Done] = {}
         self._seconds_before = 0.0
         self._lost: list[str] = []
@@ -221,7 +235,11 @@ class _Run:
         self._begin = self._saved_at = time.perf_counter()
         with _stop_signal() as received:
             mine = [b for b in blocks if self.processes.owns(b.index) and b.index not in self.done]
-            self._train(program, mine, received)
+            try:
+                self._train(program, mine, received)
+            finally:
+                for logger in self.loggers:
+                    logger.close()
         run_seconds = self._run_seconds()
         if self.processes.count > 1:
             merged = self._merge(blocks, program)
@@ -301,6 +319,7 @@ class _Run:
         if self.is_resumed:
             self._restore(directory, blocks, program)
         self.attendance.reach("restored")
+        self.loggers = loggers.open_all(self.log_to, self.config, directory)
         self.attendance.wait("restored")  # nobody writes while somebody reads
 
     def _restore(self, directory: Path, blocks: list[Block], program: Program) -> None:
@@ -339,7 +358,10 @@ class _Run:
         self.advance(block.num_real * self._steps(self.lengths[i]), _mean_return(log))
         if self.directory is not None:
             path = files.log_path(self.directory, self.processes.index)
-            files.append_log(path, block, self.updates[i], self._steps(self.updates[i]), log)
+            steps = self._steps(self.updates[i])
+            files.append_log(path, block, self.updates[i], steps, log)
+            for logger in self.loggers:
+                logger.write(block.lanes.seed[: block.num_real], steps, log)
         if self.config.stop_on_divergence:
             self._check_divergence(block, log)
         if i + 1 == len(self.lengths):

@@ -1,10 +1,42 @@
-"""Statistics over seeds, on scipy: seeds are the sample, never episodes."""
+"""Statistics over seeds, on scipy: seeds are the sample, never episodes.
+
+One task's scores are an array whose first axis is the seeds. Scores of several tasks are a sequence
+of such arrays, which may differ in length, each a stratum of its own for the bootstrap.
+"""
+
+import bisect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from purejax_po.types import Range, check_number
 
-def iqm(x: ArrayLike, axis: int = 0) -> NDArray[np.floating]:
+Floats = NDArray[np.floating]
+Statistic = Callable[..., Any]
+"""`(x, axis=...) → x` without that axis."""
+
+CONFIDENCE = Range(0.0, 1.0, includes_low=False, includes_high=False)
+WIDTH = Range(0.0, includes_low=False)
+RESAMPLES = 2000
+CHUNK = 2_000_000
+"""Numbers held at a time while resampling: 16 MB."""
+
+
+class Estimate(NamedTuple):
+    """A statistic and the ends of its interval; all of one shape."""
+
+    value: Any
+    low: Any
+    high: Any
+    """NaN, as `low`, where a task has fewer than two seeds."""
+
+
+# Statistics of one sample
+
+
+def iqm(x: ArrayLike, axis: int = 0) -> Floats:
     """Interquartile mean: the mean of the middle half.
 
     Source: Agarwal et al. 2021, Deep Reinforcement Learning at the Edge of the Statistical
@@ -15,27 +47,330 @@ def iqm(x: ArrayLike, axis: int = 0) -> NDArray[np.floating]:
     return stats.trim_mean(np.asarray(x, float), 0.25, axis=axis)
 
 
+def mean(x: ArrayLike, axis: int = 0) -> Floats:
+    """Mean, x̄ = Σ x / n: the easiest to move with one outlier."""
+    return np.mean(np.asarray(x, float), axis=axis)
+
+
+def median(x: ArrayLike, axis: int = 0) -> Floats:
+    """Median: indifferent to nearly half of the scores, and with the widest interval."""
+    return np.median(np.asarray(x, float), axis=axis)
+
+
+def optimality_gap(x: ArrayLike, axis: int = 0, target: float = 1.0) -> Floats:
+    """Optimality gap: the mean of max(target − x, 0), by which the scores miss a target.
+
+    Scores beyond the target count as the target. In units of the scores; lower is better.
+
+    Source: Agarwal et al. 2021, section 4.3.
+    """
+    return np.mean(np.maximum(target - np.asarray(x, float), 0.0), axis=axis)
+
+
 def bootstrap_interval(
-    x: ArrayLike, confidence: float = 0.95, num_resamples: int = 2000, seed: int = 0
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Percentile bootstrap interval of the IQM over seeds.
+    x: ArrayLike,
+    statistic: Statistic = iqm,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[Floats, Floats]:
+    """Percentile bootstrap interval of a statistic over seeds, with Student's quantiles.
+
+    The ends are the q and 1 − q quantiles of the resampled statistic, q = Φ(t_{n−1}((1 − c)/2)) in
+    place of (1 − c)/2: plain percentiles cover too little for few seeds.
 
     Args:
         x: `[seeds, ...]`; whole seeds are resampled, so a curve keeps its shape.
-        confidence: probability content of the interval.
+        statistic: e.g. `iqm`, `mean`, `median`.
+        confidence: probability content c of the interval, in (0, 1).
         num_resamples: bootstrap resamples.
         seed: of the resampling.
 
     Returns:
         Lower and upper ends `[...]`; NaN for fewer than two seeds.
 
-    Source: Agarwal et al. 2021, section 4.1 (one task: the strata are a single one).
+    Source: Agarwal et al. 2021, section 4.1 (one task: the strata are a single one); the quantiles
+    are those of the expanded percentile interval of Hesterberg 2015, What Teachers Should Know
+    About the Bootstrap, without its factor √(n/(n−1)): with it the IQM's interval covers too much.
     """
     x = np.asarray(x, float)
     if len(x) < 2:
         return np.full(x.shape[1:], np.nan), np.full(x.shape[1:], np.nan)
+    resampled = _resampled(x, statistic, num_resamples, seed)
+    return _ends(resampled, confidence, [x], is_expanded=False)
+
+
+# Several tasks
+
+
+def normalize(x: ArrayLike, low: float, high: float) -> Floats:
+    """Scale scores so that `low` becomes 0 and `high` 1: (x − low) / (high − low).
+
+    Args:
+        x: scores of one task, any shape.
+        low, high: two reference scores of the task (a random and a good policy's), or the smallest
+            and the largest score found. Where they are equal, every score becomes 1.
+    """
+    x = np.asarray(x, float)
+    return np.ones_like(x) if high == low else (x - low) / (high - low)
+
+
+def pooled(statistic: Statistic) -> Statistic:
+    """Make a statistic of tasks `[..., seeds]`: that of all their scores together."""
+    return lambda tasks: statistic(np.concatenate(tasks, axis=-1), axis=-1)
+
+
+def median_of_means(tasks: Sequence[Any]) -> Floats:
+    """Median over tasks of the mean over seeds: tasks `[..., seeds]` to `[...]`."""
+    return np.median(np.stack([np.mean(x, axis=-1) for x in tasks]), axis=0)
+
+
+AGGREGATES: dict[str, Statistic] = {
+    "iqm": pooled(iqm),
+    "mean": pooled(mean),
+    "median": median_of_means,
+    "optimality_gap": pooled(optimality_gap),
+}
+"""The aggregates of Agarwal et al. 2021, section 4.3, of tasks `[..., seeds]`."""
+
+
+def aggregate(
+    scores: Sequence[ArrayLike],
+    statistic: Statistic = AGGREGATES["iqm"],
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Aggregate one algorithm's normalised scores over tasks, with a stratified interval.
+
+    Args:
+        scores: one `[seeds]` per task, scaled alike (see `normalize`).
+        statistic: of tasks `[..., seeds]`, such as those of `AGGREGATES`.
+        confidence, num_resamples, seed: as `bootstrap_interval`; the quantiles are expanded,
+            with (all seeds − tasks) degrees of freedom.
+
+    Raises:
+        ValueError: for no tasks, or a task without seeds.
+
+    Source: Agarwal et al. 2021, sections 4.1 and 4.3; the quantiles are those of the expanded
+    percentile interval of Hesterberg 2015.
+    """
+    tasks = _tasks(scores)
+    value = statistic(tasks)
+    if min(map(len, tasks)) < 2:
+        return Estimate(value, np.nan, np.nan)
     rng = np.random.default_rng(seed)
-    resampled = [iqm(x[rng.integers(len(x), size=len(x))]) for _ in range(num_resamples)]
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(np.stack(resampled), [tail, 100 - tail], axis=0)
+    resampled = [
+        statistic([x[rng.integers(len(x), size=(number, len(x)))] for x in tasks])
+        for number in _chunks(num_resamples, sum(map(len, tasks)))
+    ]
+    return Estimate(value, *_ends(np.concatenate(resampled), confidence, tasks))
+
+
+def performance_profile(
+    scores: Sequence[ArrayLike],
+    thresholds: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Fraction of runs that score above τ, F(τ) = mean over tasks and seeds of 1[x > τ].
+
+    Args:
+        scores: one `[seeds]` per task; tasks weigh alike.
+        thresholds: τ `[T]`, in units of the scores.
+        confidence, num_resamples, seed: as `aggregate`; the band is pointwise.
+
+    Returns:
+        Fractions `[T]`, with a stratified bootstrap band.
+
+    Source: Agarwal et al. 2021, section 4.2.
+    """
+    tasks = _tasks(scores)
+    above = [(x[:, None] > np.asarray(thresholds, float)).astype(float) for x in tasks]
+    value = np.mean([x.mean(axis=0) for x in above], axis=0)
+    if min(map(len, tasks)) < 2:
+        return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+    rng = np.random.default_rng(seed)
+    shares = [_weights(rng, num_resamples, len(x)) @ x for x in above]
+    return Estimate(value, *_ends(np.mean(shares, axis=0), confidence, tasks))
+
+
+# Two algorithms
+
+
+def probability_of_improvement(
+    x: Sequence[ArrayLike],
+    y: Sequence[ArrayLike],
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """P(X > Y) + P(X = Y)/2: how likely a run of X beats one of Y on a task drawn at random.
+
+    The Mann-Whitney U statistic over n·m, averaged over tasks. Where every run of one beats every
+    run of the other the interval is a point, which says too much.
+
+    Args:
+        x, y: scores of the two algorithms, one `[seeds]` per task, the same tasks in the same
+            order; no normalisation is needed.
+        confidence, num_resamples, seed: as `aggregate`; X and Y are resampled independently.
+
+    Raises:
+        ValueError: for different numbers of tasks.
+
+    Source: Agarwal et al. 2021, section 4.3; the statistic is that of Mann and Whitney 1947.
+    """
+    first, second = _tasks(x), _tasks(y)
+    if len(first) != len(second):
+        raise ValueError(f"x and y must hold the same tasks, got {len(first)} and {len(second)}")
+    wins = [(a[:, None] > b) + 0.5 * (a[:, None] == b) for a, b in zip(first, second, strict=True)]
+    value = np.mean([w.mean() for w in wins])
+    if min(map(len, [*first, *second])) < 2:
+        return Estimate(value, np.nan, np.nan)
+    rng = np.random.default_rng(seed)
+    resampled = []
+    for w in wins:
+        left, right = (_weights(rng, num_resamples, n) for n in w.shape)
+        resampled.append(np.sum((left @ w) * right, axis=1))
+    strata = [*first, *second]
+    return Estimate(value, *_ends(np.mean(resampled, axis=0), confidence, strata))
+
+
+def paired_difference(
+    x: Any,
+    y: Any,
+    statistic: Statistic = mean,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Difference of two algorithms, seed by seed, where the evaluation episodes are common.
+
+    dᵢ = mean over episodes of (x − y) for seed i: what makes an episode easy or hard is the same
+    for both and cancels. The interval resamples seeds; episodes are only averaged over.
+
+    Args:
+        x, y: `[seeds, episodes]`: both algorithms trained with the same seeds and evaluated on the
+            same episodes. Labelled arrays, as of `evaluate_run`, are matched by their labels.
+        statistic: of d over seeds.
+        confidence, num_resamples, seed: as `bootstrap_interval`.
+
+    Raises:
+        ValueError: for shapes that differ, or labels without a common one.
+
+    Source: common random numbers, Asmussen and Glynn 2007, Stochastic Simulation,
+    chapter V.
+    """
+    if hasattr(x, "coords") and hasattr(y, "coords"):
+        import xarray as xr
+
+        x, y = xr.align(x, y, join="inner")
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if x.shape != y.shape or x.ndim != 2 or x.size == 0:
+        raise ValueError(
+            f"x and y must be [seeds, episodes] of the same seeds and episodes, "
+            f"got {x.shape} and {y.shape}"
+        )
+    difference = np.mean(x - y, axis=1)
+    low, high = bootstrap_interval(
+        difference, statistic, confidence=confidence, num_resamples=num_resamples, seed=seed
+    )
+    return Estimate(statistic(difference, axis=0), low, high)
+
+
+def seeds_needed(
+    x: ArrayLike,
+    width: float,
+    statistic: Statistic = iqm,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> int:
+    """How many seeds an interval of a given width needs, judged by the seeds at hand.
+
+    The smallest m with 2 t_{m−1} σ/√m ≤ width, where σ/√n is the bootstrapped standard error of
+    the statistic of the n seeds at hand. With few of them σ is uncertain, and so is m.
+
+    Args:
+        x: `[seeds]`, at least two.
+        width: high − low, in units of x, > 0.
+        statistic, confidence, num_resamples, seed: as `bootstrap_interval`.
+
+    Raises:
+        ValueError: for a width that is not positive, or fewer than two seeds.
+
+    Source: `bootstrap_interval`'s width solved for n; on the question, Colas et al. 2018, How Many
+    Random Seeds?
+    """
+    from scipy import stats
+
+    check_number("width", width, WIDTH)
+    check_number("confidence", confidence, CONFIDENCE)
+    x = np.asarray(x, float)
+    if x.ndim != 1 or len(x) < 2:
+        raise ValueError(f"x must be [seeds] of at least two, got the shape {x.shape}")
+    sigma = np.std(_resampled(x, statistic, num_resamples, seed)) * np.sqrt(len(x))
+
+    def is_enough(m: int) -> bool:
+        return 2 * stats.t.ppf((1 + confidence) / 2, m - 1) * sigma <= width * np.sqrt(m)
+
+    enough = 2
+    while not is_enough(enough):
+        enough *= 2
+    candidates = range(max(2, enough // 2), enough + 1)
+    return candidates[bisect.bisect_left(candidates, True, key=is_enough)]
+
+
+def _tasks(scores: Sequence[ArrayLike]) -> list[Floats]:
+    tasks = [np.asarray(x, float) for x in scores]
+    if not tasks or any(x.ndim != 1 or len(x) == 0 for x in tasks):
+        shapes = [x.shape for x in tasks]
+        raise ValueError(f"scores must hold [seeds] for each task, at least one, got {shapes}")
+    return tasks
+
+
+def _resampled(x: Floats, statistic: Statistic, num_resamples: int, seed: int) -> Floats:
+    """Statistics `[resamples, ...]` of resampled seeds, x `[seeds, ...]`."""
+    rng = np.random.default_rng(seed)
+    parts = [
+        statistic(x[rng.integers(len(x), size=(number, len(x)))], axis=1)
+        for number in _chunks(num_resamples, x.size)
+    ]
+    return np.concatenate(parts)
+
+
+def _ends(
+    resampled: Floats, confidence: float, strata: Sequence[Floats], *, is_expanded: bool = True
+) -> tuple[Floats, Floats]:
+    """Quantiles of resampled statistics `[resamples, ...]` that make up for few seeds.
+
+    The tails are Φ(−a·t), t Student's quantile with a degree of freedom less than seeds in each
+    stratum, a = √(n/(n−1)) if expanded, for a resampled stratum of n varies by (n−1)/n too little.
+    """
+    from scipy import special
+
+    check_number("confidence", confidence, CONFIDENCE)
+    freedom = sum(len(x) - 1 for x in strata)
+    factor = np.sqrt(np.mean([len(x) / (len(x) - 1) for x in strata])) if is_expanded else 1.0
+    tail = special.ndtr(factor * special.stdtrit(freedom, (1 - confidence) / 2))
+    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
     return low, high
+
+
+def _weights(rng: np.random.Generator, num_resamples: int, n: int) -> Floats:
+    """Draw how often each of n seeds is in each resample, over n: `[resamples, n]`."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=num_resamples) / n
+
+
+def _chunks(num_resamples: int, size: int) -> Iterator[int]:
+    """Cut the resamples of `size` numbers each into pieces that fit the memory."""
+    each = max(1, CHUNK // max(size, 1))
+    for begin in range(0, num_resamples, each):
+        yield min(each, num_resamples - begin)

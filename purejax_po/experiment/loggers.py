@@ -1,0 +1,134 @@
+"""Where windows are logged besides `log.jsonl`: TensorBoard and Weights & Biases, by seed.
+
+The host calls a logger once per window and block of lanes, with numbers that it has fetched anyway:
+nothing is called from inside the compiled program.
+"""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.metrics import Log
+from purejax_po.types import check_choice
+
+MAX_SEEDS = 256
+"""A seed is a file, or a line of each chart: beyond, `results.nc` is the place to look."""
+
+
+class Logger(Protocol):
+    """Takes windows as they come."""
+
+    def write(self, seeds: Sequence[int], steps: int, log: Log) -> None:
+        """Log a window of a block, leaves `[seeds]`, at `steps` environment steps per seed."""
+        ...
+
+    def close(self) -> None:
+        """Write what is left."""
+        ...
+
+
+class TensorBoard:
+    """A run of TensorBoard for each seed, `tensorboard/seed-N`: a line in every chart."""
+
+    def __init__(self, directory: Path, config: ExperimentConfig) -> None:
+        self._directory = directory / "tensorboard"
+        self._make = importlib.import_module("tensorboardX").SummaryWriter
+        self._writers: dict[int, Any] = {}
+
+    def write(self, seeds: Sequence[int], steps: int, log: Log) -> None:
+        """As `Logger`."""
+        for seed, name, value in scalars(seeds, log):
+            if seed not in self._writers:
+                self._writers[seed] = self._make(os.fspath(self._directory / f"seed-{seed}"))
+            self._writers[seed].add_scalar(name, value, steps)
+
+    def close(self) -> None:
+        """As `Logger`."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+class WeightsAndBiases:
+    """One run, metrics `NAME/seed-N` against `env_steps`; offline unless WANDB_MODE says more."""
+
+    def __init__(self, directory: Path, config: ExperimentConfig) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._run = importlib.import_module("wandb").init(
+            project="purejax-po",
+            name=f"{config.algorithm.name} on {config.env}",
+            config=config.to_dict(),
+            dir=os.fspath(directory),
+            mode=os.environ.get("WANDB_MODE", "offline"),
+        )
+        self._run.define_metric("*", step_metric="env_steps")
+
+    def write(self, seeds: Sequence[int], steps: int, log: Log) -> None:
+        """As `Logger`."""
+        values = {f"{name}/seed-{seed}": value for seed, name, value in scalars(seeds, log)}
+        self._run.log({"env_steps": steps, **values})
+
+    def close(self) -> None:
+        """As `Logger`."""
+        self._run.finish()
+
+
+class Backend(NamedTuple):
+    """A kind of logger, and the module that it needs."""
+
+    make: Any
+    module: str
+
+
+BACKENDS = {
+    "tensorboard": Backend(TensorBoard, "tensorboardX"),
+    "wandb": Backend(WeightsAndBiases, "wandb"),
+}
+"""By name, which is also the name of the extra that installs the module."""
+
+
+def check(names: Sequence[str], config: ExperimentConfig, directory: Path | None) -> None:
+    """Check that loggers can be opened, without opening them.
+
+    Raises:
+        ValueError: for an unknown name, a missing module, more than `MAX_SEEDS` seeds or no
+            directory.
+    """
+    for name in names:
+        check_choice("log_to", name, tuple(BACKENDS))
+        module = BACKENDS[name].module
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(
+                f"log_to {name} needs {module}, which is not installed: "
+                f"pip install 'purejax-po[{name}]'"
+            )
+        if directory is None:
+            raise ValueError(f"log_to {name} needs a directory for the run's files (out)")
+        if config.num_seeds > MAX_SEEDS:
+            raise ValueError(
+                f"log_to {name} is for at most {MAX_SEEDS} seeds, got {config.num_seeds}; "
+                "log.jsonl and results.nc hold any number"
+            )
+
+
+def open_all(names: Sequence[str], config: ExperimentConfig, directory: Path) -> list[Logger]:
+    """Open the loggers of a run."""
+    return [BACKENDS[name].make(directory, config) for name in dict.fromkeys(names)]
+
+
+def scalars(seeds: Sequence[int], log: Log) -> Iterator[tuple[int, str, float]]:
+    """Yield seed, name and mean over the window of all that is finite."""
+    columns = {
+        "episode_return": (log.episode_return.count, log.episode_return.mean),
+        "episode_length": (log.episode_length.count, log.episode_length.mean),
+        **{name: (log.info.count, mean) for name, mean in log.info.mean.items()},
+    }
+    for name, (count, mean) in columns.items():
+        for seed, n, value in zip(seeds, count, mean, strict=True):
+            if n > 0 and np.isfinite(value):
+                yield int(seed), name, float(value)

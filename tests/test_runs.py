@@ -1,0 +1,177 @@
+"""Several runs as one Dataset: joined, saved, loaded, taken apart; files that are none."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from synthetic import make_run, save_run
+
+import purejax_po as po
+from purejax_po.experiment import results, runs
+
+
+@pytest.fixture
+def four():
+    """Two algorithms on two environments, of different lengths, seeds and diagnostics."""
+    return {
+        ("ppo", "CartPole-v1"): make_run(),
+        ("ppo", "Acrobot-v1"): make_run(env="Acrobot-v1", seeds=range(2, 12), diverged=[3]),
+        ("trpo", "CartPole-v1"): make_run("trpo", updates=12, every=3, steps_per_update=1024),
+        ("trpo", "Acrobot-v1"): make_run("trpo", "Acrobot-v1", diagnostics=("cg_residual",)),
+    }
+
+
+def test_joined_runs_have_the_promised_dims(four):
+    joined = runs.join(four)
+    assert joined["episode_return"].dims == ("algorithm", "env", "seed", "update")
+    assert joined["final_return"].dims == ("algorithm", "env", "seed")
+    assert joined["env_steps_per_second"].dims == ("algorithm", "env")
+    assert joined["algorithm"].values.tolist() == ["ppo", "trpo"]
+    assert joined["env"].values.tolist() == ["CartPole-v1", "Acrobot-v1"]
+    one = joined["episode_return"].sel(algorithm="trpo", env="CartPole-v1", seed=3, update=6)
+    assert one == four["trpo", "CartPole-v1"]["episode_return"].sel(seed=3, update=6)
+    assert joined["step"].sel(algorithm="trpo", env="CartPole-v1", update=6) == 6 * 1024
+    assert np.isnan(joined["kl"].sel(algorithm="trpo", env="Acrobot-v1")).all()
+
+
+def test_one_environment_or_algorithm_makes_no_dim(four):
+    joined = runs.join({key: run for key, run in four.items() if key[1] == "CartPole-v1"})
+    assert joined["episode_return"].dims == ("algorithm", "seed", "update")
+    single = {("ppo", "CartPole-v1"): four["ppo", "CartPole-v1"]}
+    assert runs.join(single) is single["ppo", "CartPole-v1"]
+
+
+def assert_same_runs(found, expected):
+    assert found.keys() == expected.keys()
+    for key, run in expected.items():
+        xr.testing.assert_identical(found[key], run)
+
+
+def test_split_undoes_join(four):
+    assert_same_runs(runs.split(runs.join(four)), four)
+    del four["trpo", "Acrobot-v1"]  # a pair that is missing
+    assert_same_runs(runs.split(runs.join(four)), four)
+    single = {("ppo", "CartPole-v1"): four["ppo", "CartPole-v1"]}
+    assert_same_runs(runs.split(runs.join(single)), single)
+
+
+def test_split_of_a_part(four):
+    joined = runs.join(four)
+    some = {key: run for key, run in four.items() if key[1] == "Acrobot-v1"}
+    assert_same_runs(runs.split(joined.sel(env="Acrobot-v1")), some)
+    some = {key: run for key, run in four.items() if key[0] == "trpo"}
+    assert_same_runs(runs.split(joined.sel(algorithm=["trpo"])), some)
+
+
+def test_saved_and_loaded_datasets_are_equal(four, tmp_path):
+    joined = runs.join(four)
+    results.save(joined, tmp_path / "joined.nc")
+    again = po.load_results(tmp_path / "joined.nc")
+    xr.testing.assert_identical(again, joined)
+    assert_same_runs(runs.split(again), four)
+    frame = again.to_dataframe()
+    assert list(frame.index.names) == ["algorithm", "env", "seed", "update"]
+    expected = four["ppo", "CartPole-v1"]["episode_return"].sel(seed=0, update=1)
+    assert frame.loc[("ppo", "CartPole-v1", 0, 1), "episode_return"] == expected
+
+
+def test_load_runs(tmp_path):
+    a = save_run(tmp_path / "a", "ppo")
+    b = save_run(tmp_path / "b", "trpo")
+    expected = runs.join({("ppo", "CartPole-v1"): a, ("trpo", "CartPole-v1"): b})
+    for paths in (
+        [tmp_path / "a", tmp_path / "b"],
+        tmp_path,
+        [tmp_path / "a/results.nc", tmp_path / "b"],
+    ):
+        xr.testing.assert_identical(po.load_runs(paths), expected)
+    xr.testing.assert_identical(po.load_runs(tmp_path / "a"), a)
+
+
+def test_labels_tell_settings_apart(tmp_path):
+    save_run(tmp_path / "a", "ppo", learning_rate=1e-3)
+    save_run(tmp_path / "b", "ppo", learning_rate=1e-4)
+    with pytest.raises(ValueError, match="two runs of ppo on CartPole-v1 must have one config"):
+        po.load_runs([tmp_path / "a", tmp_path / "b"])
+    joined = po.load_runs({"fast": tmp_path / "a", "slow": [tmp_path / "b"]})
+    assert joined["algorithm"].values.tolist() == ["fast", "slow"]
+
+
+def test_seeds_of_one_experiment_are_joined(tmp_path):
+    a = save_run(tmp_path / "a", seeds=range(4, 8))
+    b = save_run(tmp_path / "b", seeds=range(3))
+    joined = po.load_runs(tmp_path)
+    assert joined["seed"].values.tolist() == [0, 1, 2, 4, 5, 6, 7]
+    np.testing.assert_array_equal(joined["kl"].sel(seed=range(3)), b["kl"])
+    assert joined.attrs["run_seconds"] == 2 * a.attrs["run_seconds"]
+    assert joined.attrs["env_steps_per_second"] == pytest.approx(1e5)
+    assert po.summarize(joined)["num_seeds"] == 7
+    save_run(tmp_path / "c", seeds=[2])
+    with pytest.raises(ValueError, match=r"seeds of their own, got .* with seed 2 in both"):
+        po.load_runs(tmp_path)
+
+
+def test_final_returns_leave_diverged_seeds_out(four):
+    finals = runs.final_returns(runs.join(four))
+    assert list(finals) == ["CartPole-v1", "Acrobot-v1"]
+    assert list(finals["Acrobot-v1"]) == ["ppo", "trpo"]
+    kept = four["ppo", "Acrobot-v1"]["final_return"].drop_sel(seed=3)
+    np.testing.assert_array_equal(finals["Acrobot-v1"]["ppo"], kept)
+
+
+def assert_one_line(path):
+    with pytest.raises(ValueError, match=r"results must be a results\.nc file, got") as error:
+        po.load_results(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_a_truncated_file_gets_one_line(tmp_path):
+    save_run(tmp_path / "run")
+    whole = (tmp_path / "run" / "results.nc").read_bytes()
+    broken = tmp_path / "broken.nc"
+    for length in np.linspace(0, len(whole) - 1, 60).astype(int):
+        broken.write_bytes(whole[:length])
+        assert_one_line(broken)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # h5netcdf's
+def test_a_damaged_file_gets_one_line_or_loads(tmp_path):
+    save_run(tmp_path / "run")
+    whole = (tmp_path / "run" / "results.nc").read_bytes()
+    broken = tmp_path / "broken.nc"
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole))] ^= 0xFF
+        broken.write_bytes(damaged)
+        messages = []
+        try:
+            po.load_results(broken)
+        except ValueError as error:
+            messages.append(str(error))
+        assert "\n" not in "".join(messages)
+
+
+def test_foreign_files_get_one_line(tmp_path):
+    foreign = tmp_path / "foreign.nc"
+    xr.Dataset({"temperature": ("x", [1.0])}).to_netcdf(foreign, engine="h5netcdf")
+    assert_one_line(foreign)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="the run is not complete; resume it"):
+        po.load_results(tmp_path)
+
+
+def test_paths_without_runs_get_one_line(tmp_path):
+    with pytest.raises(ValueError, match="which is and holds no run"):
+        po.load_runs(tmp_path)
+    with pytest.raises(ValueError, match="at least one run"):
+        po.load_runs([])
+    with pytest.raises(ValueError, match="no such file"):
+        po.load_runs(tmp_path / "nowhere")
+    (tmp_path / "comparison.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"comparison\.json must be that of a comparison"):
+        po.load_runs(tmp_path)
+    save_run(tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text("{")
+    with pytest.raises(ValueError, match=r"summary\.json must be readable"):
+        po.load_runs(tmp_path / "run")
