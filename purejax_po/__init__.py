@@ -11,12 +11,14 @@ from purejax_po import (
     rollout,
     surrogates,
 )
+from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
 from purejax_po.evaluation import Evaluation, evaluate
 from purejax_po.experiment.config import (
+    A2CConfig,
     ExperimentConfig,
     NetworkConfig,
     NPGConfig,
@@ -35,6 +37,8 @@ from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transi
 __version__ = "0.1.0"
 
 __all__ = [
+    "A2CConfig",
+    "A2CHyperparams",
     "Algorithm",
     "Critic",
     "Evaluation",
@@ -54,6 +58,7 @@ __all__ = [
     "TrainState",
     "Trainer",
     "Transition",
+    "a2c",
     "advantages",
     "curvature",
     "distributions",

@@ -15,13 +15,14 @@ from flax import struct
 from gymnax.environments import environment, spaces
 from gymnax.environments.classic_control import cartpole
 
+from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.networks import mlp_actor_critic
 from purejax_po.training import make_train, make_trainer, seed_keys
 
-NUM_ENVS, NUM_STEPS, NUM_UPDATES, NUM_LANES = 4, 16, 3, 12
+NUM_ENVS, NUM_STEPS, NUM_UPDATES, NUM_LANES = 4, 16, 3, 16
 HIDDEN = (8,)
 
 
@@ -68,28 +69,70 @@ NATURAL_WRONG = {
     "critic_minibatch_size": -1,
 }
 
+ACTOR_CRITIC_CHANGES = {
+    "learning_rate": 1e-3,
+    "learning_rate_decay": 0.0,
+    "discount": 0.5,
+    "gae_lambda": 0.5,
+    "entropy_coef": 0.5,
+    "value_coef": 0.1,
+    "max_grad_norm": 1e-3,
+    "adam_eps": 1e-2,
+}
+PPO_CHANGES = {
+    **ACTOR_CRITIC_CHANGES,
+    "clip_eps": 1e-3,
+    "kl_coef": 0.3,
+    "kl_target": 1e3,
+    "value_clip_eps": 1e-3,
+    "target_kl": 1e-6,
+}
+
 ALGORITHMS = {
     "ppo": Row(
         build=ppo,
         hyperparams=PPOHyperparams(learning_rate=3e-3, target_kl=10.0),
-        changes={
-            "learning_rate": 1e-3,
-            "learning_rate_decay": 0.0,
-            "discount": 0.5,
-            "gae_lambda": 0.5,
-            "clip_eps": 1e-3,
-            "entropy_coef": 0.5,
-            "value_coef": 0.1,
-            "value_clip_eps": 1e-3,
-            "max_grad_norm": 1e-3,
-            "target_kl": 1e-6,
-            "adam_eps": 1e-2,
-        },
-        unused=set(),
+        changes=PPO_CHANGES,
+        unused={"kl_coef", "kl_target"},  # of the surrogates with a penalty
         options={"num_epochs": 2, "num_minibatches": 2, "early_stop": True},
         probe_hyperparams=PPOHyperparams(learning_rate=1e-2, discount=probes.DISCOUNT),
         probe_options={"num_epochs": 4, "num_minibatches": 2, "clip_value": False},
-        wrong={"num_epochs": 0, "num_minibatches": 1.5, "normalize_advantage": "always"},
+        wrong={
+            "surrogate": "clipped",
+            "num_epochs": 0,
+            "num_minibatches": 1.5,
+            "normalize_advantage": "always",
+        },
+    ),
+    "ppo_adaptive_kl": Row(
+        build=ppo,
+        hyperparams=PPOHyperparams(learning_rate=3e-3, target_kl=10.0, kl_target=1e-6),
+        changes=PPO_CHANGES,
+        unused={"clip_eps"},
+        options={
+            "surrogate": "adaptive_kl",
+            "num_epochs": 2,
+            "num_minibatches": 2,
+            "early_stop": True,
+        },
+        probe_hyperparams=PPOHyperparams(learning_rate=1e-2, discount=probes.DISCOUNT),
+        probe_options={
+            "surrogate": "adaptive_kl",
+            "num_epochs": 4,
+            "num_minibatches": 2,
+            "clip_value": False,
+        },
+        wrong={"surrogate": None},
+    ),
+    "a2c": Row(
+        build=a2c,
+        hyperparams=A2CHyperparams(learning_rate=3e-3),
+        changes=ACTOR_CRITIC_CHANGES,
+        unused=set(),
+        options={},
+        probe_hyperparams=A2CHyperparams(learning_rate=1e-2, discount=probes.DISCOUNT),
+        probe_options={"normalize_advantage": True},
+        wrong={},
     ),
     "trpo": Row(
         build=trpo,
@@ -180,7 +223,7 @@ def compiled(request):
 
 @pytest.fixture(scope="module")
 def seeds(compiled):
-    """Twelve seeds, side by side."""
+    """Sixteen seeds, side by side."""
     keys = seed_keys(NUM_LANES)
     return compiled.run_lanes(keys, lanes(compiled.row.hyperparams), lanes(ENV_PARAMS))
 

@@ -5,14 +5,15 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 import tyro
 
 from purejax_po import environments, networks
+from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.natural import FisherProduct
 from purejax_po.algorithms.npg import NPGHyperparams, npg
-from purejax_po.algorithms.ppo import AdvantageNormalization, PPOHyperparams, ppo
+from purejax_po.algorithms.ppo import AdvantageNormalization, PPOHyperparams, Surrogate, ppo
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.minibatch import check_divisible
 from purejax_po.types import (
@@ -90,8 +91,25 @@ class AlgorithmConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class A2CConfig(AlgorithmConfig):
+    """Advantage actor-critic: one gradient step per rollout (Mnih et al. 2016, synchronous)."""
+
+    name = "a2c"
+    factory = staticmethod(a2c)
+
+    num_envs: int = 8
+    """Environments that each seed steps in parallel."""
+    num_steps: int = 16
+    """Steps of each environment per update."""
+    normalize_advantage: bool = False
+    """Normalise advantages over the rollout."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    hyperparams: A2CHyperparams = field(default_factory=A2CHyperparams)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PPOConfig(AlgorithmConfig):
-    """Proximal policy optimisation: epochs of clipped surrogate ascent (Schulman et al. 2017)."""
+    """Proximal policy optimisation: epochs of surrogate ascent (Schulman et al. 2017)."""
 
     name = "ppo"
     factory = staticmethod(ppo)
@@ -100,6 +118,8 @@ class PPOConfig(AlgorithmConfig):
     """Environments that each seed steps in parallel."""
     num_steps: int = 128
     """Steps of each environment per update."""
+    surrogate: Surrogate = "clip"
+    """Objective: clipped, an ablation of it, or penalised by the KL."""
     num_epochs: int = 4
     """Passes over each rollout."""
     num_minibatches: int = 4
@@ -116,6 +136,7 @@ class PPOConfig(AlgorithmConfig):
     def check(self) -> None:
         """Raise `ValueError` for a value that no environment allows."""
         super().check()
+        check_choice("surrogate", self.surrogate, get_args(Surrogate))
         check_count("num_epochs", self.num_epochs)
         check_count("num_minibatches", self.num_minibatches)
         check_divisible(self.num_envs * self.num_steps, self.num_minibatches)
@@ -191,7 +212,7 @@ class TRPOConfig(NaturalGradientConfig):
 
 
 ALGORITHMS: dict[str, type[AlgorithmConfig]] = {
-    config.name: config for config in (NPGConfig, TRPOConfig, PPOConfig)
+    config.name: config for config in (A2CConfig, NPGConfig, TRPOConfig, PPOConfig)
 }
 """Every algorithm by its command-line name."""
 
