@@ -14,6 +14,7 @@ from purejax_po import (
 from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
+from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
 from purejax_po.evaluation import Evaluation, evaluate
@@ -23,6 +24,7 @@ from purejax_po.experiment.config import (
     NetworkConfig,
     NPGConfig,
     PPOConfig,
+    REINFORCEConfig,
     TRPOConfig,
 )
 from purejax_po.experiment.plots import plot, plot_diagnostics
@@ -50,6 +52,8 @@ __all__ = [
     "PPOConfig",
     "PPOHyperparams",
     "Policy",
+    "REINFORCEConfig",
+    "REINFORCEHyperparams",
     "Result",
     "Rollout",
     "Saving",
@@ -79,6 +83,7 @@ __all__ = [
     "plot",
     "plot_diagnostics",
     "ppo",
+    "reinforce",
     "render",
     "resume",
     "rollout",

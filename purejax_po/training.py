@@ -85,11 +85,16 @@ def make_trainer(
         hyperparams: Any, state: TrainState, env_params: EnvParams = env_params
     ) -> tuple[TrainState, Log]:
         key, rollout_key, update_key = jax.random.split(state.key, 3)
-        params = state.algorithm.params
+        params, begin = state.algorithm.params, state.rollout
+        if algorithm.complete_episodes:
+            rollout_key, reset_key = jax.random.split(rollout_key)
+            begin = rollout.reset(reset_key, env, env_params, algorithm.policy, num_envs)
         rollout_state, transition, episodes = rollout.collect(
-            rollout_key, env, env_params, algorithm.policy, params, state.rollout, num_steps
+            rollout_key, env, env_params, algorithm.policy, params, begin, num_steps
         )
-        batch = Rollout(transition, state.rollout.carry, state.num_done / state.num_planned)
+        if algorithm.complete_episodes:
+            transition, episodes = rollout.first_episodes(transition, episodes)
+        batch = Rollout(transition, begin.carry, state.num_done / state.num_planned)
         algorithm_state, info = algorithm.update(update_key, hyperparams, state.algorithm, batch)
         finite = all_finite((algorithm_state, info))
         healthy = finite & (state.diverged_at < 0)

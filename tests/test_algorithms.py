@@ -18,6 +18,7 @@ from gymnax.environments.classic_control import cartpole
 from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
+from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.networks import mlp_actor_critic
 from purejax_po.training import make_train, make_trainer, seed_keys
@@ -50,6 +51,7 @@ class Row(NamedTuple):
     probe_options: dict[str, Any]
     wrong: dict[str, Any]
     """Static arguments that have to be refused."""
+    num_steps: int = NUM_STEPS
 
 
 CRITIC = {"critic_epochs": 2, "critic_minibatch_size": 16}
@@ -89,6 +91,37 @@ PPO_CHANGES = {
 }
 
 ALGORITHMS = {
+    "reinforce": Row(
+        build=reinforce,
+        hyperparams=REINFORCEHyperparams(learning_rate=3e-3),
+        changes={
+            "learning_rate": 1e-3,
+            "critic_learning_rate": 1e-3,
+            "discount": 0.5,
+            "gae_lambda": 0.5,
+        },
+        unused={"gae_lambda"},  # of the Ψ that bootstrap: see the next row
+        options=CRITIC,
+        probe_hyperparams=REINFORCEHyperparams(discount=probes.DISCOUNT),
+        probe_options=PROBE_CRITIC,
+        wrong={"psi": "return", "critic_epochs": 0, "critic_minibatch_size": 0.5},
+        num_steps=32,  # most first episodes end, as a whole episode has to
+    ),
+    "reinforce_advantage": Row(
+        build=reinforce,
+        hyperparams=REINFORCEHyperparams(learning_rate=3e-3),
+        changes={
+            "learning_rate": 1e-3,
+            "critic_learning_rate": 1e-3,
+            "discount": 0.5,
+            "gae_lambda": 0.5,
+        },
+        unused=set(),
+        options={"psi": "advantage", "normalize_advantage": True, **CRITIC},
+        probe_hyperparams=REINFORCEHyperparams(discount=probes.DISCOUNT),
+        probe_options={"psi": "advantage", **PROBE_CRITIC},
+        wrong={"psi": None},
+    ),
     "ppo": Row(
         build=ppo,
         hyperparams=PPOHyperparams(learning_rate=3e-3, target_kl=10.0),
@@ -231,7 +264,7 @@ def seeds(compiled):
 def make(row, env, env_params, hidden=HIDDEN):
     networks = mlp_actor_critic(env, env_params, hidden=hidden)
     algorithm = row.build(*networks, hyperparams=row.hyperparams, **row.options)
-    return make_trainer(env, env_params, algorithm, num_envs=NUM_ENVS, num_steps=NUM_STEPS)
+    return make_trainer(env, env_params, algorithm, num_envs=NUM_ENVS, num_steps=row.num_steps)
 
 
 def lanes(tree, **changed):
@@ -509,6 +542,7 @@ class Switches(environment.Environment):
 def test_other_action_spaces_give_finite_updates(name, actions):
     if actions == "continuous":
         env, env_params = gymnax.make("Pendulum-v1")
+        env_params = env_params.replace(max_steps_in_episode=NUM_STEPS)  # whole episodes for all
     else:
         env, env_params = Switches(), environment.EnvParams(max_steps_in_episode=5)
     row = ALGORITHMS[name]

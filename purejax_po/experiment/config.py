@@ -14,6 +14,7 @@ from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.natural import FisherProduct
 from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import AdvantageNormalization, PPOHyperparams, Surrogate, ppo
+from purejax_po.algorithms.reinforce import Psi, REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.minibatch import check_divisible
 from purejax_po.types import (
@@ -88,6 +89,38 @@ class AlgorithmConfig:
                 )
         check_choice("network.activation", self.network.activation, tuple(networks.ACTIVATIONS))
         check_hyperparams(self.hyperparams)
+
+
+@dataclass(frozen=True, kw_only=True)
+class REINFORCEConfig(AlgorithmConfig):
+    """REINFORCE: one step along a Monte-Carlo policy gradient (Williams 1992)."""
+
+    name = "reinforce"
+    factory = staticmethod(reinforce)
+
+    num_envs: int = 4
+    """Environments that each seed steps in parallel; one episode of each counts per update."""
+    num_steps: int = 500
+    """Steps of each environment per update; at least the time limit, unless psi bootstraps."""
+    psi: Psi = "baseline"
+    """Weight of ∇log π: the episode's return, what is left of it, that minus a learned value, or a
+    bootstrapped estimate."""
+    discount_states: bool = False
+    """Keep the factor γᵗ and average over episodes: unbiased for the discounted objective."""
+    normalize_advantage: bool = False
+    """Bring the weights to mean 0 and standard deviation 1 over the rollout."""
+    critic_epochs: int = 10
+    """Passes of the critic's regression over each rollout."""
+    critic_minibatch_size: int = 500
+    """Samples per step of that regression; divides num_envs × num_steps."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    hyperparams: REINFORCEHyperparams = field(default_factory=REINFORCEHyperparams)
+
+    def check(self) -> None:
+        """Raise `ValueError` for a value that no environment allows."""
+        super().check()
+        check_choice("psi", self.psi, get_args(Psi))
+        _check_critic(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,14 +203,7 @@ class NaturalGradientConfig(AlgorithmConfig):
         check_choice("fisher", self.fisher, ("gauss_newton", "kl_hessian", "empirical"))
         check_number("fisher_fraction", self.fisher_fraction, POSITIVE_FRACTION)
         check_count("cg_iterations", self.cg_iterations)
-        check_count("critic_epochs", self.critic_epochs)
-        check_count("critic_minibatch_size", self.critic_minibatch_size)
-        batch = self.num_envs * self.num_steps
-        if batch % self.critic_minibatch_size:
-            raise ValueError(
-                f"critic_minibatch_size must divide the batch of {batch} samples, "
-                f"got {self.critic_minibatch_size}"
-            )
+        _check_critic(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +238,7 @@ class TRPOConfig(NaturalGradientConfig):
 
 
 ALGORITHMS: dict[str, type[AlgorithmConfig]] = {
-    config.name: config for config in (A2CConfig, NPGConfig, TRPOConfig, PPOConfig)
+    config.name: config for config in (REINFORCEConfig, A2CConfig, NPGConfig, TRPOConfig, PPOConfig)
 }
 """Every algorithm by its command-line name."""
 
@@ -351,6 +377,18 @@ class ExperimentConfig:
         algorithm = dict(data.pop("algorithm"))
         config = algorithm_config(algorithm.pop("name"))
         return _from_dict(cls, {**data, "algorithm": _from_dict(config, algorithm)})
+
+
+def _check_critic(config: Any) -> None:
+    """Raise `ValueError` unless the critic's regression splits the batch evenly."""
+    check_count("critic_epochs", config.critic_epochs)
+    check_count("critic_minibatch_size", config.critic_minibatch_size)
+    batch = config.num_envs * config.num_steps
+    if batch % config.critic_minibatch_size:
+        raise ValueError(
+            f"critic_minibatch_size must divide the batch of {batch} samples, "
+            f"got {config.critic_minibatch_size}"
+        )
 
 
 def _plain(value: Any) -> Any:
