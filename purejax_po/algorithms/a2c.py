@@ -47,7 +47,7 @@ def a2c(
     policy: Policy,
     critic: Critic,
     *,
-    normalize_advantage: bool = False,
+    normalize_advantage: bool = True,
     hyperparams: A2CHyperparams | None = None,
 ) -> Algorithm:
     """Build A2C: one step up E[Â log π] − c_v (V − V_target)²/2 + c_H H per rollout.

@@ -115,28 +115,18 @@ def reinforce(
         transition = rollout.transition
         policy_adam, critic_adam = _optimizers(hyperparams)
         value, next_value = actor_critic.values(critic, critic_params, (), transition)
-        of = (
-            transition.reward,
-            value,
-            next_value,
-            transition.terminated,
-            transition.truncated,
-            hyperparams.discount,
-            hyperparams.gae_lambda,
-        )
-        weights = advantages.ESTIMATORS[psi](*of)
+        weights = estimate(psi, transition, value, next_value, hyperparams)
         if normalize_advantage:
             weights = advantages.normalize(weights, transition.weight)
         if discount_states:
-            # The whole return is discounted from the episode's start as it is.
-            discount = 1.0 if psi == "total_return" else hyperparams.discount
-            weights = per_episode(weights, transition.weight, discount)
+            weights = per_episode(psi, weights, transition.weight, hyperparams.discount)
         gradient, info = jax.grad(loss, has_aux=True)(policy_params, policy, transition, weights)
         updates, policy_moments = policy_adam.update(gradient, policy_moments)
         policy_params = optax.apply_updates(policy_params, updates)
         info["grad_norm"] = optax.tree.norm(gradient)
         if psi not in WITHOUT_CRITIC:
-            target = value + advantages.ESTIMATORS[psi if psi == "baseline" else "advantage"](*of)
+            of_value = psi if psi == "baseline" else "advantage"
+            target = value + estimate(of_value, transition, value, next_value, hyperparams)
             critic_params, critic_moments, info["value_loss"] = actor_critic.fit(
                 key,
                 critic,
@@ -169,17 +159,41 @@ def loss(params: Params, policy: Policy, transition: Transition, psi: Array) -> 
     return loss, {"policy_loss": loss, "entropy": entropy}
 
 
-def per_episode(psi: Array, weight: Array, discount: Array | float) -> Array:
+def estimate(
+    psi: Psi,
+    transition: Transition,
+    value: Array,
+    next_value: Array,
+    hyperparams: REINFORCEHyperparams,
+) -> Array:
+    """Ψ of a rollout, `[T, N]`, given V(obs) and V(next_obs)."""
+    return advantages.ESTIMATORS[psi](
+        transition.reward,
+        value,
+        next_value,
+        transition.terminated,
+        transition.truncated,
+        hyperparams.discount,
+        hyperparams.gae_lambda,
+    )
+
+
+def per_episode(psi: Psi, weights: Array, valid: Array, discount: Array | float) -> Array:
     """γᵗΨ_t, scaled so that its mean over samples is the mean over episodes of Σ_t γᵗΨ_t.
 
+    `total_return` gets no γᵗ: it is discounted from the episode's start as it is.
+
     Args:
-        psi, weight: `[T, N]`, of rollouts that begin an episode at t = 0.
+        psi: which weight it is.
+        weights, valid: Ψ and the transitions' weights `[T, N]`; episodes begin at t = 0.
         discount: γ in [0, 1].
     """
-    num_steps, num_episodes = jnp.sum(weight), jnp.sum(weight[0])
+    num_steps, num_episodes = jnp.sum(valid), jnp.sum(valid[0])
     length = num_steps / jnp.where(num_episodes > 0, num_episodes, 1.0)
-    factor = jnp.power(discount, jnp.arange(len(psi), dtype=psi.dtype))
-    return length * factor.reshape(-1, *[1] * (psi.ndim - 1)) * psi
+    if psi == "total_return":
+        return length * weights
+    factor = jnp.power(discount, jnp.arange(len(weights), dtype=weights.dtype))
+    return length * factor[:, None] * weights
 
 
 def _optimizers(

@@ -132,9 +132,9 @@ class A2CConfig(AlgorithmConfig):
 
     num_envs: int = 8
     """Environments that each seed steps in parallel."""
-    num_steps: int = 16
+    num_steps: int = 8
     """Steps of each environment per update."""
-    normalize_advantage: bool = False
+    normalize_advantage: bool = True
     """Normalise advantages over the rollout."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: A2CHyperparams = field(default_factory=A2CHyperparams)
