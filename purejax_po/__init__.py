@@ -32,7 +32,12 @@ from purejax_po.experiment.policies import evaluate_run, load_policy, render
 from purejax_po.experiment.results import load as load_results
 from purejax_po.experiment.results import summarize
 from purejax_po.experiment.runner import Interrupted, Saving, resume, run
-from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
+from purejax_po.networks import (
+    gru_actor_critic,
+    linear_critic,
+    mlp_actor_critic,
+    softmax_linear_policy,
+)
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
 from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
 
@@ -69,6 +74,7 @@ __all__ = [
     "environments",
     "evaluate",
     "evaluate_run",
+    "gru_actor_critic",
     "linear_critic",
     "load_policy",
     "load_results",

@@ -29,6 +29,7 @@ from purejax_po.types import (
 )
 
 MAX_SEEDS = 1_000_000
+MAKE_NETWORKS = {"none": networks.mlp_actor_critic, "gru": networks.gru_actor_critic}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class NetworkConfig:
     """Widths of the hidden layers (units)."""
     activation: Literal["tanh", "relu", "silu", "elu"] = "tanh"
     """Activation of the hidden layers."""
+    memory: Literal["none", "gru"] = "none"
+    """Whether the last hidden layer is a GRU: a recurrent policy and critic."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class AlgorithmConfig:
         Raises:
             ValueError: naming the field, its value and what is allowed.
         """
-        policy, critic = networks.mlp_actor_critic(
+        policy, critic = MAKE_NETWORKS[self.network.memory](
             env, env_params, hidden=self.network.hidden, activation=self.network.activation
         )
         accepted = inspect.signature(type(self).factory).parameters
@@ -88,6 +91,7 @@ class AlgorithmConfig:
                     f"{option.name} must be True or False, got {getattr(self, option.name)!r}"
                 )
         check_choice("network.activation", self.network.activation, tuple(networks.ACTIVATIONS))
+        check_choice("network.memory", self.network.memory, tuple(MAKE_NETWORKS))
         check_hyperparams(self.hyperparams)
 
 
@@ -172,7 +176,10 @@ class PPOConfig(AlgorithmConfig):
         check_choice("surrogate", self.surrogate, get_args(Surrogate))
         check_count("num_epochs", self.num_epochs)
         check_count("num_minibatches", self.num_minibatches)
-        check_divisible(self.num_envs * self.num_steps, self.num_minibatches)
+        if self.network.memory == "none":
+            check_divisible(self.num_envs * self.num_steps, self.num_minibatches)
+        else:
+            check_divisible(self.num_envs, self.num_minibatches, "environments' sequences")
 
 
 @dataclass(frozen=True, kw_only=True)

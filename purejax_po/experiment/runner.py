@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+UNFINISHED = 0.01
+"""The fraction of episodes that a Monte-Carlo weight may leave out without a warning."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to stop; its state is saved."""
 
@@ -203,6 +207,7 @@ class _Run:
         self.saving, self.program, self.advance, self.done = saving, program, advance, done
         self.lengths = _lengths(self.config)
         self.updates = np.cumsum(self.lengths).tolist()
+        self.is_warned = False
         self.num_updates = 0
         """Updates of all real lanes made by this call."""
         self._unsaved: dict[int, Done] = {}
@@ -230,12 +235,28 @@ class _Run:
         self.num_updates += block.num_real * self.lengths[i]
         per_update = self.trainer.steps_per_update
         self.advance(block.num_real * self.lengths[i] * per_update, _mean_return(log))
+        self._warn_of_unfinished_episodes(log)
         if self.directory is not None:
             path, update = self.directory / files.LOG, self.updates[i]
             files.append_log(path, block, update, update * per_update, log)
         if i + 1 == len(self.lengths):
             self.done[block.index] = self._unsaved[block.index] = files.finish(block)
             block.state, block.logs = None, []
+
+    def _warn_of_unfinished_episodes(self, log: Log) -> None:
+        """Say once that complete episodes do not fit into the rollouts."""
+        unfinished = log.info.mean.get("unfinished_episodes")
+        if unfinished is None or self.is_warned or not unfinished.mean() > UNFINISHED:
+            return
+        self.is_warned = True
+        limit = getattr(self.trainer.env_params, "max_steps_in_episode", None)
+        hint = "" if limit is None else f"; the time limit is {limit:g} steps"
+        warnings.warn(
+            f"{unfinished.mean():.0%} of the episodes did not end within num_steps = "
+            f"{self.trainer.num_steps} and were left out, so long episodes do not count: "
+            f"raise num_steps or choose a psi that bootstraps, such as advantage{hint}",
+            stacklevel=2,
+        )
 
     def _is_due(self) -> bool:
         return time.perf_counter() - self._saved_at >= 60 * self.saving.every_minutes
