@@ -12,8 +12,10 @@ from purejax_po import (
     rollout,
     surrogates,
 )
+from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
+from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
 from purejax_po.evaluation import Evaluation, evaluate
@@ -27,10 +29,12 @@ from purejax_po.experiment.comparison_plots import (
 )
 from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import (
+    A2CConfig,
     ExperimentConfig,
     NetworkConfig,
     NPGConfig,
     PPOConfig,
+    REINFORCEConfig,
     TRPOConfig,
 )
 from purejax_po.experiment.plots import plot, plot_curves, plot_diagnostics
@@ -43,13 +47,20 @@ from purejax_po.experiment.results import summarize
 from purejax_po.experiment.runner import Interrupted, Saving, StoppedError, resume, run
 from purejax_po.experiment.runs import load_runs
 from purejax_po.experiment.sweep_plots import plot_sensitivity, plot_sweep
-from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
+from purejax_po.networks import (
+    gru_actor_critic,
+    linear_critic,
+    mlp_actor_critic,
+    softmax_linear_policy,
+)
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
 from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "A2CConfig",
+    "A2CHyperparams",
     "Algorithm",
     "Critic",
     "Evaluation",
@@ -62,6 +73,8 @@ __all__ = [
     "PPOHyperparams",
     "Policy",
     "ProcessLostError",
+    "REINFORCEConfig",
+    "REINFORCEHyperparams",
     "Result",
     "Rollout",
     "Saving",
@@ -71,6 +84,7 @@ __all__ = [
     "TrainState",
     "Trainer",
     "Transition",
+    "a2c",
     "advantages",
     "compare",
     "curvature",
@@ -78,6 +92,7 @@ __all__ = [
     "environments",
     "evaluate",
     "evaluate_run",
+    "gru_actor_critic",
     "join_processes",
     "linear_critic",
     "load_policy",
@@ -102,6 +117,7 @@ __all__ = [
     "plot_sensitivity",
     "plot_sweep",
     "ppo",
+    "reinforce",
     "render",
     "report",
     "resume",

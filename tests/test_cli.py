@@ -142,6 +142,22 @@ MISTAKES = {
         ["train", "ppo", "--network.action-distribution", "tanh_gaussian"],
         ["action_distribution must be gaussian unless actions are a Box, got Discrete"],
     ),
+    "psi": (
+        ["train", "reinforce", "--psi", "baselin"],
+        ["--psi", "'baselin'"],
+    ),
+    "kl_target": (
+        ["train", "ppo", "--surrogate", "adaptive_kl", "--hyperparams.kl-target", "0"],
+        ["hyperparams.kl_target must be a finite number > 0, got 0.0"],
+    ),
+    "memory": (
+        ["train", "trpo", "--network.memory", "gru"],
+        ["NPG and TRPO need a policy and a critic without memory, got recurrent ones"],
+    ),
+    "sequences": (
+        ["train", "ppo", "--network.memory", "gru", "--num-minibatches", "8"],
+        ["num_minibatches must divide the batch of 4 environments' sequences, got 8"],
+    ),
     "command": (["trian"], ["command must be one of", "'trian'", "did you mean train?"]),
     "nothing": ([], ["train"]),
 }
