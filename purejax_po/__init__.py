@@ -15,6 +15,7 @@ from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
+from purejax_po.environments.wrappers import reset_from, shape_reward
 from purejax_po.evaluation import Evaluation, evaluate
 from purejax_po.experiment.config import (
     ExperimentConfig,
@@ -29,6 +30,7 @@ from purejax_po.experiment.results import load as load_results
 from purejax_po.experiment.results import summarize
 from purejax_po.experiment.runner import Interrupted, Saving, resume, run
 from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
+from purejax_po.pretraining import Clone, behaviour_clone, warm_start
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
 from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
 
@@ -36,6 +38,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Algorithm",
+    "Clone",
     "Critic",
     "Evaluation",
     "ExperimentConfig",
@@ -55,6 +58,7 @@ __all__ = [
     "Trainer",
     "Transition",
     "advantages",
+    "behaviour_clone",
     "curvature",
     "distributions",
     "environments",
@@ -75,12 +79,15 @@ __all__ = [
     "plot_diagnostics",
     "ppo",
     "render",
+    "reset_from",
     "resume",
     "rollout",
     "run",
     "seed_keys",
+    "shape_reward",
     "softmax_linear_policy",
     "summarize",
     "surrogates",
     "trpo",
+    "warm_start",
 ]
