@@ -18,6 +18,7 @@ from purejax_po.algorithms.ppo import PPOHyperparams, ppo
 from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
+from purejax_po.environments.wrappers import reset_from, shape_reward
 from purejax_po.evaluation import Evaluation, evaluate
 from purejax_po.experiment import statistics
 from purejax_po.experiment.comparison import compare, resume_compare
@@ -53,6 +54,7 @@ from purejax_po.networks import (
     mlp_actor_critic,
     softmax_linear_policy,
 )
+from purejax_po.pretraining import Clone, behaviour_clone, warm_start
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
 from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
 
@@ -62,6 +64,7 @@ __all__ = [
     "A2CConfig",
     "A2CHyperparams",
     "Algorithm",
+    "Clone",
     "Critic",
     "Evaluation",
     "ExperimentConfig",
@@ -86,6 +89,7 @@ __all__ = [
     "Transition",
     "a2c",
     "advantages",
+    "behaviour_clone",
     "compare",
     "curvature",
     "distributions",
@@ -120,15 +124,18 @@ __all__ = [
     "reinforce",
     "render",
     "report",
+    "reset_from",
     "resume",
     "resume_compare",
     "rollout",
     "run",
     "seed_keys",
+    "shape_reward",
     "softmax_linear_policy",
     "statistics",
     "summarize",
     "surrogates",
     "trpo",
     "use_compilation_cache",
+    "warm_start",
 ]

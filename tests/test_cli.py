@@ -100,6 +100,22 @@ MISTAKES = {
         ["train", "ppo", "--env-params", "gravitas", "3"],
         ["env_params of CartPole-v1 must be among", "gravity", "got 'gravitas'"],
     ),
+    "environment's options": (
+        ["train", "ppo", "--env", "Chain-v0", "--env-options", "lenght", "8"],
+        ["option of Chain-v0 must be one of length, got 'lenght'; did you mean length?"],
+    ),
+    "no options": (
+        ["train", "ppo", "--env-options", "length", "8"],
+        ["env CartPole-v1 has no options, got 'length'"],
+    ),
+    "length": (
+        ["train", "ppo", "--env", "Chain-v0", "--env-options", "length", "0"],
+        ["length must be a whole number ≥ 1, got 0"],
+    ),
+    "environment of our own": (
+        ["train", "ppo", "--env", "chain"],
+        ["env must be", "'chain'", "did you mean Chain-v0?"],
+    ),
     "preset of another algorithm": (
         ["train", "trpo", "--preset", "ppo-pendulum"],
         ["preset must be one for trpo, got 'ppo-pendulum', which is for ppo"],
@@ -232,4 +248,5 @@ def test_lists(capsys):
     assert cli.main(["envs"]) == 0
     shown = capsys.readouterr().out
     assert "CartPole-v1" in shown
+    assert "Chain-v0" in shown
     assert "Box(low=-2.0, high=2.0," in shown

@@ -291,6 +291,8 @@ class ExperimentConfig:
     """Environment id; `purejax-po envs` lists them."""
     env_params: dict[str, float] = field(default_factory=dict)
     """Fields of the environment's parameters to set, e.g. max_torque 1.5."""
+    env_options: dict[str, int] = field(default_factory=dict)
+    """Whole-number arguments of the environment's constructor, e.g. length 8 for Chain-v0."""
     num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 1
     """Independent training runs."""
     first_seed: int = 0
@@ -365,12 +367,14 @@ class ExperimentConfig:
         environments.check_name(self.env)
 
     def make_env(self) -> tuple[Any, EnvParams]:
-        """Make the environment with `env_params` set.
+        """Make the environment with `env_options` and `env_params` set.
 
         Raises:
-            ValueError: for an unknown field of the environment's parameters.
+            ValueError: for an unknown option, or field of the environment's parameters.
         """
-        env, env_params = environments.make(self.env)
+        for name, value in self.env_options.items():
+            check_count(f"env_options.{name}", value, minimum=0)
+        env, env_params = environments.make(self.env, **self.env_options)
         if not self.env_params:
             return env, env_params
         fields = [f.name for f in dataclasses.fields(env_params)]
