@@ -8,6 +8,7 @@ from purejax_po import (
     metrics,
     minibatch,
     networks,
+    normalization,
     rollout,
     surrogates,
 )
@@ -24,6 +25,7 @@ from purejax_po.experiment.comparison_plots import (
     plot_improvement,
     plot_profile,
 )
+from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import (
     ExperimentConfig,
     NetworkConfig,
@@ -33,10 +35,12 @@ from purejax_po.experiment.config import (
 )
 from purejax_po.experiment.plots import plot, plot_curves, plot_diagnostics
 from purejax_po.experiment.policies import evaluate_run, load_policy, render
+from purejax_po.experiment.processes import ProcessLostError
+from purejax_po.experiment.processes import join as join_processes
 from purejax_po.experiment.report import report
 from purejax_po.experiment.results import load as load_results
 from purejax_po.experiment.results import summarize
-from purejax_po.experiment.runner import Interrupted, Saving, resume, run
+from purejax_po.experiment.runner import Interrupted, Saving, StoppedError, resume, run
 from purejax_po.experiment.runs import load_runs
 from purejax_po.experiment.sweep_plots import plot_sensitivity, plot_sweep
 from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
@@ -57,9 +61,11 @@ __all__ = [
     "PPOConfig",
     "PPOHyperparams",
     "Policy",
+    "ProcessLostError",
     "Result",
     "Rollout",
     "Saving",
+    "StoppedError",
     "TRPOConfig",
     "TRPOHyperparams",
     "TrainState",
@@ -72,6 +78,7 @@ __all__ = [
     "environments",
     "evaluate",
     "evaluate_run",
+    "join_processes",
     "linear_critic",
     "load_policy",
     "load_results",
@@ -83,6 +90,7 @@ __all__ = [
     "minibatch",
     "mlp_actor_critic",
     "networks",
+    "normalization",
     "npg",
     "plot",
     "plot_aggregates",
@@ -106,4 +114,5 @@ __all__ = [
     "summarize",
     "surrogates",
     "trpo",
+    "use_compilation_cache",
 ]

@@ -14,7 +14,7 @@ import tyro
 
 from purejax_po import environments
 from purejax_po.experiment import comparison, policies, report, results, runner
-from purejax_po.experiment.checkpoint import CheckpointError
+from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import (
     ALGORITHMS,
     PRESETS,
@@ -23,6 +23,7 @@ from purejax_po.experiment.config import (
     algorithm_config,
 )
 from purejax_po.experiment.directory import RUN_FILES
+from purejax_po.experiment.processes import Processes, ProcessLostError, join
 from purejax_po.types import Range, check_choice, check_count, check_number
 
 if TYPE_CHECKING:
@@ -33,6 +34,70 @@ PROGRAM = "purejax-po"
 AnyAlgorithm = Union[  # noqa: UP007 - a union of a variable number of types
     tuple(Annotated[config, tyro.conf.subcommand(name)] for name, config in ALGORITHMS.items())
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hosting:
+    """Where and how a run takes place; its results do not depend on it."""
+
+    checkpoint_every: float = 1.0
+    """Minutes between checkpoints; 0 saves after every window."""
+    keep_checkpoints: int = 2
+    """Checkpoints of unfinished seeds to keep."""
+    compilation_cache: bool = True
+    """Keep compiled programs on disk, so that a second run of the same shape starts in seconds."""
+    log_to: tuple[str, ...] = ()
+    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online)."""
+
+    def saving(self) -> runner.Saving:
+        """When checkpoints are written."""
+        check_number("checkpoint_every", self.checkpoint_every, Range(0.0))
+        check_count("keep_checkpoints", self.keep_checkpoints)
+        return runner.Saving(self.checkpoint_every, self.keep_checkpoints)
+
+    def start(self) -> None:
+        """Turn the compilation cache on."""
+        if self.compilation_cache:
+            use_compilation_cache()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """How a run is shared among processes."""
+
+    distributed: bool = False
+    """Share the run with other processes, each of which is started with the same command; asks the
+    cluster (Slurm, Open MPI, …) who they are, unless the next three flags say it."""
+    coordinator_address: str | None = None
+    """host:port of process 0."""
+    num_processes: int | None = None
+    """How many processes share the run."""
+    process_index: int | None = None
+    """Which of them this is, from 0."""
+    coordinator_timeout: float = 300.0
+    """Seconds to wait for the coordinator and for the other processes to start."""
+    silence_timeout: float = 60.0
+    """Seconds without a sign of life after which another process counts as dead."""
+
+    def join(self) -> Processes:
+        """Meet the other processes, before JAX is used."""
+        given = (self.coordinator_address, self.num_processes, self.process_index)
+        if not self.distributed:
+            if any(x is not None for x in given):
+                raise ValueError(
+                    "distributed must be set with coordinator_address, num_processes and "
+                    "process_index (--distributed)"
+                )
+            return Processes()
+        return join(
+            *given,
+            timeout_seconds=self.coordinator_timeout,
+            silence_seconds=self.silence_timeout,
+        )
+
+
+HostingFlags = Annotated[Hosting, tyro.conf.arg(name="")]
+SharingFlags = Annotated[Sharing, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +114,8 @@ class Train:
     """Directory for the run's files (default: runs/ALGORITHM-ENV)."""
     overwrite: bool = False
     """Replace the run that the directory holds."""
-    checkpoint_every: float = 1.0
-    """Minutes between checkpoints; 0 saves after every window."""
-    keep_checkpoints: int = 2
-    """Checkpoints of unfinished seeds to keep."""
-    log_to: tuple[str, ...] = ()
-    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online)."""
+    hosting: HostingFlags = field(default_factory=Hosting)
+    sharing: SharingFlags = field(default_factory=Sharing)
 
     def execute(self) -> int:
         """Run the experiment, then print its table."""
@@ -68,8 +129,17 @@ class Train:
                     f"preset must be one for {config.algorithm.name}, got {self.preset!r}, "
                     f"which is for {PRESETS[self.preset][1].name}"
                 )
-            saving = _saving(self.checkpoint_every, self.keep_checkpoints)
-            experiment = runner.prepare(config, out, overwrite=self.overwrite, log_to=self.log_to)
+            saving = self.hosting.saving()
+            config.check()
+            self.hosting.start()
+            processes = self.sharing.join()
+            experiment = runner.prepare(
+                config,
+                out,
+                overwrite=self.overwrite,
+                processes=processes,
+                log_to=self.hosting.log_to,
+            )
         except ValueError as error:
             return _fail(error)
         return _execute(experiment, saving)
@@ -81,22 +151,18 @@ class Resume:
 
     directory: Annotated[Path, tyro.conf.Positional]
     """The directory of the run or of the comparison."""
-    checkpoint_every: float = 1.0
-    """Minutes between checkpoints; 0 saves after every window."""
-    keep_checkpoints: int = 2
-    """Checkpoints of unfinished seeds to keep."""
-    log_to: tuple[str, ...] = ()
-    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online)."""
+    hosting: HostingFlags = field(default_factory=Hosting)
+    sharing: SharingFlags = field(default_factory=Sharing)
 
     def execute(self) -> int:
         """Run what is left, then print the table."""
         try:
-            saving = _saving(self.checkpoint_every, self.keep_checkpoints)
+            saving = self.hosting.saving()
+            self.hosting.start()
+            processes, log_to = self.sharing.join(), self.hosting.log_to
             if comparison.is_comparison(self.directory):
-                return _execute(
-                    comparison.prepare_resume(self.directory, log_to=self.log_to), saving
-                )
-            experiment = runner.prepare_resume(self.directory, log_to=self.log_to)
+                return _execute(comparison.prepare_resume(self.directory, log_to=log_to), saving)
+            experiment = runner.prepare_resume(self.directory, processes=processes, log_to=log_to)
         except ValueError as error:
             return _fail(error)
         return _execute(experiment, saving)
@@ -129,24 +195,20 @@ class Compare:
     """Directory for the runs, the pictures and the report."""
     overwrite: bool = False
     """Replace the comparison that the directory holds."""
-    checkpoint_every: float = 1.0
-    """Minutes between checkpoints; 0 saves after every window."""
-    keep_checkpoints: int = 2
-    """Checkpoints of unfinished seeds to keep."""
-    log_to: tuple[str, ...] = ()
-    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online)."""
+    hosting: HostingFlags = field(default_factory=Hosting)
 
     def execute(self) -> int:
         """Run all pairs, then print one table."""
         settings = ("num_seeds", "first_seed", "total_steps", "num_windows", "lanes_per_device")
         try:
-            saving = _saving(self.checkpoint_every, self.keep_checkpoints)
+            saving = self.hosting.saving()
+            self.hosting.start()
             prepared = comparison.prepare(
                 self.algorithms,
                 self.env,
                 self.out,
                 overwrite=self.overwrite,
-                log_to=self.log_to,
+                log_to=self.hosting.log_to,
                 num_devices=self.num_devices,
                 **{name: getattr(self, name) for name in settings},
             )
@@ -342,12 +404,6 @@ def parse(arguments: Sequence[str]) -> Any:
         raise ValueError(_one_line(errors.getvalue())) from None
 
 
-def _saving(every_minutes: float, keep: int) -> runner.Saving:
-    check_number("checkpoint_every", every_minutes, Range(0.0))
-    check_count("keep_checkpoints", keep)
-    return runner.Saving(every_minutes, keep)
-
-
 def _execute(experiment: "runner.Experiment | comparison.Comparison", saving: runner.Saving) -> int:
     """Run an experiment or a comparison and print its table.
 
@@ -367,8 +423,18 @@ def _execute(experiment: "runner.Experiment | comparison.Comparison", saving: ru
         except KeyboardInterrupt:
             print(f"{PROGRAM}: interrupted before training", file=sys.stderr)
             return 130
-        except CheckpointError as error:
+        except ValueError as error:  # a checkpoint that cannot be used, memory for no lane
             return _fail(error)
+        except ProcessLostError as error:
+            print(
+                f"{PROGRAM}: error: {error}; what this process did is saved; to go on: "
+                f"{PROGRAM} resume {out}",
+                file=sys.stderr,
+            )
+            return 1
+        except runner.StoppedError as error:
+            print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+            return 1
         except OSError as error:
             reason = f"{out} cannot be written: {error.strerror or error}"
             print(f"{PROGRAM}: error: {reason}; its last checkpoint is intact", file=sys.stderr)
@@ -376,6 +442,8 @@ def _execute(experiment: "runner.Experiment | comparison.Comparison", saving: ru
     if isinstance(experiment, comparison.Comparison):
         print_comparison(dataset)
         _console().print(f"report: {out}{os.sep}{report.REPORT}", soft_wrap=True)
+        return 0
+    if not experiment.processes.is_first:
         return 0
     print_table(dataset)
     _console().print(f"files: {out}{os.sep}{{{', '.join(RUN_FILES)}}}")
@@ -393,7 +461,7 @@ def print_table(dataset: "xr.Dataset") -> None:
         "seeds": str(summary["num_seeds"]),
         "steps per seed": f"{summary['total_steps']:,}",
         **_return_rows(summary["final_return"]),
-        "diverged seeds": ", ".join(map(str, summary["diverged_seeds"])) or "none",
+        "diverged seeds": _diverged(summary["diverged_seeds"]),
         "compile, run time": f"{summary['compile_seconds']:.1f} s, {summary['run_seconds']:.1f} s",
         "steps per second": f"{summary['env_steps_per_second']:,.0f}",
         "device": f"{summary['device']}, {summary['lanes_per_device']} lanes each",
@@ -401,6 +469,12 @@ def print_table(dataset: "xr.Dataset") -> None:
     if unfinished := summary["seeds_without_final_episodes"]:
         rows["seeds that ended no episode in the last tenth"] = str(len(unfinished))
     _print_rows(f"{summary['algorithm']} on {summary['env']}", rows)
+
+
+def _diverged(seeds: list[dict[str, int]]) -> str:
+    """Name the seeds that are left out of the statistics, and when each diverged."""
+    named = [f"{entry['seed']} (at update {entry['update']})" for entry in seeds]
+    return f"{', '.join(named)}; left out of the statistics" if named else "none"
 
 
 def print_comparison(dataset: "xr.Dataset") -> None:

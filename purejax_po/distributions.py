@@ -104,7 +104,33 @@ class DiagonalGaussian(NamedTuple):
 
     def fisher_product(self, tangent: "DiagonalGaussian") -> "DiagonalGaussian":
         """(σ⁻² v_μ, 2 v_logσ)."""
-        return DiagonalGaussian(tangent.mean * jnp.exp(-2.0 * self.log_std), 2.0 * tangent.log_std)
+        return type(self)(tangent.mean * jnp.exp(-2.0 * self.log_std), 2.0 * tangent.log_std)
+
+
+class TanhGaussian(DiagonalGaussian):
+    """A diagonal Gaussian over u `[..., D]`, of which the environment receives tanh(u), scaled.
+
+    Samples, the batch's actions and what `log_prob` takes are u, before the squashing: the map is
+    one to one and the same for every policy, so its Jacobian cancels in ratios of probabilities,
+    and KL and Fisher matrix are those of the Gaussian. So `log_prob` is the density of u, not that
+    of tanh(u), and `entropy` (with its bonus) that of u, which grows with σ without bound while
+    the squashed action's falls once its mass sits at the bounds. `mode` is the mean of u: its tanh
+    is the squashed action's median.
+
+    Source: Haarnoja et al. 2018, Soft Actor-Critic, appendix C.
+    """
+
+    def squash(self, action: Array) -> Array:
+        """tanh(u) in [−1, 1], `[..., D]`; `rollout.to_space` scales it to the bounds of a Box."""
+        return jnp.tanh(action)
+
+    def squashed_log_prob(self, action: Array) -> Array:
+        """Density of tanh(u) in (−1, 1)ᴰ, log π(u) − Σ log(1 − tanh²u) in nats, `[...]`.
+
+        In a Box it is lower by Σ log((high − low)/2).
+        """
+        log_derivative = 2.0 * (math.log(2.0) - action - jax.nn.softplus(-2.0 * action))
+        return self.log_prob(action) - jnp.sum(log_derivative, axis=-1)
 
 
 class Product(NamedTuple):

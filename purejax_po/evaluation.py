@@ -38,7 +38,8 @@ def evaluate(
 
     Args:
         key: decides starts, environment noise and, unless `greedy`, action noise.
-        policy, params: e.g. `algorithm.policy` and `state.algorithm.params`.
+        policy, params: e.g. `trainer.policy` and `state.acting_params`, with which observations
+            are normalised as in training.
         num_episodes: episodes, one per parallel environment.
         num_steps: the longest episode, e.g. `env_params.max_steps_in_episode`.
         greedy: act by the distribution's mode rather than a sample.
@@ -61,7 +62,9 @@ def evaluate(
         action = (
             distribution.mode() if greedy else distribution.sample_from(abstract.noise(noise_key))
         )
-        state, transition, episodes = rollout.env_step(env_key, env, env_params, state, action)
+        state, transition, episodes = rollout.env_step(
+            env_key, env, env_params, state, action, distribution
+        )
         running = ~evaluation.finished
         evaluation = Evaluation(
             evaluation.episode_return + jnp.where(running, transition.reward, 0.0),

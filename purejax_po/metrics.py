@@ -31,11 +31,18 @@ class Log(NamedTuple):
 
 
 def of_masked(x: Array, mask: Array) -> Moments:
-    """Moments of the entries of `x` where `mask` is true."""
-    mask = mask.astype(x.dtype)
-    count = jnp.sum(mask)
-    mean = jnp.sum(jnp.where(mask > 0, x, 0.0)) / jnp.maximum(count, 1.0)
-    m2 = jnp.sum(jnp.where(mask > 0, jnp.square(x - mean), 0.0))
+    """Moments of the entries of `x` where `mask` is positive.
+
+    Args:
+        x: `[*batch, *shape]`; `mean` and `m2` are `[*shape]`.
+        mask: `[*batch]`; bool, or weights of which only the sign counts.
+    """
+    batch = tuple(range(mask.ndim))
+    weight = mask.astype(x.dtype)
+    count = jnp.sum(weight > 0, dtype=x.dtype)
+    counts = jnp.reshape(weight, weight.shape + (1,) * (x.ndim - mask.ndim)) > 0
+    mean = jnp.sum(jnp.where(counts, x, 0.0), axis=batch) / jnp.maximum(count, 1.0)
+    m2 = jnp.sum(jnp.where(counts, jnp.square(x - mean), 0.0), axis=batch)
     return Moments(count, mean, m2)
 
 

@@ -2,18 +2,28 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po.distributions import Categorical, DiagonalGaussian, Product
-from purejax_po.types import Array, Critic, EnvParams, Key, Params, Policy, check_count
+from purejax_po.distributions import Categorical, DiagonalGaussian, Product, TanhGaussian
+from purejax_po.types import (
+    Array,
+    Critic,
+    EnvParams,
+    Key,
+    Params,
+    Policy,
+    check_choice,
+    check_count,
+)
 
 Activation = Callable[[Array], Array]
 Initializer = Callable[..., Array]
+ActionDistribution = Literal["gaussian", "tanh_gaussian"]
 ACTIVATIONS: dict[str, Activation] = {
     "tanh": jnp.tanh,
     "relu": nn.relu,
@@ -89,6 +99,7 @@ def mlp_actor_critic(
     *,
     hidden: Sequence[int] = (64, 64),
     activation: str | Activation = "tanh",
+    action_distribution: ActionDistribution = "gaussian",
 ) -> tuple[Policy, Critic]:
     """Return an MLP policy and an MLP critic that share no parameters.
 
@@ -97,14 +108,20 @@ def mlp_actor_critic(
             shape are flattened, discrete ones are one-hot encoded.
         hidden: widths of the hidden layers.
         activation: `"tanh"`, `"relu"`, `"silu"`, `"elu"` or a function.
+        action_distribution: in a Box of actions a `"gaussian"`, clipped to it when executed, or a
+            `"tanh_gaussian"`, squashed into it (see `distributions.TanhGaussian`).
 
     Raises:
         ValueError: if the policy cannot serve the action space.
     """
-    return (
-        mlp_policy(env, env_params, hidden=hidden, activation=activation),
-        mlp_critic(env, env_params, hidden=hidden, activation=activation),
+    policy = mlp_policy(
+        env,
+        env_params,
+        hidden=hidden,
+        activation=activation,
+        action_distribution=action_distribution,
     )
+    return policy, mlp_critic(env, env_params, hidden=hidden, activation=activation)
 
 
 def mlp_policy(
@@ -113,9 +130,11 @@ def mlp_policy(
     *,
     hidden: Sequence[int] = (64, 64),
     activation: str | Activation = "tanh",
+    action_distribution: ActionDistribution = "gaussian",
 ) -> Policy:
     """Return a categorical, multi-discrete or Gaussian MLP policy, as the action space asks."""
     check_hidden(hidden)
+    check_action_distribution(action_distribution, env.action_space(env_params))
     num_outputs, to_distribution = _action_head(env.action_space(env_params))
     mlp = MLP(tuple(hidden), num_outputs, _activation(activation), output_scale=0.01)
     module = GaussianMLP(mlp) if to_distribution is None else mlp
@@ -125,7 +144,21 @@ def mlp_policy(
         outputs: Any = module.apply(params, encode(obs))
         return outputs if to_distribution is None else to_distribution(outputs)
 
-    return memoryless(Policy, lambda key: module.init(key, encode(example)), apply)
+    policy = memoryless(Policy, lambda key: module.init(key, encode(example)), apply)
+    return squashed(policy) if action_distribution == "tanh_gaussian" else policy
+
+
+def squashed(policy: Policy) -> Policy:
+    """Return a Gaussian policy, with or without memory, as a tanh-squashed one."""
+
+    def step(params: Params, carry: Any, obs: Array, start: Array) -> tuple[Any, TanhGaussian]:
+        carry, distribution = policy.step(params, carry, obs, start)
+        return carry, TanhGaussian(*distribution)
+
+    def unroll(params: Params, carry: Any, obs: Array, start: Array) -> TanhGaussian:
+        return TanhGaussian(*policy.unroll(params, carry, obs, start))
+
+    return policy._replace(step=step, unroll=unroll)
 
 
 def mlp_critic(
@@ -153,6 +186,19 @@ def check_hidden(hidden: Any, name: str = "hidden") -> None:
         raise ValueError(f"{name} must be a sequence of widths such as (64, 64), got {hidden!r}")
     for width in hidden:
         check_count(name, width)
+
+
+def check_action_distribution(
+    action_distribution: str, space: Any, name: str = "action_distribution"
+) -> None:
+    """Raise `ValueError` unless the distribution is known and the action space can have it."""
+    check_choice(name, action_distribution, get_args(ActionDistribution))
+    if action_distribution == "gaussian":
+        return
+    if not hasattr(space, "low"):
+        raise ValueError(f"{name} must be gaussian unless actions are a Box, got {space}")
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise ValueError(f"{name} must be gaussian unless actions have bounds, got {space}")
 
 
 def softmax_linear_policy(

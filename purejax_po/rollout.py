@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from purejax_po.distributions import TanhGaussian
 from purejax_po.types import Array, Carry, EnvParams, Key, Params, Policy, Transition
 
 
@@ -71,8 +72,9 @@ def collect(
         noise, keys = randomness
         carry, distribution = policy.step(params, state.carry, state.obs, state.start)
         action = distribution.sample_from(noise)
-        next_state, transition, episodes = env_step(keys, env, env_params, state, action)
-        transition = transition._replace(behaviour=distribution)
+        next_state, transition, episodes = env_step(
+            keys, env, env_params, state, action, distribution
+        )
         return next_state._replace(carry=carry), (transition, episodes)
 
     state, (transition, episodes) = jax.lax.scan(step, state, (noise, env_keys))
@@ -80,10 +82,15 @@ def collect(
 
 
 def env_step(
-    keys: Key, env: Any, env_params: EnvParams, state: RolloutState, action: Array
+    keys: Key,
+    env: Any,
+    env_params: EnvParams,
+    state: RolloutState,
+    action: Array,
+    distribution: Any,
 ) -> tuple[RolloutState, Transition, Episodes]:
-    """Step every environment once; the transition lacks the behaviour distribution."""
-    executed = to_space(env.action_space(env_params), action)
+    """Step every environment once with actions `[N, ...]` of a distribution."""
+    executed = to_space(env.action_space(env_params), action, distribution)
     obs, env_state, reward, terminated, truncated, info = jax.vmap(
         env.step, in_axes=(0, 0, 0, None)
     )(keys, state.env_state, executed, env_params)
@@ -100,7 +107,7 @@ def env_step(
         terminated=terminated,
         truncated=truncated,
         start=state.start,
-        behaviour=None,
+        behaviour=distribution,
         weight=jnp.ones_like(reward),
     )
     next_state = RolloutState(
@@ -120,12 +127,20 @@ def _strongly_typed(x: Any) -> Array:
     return x.astype(x.dtype)
 
 
-def to_space(space: Any, action: Array) -> Any:
-    """Make policy actions executable: clipped to a Box, split for a Tuple space.
+def to_space(space: Any, action: Array, distribution: Any = None) -> Any:
+    """Make policy actions executable: clipped or squashed to a Box, split for a Tuple space.
 
     The transition keeps the action as it was drawn, whose log-probability is known.
+
+    Args:
+        space: the environment's action space.
+        action: `[..., *action_shape]`.
+        distribution: what the actions come from; a `TanhGaussian`'s are squashed.
     """
     if hasattr(space, "low"):
+        if isinstance(distribution, TanhGaussian):
+            unit = 0.5 * (1.0 + distribution.squash(action))
+            action = space.low + (space.high - space.low) * unit
         return jnp.clip(action, space.low, space.high)
     if hasattr(space, "spaces"):
         return tuple(action[..., i] for i in range(len(space.spaces)))

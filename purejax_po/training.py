@@ -6,16 +6,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejax_po import metrics, rollout
+from purejax_po import metrics, normalization, rollout
 from purejax_po.metrics import Log
+from purejax_po.normalization import Normalization, NormalizedParams
 from purejax_po.types import (
     Algorithm,
     Array,
     EnvParams,
     Key,
+    Params,
     Rollout,
     Trainer,
     check_count,
+    check_flag,
 )
 
 
@@ -30,8 +33,16 @@ class TrainState(NamedTuple):
     algorithm: Any
     """The algorithm's own state; its first field is `params`."""
     rollout: rollout.RolloutState
+    normalization: Normalization
+    """Running statistics; no leaves unless the trainer normalises."""
     diverged_at: Array
     """The update whose result was not finite, int32; -1 while there was none."""
+
+    @property
+    def acting_params(self) -> Params:
+        """What `trainer.policy` acts with: the parameters, and statistics if it normalises."""
+        params, obs = self.algorithm.params, self.normalization.obs
+        return params if obs == () else NormalizedParams(params, obs)
 
 
 class Result(NamedTuple):
@@ -48,7 +59,14 @@ def seed_keys(seeds: int | Any) -> Key:
 
 
 def make_trainer(
-    env: Any, env_params: EnvParams, algorithm: Algorithm, *, num_envs: int, num_steps: int
+    env: Any,
+    env_params: EnvParams,
+    algorithm: Algorithm,
+    *,
+    num_envs: int,
+    num_steps: int,
+    normalize_observations: bool = False,
+    normalize_rewards: bool = False,
 ) -> Trainer:
     """Join an environment, an algorithm and a rollout into `(init, step)`.
 
@@ -58,12 +76,24 @@ def make_trainer(
         algorithm: any `Algorithm`.
         num_envs: N, environments stepped in parallel by each lane.
         num_steps: T, steps of each environment per update.
+        normalize_observations: let policy and critic see (obs − mean)/std, clipped to ±10, with
+            running moments of the lane's observations up to the last update.
+        normalize_rewards: let the algorithm see r / std of the running return discounted by
+            `hyperparams.discount`; logs and evaluations keep the true rewards.
 
     Raises:
-        ValueError: if a number is not a positive whole number.
+        ValueError: if a number is not a positive whole number, or there is nothing to normalise.
     """
     check_count("num_envs", num_envs)
     check_count("num_steps", num_steps)
+    check_flag("normalize_observations", normalize_observations)
+    check_flag("normalize_rewards", normalize_rewards)
+    if normalize_rewards and not hasattr(algorithm.hyperparams, "discount"):
+        raise ValueError("normalize_rewards must be False for hyperparams without discount")
+    policy, obs = algorithm.policy, jnp.zeros(())
+    if normalize_observations:
+        obs = _float_observation(env, env_params)
+        policy = normalization.normalizing(policy, obs)
 
     def init(
         key: Key,
@@ -77,7 +107,10 @@ def make_trainer(
             num_done=jnp.int32(0),
             num_planned=jnp.float32(num_updates),
             algorithm=algorithm.init(algorithm_key, hyperparams),
-            rollout=rollout.reset(reset_key, env, env_params, algorithm.policy, num_envs),
+            rollout=rollout.reset(reset_key, env, env_params, policy, num_envs),
+            normalization=normalization.init(
+                obs, num_envs, observations=normalize_observations, rewards=normalize_rewards
+            ),
             diverged_at=jnp.int32(-1),
         )
 
@@ -85,15 +118,22 @@ def make_trainer(
         hyperparams: Any, state: TrainState, env_params: EnvParams = env_params
     ) -> tuple[TrainState, Log]:
         key, rollout_key, update_key = jax.random.split(state.key, 3)
-        params = state.algorithm.params
         rollout_state, transition, episodes = rollout.collect(
-            rollout_key, env, env_params, algorithm.policy, params, state.rollout, num_steps
+            rollout_key, env, env_params, policy, state.acting_params, state.rollout, num_steps
         )
-        batch = Rollout(transition, state.rollout.carry, state.num_done / state.num_planned)
+        batch = Rollout(
+            normalization.apply(state.normalization, transition),
+            state.rollout.carry,
+            state.num_done / state.num_planned,
+        )
         algorithm_state, info = algorithm.update(update_key, hyperparams, state.algorithm, batch)
-        finite = all_finite((algorithm_state, info))
+        discount = getattr(hyperparams, "discount", None)
+        statistics = normalization.update(state.normalization, transition, discount)
+        finite = all_finite((algorithm_state, info, statistics))
         healthy = finite & (state.diverged_at < 0)
-        proposed = state._replace(key=key, algorithm=algorithm_state, rollout=rollout_state)
+        proposed = state._replace(
+            key=key, algorithm=algorithm_state, rollout=rollout_state, normalization=statistics
+        )
         # A diverged lane stays at its last finite state; its neighbours never notice.
         kept = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), proposed, state)
         diverged_now = (state.diverged_at < 0) & ~finite
@@ -108,7 +148,7 @@ def make_trainer(
         )
         return kept, metrics.mask_log(log, healthy)
 
-    return Trainer(init, step, env, env_params, algorithm, num_envs, num_steps)
+    return Trainer(init, step, env, env_params, algorithm, num_envs, num_steps, policy)
 
 
 def make_train(trainer: Trainer, *, num_updates: int, log_every: int = 1) -> Callable[..., Result]:
@@ -161,3 +201,14 @@ def all_finite(tree: Any) -> Array:
     """Return whether every floating-point leaf is finite."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+
+
+def _float_observation(env: Any, env_params: EnvParams) -> Any:
+    """Shape and dtype of one observation; an error unless it can be normalised."""
+    obs, _ = jax.eval_shape(env.reset, jax.random.key(0), env_params)
+    if not (hasattr(obs, "dtype") and jnp.issubdtype(obs.dtype, jnp.floating)):
+        found = f"{obs.dtype}{list(obs.shape)}" if hasattr(obs, "dtype") else type(obs).__name__
+        raise ValueError(
+            f"normalize_observations must be False unless observations are floats, got {found}"
+        )
+    return obs

@@ -152,6 +152,8 @@ class Trainer(NamedTuple):
     algorithm: Algorithm
     num_envs: int
     num_steps: int
+    policy: Policy
+    """Acts on the environment's own observations with `TrainState.acting_params`."""
 
     @property
     def steps_per_update(self) -> int:
@@ -237,6 +239,12 @@ def check_count(name: str, value: Any, minimum: int = 1) -> None:
     """Raise `ValueError` unless `value` is a whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         raise ValueError(f"{name} must be a whole number ≥ {minimum}, got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is `True` or `False`."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

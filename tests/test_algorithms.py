@@ -19,19 +19,14 @@ from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.networks import mlp_actor_critic
+from purejax_po.rollout import to_space
 from purejax_po.training import make_train, make_trainer, seed_keys
 
 NUM_ENVS, NUM_STEPS, NUM_UPDATES, NUM_LANES = 4, 16, 3, 12
 HIDDEN = (8,)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Compiling is what takes time here: these programs run for milliseconds."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 class Row(NamedTuple):
@@ -153,7 +148,7 @@ class Compiled(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=list(ALGORITHMS))
-def compiled(request):
+def compiled(request, compile_quickly):
     row = ALGORITHMS[request.param]
     trainer = make(row, ENV, ENV_PARAMS)
 
@@ -386,6 +381,35 @@ def test_parameters_that_are_not_numbers_are_noticed(compiled):
         assert state.diverged_at == 1
 
 
+def test_a_poisoned_lane_leaves_the_other_63_alone(compiled):
+    """NaN in one seed's parameters, half-way: to the others nothing has happened."""
+    width, victim = 64, 17
+
+    @jax.jit
+    @jax.vmap
+    def start(key):
+        return compiled.trainer.init(key, compiled.row.hyperparams, ENV_PARAMS, NUM_UPDATES)
+
+    @jax.jit
+    @jax.vmap
+    def step(state):
+        return compiled.trainer.step(compiled.row.hyperparams, state, ENV_PARAMS)
+
+    def poison(x):
+        return x.at[victim].set(jnp.nan)
+
+    half_way, _ = step(start(seed_keys(width)))
+    params = jax.tree.map(poison, half_way.algorithm.params)
+    poisoned = half_way._replace(algorithm=half_way.algorithm._replace(params=params))
+    expected, result = (step(step(state)[0]) for state in (half_way, poisoned))
+    others = np.arange(width) != victim
+    assert_equal(lane_of(result, others), lane_of(expected, others))
+    assert result[0].diverged_at[victim] == 1
+    assert_equal(
+        lane_of(without_counters(result[0]), victim), lane_of(without_counters(poisoned), victim)
+    )
+
+
 def test_a_diverged_lane_leaves_its_neighbours_alone(compiled, seeds):
     env_params = lanes(ENV_PARAMS, reward_scale=(3, jnp.nan))
     result = compiled.run_lanes(seed_keys(NUM_LANES), lanes(compiled.row.hyperparams), env_params)
@@ -482,6 +506,62 @@ def test_other_action_spaces_give_finite_updates(name, actions):
     assert differs(after.algorithm.params.policy, before.algorithm.params.policy)
     assert differs(after.algorithm.params.critic, before.algorithm.params.critic)
     assert log.info.mean["entropy"] > 0
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_normalisation_and_squashed_actions_in_every_algorithm(name):
+    """Lane 1 diverges in the second update: its statistics freeze, its neighbours' do not."""
+    env, env_params = gymnax.make("Pendulum-v1")
+    row = ALGORITHMS[name]
+    networks = mlp_actor_critic(env, env_params, hidden=(), action_distribution="tanh_gaussian")
+    trainer = make_trainer(
+        env,
+        env_params,
+        row.build(*networks, hyperparams=row.hyperparams, **row.options),
+        num_envs=NUM_ENVS,
+        num_steps=NUM_STEPS,
+        normalize_observations=True,
+        normalize_rewards=True,
+    )
+
+    def step(state, dt):
+        return trainer.step(row.hyperparams, state, env_params.replace(dt=dt))
+
+    init = jax.jit(jax.vmap(lambda key: trainer.init(key, row.hyperparams)))
+    step = jax.jit(jax.vmap(step))
+    sound = jnp.full(3, env_params.dt)
+    first, _ = step(init(seed_keys(3)), sound)
+    healthy, log = step(first, sound)
+    poisoned, _ = step(first, sound.at[1].set(jnp.nan))
+    np.testing.assert_array_equal(poisoned.diverged_at, [-1, 1, -1])
+    np.testing.assert_array_equal(healthy.diverged_at, -1)
+    for lane, expected in enumerate((healthy, first, healthy)):
+        parts = [(s.normalization, s.algorithm) for s in (poisoned, expected)]
+        assert_equal(*(lane_of(part, lane) for part in parts))
+    for statistics in healthy.normalization.obs, healthy.normalization.returns.moments:
+        np.testing.assert_array_equal(statistics.count, 2 * NUM_ENVS * NUM_STEPS)
+        assert (statistics.m2 > 0).all()
+    assert differs(healthy.algorithm.params.policy, first.algorithm.params.policy)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(as_numpy((healthy.algorithm, log))))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_squashed_policies_learn_to_aim(name):
+    """Near a bound and in the middle; what is executed is tanh(u), scaled to the bounds."""
+    env = probes.Aim()
+    env_params, row = env.default_params, ALGORITHMS[name]
+    policy, critic = mlp_actor_critic(
+        env, env_params, hidden=(16,), action_distribution="tanh_gaussian"
+    )
+    algorithm = row.build(policy, critic, hyperparams=row.probe_hyperparams, **row.probe_options)
+    trainer = make_trainer(env, env_params, algorithm, num_envs=8, num_steps=16)
+    train = make_train(trainer, num_updates=100, log_every=100)
+    state = jax.jit(train)(jax.random.key(0), row.probe_hyperparams).state
+    distribution = policy.unroll(
+        state.algorithm.params.policy, (), jnp.array([[-1.0], [1.0]]), jnp.ones(2, bool)
+    )
+    executed = to_space(env.action_space(env_params), distribution.mode(), distribution)
+    np.testing.assert_allclose(executed[:, 0], env.BEST, atol=0.1)
 
 
 # --- static arguments ----------------------------------------------------------------------------

@@ -11,30 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
+from gymnax.environments import environment, spaces
 
 import purejax_po as po
-from purejax_po.experiment import checkpoint, directory, runner
+from purejax_po.experiment import checkpoint, directory, policies, runner
 from purejax_po.experiment.checkpoint import CheckpointError
 
-TINY = {"num_envs": 2, "num_steps": 16, "network": po.NetworkConfig(hidden=(8,))}
-ALGORITHMS = {
-    "ppo": po.PPOConfig(num_epochs=1, num_minibatches=2, **TINY),
-    "trpo": po.TRPOConfig(cg_iterations=2, critic_epochs=1, critic_minibatch_size=16, **TINY),
-    "npg": po.NPGConfig(cg_iterations=2, critic_epochs=1, critic_minibatch_size=16, **TINY),
-}
 EVERY_WINDOW = po.Saving(every_minutes=0.0)
-
-
-def config(name="ppo", **changes):
-    whole = po.ExperimentConfig(
-        algorithm=ALGORITHMS[name],
-        num_seeds=5,
-        total_steps=320,
-        num_windows=10,
-        lanes_per_device=2,
-        num_devices=2,
-    )
-    return dataclasses.replace(whole, **changes)
 
 
 class KilledError(Exception):
@@ -52,13 +36,13 @@ def run_until(out, number, **changes):
             raise KilledError
 
     with pytest.raises(KilledError):
-        po.run(config(**changes), out, progress=progress, saving=EVERY_WINDOW)
+        po.run(tiny.experiment(**changes), out, progress=progress, saving=EVERY_WINDOW)
 
 
-@pytest.fixture(scope="module", params=ALGORITHMS)
+@pytest.fixture(scope="module", params=tiny.ALGORITHMS)
 def undisturbed(request, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    po.run(config(request.param), out, progress=False)
+    po.run(tiny.experiment(request.param), out, progress=False)
     return request.param, out
 
 
@@ -69,6 +53,11 @@ def assert_same_run(a, b):
     assert json.loads((a / "config.json").read_text()) == json.loads(
         (b / "config.json").read_text()
     )
+
+
+def assert_equal(a, b):
+    """Bit for bit."""
+    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 @pytest.mark.parametrize("number", [3, 19])
@@ -92,7 +81,7 @@ def test_resuming_a_complete_run_changes_nothing(undisturbed, tmp_path):
 
 def test_a_run_may_be_resumed_with_another_number_of_devices(tmp_path):
     expected, out = tmp_path / "expected", tmp_path / "run"
-    po.run(config(), expected, progress=False)
+    po.run(tiny.experiment(), expected, progress=False)
     run_until(out, 4)
     data = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(json.dumps({**data, "num_devices": 1}))
@@ -174,8 +163,8 @@ def restored(out):
         jax.vmap(lambda h, s, e: trainer.step(h, s, e)[1]),
         blocks[0].lanes.hyperparams, state, blocks[0].lanes.env_params,
     )  # fmt: skip
-    done, problems = directory.restore(out, whole, blocks, state, log)
-    return sorted(done), [b.num_windows for b in blocks], problems
+    found = directory.restore(out, whole, blocks, state, log)
+    return sorted(found.done), [b.num_windows for b in blocks], found.problems
 
 
 def test_the_newest_valid_step_is_used(broken_off, tmp_path):
@@ -269,6 +258,103 @@ def test_policies_come_out(undisturbed):
     assert (evaluation["episode_length"] >= 8).all()
     with pytest.raises(ValueError, match=r"seed must be one of .* 0 … 4, got 5"):
         po.load_policy(out, seed=5)
+
+
+def test_a_run_that_normalises_is_resumed_and_its_policies_come_out(tmp_path):
+    """The statistics are in checkpoints under way, and with the policies of finished seeds."""
+    options = {"normalize_observations": True, "normalize_rewards": True}
+    expected, out = tmp_path / "expected", tmp_path / "run"
+    po.run(tiny.experiment(**options), expected, progress=False)
+    run_until(out, 19, **options)
+    po.resume(out, progress=False, saving=EVERY_WINDOW)
+    assert_same_run(out, expected)
+    runs = [policies.load_policies(path) for path in (out, expected)]
+    assert_equal(*(run.params for run in runs))
+
+    found, trainer = runs[0].params, runs[0].experiment.trainer
+    np.testing.assert_array_equal(found.obs.count, 320.0)
+    assert len(np.unique(found.obs.mean[:, 0])) == 5
+    obs = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    for seed in (0, 3):
+        lane = jax.tree.map(lambda x, seed=seed: x[seed], found)
+        std = np.sqrt(lane.obs.m2 / lane.obs.count)
+        normalized = jnp.asarray(np.clip((obs - lane.obs.mean) / std, -10, 10))
+        _, distribution = trainer.algorithm.policy.step(
+            lane.params, (), normalized, jnp.zeros(50, bool)
+        )
+        actions = po.load_policy(out, seed=seed)(jnp.asarray(obs))
+        np.testing.assert_array_equal(actions, distribution.mode())
+
+    # Seed 3 without its statistics plays the same episodes otherwise.
+    evaluation = po.evaluate_run(out, num_episodes=4)
+    without = po.evaluate(
+        jax.random.key(0), trainer.env, trainer.env_params, trainer.algorithm.policy, lane.params,
+        num_episodes=4, num_steps=500,
+    )  # fmt: skip
+    assert (evaluation["episode_return"].sel(seed=3).values != without.episode_return).any()
+
+
+class Switches(environment.Environment):
+    """Two switches of two and three positions; the reward counts those in the right one."""
+
+    name = "Switches"
+
+    @property
+    def default_params(self):
+        return environment.EnvParams(max_steps_in_episode=4)
+
+    def reset_env(self, key, params):
+        return jnp.ones(1), environment.EnvState(time=jnp.int32(0))
+
+    def step_env(self, key, state, action, params):
+        reward = jnp.float32(action[0] == 1) + jnp.float32(action[1] == 2)
+        state = environment.EnvState(time=state.time + 1)
+        return jnp.ones(1), state, reward, jnp.bool_(False), {}
+
+    def action_space(self, params):
+        return spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)])
+
+    def observation_space(self, params):
+        return spaces.Box(0.0, 1.0, (1,))
+
+
+@pytest.mark.parametrize("name", ["ppo", "trpo"])
+def test_several_discrete_actions_are_learned_and_come_out(tmp_path, monkeypatch, name):
+    """From training to executable actions: the policies find both right positions, of return 8."""
+    env = Switches()
+    monkeypatch.setattr(po.ExperimentConfig, "make_env", lambda self: (env, env.default_params))
+    whole = tiny.experiment(name, num_seeds=2, total_steps=3200, normalize_observations=True)
+    if name == "ppo":
+        fast = po.PPOHyperparams(learning_rate=3e-2)
+        algorithm = dataclasses.replace(whole.algorithm, hyperparams=fast)
+        whole = dataclasses.replace(whole, algorithm=algorithm)
+    po.run(whole, tmp_path / "run", progress=False)
+    evaluation = po.evaluate_run(tmp_path / "run", num_episodes=3)
+    np.testing.assert_array_equal(evaluation["episode_return"], 8.0)
+    act = po.load_policy(tmp_path / "run", seed=1)
+    for shape in ((), (5,)):
+        actions = act(jnp.ones((*shape, 1)))
+        assert isinstance(actions, tuple)
+        for action, best in zip(actions, (1, 2), strict=True):
+            np.testing.assert_array_equal(action, np.full(shape, best))
+    _, _, reward, *_ = env.step(
+        jax.random.key(0), env.reset(jax.random.key(0))[1], act(jnp.ones(1))
+    )
+    assert reward == 2.0
+
+
+def test_squashed_policies_come_out_within_the_bounds(tmp_path):
+    network = po.NetworkConfig(hidden=(8,), action_distribution="tanh_gaussian")
+    algorithm = dataclasses.replace(tiny.ALGORITHMS["ppo"], network=network)
+    whole = tiny.experiment(env="Pendulum-v1", algorithm=algorithm, normalize_observations=True)
+    po.run(whole, tmp_path / "run", progress=False)
+    found = policies.load_policies(tmp_path / "run")
+    lane = jax.tree.map(lambda x: x[2], found.params)
+    obs = jnp.asarray(np.random.default_rng(0).normal(size=(20, 3)), jnp.float32)
+    _, distribution = found.experiment.trainer.policy.step(lane, (), obs, jnp.zeros(20, bool))
+    actions = po.load_policy(tmp_path / "run", seed=2)(obs)
+    np.testing.assert_allclose(actions, 2.0 * np.tanh(distribution.mean), rtol=1e-5, atol=1e-6)
+    assert (po.evaluate_run(tmp_path / "run", num_episodes=2)["episode_length"] == 200).all()
 
 
 @pytest.mark.slow

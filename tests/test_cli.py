@@ -134,6 +134,14 @@ MISTAKES = {
         ["train", "trpo", "--critic-minibatch-size", "100"],
         ["critic_minibatch_size must divide the batch of 1024 samples, got 100"],
     ),
+    "discrete observations": (
+        ["train", "ppo", "--env", "FrozenLake-misc", "--normalize-observations"],
+        ["normalize_observations must be False unless observations are floats, got int32[]"],
+    ),
+    "squashed discrete actions": (
+        ["train", "ppo", "--network.action-distribution", "tanh_gaussian"],
+        ["action_distribution must be gaussian unless actions are a Box, got Discrete"],
+    ),
     "command": (["trian"], ["command must be one of", "'trian'", "did you mean train?"]),
     "nothing": ([], ["train"]),
 }

@@ -12,7 +12,7 @@ import scipy.special
 import scipy.stats
 from jax.flatten_util import ravel_pytree
 
-from purejax_po.distributions import Categorical, DiagonalGaussian, Product
+from purejax_po.distributions import Categorical, DiagonalGaussian, Product, TanhGaussian
 
 FAILURE = 1e-6  # the probability that a statistical test fails by chance
 NUM_SAMPLES = 20_000
@@ -256,6 +256,82 @@ def test_a_sample_is_made_of_noise_alone(kind):
     assert p.log_prob(p.sample(key)).shape == (5, 2)
     assert p.sample(key).shape == p.mode().shape
     assert p.entropy().shape == p.kl(p).shape == (5, 2)
+
+
+# --- the squashed Gaussian -----------------------------------------------------------------------
+
+
+def squashed(kind=TanhGaussian):
+    """Two one-dimensional distributions, the second one's mass near a bound."""
+    p = kind(jnp.array([0.3]), jnp.array([-0.4]))
+    q = kind(jnp.array([1.1]), jnp.array([0.2]))
+    return p, q
+
+
+def squashed_density(p, y):
+    """The density of tanh(u) at y by a numerical derivative of its distribution function."""
+    normal = scipy.stats.norm(float(p.mean[0]), float(np.exp(p.log_std[0])))
+    h = 1e-5 * (1.0 - y**2)
+    return (normal.cdf(np.arctanh(y + h)) - normal.cdf(np.arctanh(y - h))) / (2 * h)
+
+
+def test_squashed_log_prob_is_the_density_of_the_tanh(x64):
+    for p in squashed():
+        y = np.array([-0.95, -0.5, 0.0, 0.3, 0.9, 0.99])
+        found = [p.squashed_log_prob(jnp.array([np.arctanh(v)])) for v in y]
+        np.testing.assert_allclose(np.exp(found), squashed_density(p, y), rtol=1e-6)
+        total, _ = scipy.integrate.quad(
+            lambda v, p=p: float(jnp.exp(p.squashed_log_prob(jnp.arctanh(jnp.array([v]))))), -1, 1
+        )
+        np.testing.assert_allclose(total, 1.0, rtol=1e-6)
+    # Far out the tanh is 1 to the last bit, its derivative 0: the density stays finite.
+    p, _ = squashed()
+    far = p.squashed_log_prob(jnp.array([40.0]))
+    np.testing.assert_allclose(far, p.log_prob(jnp.array([40.0])) + 80.0 - math.log(4.0))
+
+
+def test_ratios_and_kl_are_those_of_the_squashed_actions(x64):
+    """The Jacobian cancels: ratio and KL before the tanh are those after it, by quadrature."""
+    p, q = squashed()
+    y = np.array([-0.95, -0.5, 0.0, 0.3, 0.9, 0.99])
+    u = jnp.arctanh(jnp.asarray(y))[:, None]
+    ratio = np.exp(q.log_prob(u) - p.log_prob(u))
+    np.testing.assert_allclose(ratio, squashed_density(q, y) / squashed_density(p, y), rtol=1e-6)
+
+    def integrand(y):
+        first, second = squashed_density(p, y), squashed_density(q, y)
+        return first * np.log(first / second) if first > 0 else 0.0
+
+    kl, _ = scipy.integrate.quad(integrand, -1 + 1e-9, 1 - 1e-9, limit=400)
+    np.testing.assert_allclose(p.kl(q), kl, rtol=1e-5)
+
+
+def test_entropy_is_that_before_the_tanh(x64):
+    """H(tanh u) = H(u) + E[log(1 − tanh²u)], by quadrature."""
+    for p in squashed():
+        normal = scipy.stats.norm(float(p.mean[0]), float(np.exp(p.log_std[0])))
+        np.testing.assert_allclose(p.entropy(), normal.entropy(), rtol=1e-12)
+
+        def entropy(u, normal=normal, p=p):
+            return -normal.pdf(u) * float(p.squashed_log_prob(jnp.array([u])))
+
+        after, _ = scipy.integrate.quad(entropy, -12, 12)
+        correction = normal.expect(lambda u: np.log1p(-(np.tanh(u) ** 2)), lb=-12, ub=12)
+        np.testing.assert_allclose(after, normal.entropy() + correction, rtol=1e-6)
+
+
+def test_a_squashed_gaussian_is_the_gaussian_but_for_the_squashing():
+    p, q = squashed()
+    gaussians = squashed(DiagonalGaussian)
+    action = p.sample(jax.random.key(0))
+    for method, argument in (("log_prob", action), ("kl", q), ("sample", jax.random.key(1))):
+        expected = getattr(gaussians[0], method)(argument)
+        np.testing.assert_array_equal(getattr(p, method)(argument), expected)
+    product = p.fisher_product(q)
+    assert isinstance(product, TanhGaussian)
+    np.testing.assert_array_equal(product, gaussians[0].fisher_product(gaussians[1]))
+    assert isinstance(jax.tree.map(jnp.zeros_like, p), TanhGaussian)
+    np.testing.assert_allclose(p.squash(p.mode()), np.tanh(p.mean), rtol=1e-6)
 
 
 # --- gradients -----------------------------------------------------------------------------------

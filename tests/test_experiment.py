@@ -121,7 +121,7 @@ def test_summary_leaves_out_diverged_and_unfinished_seeds():
     summary = po.summarize(dataset)
     assert summary["final_return"]["mean"] == 1.0
     assert summary["final_return"]["ci_low"] is None
-    assert summary["diverged_seeds"] == [7]
+    assert summary["diverged_seeds"] == [{"seed": 7, "update": 0}]
     assert summary["seeds_without_final_episodes"] == [6]
 
 

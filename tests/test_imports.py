@@ -18,7 +18,7 @@ ALLOWED = {
     "distributions": {"types"},
     "networks": {"types", "distributions"},
     "metrics": {"types"},
-    "normalization": {"types"},
+    "normalization": {"types", "metrics"},
     "environments": {"types"},
     "advantages": {"types"},
     "surrogates": {"types", "distributions"},

@@ -13,7 +13,7 @@ import pytest
 from gymnax.environments import spaces
 
 from purejax_po import networks
-from purejax_po.distributions import Categorical, DiagonalGaussian, Product
+from purejax_po.distributions import Categorical, DiagonalGaussian, Product, TanhGaussian
 from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
 
 BOX = spaces.Box(-1.0, 1.0, (3,))
@@ -217,6 +217,37 @@ def test_the_action_space_decides_the_distribution(space, kind, action_shape):
 def test_an_action_space_that_cannot_be_served_is_named(space):
     with pytest.raises(ValueError, match=r"action space.*got (Dict|Tuple|Box)"):
         mlp_actor_critic(make_env(action=space), None)
+
+
+def test_a_gaussian_policy_may_be_squashed():
+    env = make_env(action=spaces.Box(-2.0, 2.0, (3,)))
+    options = {"hidden": HIDDEN}
+    plain = networks.mlp_policy(env, None, **options)
+    squashed, _ = mlp_actor_critic(env, None, **options, action_distribution="tanh_gaussian")
+    params = jax.jit(plain.init)(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, squashed.init(jax.random.key(0)), params)
+    obs, start = jnp.ones((6, 3)), jnp.ones(6, bool)
+    expected = plain.unroll(params, (), obs, start)
+    for found in (
+        squashed.unroll(params, (), obs, start),
+        squashed.step(params, (), obs, start)[1],
+    ):
+        assert isinstance(found, TanhGaussian)
+        np.testing.assert_array_equal(found.mean, expected.mean)
+        np.testing.assert_array_equal(found.log_std, expected.log_std)
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "message"),
+    [
+        ("tanh", BOX, r"one of gaussian, tanh_gaussian, got 'tanh'; did you mean tanh_gaussian\?"),
+        ("tanh_gaussian", TWO_ACTIONS, r"gaussian unless actions are a Box, got Discrete"),
+        ("tanh_gaussian", spaces.Box(-1.0, jnp.inf, (3,)), r"gaussian unless actions have bounds"),
+    ],
+)
+def test_a_squashed_policy_needs_bounds(name, space, message):
+    with pytest.raises(ValueError, match=f"^action_distribution must be {message}"):
+        mlp_actor_critic(make_env(action=space), None, action_distribution=name)
 
 
 def test_the_activation_is_a_name_or_a_function():

@@ -14,7 +14,7 @@ from gymnax.environments import environment, spaces
 from gymnax.environments.classic_control.cartpole import EnvState as CartPoleState
 
 from purejax_po import metrics, rollout
-from purejax_po.distributions import DiagonalGaussian
+from purejax_po.distributions import DiagonalGaussian, TanhGaussian
 from purejax_po.evaluation import evaluate
 from purejax_po.networks import memoryless, softmax_linear_policy
 from purejax_po.training import make_train, make_trainer, seed_keys, window_lengths
@@ -208,6 +208,41 @@ def test_the_environment_receives_actions_within_the_box():
     assert (drawn.min((0, 1)) < [-1.0, -0.5]).all()
     assert (drawn.max((0, 1)) > [1.0, 0.5]).all()
     assert np.isfinite(transition.behaviour.log_prob(transition.action)).all()
+
+
+@pytest.mark.parametrize("log_std", [-1.0, 3.0])
+def test_a_squashed_policy_fills_the_box_and_never_leaves_it(log_std):
+    """Each coordinate to its own bounds; the batch keeps the action before the tanh."""
+    low, high = np.array([-1.0, 0.1], np.float32), np.array([3.0, 0.3], np.float32)
+    env, env_params = Echo(), environment.EnvParams(max_steps_in_episode=100)
+    box = spaces.Box(jnp.asarray(low), jnp.asarray(high), (2,))
+    env.action_space = lambda params: box
+
+    def apply(params, obs):
+        shape = (*obs.shape[:-1], 2)
+        return TanhGaussian(jnp.zeros(shape), jnp.full(shape, log_std))
+
+    policy = memoryless(Policy, lambda key: (), apply)
+
+    @jax.jit
+    def run(key):
+        state = rollout.reset(key, env, env_params, policy, 4)
+        transition = rollout.collect(key, env, env_params, policy, (), state, 200)[1]
+        evaluation = evaluate(key, env, env_params, policy, (), num_episodes=2, num_steps=3)
+        return transition, evaluation
+
+    transition, evaluation = run(jax.random.key(0))
+    received, drawn = np.asarray(transition.next_obs), np.asarray(transition.action)
+    assert (received >= low).all()
+    assert (received <= high).all()
+    expected = low + (high - low) * 0.5 * (1.0 + np.tanh(drawn))
+    np.testing.assert_allclose(received, expected, rtol=1e-5, atol=1e-6)
+    width = (received.max((0, 1)) - received.min((0, 1))) / (high - low)
+    assert (width > (0.9 if log_std > 0 else 0.4)).all()
+    assert (abs(drawn).max((0, 1)) > 1.0).all()
+    assert isinstance(transition.behaviour, TanhGaussian)
+    # Greedy: the mean 0, in the middle of the bounds (1 and 0.2), three times.
+    np.testing.assert_allclose(evaluation.episode_return, 3.6, rtol=1e-6)
 
 
 def test_to_space_splits_tuples_and_leaves_discrete_actions_alone():

@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 import tyro
 
@@ -22,11 +22,15 @@ from purejax_po.types import (
     Range,
     check_choice,
     check_count,
+    check_flag,
     check_hyperparams,
     check_number,
 )
 
 MAX_SEEDS = 1_000_000
+
+CIRCUMSTANCES = ("num_devices", "memory_gib", "stop_on_divergence")
+"""Fields of an experiment that its results do not depend on, given the lanes on each device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,8 @@ class NetworkConfig:
     """Widths of the hidden layers (units)."""
     activation: Literal["tanh", "relu", "silu", "elu"] = "tanh"
     """Activation of the hidden layers."""
+    action_distribution: networks.ActionDistribution = "gaussian"
+    """Of continuous actions: a Gaussian clipped to their bounds, or squashed into them by tanh."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +67,11 @@ class AlgorithmConfig:
             ValueError: naming the field, its value and what is allowed.
         """
         policy, critic = networks.mlp_actor_critic(
-            env, env_params, hidden=self.network.hidden, activation=self.network.activation
+            env,
+            env_params,
+            hidden=self.network.hidden,
+            activation=self.network.activation,
+            action_distribution=self.network.action_distribution,
         )
         accepted = inspect.signature(type(self).factory).parameters
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -81,11 +91,14 @@ class AlgorithmConfig:
                 f"hyperparams must be {expected.__name__}, got {type(self.hyperparams).__name__}"
             )
         for option in dataclasses.fields(self):
-            if option.type is bool and not isinstance(getattr(self, option.name), bool):
-                raise ValueError(
-                    f"{option.name} must be True or False, got {getattr(self, option.name)!r}"
-                )
+            if option.type is bool:
+                check_flag(option.name, getattr(self, option.name))
         check_choice("network.activation", self.network.activation, tuple(networks.ACTIVATIONS))
+        check_choice(
+            "network.action_distribution",
+            self.network.action_distribution,
+            get_args(networks.ActionDistribution),
+        )
         check_hyperparams(self.hyperparams)
 
 
@@ -230,6 +243,10 @@ class ExperimentConfig:
     """The seeds are first_seed, first_seed + 1, …"""
     total_steps: int = 500_000
     """Environment steps per seed, rounded down to whole updates."""
+    normalize_observations: bool = False
+    """Show policy and critic (obs − mean)/std, clipped to ±10; the moments run with training."""
+    normalize_rewards: bool = False
+    """Train on reward / std of the running discounted return; results keep the true rewards."""
     num_windows: int = 100
     """Points of the learning curve, at least 10: updates are averaged in windows."""
     lanes_per_device: int | None = None
@@ -238,6 +255,11 @@ class ExperimentConfig:
     num_devices: int | None = None
     """Devices to use (a CPU core is one); all by default. Results depend on lanes_per_device alone,
     which by default is chosen by the number of seeds and of devices."""
+    memory_gib: float | None = None
+    """Memory to use on each device (GiB; on a CPU: by the whole process). Four fifths of what is
+    free by default; lanes_per_device is chosen to fit."""
+    stop_on_divergence: bool = False
+    """Stop when a seed diverges, rather than freeze it and go on with the others."""
 
     @property
     def num_updates(self) -> int:
@@ -260,6 +282,8 @@ class ExperimentConfig:
         if self.first_seed + self.num_seeds > 2**31:
             raise ValueError(f"first_seed + num_seeds must be ≤ 2^31, got {self.first_seed}")
         check_count("total_steps", self.total_steps)
+        check_flag("normalize_observations", self.normalize_observations)
+        check_flag("normalize_rewards", self.normalize_rewards)
         check_count("num_windows", self.num_windows, minimum=10)
         if self.num_seeds > MAX_SEEDS:
             raise ValueError(f"num_seeds must be at most {MAX_SEEDS}, got {self.num_seeds}")
@@ -270,6 +294,8 @@ class ExperimentConfig:
         for name in ("lanes_per_device", "num_devices"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
+        if self.memory_gib is not None:
+            check_number("memory_gib", self.memory_gib, Range(0.0, includes_low=False))
         self.algorithm.check()
         per_update = self.algorithm.num_envs * self.algorithm.num_steps
         if self.num_updates < 1:
@@ -317,7 +343,7 @@ class ExperimentConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on: `to_dict` without where the run takes place."""
-        return {k: v for k, v in self.to_dict().items() if k != "num_devices"}
+        return {k: v for k, v in self.to_dict().items() if k not in CIRCUMSTANCES}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ExperimentConfig":

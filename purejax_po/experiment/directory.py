@@ -2,12 +2,14 @@
 
 `checkpoints/step-N` holds the blocks that were under way when it was written; the newest few are
 kept. `checkpoints/done-N` holds the logs and final policies of blocks that finished before it was
-written; all are kept, for they are the results.
+written; all are kept, for they are the results. Where several processes share a run, each of them
+writes checkpoints (`step-N-pI`) and a log (`log-I.jsonl`) of its own.
 """
 
 import hashlib
 import json
 import math
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -26,6 +28,7 @@ from purejax_po.types import Trainer
 CONFIG, LOG, CHECKPOINTS = "config.json", "log.jsonl", "checkpoints"
 RESULTS = ("results.nc", "summary.json", "learning_curve.png", "diagnostics.png")
 RUN_FILES = (CONFIG, LOG, *RESULTS, CHECKPOINTS)
+_NAME = re.compile(r"(step|done)-(\d+)(?:-p(\d+))?")
 LOGGERS = ("tensorboard", "wandb")
 """Directories of optional loggers: like a run's files replaced with it."""
 
@@ -37,7 +40,27 @@ class Done(NamedTuple):
     """`[num_real, windows]`."""
     diverged_at: Any
     params: Any
-    """The final parameters of the algorithm."""
+    """What the final policy acts with (`TrainState.acting_params`); `None` once it is saved."""
+
+
+class Restored(NamedTuple):
+    """What the checkpoints of a run tell besides the blocks' states."""
+
+    done: dict[int, Done]
+    """By index of the block."""
+    problems: list[str]
+    """What was wrong with the checkpoints that were not used."""
+    run_seconds: float
+    """Time that the run has taken so far."""
+
+
+class _Stored(NamedTuple):
+    """A checkpoint's place in a run."""
+
+    path: Path
+    is_step: bool
+    number: int
+    process: int
 
 
 def check_writable(directory: Path, overwrite: bool) -> None:
@@ -77,6 +100,7 @@ def create(directory: Path, config: ExperimentConfig) -> None:
     for name in (*RUN_FILES, *LOGGERS):
         path = directory / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    remove_other_logs(directory)
     (directory / CHECKPOINTS).mkdir()
     results.write_json(directory / CONFIG, config.to_dict())
 
@@ -117,6 +141,27 @@ def append_log(path: Path, block: Block, update: int, steps: int, log: Log) -> N
         file.write(json.dumps(line) + "\n")
 
 
+def log_path(directory: Path, process: int = 0) -> Path:
+    """Return the log that a process writes: `log.jsonl`, or `log-I.jsonl` beside it."""
+    return directory / (f"log-{process}.jsonl" if process else LOG)
+
+
+def merge_logs(directory: Path) -> None:
+    """Put the lines of all processes' logs into `log.jsonl`."""
+    others = sorted(directory.glob("log-*.jsonl"))
+    if others:
+        paths = [path for path in (directory / LOG, *others) if path.exists()]
+        results.write_text(directory / LOG, "".join(path.read_text() for path in paths))
+    for path in others:
+        path.unlink()
+
+
+def remove_other_logs(directory: Path) -> None:
+    """Remove the logs that several processes leave behind when they are broken off."""
+    for path in directory.glob("log-*.jsonl"):
+        path.unlink()
+
+
 def trim_log(path: Path, updates_done: dict[int, int]) -> None:
     """Drop the lines that a resumed run will write again, and a last line cut short.
 
@@ -140,20 +185,26 @@ def save_checkpoint(
     *,
     under_way: list[Block],
     done: dict[int, Done],
-    lanes_per_device: int,
-    config: ExperimentConfig,
+    meta: dict[str, Any],
     keep: int,
+    process: int | None = None,
 ) -> None:
-    """Write the blocks under way as a step and newly finished ones as done; drop old steps."""
-    number = 1 + max((n for _, n in _numbered(directory)), default=0)
-    meta: dict[str, Any] = {
-        "lanes_per_device": lanes_per_device,
-        "config_sha256": config_hash(config),
-        "versions": results.versions(),
-    }
+    """Write the blocks under way as a step and newly finished ones as done; drop old steps.
+
+    Args:
+        directory: of the run.
+        under_way, done: what to write.
+        meta: what `restore` asks for: `lanes_per_device`, `config_sha256`, `run_seconds` and
+            `versions`.
+        keep: steps to keep.
+        process: the index of this process, if several share the run.
+    """
+    stored = _stored(directory)
+    number = 1 + max((s.number for s in stored), default=0)
+    suffix = f"{number:06d}" if process is None else f"{number:06d}-p{process}"
     if done:
         arrays = _join({str(index): checkpoint.flatten(part) for index, part in done.items()})
-        path = directory / CHECKPOINTS / f"done-{number:06d}"
+        path = directory / CHECKPOINTS / f"done-{suffix}"
         checkpoint.save(path, arrays, {**meta, "blocks": sorted(done)})
     if under_way:
         parts = {
@@ -161,17 +212,27 @@ def save_checkpoint(
             for b in under_way
         }
         windows = {str(b.index): len(b.logs) for b in under_way}
-        path = directory / CHECKPOINTS / f"step-{number:06d}"
+        path = directory / CHECKPOINTS / f"step-{suffix}"
         checkpoint.save(path, _join(parts), {**meta, "blocks": windows})
-    steps = [path for path, _ in _numbered(directory) if path.name.startswith("step-")]
-    for path in steps[: -keep if under_way else None]:
+    own = [s.path for s in _stored(directory) if s.is_step and s.process == (process or 0)]
+    for path in own[: -keep if under_way else None]:
         shutil.rmtree(path)
+
+
+def remove_steps(directory: Path) -> None:
+    """Remove the states of unfinished blocks, once there are none."""
+    for stored in _stored(directory):
+        if stored.is_step:
+            shutil.rmtree(stored.path)
 
 
 def restore(
     directory: Path, config: ExperimentConfig, blocks: list[Block], state: Any, log: Log
-) -> tuple[dict[int, Done], list[str]]:
+) -> Restored:
     """Bring blocks to where the valid checkpoints of a run left them.
+
+    Of each process's steps the newest valid one counts; of a block that several hold, the state
+    that is furthest.
 
     Args:
         directory: of the run.
@@ -179,44 +240,53 @@ def restore(
         blocks: as new; those of the newest valid step get its state and logs.
         state, log: shapes and dtypes of a block's TrainState and of a window's log, `[K, ...]`.
 
-    Returns:
-        What is done, by index of the block, and what was wrong with the checkpoints not used.
-
     Raises:
         CheckpointError: if there are checkpoints but none that can be used, or if they belong to
             another configuration or to a run of another structure.
     """
-    done: dict[int, Done] = {}
-    problems: list[str] = []
-    step_found = any_found = False
-    for path, _ in reversed(_numbered(directory)):
-        is_step = path.name.startswith("step-")
-        if is_step and step_found:
+    found = Restored({}, [], 0.0)
+    streams_read: set[int] = set()
+    any_found = False
+    for stored in reversed(_stored(directory)):
+        if stored.is_step and stored.process in streams_read:
             continue
+        path = stored.path
         try:
             arrays, meta = checkpoint.load(path)
         except CheckpointError as error:
-            problems.append(str(error))
+            found.problems.append(str(error))
             continue
         any_found = True
         if meta["config_sha256"] != config_hash(config):
             raise CheckpointError(f"{path} belongs to another configuration than {CONFIG} holds")
-        step_found = step_found or is_step
+        found = found._replace(run_seconds=max(found.run_seconds, meta.get("run_seconds", 0.0)))
+        if stored.is_step:
+            streams_read.add(stored.process)
         for index, part in _split(arrays).items():
             block = blocks[index]
-            if is_step:
-                windows = meta["blocks"][str(index)]
+            if not stored.is_step:
+                windows = math.ceil(config.num_updates / config.log_every)
+                template = done_shapes(state, log, block.num_real, windows)
+                done = _unflatten(path, meta, template, part)
+                found.done[index] = done._replace(params=None)
+            elif (windows := meta["blocks"][str(index)]) > block.num_windows:
                 template = {"state": state, "log": _stacked(log, block.num_real, windows)}
                 restored = _unflatten(path, meta, template, part)
                 block.state, block.num_windows = restored["state"], windows
                 block.logs = unstack(restored["log"])
-            else:
-                windows = math.ceil(config.num_updates / config.log_every)
-                template = done_shapes(state, log, block.num_real, windows)
-                done[index] = _unflatten(path, meta, template, part)
-    if problems and not any_found:
-        raise CheckpointError(f"{problems[0]}; there is no older one: start anew (--overwrite)")
-    return done, problems
+    if found.problems and not any_found:
+        raise CheckpointError(
+            f"{found.problems[0]}; there is no older one: start anew (--overwrite)"
+        )
+    return found
+
+
+def load_done(
+    directory: Path, config: ExperimentConfig, blocks: list[Block], state: Any, log: Log
+) -> dict[int, Done]:
+    """Read the finished blocks of all processes; arguments and errors as `restore`."""
+    fresh = [Block(b.index, b.lanes, b.num_real) for b in blocks]
+    return restore(directory, config, fresh, state, log).done
 
 
 def load_params(
@@ -232,8 +302,8 @@ def load_params(
     """
     shapes = jax.eval_shape(trainer.init, jax.random.key(0), trainer.algorithm.hyperparams)
     seeds, diverged, parts, problems = [], [], [], []
-    for path, _ in _numbered(directory):
-        if path.name.startswith("step-"):
+    for path, is_step, *_ in _stored(directory):
+        if is_step:
             continue
         try:
             arrays, meta = checkpoint.load(path)
@@ -246,7 +316,7 @@ def load_params(
             count = min(width, config.num_seeds - index * width)
             template = jax.tree.map(
                 lambda x, n=count: jax.ShapeDtypeStruct((n, *x.shape), x.dtype),
-                shapes.algorithm.params,
+                shapes.acting_params,
             )
             parts.append(_unflatten(path, meta, template, params))
             diverged.append(part[".diverged_at"] >= 0)
@@ -261,7 +331,7 @@ def load_params(
 
 def stored_lanes_per_device(directory: Path) -> int | None:
     """K of the newest checkpoint whose manifest can be read; `None` without one."""
-    for path, _ in reversed(_numbered(directory)):
+    for path, *_ in reversed(_stored(directory)):
         try:
             return checkpoint.verify(path)["meta"]["lanes_per_device"]
         except CheckpointError:
@@ -275,13 +345,13 @@ def done_shapes(state: Any, log: Log, num_real: int, num_windows: int) -> Done:
     def cut(x: Any) -> Any:
         return jax.ShapeDtypeStruct((num_real, *x.shape[1:]), x.dtype)
 
-    params = jax.tree.map(cut, state.algorithm.params)
+    params = jax.tree.map(cut, state.acting_params)
     return Done(_stacked(log, num_real, num_windows), cut(state.diverged_at), params)
 
 
 def finish(block: Block) -> Done:
     """Fetch what a finished block leaves behind."""
-    state = jax.device_get((block.state.diverged_at, block.state.algorithm.params))
+    state = jax.device_get((block.state.diverged_at, block.state.acting_params))
     diverged_at, params = jax.tree.map(lambda x: x[: block.num_real], state)
     return Done(stack(block.logs), diverged_at, params)
 
@@ -311,11 +381,14 @@ def _unflatten(path: Path, meta: dict[str, Any], template: Any, arrays: checkpoi
         ) from None
 
 
-def _numbered(directory: Path) -> list[tuple[Path, int]]:
-    """The checkpoints of a run with their numbers, oldest first."""
-    paths = [*(directory / CHECKPOINTS).glob("step-*"), *(directory / CHECKPOINTS).glob("done-*")]
-    numbers = [(p, int(p.name.partition("-")[2])) for p in paths if p.name[5:].isdigit()]
-    return sorted(numbers, key=lambda pair: (pair[1], pair[0].name))
+def _stored(directory: Path) -> list[_Stored]:
+    """The checkpoints of a run, oldest first."""
+    found = []
+    for path in (directory / CHECKPOINTS).glob("*"):
+        if match := _NAME.fullmatch(path.name):
+            kind, number, process = match.groups()
+            found.append(_Stored(path, kind == "step", int(number), int(process or 0)))
+    return sorted(found, key=lambda s: (s.number, s.path.name))
 
 
 def _join(parts: dict[str, checkpoint.Arrays]) -> checkpoint.Arrays:

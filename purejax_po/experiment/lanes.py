@@ -23,12 +23,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from purejax_po.experiment import memory
 from purejax_po.metrics import Log
 from purejax_po.training import run_window
 from purejax_po.types import Trainer
 
 BEST_LANES_PER_DEVICE = {"cpu": 8, "gpu": 4096, "tpu": 4096}
 """Beyond 8 lanes the working set leaves a CPU core's cache."""
+
+SMALL = 8
+"""Up to this width a program is compiled first and measured then."""
+
+PROBE_WIDTHS = (1, 2)
+"""Of the two small programs whose memory is extrapolated."""
 
 
 class Lanes(NamedTuple):
@@ -70,6 +77,8 @@ class Program(NamedTuple):
     """Shapes and dtypes of the TrainState, leaves `[K, ...]`."""
     log_shapes: Any
     """Shapes and dtypes of a window's log, leaves `[K]`."""
+    bytes_per_worker: int
+    """Memory that the window's program takes while it runs."""
     compile_seconds: float
 
 
@@ -133,10 +142,85 @@ def make_blocks(lanes: Lanes, lanes_per_device: int) -> list[Block]:
     blocks = []
     total = len(lanes.seed)
     for i, begin in enumerate(range(0, total, lanes_per_device)):
-        index = np.minimum(np.arange(begin, begin + lanes_per_device), total - 1)
-        part = jax.tree.map(lambda x, index=index: x[index], lanes)
+        rest = jax.tree.map(lambda x, begin=begin: x[begin:], lanes)
+        part = _first(rest, lanes_per_device)
         blocks.append(Block(i, part, min(lanes_per_device, total - begin)))
     return blocks
+
+
+def compile_to_fit(
+    trainer: Trainer,
+    lanes: Lanes,
+    num_updates: int,
+    workers: list[Any],
+    lanes_per_device: int,
+    budget_gib: float | None = None,
+) -> Program:
+    """Compile for `lanes_per_device` lanes, or for as many as the memory holds.
+
+    Arguments as `compile_program` and `memory.available`.
+
+    Raises:
+        ValueError: if not even one lane fits.
+    """
+
+    def widest() -> int:
+        share = memory.available(workers[0], budget_gib) / workers.count(workers[0])
+        need = memory_need(trainer, lanes, num_updates, workers[0])
+        fitting = need.most_lanes(share)
+        if fitting < 1:
+            raise ValueError(
+                f"memory_gib must hold a lane on every worker: one takes "
+                f"{(need.fixed + need.per_lane) / memory.GIB:.2f} GiB, and of the budget there "
+                f"are {max(share, 0.0) / memory.GIB:.2f} GiB left for each worker"
+            )
+        return min(lanes_per_device, fitting)
+
+    def compile_for(width: int) -> Program:
+        return compile_program(trainer, _first(lanes, width), num_updates, workers)
+
+    if lanes_per_device > SMALL:
+        return compile_for(widest())
+    program = compile_for(lanes_per_device)
+    share = memory.available(workers[0], budget_gib) / workers.count(workers[0])
+    if program.bytes_per_worker <= share:
+        return program
+    width = widest()
+    return program if width == lanes_per_device else compile_for(width)
+
+
+def memory_need(trainer: Trainer, lanes: Lanes, num_updates: int, device: Any) -> memory.Need:
+    """Extrapolate a worker's memory from two small programs; their code is not optimised."""
+
+    def probe(width: int) -> tuple[int, int]:
+        few = _first(lanes, width)
+        state = jax.eval_shape(
+            jax.vmap(lambda seed, *rest: trainer.init(jax.random.key(seed), *rest, num_updates)),
+            *few,
+        )
+        inputs = jax.device_put((few.hyperparams, few.env_params, np.int32(0)), device)
+        lowered = _jit_window(trainer).lower(inputs[0], state, *inputs[1:])
+        cheap = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else {}
+        return width, memory.program_bytes(lowered.compile(compiler_options=cheap))
+
+    with ThreadPoolExecutor() as pool:
+        few, more = pool.map(probe, PROBE_WIDTHS)
+    return memory.extrapolate(few, more)
+
+
+def _jit_window(trainer: Trainer) -> Any:
+    """`run_window` over lanes, for compilation; the state's buffers are used for the new state."""
+
+    def window(hyperparams: Any, state: Any, env_params: Any, length: Any) -> Any:
+        return run_window(trainer, hyperparams, state, env_params, length)
+
+    return jax.jit(jax.vmap(window, in_axes=(0, 0, 0, None)), donate_argnums=1)
+
+
+def _first(lanes: Lanes, width: int) -> Lanes:
+    """The first `width` lanes, the last one repeated if there are fewer."""
+    index = np.minimum(np.arange(width), len(lanes.seed) - 1)
+    return jax.tree.map(lambda x: x[index], lanes)
 
 
 def compile_program(
@@ -154,15 +238,12 @@ def compile_program(
     def init(seed: Any, hyperparams: Any, env_params: Any) -> Any:
         return trainer.init(jax.random.key(seed), hyperparams, env_params, num_updates)
 
-    def window(hyperparams: Any, state: Any, env_params: Any, length: Any) -> Any:
-        return run_window(trainer, hyperparams, state, env_params, length)
-
     start = time.perf_counter()
     devices = list(dict.fromkeys(workers))
     inputs = jax.device_put(tuple(lanes), devices[0])
-    init_shapes = jax.eval_shape(jax.vmap(init), *inputs)
     jitted_init = jax.jit(jax.vmap(init))
-    jitted = jax.jit(jax.vmap(window, in_axes=(0, 0, 0, None)), donate_argnums=1)
+    jitted = _jit_window(trainer)
+    init_shapes = jax.eval_shape(jitted_init, *inputs)
 
     def lower(device: Any) -> Any:
         state = jax.tree.map(
@@ -183,6 +264,7 @@ def compile_program(
         window=dict(zip(devices, windows, strict=True)),
         state_shapes=init_shapes,
         log_shapes=log_shapes,
+        bytes_per_worker=max(map(memory.program_bytes, windows)),
         compile_seconds=time.perf_counter() - start,
     )
 

@@ -66,13 +66,13 @@ def load_policy(out: str | os.PathLike[str], *, seed: int) -> Callable[[Array], 
     policies = load_policies(out)
     trainer = policies.experiment.trainer
     params = _params_of(policies, seed)
-    policy = trainer.algorithm.policy
+    policy = trainer.policy
     space = trainer.env.action_space(trainer.env_params)
 
     @jax.jit
     def act(obs: Array) -> Any:
         _, distribution = policy.step(params, (), obs, jnp.zeros((), bool))
-        return rollout.to_space(space, distribution.mode())
+        return rollout.to_space(space, distribution.mode(), distribution)
 
     return act
 
@@ -109,7 +109,7 @@ def evaluate_run(
                 jax.random.key(evaluation_seed),
                 trainer.env,
                 trainer.env_params,
-                trainer.algorithm.policy,
+                trainer.policy,
                 params,
                 num_episodes=num_episodes,
                 num_steps=num_steps,

@@ -12,8 +12,11 @@ Progress = Callable[[int, float], None]
 
 
 @contextmanager
-def progress_bar(config: ExperimentConfig) -> Iterator[Progress]:
-    """Show a bar on stderr, and give the function that advances it."""
+def progress_bar(config: ExperimentConfig, num_processes: int = 1) -> Iterator[Progress]:
+    """Show a bar on stderr, and give the function that advances it.
+
+    Where several processes share the run, it shows what this one does of it.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
@@ -33,7 +36,7 @@ def progress_bar(config: ExperimentConfig) -> Iterator[Progress]:
     )
     task = bar.add_task(
         f"{description}: compiling",
-        total=config.num_seeds * config.num_updates * per_update,
+        total=config.num_seeds * config.num_updates * per_update / num_processes,
         speed="-",
         episode_return="-",
     )

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 FINAL_FRACTION = 0.1
 """The share of training, at its end, whose episodes make the final return."""
 
-CIRCUMSTANCES = ("compile_seconds", "run_seconds", "env_steps_per_second", "device")
+CIRCUMSTANCES = (
+    "compile_seconds",
+    "run_seconds",
+    "env_steps_per_second",
+    "device",
+    "num_processes",
+    "times_halved",
+    "memory_estimate_gib",
+    "memory_peak_gib",
+)
 """Attributes that tell how a run went, not what came out."""
 
 EPISODES = ("num_episodes", "episode_return", "episode_return_std", "episode_length")
@@ -97,13 +106,21 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
         "num_seeds": len(seeds),
         "total_steps": int(dataset["step"].values[-1]),
         "final_return": over_seeds(kept),
-        "diverged_seeds": seeds[diverged].tolist(),
+        "diverged_seeds": [
+            {"seed": int(seed), "update": int(update)}
+            for seed, update in zip(seeds, dataset["diverged_at"].values, strict=True)
+            if update >= 0
+        ],
         "seeds_without_final_episodes": seeds[~np.isfinite(final) & ~diverged].tolist(),
         "compile_seconds": number(attributes.get("compile_seconds", math.nan)),
         "run_seconds": number(attributes.get("run_seconds", math.nan)),
         "env_steps_per_second": number(attributes.get("env_steps_per_second", math.nan)),
         "lanes_per_device": int(attributes["lanes_per_device"]),
         "device": attributes.get("device"),
+        "num_processes": int(attributes.get("num_processes", 1)),
+        "times_halved": int(attributes.get("times_halved", 0)),
+        "memory_estimate_gib": number(attributes.get("memory_estimate_gib", math.nan)),
+        "memory_peak_gib": number(attributes.get("memory_peak_gib", math.nan)),
         "versions": json.loads(attributes["versions"]),
     }
 

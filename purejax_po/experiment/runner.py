@@ -1,6 +1,7 @@
 """Running an experiment: blocks of lanes, checkpoints, signals, and the files of a run."""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -17,10 +18,11 @@ import numpy as np
 
 from purejax_po.experiment import directory as files
 from purejax_po.experiment import lanes as lanes_module
-from purejax_po.experiment import loggers, plots, results
+from purejax_po.experiment import loggers, memory, plots, results
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.directory import Done
-from purejax_po.experiment.lanes import Block, Program
+from purejax_po.experiment.lanes import Block, Lanes, Program
+from purejax_po.experiment.processes import Attendance, Processes
 from purejax_po.experiment.progress import Progress, progress_bar
 from purejax_po.metrics import Log
 from purejax_po.training import make_trainer, window_lengths
@@ -30,12 +32,23 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+RESULTS_COPIES = 3
+"""How often the windows' logs are held at the end: as they came, joined, and in the Dataset."""
+
+RESULTS_BYTES = 100 * 2**20
+"""What drawing the pictures and writing the files takes besides."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to stop; its state is saved."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__()
         self.signal_number = signal_number
+
+
+class StoppedError(RuntimeError):
+    """A run that cannot go on; the message is one line, and what was saved is intact."""
 
 
 class Saving(NamedTuple):
@@ -54,6 +67,7 @@ class Experiment(NamedTuple):
     trainer: Trainer
     directory: Path | None
     is_resumed: bool = False
+    processes: Processes = Processes()
     log_to: tuple[str, ...] = ()
 
 
@@ -63,7 +77,8 @@ def run(
     *,
     overwrite: bool = False,
     progress: bool | Progress = True,
-    saving: "Saving | None" = None,
+    saving: Saving | None = None,
+    processes: Processes | None = None,
     log_to: Sequence[str] = (),
 ) -> "xr.Dataset":
     """Train every seed of an experiment.
@@ -74,6 +89,8 @@ def run(
         overwrite: replace the run that `out` already holds.
         progress: show a progress bar, or a function to call after every window.
         saving: when to write checkpoints to `out` (default: every minute, two kept).
+        processes: from `join_processes`, if several processes share the run; each of them calls
+            this with the same arguments and an `out` that all of them see.
         log_to: where to log besides `log.jsonl`: `tensorboard`, `wandb` (optional extras).
 
     Returns:
@@ -82,8 +99,10 @@ def run(
     Raises:
         ValueError: for a bad configuration or directory, before anything is compiled.
         Interrupted: after SIGINT or SIGTERM, once the state is saved (with `out`).
+        StoppedError: if memory runs out, or a seed diverges under `stop_on_divergence`.
+        ProcessLostError: naming another process that died; this one's seeds are saved.
     """
-    experiment = prepare(config, out, overwrite=overwrite, log_to=log_to)
+    experiment = prepare(config, out, overwrite=overwrite, processes=processes, log_to=log_to)
     return execute(experiment, progress=progress, saving=saving)
 
 
@@ -91,14 +110,17 @@ def resume(
     out: str | os.PathLike[str],
     *,
     progress: bool | Progress = True,
-    saving: "Saving | None" = None,
+    saving: Saving | None = None,
+    processes: Processes | None = None,
     log_to: Sequence[str] = (),
 ) -> "xr.Dataset":
     """Continue the run that a directory holds; its results are those of an undisturbed run.
 
-    Arguments, result and errors as `run`; a run that is complete already is read.
+    Arguments, result and errors as `run`; a run that is complete already is read. The number of
+    devices and of processes may be another than before.
     """
-    return execute(prepare_resume(out, log_to=log_to), progress=progress, saving=saving)
+    experiment = prepare_resume(out, processes=processes, log_to=log_to)
+    return execute(experiment, progress=progress, saving=saving)
 
 
 def prepare(
@@ -106,6 +128,7 @@ def prepare(
     out: str | os.PathLike[str] | None = None,
     *,
     overwrite: bool = False,
+    processes: Processes | None = None,
     log_to: Sequence[str] = (),
 ) -> Experiment:
     """Check everything that a user can get wrong, and build the trainer; compiles nothing.
@@ -114,14 +137,23 @@ def prepare(
         ValueError: in one line that names the field, the value and what is allowed.
     """
     config.check()
+    processes = processes or Processes()
     directory = None if out is None else Path(out)
-    if directory is not None:
+    if directory is None and processes.count > 1:
+        raise ValueError("out must be a directory that all processes share, got None")
+    if directory is not None and processes.is_first:
         files.check_writable(directory, overwrite)
     loggers.check(log_to, config, directory)
-    return Experiment(config, _make_trainer(config), directory, log_to=tuple(log_to))
+    trainer = _make_trainer(config)
+    return Experiment(config, trainer, directory, False, processes, tuple(log_to))
 
 
-def prepare_resume(out: str | os.PathLike[str], *, log_to: Sequence[str] = ()) -> Experiment:
+def prepare_resume(
+    out: str | os.PathLike[str],
+    *,
+    processes: Processes | None = None,
+    log_to: Sequence[str] = (),
+) -> Experiment:
     """As `prepare`, for the run that a directory holds.
 
     Raises:
@@ -131,11 +163,12 @@ def prepare_resume(out: str | os.PathLike[str], *, log_to: Sequence[str] = ()) -
     config = files.read_config(directory)
     config.check()
     loggers.check(log_to, config, directory)
-    return Experiment(config, _make_trainer(config), directory, True, tuple(log_to))
+    trainer = _make_trainer(config)
+    return Experiment(config, trainer, directory, True, processes or Processes(), tuple(log_to))
 
 
 def execute(
-    experiment: Experiment, *, progress: bool | Progress = True, saving: "Saving | None" = None
+    experiment: Experiment, *, progress: bool | Progress = True, saving: Saving | None = None
 ) -> "xr.Dataset":
     """Train, and write the run's files; arguments, result and errors as `run`."""
     saving = saving or Saving()
@@ -143,97 +176,178 @@ def execute(
         return dataset
     if callable(progress):
         return _execute(experiment, progress, saving)
-    if not progress:
+    if not progress or not experiment.processes.is_first:
         return _execute(experiment, lambda steps, episode_return: None, saving)
-    with progress_bar(experiment.config) as advance:
+    with progress_bar(experiment.config, experiment.processes.count) as advance:
         return _execute(experiment, advance, saving)
 
 
 def _execute(experiment: Experiment, advance: Progress, saving: Saving) -> "xr.Dataset":
-    config, trainer, directory, is_resumed, _ = experiment
-    seeds = np.arange(config.first_seed, config.first_seed + config.num_seeds)
-    lanes = lanes_module.make_lanes(seeds, trainer.algorithm.hyperparams, trainer.env_params)
-    stored = files.stored_lanes_per_device(directory) if directory and is_resumed else None
-    workers, width = lanes_module.plan(
-        len(seeds), stored or config.lanes_per_device, config.num_devices
-    )
-    blocks = lanes_module.make_blocks(lanes, width)
-    program = lanes_module.compile_program(trainer, blocks[0].lanes, config.num_updates, workers)
-    done: dict[int, Done] = {}
-    if directory is not None and is_resumed:
-        done = _restore(directory, config, blocks, program)
-    elif directory is not None:
-        files.create(directory, config)
-
-    start = time.perf_counter()
-    with _stop_signal() as received:
-        run_ = _Run(experiment, saving, program, advance, done)
-        try:
-            run_.train([block for block in blocks if block.index not in done], received)
-        finally:
-            for logger in run_.loggers:
-                logger.close()
-    run_seconds = time.perf_counter() - start
-
-    parts = [done[block.index] for block in blocks]
-    log, diverged_at = jax.tree.map(
-        lambda *x: np.concatenate(x), *[(part.log, part.diverged_at) for part in parts]
-    )
-    updates = np.cumsum(_lengths(config))
-    per_update = trainer.steps_per_update
-    dataset = results.to_dataset(log, seeds=seeds, updates=updates, steps_per_update=per_update)
-    dataset["diverged_at"] = "seed", diverged_at
-    dataset.attrs.update(
-        algorithm=config.algorithm.name,
-        env=config.env,
-        config=json.dumps(config.identity()),
-        lanes_per_device=width,
-        versions=json.dumps(results.versions()),
-        compile_seconds=program.compile_seconds,
-        run_seconds=run_seconds,
-        env_steps_per_second=run_.num_updates * per_update / run_seconds,
-        device=f"{len(workers)} × {workers[0].device_kind}",
-    )
-    if directory is not None:
-        _write_results(dataset, directory)
-    return dataset
+    """Compile and train, with half as many lanes on each device whenever memory runs out."""
+    limit, times_halved = None, 0
+    attendance, failed = Attendance(experiment.processes, experiment.directory), True
+    try:
+        while True:
+            run_ = _Run(experiment, saving, advance, attendance)
+            try:
+                dataset = run_.execute(limit, times_halved)
+                failed = False
+                return dataset
+            except (MemoryError, jax.errors.JaxRuntimeError) as error:
+                if not memory.is_exhausted(error):
+                    raise
+                limit = run_.half_the_lanes()
+            times_halved += 1
+            warnings.warn(f"out of memory: again with {limit} lanes on each device", stacklevel=3)
+    finally:
+        attendance.leave(failed=failed)
 
 
 class _Run:
-    """The host's loop over ticks: progress, log, checkpoints."""
+    """The host's side of a run: compilation, the loop over windows, checkpoints, results."""
 
     def __init__(
-        self,
-        experiment: Experiment,
-        saving: Saving,
-        program: Program,
-        advance: Progress,
-        done: dict[int, Done],
+        self, experiment: Experiment, saving: Saving, advance: Progress, attendance: Attendance
     ) -> None:
-        self.config, self.trainer, self.directory, _, log_to = experiment
-        self.saving, self.program, self.advance, self.done = saving, program, advance, done
-        self.lengths = _lengths(self.config)
+        self.config, self.trainer, self.directory = experiment[:3]
+        self.is_resumed, self.processes, self.log_to = experiment[3:]
+        self.saving, self.advance, self.attendance = saving, advance, attendance
+        self.lengths = window_lengths(self.config.num_updates, self.config.log_every).tolist()
         self.updates = np.cumsum(self.lengths).tolist()
-        self.num_updates = 0
-        """Updates of all real lanes made by this call."""
-        self.loggers = (
-            loggers.open_all(log_to, self.config, self.directory) if self.directory else []
-        )
+        self.seeds = np.arange(self.config.num_seeds) + self.config.first_seed
+        self.program: Program | None = None
+        self.done: dict[int, Done] = {}
+        self.has_saved = self.is_resumed
+        self.loggers: list[loggers.Logger] = []
         self._unsaved: dict[int, Done] = {}
-        self._saved_at = time.perf_counter()
+        self._seconds_before = 0.0
+        self._lost: list[str] = []
 
-    def train(self, blocks: list[Block], received: list[int]) -> None:
+    def execute(self, limit: int | None, times_halved: int) -> "xr.Dataset":
+        """Train all lanes; `limit` on the lanes of each device comes from an earlier attempt."""
+        lanes = lanes_module.make_lanes(
+            self.seeds, self.trainer.algorithm.hyperparams, self.trainer.env_params
+        )
+        self.program = program = self._compile(lanes, limit)
+        blocks = lanes_module.make_blocks(lanes, program.lanes_per_worker)
+        self._open(blocks, program)
+        estimate = self._memory_estimate(program)
+        self._begin = self._saved_at = time.perf_counter()
+        with _stop_signal() as received:
+            mine = [b for b in blocks if self.processes.owns(b.index) and b.index not in self.done]
+            try:
+                self._train(program, mine, received)
+            finally:
+                for logger in self.loggers:
+                    logger.close()
+        run_seconds = self._run_seconds()
+        if self.processes.count > 1:
+            merged = self._merge(blocks, program)
+            if merged is not None:
+                return merged
+        dataset = self._dataset(blocks)
+        dataset.attrs.update(
+            lanes_per_device=program.lanes_per_worker,
+            compile_seconds=program.compile_seconds,
+            run_seconds=run_seconds,
+            env_steps_per_second=len(self.seeds) * self._steps(self.updates[-1]) / run_seconds,
+            device=f"{len(program.workers)} × {program.workers[0].device_kind}",
+            num_processes=self.processes.count,
+            times_halved=times_halved,
+            memory_estimate_gib=estimate / memory.GIB,
+            memory_peak_gib=memory.peak_bytes(program.workers[0]) / memory.GIB,
+        )
+        if self.directory is not None:
+            _write_results(dataset, self.directory)
+            self.attendance.reach("merged")
+        return dataset
+
+    def half_the_lanes(self) -> int:
+        """How many lanes on each device to try next, after memory ran out.
+
+        Raises:
+            StoppedError: if the number is fixed, cannot be halved, or lanes are done already.
+        """
+        width = self.program.lanes_per_worker if self.program else 1
+        reason = ""
+        if self.config.lanes_per_device is not None:
+            reason = "lanes_per_device is fixed"
+        elif self.has_saved:
+            reason = (
+                f"a part is saved; to go on with more memory: purejax-po resume {self.directory}"
+            )
+        elif self.processes.count > 1:
+            reason = "several processes share the run: set lanes_per_device"
+        elif width == 1:
+            reason = "a single lane does not fit"
+        if reason:
+            raise StoppedError(f"out of memory with {width} lanes on each device; {reason}")
+        return width // 2
+
+    def _compile(self, lanes: Lanes, limit: int | None) -> Program:
+        config, directory, processes = self.config, self.directory, self.processes
+        fixed = config.lanes_per_device
+        if directory is not None and self.is_resumed:
+            fixed = files.stored_lanes_per_device(directory) or fixed
+        if directory is not None and not processes.is_first:
+            fixed = self.attendance.wait("ready", of=[0])["lanes_per_device"]
+            if files.config_hash(files.read_config(directory)) != files.config_hash(config):
+                raise ValueError(
+                    f"every process must be given the same configuration, got another than "
+                    f"{directory / files.CONFIG} holds"
+                )
+        share = math.ceil(len(self.seeds) / processes.count)
+        workers, width = lanes_module.plan(share, fixed, config.num_devices)
+        width = min(width, limit or width)
+        if fixed is not None:
+            first = lanes_module.make_blocks(lanes, width)[0].lanes
+            return lanes_module.compile_program(self.trainer, first, config.num_updates, workers)
+        return lanes_module.compile_to_fit(
+            self.trainer, lanes, config.num_updates, workers, width, config.memory_gib
+        )
+
+    def _open(self, blocks: list[Block], program: Program) -> None:
+        """Create the directory, or bring the blocks to where its checkpoints left them."""
+        directory, processes = self.directory, self.processes
+        if directory is None:
+            return
+        if processes.is_first and not self.is_resumed:
+            files.create(directory, self.config)
+        if processes.is_first and self.is_resumed:
+            files.merge_logs(directory)
+        self.attendance.reach("ready", lanes_per_device=program.lanes_per_worker)
+        if self.is_resumed:
+            self._restore(directory, blocks, program)
+        self.attendance.reach("restored")
+        self.loggers = loggers.open_all(self.log_to, self.config, directory)
+        self.attendance.wait("restored")  # nobody writes while somebody reads
+
+    def _restore(self, directory: Path, blocks: list[Block], program: Program) -> None:
+        restored = files.restore(
+            directory, self.config, blocks, program.state_shapes, program.log_shapes
+        )
+        for problem in restored.problems:
+            warnings.warn(f"{problem}; an older one is used", stacklevel=6)
+        self.done, self._seconds_before = restored.done, restored.run_seconds
+        if self.processes.is_first:
+            ends = [0, *self.updates]
+            updates = {
+                int(b.lanes.seed[0]): ends[-1] if b.index in self.done else ends[len(b.logs)]
+                for b in blocks
+            }
+            files.trim_log(directory / files.LOG, updates)
+
+    def _train(self, program: Program, blocks: list[Block], received: list[int]) -> None:
         """Run the blocks to their end, or save and raise once a signal has been received."""
 
         def pause() -> bool:
             return bool(received) or (self.directory is not None and self._is_due())
 
-        for tick in lanes_module.run_blocks(self.program, blocks, self.lengths, pause):
+        for tick in lanes_module.run_blocks(program, blocks, self.lengths, pause):
             for block, log in tick.finished:
                 self._record(block, log)
             if tick.synced:
-                under_way = [b for b in blocks if 0 < len(b.logs) < len(self.lengths)]
-                self._save(under_way)
+                self._save([b for b in blocks if 0 < len(b.logs) < len(self.lengths)])
                 if received:
                     raise Interrupted(received[0])
         self._save([])
@@ -241,51 +355,108 @@ class _Run:
     def _record(self, block: Block, log: Log) -> None:
         """Take note of one finished window."""
         i = len(block.logs) - 1
-        self.num_updates += block.num_real * self.lengths[i]
-        per_update = self.trainer.steps_per_update
-        self.advance(block.num_real * self.lengths[i] * per_update, _mean_return(log))
+        self.advance(block.num_real * self._steps(self.lengths[i]), _mean_return(log))
         if self.directory is not None:
-            path, update = self.directory / files.LOG, self.updates[i]
-            files.append_log(path, block, update, update * per_update, log)
+            path = files.log_path(self.directory, self.processes.index)
+            steps = self._steps(self.updates[i])
+            files.append_log(path, block, self.updates[i], steps, log)
             for logger in self.loggers:
-                seeds = block.lanes.seed[: block.num_real]
-                logger.write(seeds, update * per_update, log)
+                logger.write(block.lanes.seed[: block.num_real], steps, log)
+        if self.config.stop_on_divergence:
+            self._check_divergence(block, log)
         if i + 1 == len(self.lengths):
             self.done[block.index] = self._unsaved[block.index] = files.finish(block)
             block.state, block.logs = None, []
+
+    def _check_divergence(self, block: Block, log: Log) -> None:
+        """Raise `StoppedError` naming seed and update, if a window lacks updates of a lane."""
+        i = len(block.logs) - 1
+        if (lacking := np.flatnonzero(log.info.count < self.lengths[i])).size:
+            update = self.updates[i] - self.lengths[i] + int(log.info.count[lacking[0]])
+            seed = block.lanes.seed[lacking[0]]
+            raise StoppedError(f"seed {seed} diverged at update {update} (stop_on_divergence)")
 
     def _is_due(self) -> bool:
         return time.perf_counter() - self._saved_at >= 60 * self.saving.every_minutes
 
     def _save(self, under_way: list[Block]) -> None:
+        """Write a checkpoint, if there is a directory; parameters on disk leave the memory."""
         if self.directory is not None:
+            assert self.program is not None
             files.save_checkpoint(
                 self.directory,
                 under_way=under_way,
                 done=self._unsaved,
-                lanes_per_device=self.program.lanes_per_worker,
-                config=self.config,
+                meta={
+                    "lanes_per_device": self.program.lanes_per_worker,
+                    "config_sha256": files.config_hash(self.config),
+                    "run_seconds": self._run_seconds(),
+                    "versions": results.versions(),
+                },
                 keep=self.saving.keep,
+                process=self.processes.index if self.processes.count > 1 else None,
             )
+            self.has_saved = True
+            for lost in self.attendance.lost():
+                if lost.split(":")[0] not in self._lost:
+                    self._lost.append(lost.split(":")[0])
+                    warnings.warn(f"{lost}; its seeds wait for a resume", stacklevel=5)
+        for index in self._unsaved:
+            self.done[index] = self.done[index]._replace(params=None)
         self._unsaved = {}
         self._saved_at = time.perf_counter()
 
+    def _merge(self, blocks: list[Block], program: Program) -> "xr.Dataset | None":
+        """Collect what the other processes did; all but the first read the results from it."""
+        directory, processes = self.directory, self.processes
+        assert directory is not None
+        self.attendance.reach("finished")
+        if not processes.is_first:
+            self.attendance.wait("merged", of=[0])
+            return results.load(directory)
+        self.attendance.wait("finished")
+        shapes = program.state_shapes, program.log_shapes
+        self.done = files.load_done(directory, self.config, blocks, *shapes)
+        files.merge_logs(directory)
+        files.remove_steps(directory)
+        return None
 
-def _restore(
-    directory: Path, config: ExperimentConfig, blocks: list[Block], program: Program
-) -> dict[int, Done]:
-    """Bring the blocks to where the checkpoints left them, and the log with them."""
-    done, problems = files.restore(
-        directory, config, blocks, program.state_shapes, program.log_shapes
-    )
-    for problem in problems:
-        warnings.warn(f"{problem}; an older one is used", stacklevel=4)
-    ends = [0, *np.cumsum(_lengths(config)).tolist()]
-    updates = {
-        int(b.lanes.seed[0]): ends[-1] if b.index in done else ends[len(b.logs)] for b in blocks
-    }
-    files.trim_log(directory / files.LOG, updates)
-    return done
+    def _dataset(self, blocks: list[Block]) -> "xr.Dataset":
+        parts = [self.done[block.index] for block in blocks]
+        log, diverged_at = jax.tree.map(
+            lambda *x: np.concatenate(x), *[(part.log, part.diverged_at) for part in parts]
+        )
+        dataset = results.to_dataset(
+            log,
+            seeds=self.seeds,
+            updates=self.updates,
+            steps_per_update=self.trainer.steps_per_update,
+        )
+        dataset["diverged_at"] = "seed", diverged_at
+        dataset.attrs.update(
+            algorithm=self.config.algorithm.name,
+            env=self.config.env,
+            config=json.dumps(self.config.identity()),
+            versions=json.dumps(results.versions()),
+        )
+        return dataset
+
+    def _memory_estimate(self, program: Program) -> float:
+        """Bytes that will be in use at most: on an accelerator, else by this process."""
+        device = program.workers[0]
+        programs = program.bytes_per_worker * program.workers.count(device)
+        if device.platform != "cpu":
+            return programs
+        leaves = jax.tree.leaves(program.log_shapes)
+        log = sum(x.dtype.itemsize for x in leaves) * len(self.seeds) * len(self.lengths)
+        now = memory.resident_bytes() + programs + RESULTS_COPIES * log + RESULTS_BYTES
+        return max(now, memory.peak_bytes(device))
+
+    def _steps(self, updates: int) -> int:
+        return updates * self.trainer.steps_per_update
+
+    def _run_seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._begin
 
 
 def _make_trainer(config: ExperimentConfig) -> Trainer:
@@ -296,6 +467,8 @@ def _make_trainer(config: ExperimentConfig) -> Trainer:
         config.algorithm.build(env, env_params),
         num_envs=config.algorithm.num_envs,
         num_steps=config.algorithm.num_steps,
+        normalize_observations=config.normalize_observations,
+        normalize_rewards=config.normalize_rewards,
     )
 
 
@@ -305,11 +478,6 @@ def _finished(experiment: Experiment) -> "xr.Dataset | None":
     if directory is None or not (directory / "summary.json").exists():
         return None
     return results.load(directory)
-
-
-def _lengths(config: ExperimentConfig) -> list[int]:
-    """Updates of each window."""
-    return window_lengths(config.num_updates, config.log_every).tolist()
 
 
 def _write_results(dataset: "xr.Dataset", directory: Path) -> None:

@@ -1,0 +1,43 @@
+"""The persistent compilation cache: a program is compiled once on each kind of machine."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+
+def use_compilation_cache(directory: str | os.PathLike[str] | None = None) -> Path:
+    """Keep compiled programs on disk, and use those that are there.
+
+    A program compiled for one CPU may use instructions that another one lacks, so each kind of
+    CPU has a folder of its own.
+
+    Args:
+        directory: where to; by default JAX's own setting if it has one, else
+            `$XDG_CACHE_HOME/purejax_po` or `~/.cache/purejax_po`.
+
+    Returns:
+        The folder in use.
+    """
+    import jax
+
+    if directory is None and (chosen := getattr(jax.config, "jax_compilation_cache_dir", None)):
+        return Path(chosen)
+    if directory is None:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        directory = Path(home) / "purejax_po"
+    folder = Path(directory) / f"xla-{_kind_of_cpu()}"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return folder
+
+
+def _kind_of_cpu() -> str:
+    """A short name for the instructions that this machine's CPU has."""
+    found = [platform.machine(), platform.processor()]
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found += sorted({line for line in lines if line.startswith(("model name", "flags"))})
+    except OSError:  # not on this system
+        pass
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]

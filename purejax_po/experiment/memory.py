@@ -1,0 +1,104 @@
+"""Memory: what a program of K lanes needs, what there is, and what was used at most."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+GIB = 2**30
+USABLE_SHARE = 0.8
+"""Of the free memory, unless a budget is set: the rest is for what no analysis foresees."""
+CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+class Need(NamedTuple):
+    """What a program takes: `fixed + per_lane · K` bytes."""
+
+    fixed: float
+    per_lane: float
+
+    def most_lanes(self, available: float) -> int:
+        """Return the largest K that fits; 0 if not even one lane does."""
+        return max(0, math.floor((available - self.fixed) / self.per_lane))
+
+
+def program_bytes(compiled: Any) -> int:
+    """Bytes that a compiled program takes while it runs: inputs, outputs, temporaries, code."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return 0
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+        + analysis.generated_code_size_in_bytes
+    )
+
+
+def extrapolate(few: tuple[int, int], more: tuple[int, int]) -> Need:
+    """Draw a line through two programs, each given as (lanes, bytes)."""
+    per_lane = max(1.0, (more[1] - few[1]) / (more[0] - few[0]))
+    return Need(max(0.0, few[1] - per_lane * few[0]), per_lane)
+
+
+def available(device: Any, budget_gib: float | None = None) -> float:
+    """Bytes that programs and results may still take on a device.
+
+    Args:
+        device: an accelerator, or the CPU, whose memory this process shares with others.
+        budget_gib: what may be used in all (GiB; on a CPU by the whole process); by default four
+            fifths of what is free.
+    """
+    if device.platform == "cpu":
+        if budget_gib is not None:
+            return budget_gib * GIB - resident_bytes()
+        return USABLE_SHARE * free_bytes()
+    statistics = device.memory_stats() or {}
+    in_use = statistics.get("bytes_in_use", 0)
+    if budget_gib is not None:
+        return budget_gib * GIB - in_use
+    return USABLE_SHARE * (statistics.get("bytes_limit", math.inf) - in_use)
+
+
+def free_bytes() -> float:
+    """Main memory that this process may still take: that of the machine or of its container."""
+    import psutil
+
+    free = float(psutil.virtual_memory().available)
+    for limit, usage in CGROUP_FILES:
+        try:
+            free = min(free, int(Path(limit).read_text()) - int(Path(usage).read_text()))
+        except (OSError, ValueError):  # no container, or one without a limit ("max")
+            continue
+    return free
+
+
+def resident_bytes() -> float:
+    """Main memory of this process."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss)
+
+
+def peak_bytes(device: Any) -> float:
+    """The most that this process has used so far: on the accelerator, else of main memory."""
+    if device.platform != "cpu":
+        return float((device.memory_stats() or {}).get("peak_bytes_in_use", math.nan))
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return math.nan
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether an error says that a device is out of memory."""
+    is_runtime = isinstance(error, jax.errors.JaxRuntimeError)
+    return isinstance(error, MemoryError) or (is_runtime and "RESOURCE_EXHAUSTED" in str(error))

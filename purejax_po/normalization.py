@@ -1,0 +1,154 @@
+"""Running statistics of observations and of returns, and what is normalised by them.
+
+Every lane has statistics of its own. They stand still through an update: the rollout and the
+algorithm see observations normalised alike, so that "old" really is the behaviour policy, and what
+was collected is merged afterwards. Before the first update there are none, and nothing is changed
+but for the clipping.
+"""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from purejax_po import metrics
+from purejax_po.metrics import Moments
+from purejax_po.types import Array, Params, Policy, Transition
+
+OBSERVATION_CLIP = 10.0
+"""Normalised observations stay within ± this many standard deviations; rewards are not clipped."""
+RESOLUTION = 1e-5
+"""A stream varies if its standard deviation exceeds this share of its mean: rounding does not."""
+
+
+class ReturnStatistics(NamedTuple):
+    """Running discounted return of every environment, and the moments of all its values."""
+
+    running: Array
+    """R_t, `[N]`, in reward units."""
+    moments: Moments
+
+
+class Normalization(NamedTuple):
+    """A lane's statistics; `()` for what is not normalised."""
+
+    obs: Any
+    """`Moments` with leaves `[*obs_shape]`, over the observations that were acted on."""
+    returns: Any
+    """`ReturnStatistics`."""
+
+
+class NormalizedParams(NamedTuple):
+    """What a policy of normalised observations acts with."""
+
+    params: Params
+    obs: Moments
+
+
+def init(obs: Any, num_envs: int, *, observations: bool, rewards: bool) -> Normalization:
+    """Return empty statistics.
+
+    Args:
+        obs: one observation, `[*obs_shape]`; its shape and dtype suffice.
+        num_envs: N, environments whose returns are followed.
+        observations, rewards: what is to be normalised.
+    """
+    empty = Moments(*(jnp.zeros(shape, obs.dtype) for shape in ((), obs.shape, obs.shape)))
+    returns = ReturnStatistics(jnp.zeros(num_envs), Moments(*(jnp.zeros(()) for _ in range(3))))
+    return Normalization(empty if observations else (), returns if rewards else ())
+
+
+def apply(statistics: Normalization, transition: Transition) -> Transition:
+    """Normalise observations and successors, and scale rewards, as far as there are statistics."""
+    if statistics.obs != ():
+        transition = transition._replace(
+            obs=normalize_obs(statistics.obs, transition.obs),
+            next_obs=normalize_obs(statistics.obs, transition.next_obs),
+        )
+    if statistics.returns != ():
+        scale = standard_deviation(statistics.returns.moments)
+        transition = transition._replace(reward=transition.reward / scale)
+    return transition
+
+
+def update(
+    statistics: Normalization, transition: Transition, discount: Array | float | None
+) -> Normalization:
+    """Merge a rollout as it was collected, before `apply`; samples of weight zero do not count.
+
+    Args:
+        statistics: before.
+        transition: leaves `[T, N, ...]`.
+        discount: γ of the running discounted return; only rewards need it.
+    """
+    obs, returns = statistics
+    if obs != ():
+        obs = metrics.merge(obs, metrics.of_masked(transition.obs, transition.weight))
+    if returns != ():
+        assert discount is not None
+        values = discounted_returns(returns.running, transition, discount)
+        moments = metrics.of_masked(values, transition.weight)
+        returns = ReturnStatistics(values[-1], metrics.merge(returns.moments, moments))
+    return Normalization(obs, returns)
+
+
+def normalize_obs(moments: Moments, obs: Array) -> Array:
+    """(obs − mean) / standard deviation, clipped to ±`OBSERVATION_CLIP`; `[..., *obs_shape]`."""
+    normalized = (obs - moments.mean) / standard_deviation(moments)
+    return jnp.clip(normalized, -OBSERVATION_CLIP, OBSERVATION_CLIP)
+
+
+def standard_deviation(moments: Moments) -> Array:
+    """√(M2 / count), or 1 where nothing has varied yet.
+
+    There is no ε: it would blow the first reward of a sparse environment up by 1/√ε.
+    """
+    variance = moments.m2 / jnp.maximum(moments.count, 1.0)
+    varies = variance > jnp.square(RESOLUTION * moments.mean)
+    return jnp.sqrt(jnp.where(varies, variance, 1.0))
+
+
+def discounted_returns(running: Array, transition: Transition, discount: Array | float) -> Array:
+    """R_t = r_t + γ(1 − start_t) R_{t−1}: the discounted sum of rewards so far in each episode.
+
+    Args:
+        running: R before the first step, `[N]`.
+        transition: leaves `[T, N, ...]`; samples of weight zero leave R as it is.
+        discount: γ in [0, 1].
+
+    Returns:
+        `[T, N]`, in reward units.
+
+    Source: Engstrom et al. 2020, Implementation Matters in Deep Policy Gradients, appendix A.2.
+    """
+    inputs = transition.reward, transition.start, transition.weight
+    chex.assert_equal_shape(inputs)
+
+    def forward(running: Array, x: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        reward, start, weight = x
+        value = reward + discount * jnp.where(start, 0.0, running)
+        value = jnp.where(weight > 0, value, running)
+        return value, value
+
+    return jax.lax.scan(forward, running, inputs)[1]
+
+
+def normalizing(policy: Policy, obs: Any) -> Policy:
+    """Return the policy that normalises what it sees; its parameters are `NormalizedParams`.
+
+    Args:
+        policy: of normalised observations.
+        obs: one observation, as in `init`.
+    """
+
+    def step(params: NormalizedParams, carry: Any, obs: Array, start: Array) -> Any:
+        return policy.step(params.params, carry, normalize_obs(params.obs, obs), start)
+
+    def unroll(params: NormalizedParams, carry: Any, obs: Array, start: Array) -> Any:
+        return policy.unroll(params.params, carry, normalize_obs(params.obs, obs), start)
+
+    empty = init(obs, 1, observations=True, rewards=False).obs
+    return policy._replace(
+        init=lambda key: NormalizedParams(policy.init(key), empty), step=step, unroll=unroll
+    )

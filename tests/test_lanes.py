@@ -1,0 +1,143 @@
+"""How many lanes fit, what happens when they do not, and what a diverged seed leads to."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import purejax_po as po
+from purejax_po.experiment import lanes, memory, runner
+from purejax_po.experiment.memory import Need
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
+
+def test_memory_is_a_line_through_two_small_programs():
+    need = memory.extrapolate((1, 150), (2, 250))
+    assert need == Need(fixed=50, per_lane=100)
+    assert need.most_lanes(1049) == 9
+    assert need.most_lanes(1050) == 10
+    assert need.most_lanes(149) == 0
+
+
+@pytest.fixture(scope="module")
+def small(compile_quickly):
+    config = tiny.experiment("ppo", lanes_per_device=None)
+    experiment = runner.prepare(config)
+    hyperparams, env_params = (
+        experiment.trainer.algorithm.hyperparams,
+        experiment.trainer.env_params,
+    )
+    return experiment.trainer, lanes.make_lanes(np.arange(64), hyperparams, env_params)
+
+
+def test_the_extrapolation_is_near_what_a_wide_program_takes(small):
+    trainer, many = small
+    device = jax.local_devices()[0]
+    need = lanes.memory_need(trainer, many, 10, device)
+    program = lanes.compile_program(trainer, many, 10, [device])
+    assert need.fixed + need.per_lane * 64 == pytest.approx(program.bytes_per_worker, rel=0.1)
+
+
+def test_lanes_are_chosen_to_fit(small, monkeypatch):
+    trainer, many = small
+    workers = lanes.local_workers()[:1]
+    need = lanes.memory_need(trainer, many, 10, workers[0])
+    for width in (64, 6):  # wide ones are foreseen, small ones measured
+        monkeypatch.setattr(memory, "available", lambda *_: need.fixed + 3.5 * need.per_lane)
+        assert lanes.compile_to_fit(trainer, many, 10, workers, width).lanes_per_worker == 3
+    monkeypatch.setattr(memory, "available", lambda *_: 10.0)
+    with pytest.raises(ValueError, match=r"memory_gib must hold a lane on every worker: one takes"):
+        lanes.compile_to_fit(trainer, many, 10, workers, 4)
+
+
+def test_the_budget_is_what_is_left_of_it():
+    device = jax.local_devices()[0]
+    free = memory.available(device)
+    assert 0 < free < memory.free_bytes()
+    rest = memory.available(device, 1.0)
+    assert rest == pytest.approx(2**30 - memory.resident_bytes(), rel=0.2)
+    assert memory.peak_bytes(device) >= 0.9 * memory.resident_bytes()
+
+
+def run_out_of_memory(monkeypatch, most):
+    """Make every program of more than `most` lanes fail as a full device does."""
+    original = lanes.run_blocks
+
+    def run_blocks(program, *arguments):
+        if program.lanes_per_worker > most:
+            raise jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."
+            )
+        return original(program, *arguments)
+
+    monkeypatch.setattr(lanes, "run_blocks", run_blocks)
+
+
+def test_out_of_memory_halves_the_lanes(tmp_path, monkeypatch):
+    run_out_of_memory(monkeypatch, most=2)
+    config = tiny.experiment(num_seeds=8, lanes_per_device=None, num_devices=1)
+    with pytest.warns(UserWarning, match="out of memory: again with 2 lanes"):
+        dataset = po.run(config, tmp_path / "run", progress=False)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["lanes_per_device"], summary["times_halved"]) == (2, 2)
+    expected = po.run(tiny.experiment(num_seeds=8, num_devices=1), progress=False)
+    np.testing.assert_array_equal(dataset["episode_return"], expected["episode_return"])
+
+
+def test_out_of_memory_with_a_fixed_number_of_lanes_is_one_line(monkeypatch):
+    run_out_of_memory(monkeypatch, most=1)
+    with pytest.raises(po.StoppedError, match="with 2 lanes on each device; lanes_per_device is"):
+        po.run(tiny.experiment(), progress=False)
+
+
+def test_another_runtime_error_is_not_taken_for_a_full_memory(monkeypatch):
+    def run_blocks(*arguments):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(lanes, "run_blocks", run_blocks)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        po.run(tiny.experiment(), progress=False)
+
+
+@pytest.fixture
+def divergent(monkeypatch):
+    """An experiment whose seed 3 meets a NaN in update 4."""
+    original = lanes._place
+
+    def place(program, worker, block):
+        placed = original(program, worker, block)
+
+        def window(hyperparams, state, env_params, length):
+            state, log = placed.window(hyperparams, state, env_params, length)
+            where = (block.lanes.seed == 3) & (np.asarray(state.num_done) == 4)
+            params = jax.tree.map(
+                lambda x: np.where(where.reshape(-1, *[1] * (x.ndim - 1)), np.nan, x).astype(
+                    x.dtype
+                ),
+                state.algorithm.params,
+            )
+            return state._replace(algorithm=state.algorithm._replace(params=params)), log
+
+        return placed._replace(window=window)
+
+    monkeypatch.setattr(lanes, "_place", place)
+    return tiny.experiment()
+
+
+def test_a_diverged_seed_is_named_with_its_update_and_left_out(divergent):
+    dataset = po.run(divergent, progress=False)
+    summary = po.summarize(dataset)
+    assert summary["diverged_seeds"] == [{"seed": 3, "update": 4}]
+    kept = dataset["final_return"].values[[0, 1, 2, 4]]
+    assert summary["final_return"]["mean"] == pytest.approx(np.mean(kept))
+
+
+def test_a_diverged_seed_may_stop_the_run(divergent, tmp_path):
+    config = dataclasses.replace(divergent, stop_on_divergence=True)
+    with pytest.raises(po.StoppedError, match=r"seed 3 diverged at update 4 \(stop_on_divergence"):
+        po.run(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "summary.json").exists()
