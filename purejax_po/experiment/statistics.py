@@ -82,8 +82,8 @@ def bootstrap_interval(
     """Percentile bootstrap interval of a statistic over seeds, with Student's quantiles.
 
     The ends are the q and 1 − q quantiles of the resampled statistic, q = Φ(t_{n−1}((1 − c)/2)) in
-    place of (1 − c)/2: plain percentiles cover too little for few seeds. Means of few and very skewed
-    seeds are still covered too rarely; the IQM is not (see benchmarks/RESULTS.md).
+    place of (1 − c)/2: plain percentiles cover too little for few seeds. The mean of few seeds of a
+    skewed distribution is still covered too rarely, the IQM is not (benchmarks/RESULTS.md).
 
     Args:
         x: `[seeds, ...]`; whole seeds are resampled, so a curve keeps its shape.
