@@ -12,10 +12,13 @@ from purejax_po import (
     rollout,
     surrogates,
 )
+from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
+from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
+from purejax_po.environments.wrappers import reset_from, shape_reward
 from purejax_po.evaluation import Evaluation, evaluate
 from purejax_po.experiment import statistics
 from purejax_po.experiment.comparison import compare, resume_compare
@@ -27,10 +30,12 @@ from purejax_po.experiment.comparison_plots import (
 )
 from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import (
+    A2CConfig,
     ExperimentConfig,
     NetworkConfig,
     NPGConfig,
     PPOConfig,
+    REINFORCEConfig,
     TRPOConfig,
 )
 from purejax_po.experiment.plots import plot, plot_curves, plot_diagnostics
@@ -43,14 +48,23 @@ from purejax_po.experiment.results import summarize
 from purejax_po.experiment.runner import Interrupted, Saving, StoppedError, resume, run
 from purejax_po.experiment.runs import load_runs
 from purejax_po.experiment.sweep_plots import plot_sensitivity, plot_sweep
-from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
+from purejax_po.networks import (
+    gru_actor_critic,
+    linear_critic,
+    mlp_actor_critic,
+    softmax_linear_policy,
+)
+from purejax_po.pretraining import Clone, behaviour_clone, warm_start
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
 from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "A2CConfig",
+    "A2CHyperparams",
     "Algorithm",
+    "Clone",
     "Critic",
     "Evaluation",
     "ExperimentConfig",
@@ -62,6 +76,8 @@ __all__ = [
     "PPOHyperparams",
     "Policy",
     "ProcessLostError",
+    "REINFORCEConfig",
+    "REINFORCEHyperparams",
     "Result",
     "Rollout",
     "Saving",
@@ -71,13 +87,16 @@ __all__ = [
     "TrainState",
     "Trainer",
     "Transition",
+    "a2c",
     "advantages",
+    "behaviour_clone",
     "compare",
     "curvature",
     "distributions",
     "environments",
     "evaluate",
     "evaluate_run",
+    "gru_actor_critic",
     "join_processes",
     "linear_critic",
     "load_policy",
@@ -102,17 +121,21 @@ __all__ = [
     "plot_sensitivity",
     "plot_sweep",
     "ppo",
+    "reinforce",
     "render",
     "report",
+    "reset_from",
     "resume",
     "resume_compare",
     "rollout",
     "run",
     "seed_keys",
+    "shape_reward",
     "softmax_linear_policy",
     "statistics",
     "summarize",
     "surrogates",
     "trpo",
     "use_compilation_cache",
+    "warm_start",
 ]

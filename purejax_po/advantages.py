@@ -1,10 +1,100 @@
-"""Advantage estimators: pure functions of rewards, values and the two kinds of episode end."""
+"""The weights Ψ_t of the policy gradient E[Σ_t Ψ_t ∇log π(a_t|s_t)], and what is done to them.
+
+Pure functions of rewards, values and the two kinds of episode end, all `[T, ...]`. The Monte-Carlo
+ones (`total_return`, `reward_to_go`, `baseline`) are right for episodes that are whole; the others
+bootstrap (`q_value`, `td_residual`, `gae`).
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from purejax_po.types import Array
+
+
+def total_return(
+    reward: Array, terminated: Array, truncated: Array, discount: Array | float
+) -> Array:
+    """The return of the whole episode, the same at each of its steps.
+
+    Ψ_t = Σ_{t'≥0} γ^{t'} r_{t'}, t' counted from the episode's start.
+
+    Args:
+        reward: `[T, ...]`; the first row starts episodes.
+        terminated, truncated: bool `[T, ...]`.
+        discount: γ in [0, 1].
+
+    Source: Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage
+    Estimation, section 2, weight 1.
+    """
+    to_go = reward_to_go(reward, terminated, truncated, discount)
+    ended = terminated | truncated
+
+    def forward(state: tuple[Array, Array], x: tuple[Array, Array]) -> tuple[Any, Array]:
+        episode_return, start = state
+        to_go_t, ended_t = x
+        episode_return = jnp.where(start, to_go_t, episode_return)
+        return (episode_return, ended_t), episode_return
+
+    begin = jnp.zeros_like(to_go[0]), jnp.ones_like(ended[0])
+    return jax.lax.scan(forward, begin, (to_go, ended))[1]
+
+
+def reward_to_go(
+    reward: Array, terminated: Array, truncated: Array, discount: Array | float
+) -> Array:
+    """What is left of the return: Ψ_t = Σ_{t'≥t} γ^{t'−t} r_{t'}, until the episode ends.
+
+    Args:
+        reward: `[T, ...]`; nothing is added for what follows a cut.
+        terminated, truncated: bool `[T, ...]`.
+        discount: γ in [0, 1].
+
+    Source: Schulman et al. 2016, section 2, weight 2.
+    """
+    chex.assert_equal_shape([reward, terminated, truncated])
+    chex.assert_type([terminated, truncated], bool)
+    return _discounted_sum(reward, jnp.where(terminated | truncated, 0.0, discount))
+
+
+def baseline(
+    reward: Array, value: Array, terminated: Array, truncated: Array, discount: Array | float
+) -> Array:
+    """Ψ_t = Σ_{t'≥t} γ^{t'−t} r_{t'} − V(obs_t); arguments as `reward_to_go` and `gae`.
+
+    Source: Schulman et al. 2016, section 2, weight 3.
+    """
+    chex.assert_equal_shape([reward, value])
+    return reward_to_go(reward, terminated, truncated, discount) - value
+
+
+def q_value(reward: Array, next_value: Array, terminated: Array, discount: Array | float) -> Array:
+    """One-sample estimate of Q: Ψ_t = r_t + γ(1 − terminated_t)V(next_obs_t).
+
+    Args:
+        reward, next_value: `[T, ...]`; `next_value` is the value of the true successor.
+        terminated: bool `[T, ...]`.
+        discount: γ in [0, 1].
+
+    Source: Schulman et al. 2016, section 2, weight 4.
+    """
+    chex.assert_equal_shape([reward, next_value, terminated])
+    chex.assert_type(terminated, bool)
+    return reward + discount * jnp.where(terminated, 0.0, next_value)
+
+
+def td_residual(
+    reward: Array, value: Array, next_value: Array, terminated: Array, discount: Array | float
+) -> Array:
+    """δ_t = r_t + γ(1 − terminated_t)V(next_obs_t) − V(obs_t); arguments as `gae`.
+
+    Source: Schulman et al. 2016, section 2, weight 6.
+    """
+    chex.assert_equal_shape([reward, value])
+    return q_value(reward, next_value, terminated, discount) - value
 
 
 def gae(
@@ -35,16 +125,23 @@ def gae(
     """
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
     chex.assert_type([terminated, truncated], bool)
-    delta = reward + discount * jnp.where(terminated, 0.0, next_value) - value
+    delta = td_residual(reward, value, next_value, terminated, discount)
     decay = jnp.where(terminated | truncated, 0.0, discount * gae_lambda)
+    return _discounted_sum(delta, decay)
 
-    def backward(advantage: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
-        delta_t, decay_t = x
-        advantage = delta_t + decay_t * advantage
-        return advantage, advantage
 
-    _, advantage = jax.lax.scan(backward, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)
-    return advantage
+Estimator = Callable[[Array, Array, Array, Array, Array, Any, Any], Array]
+"""`(reward, value, next_value, terminated, truncated, γ, λ) → Ψ`, all but γ and λ `[T, ...]`."""
+
+ESTIMATORS: dict[str, Estimator] = {
+    "total_return": lambda r, v, u, term, trunc, y, lam: total_return(r, term, trunc, y),
+    "reward_to_go": lambda r, v, u, term, trunc, y, lam: reward_to_go(r, term, trunc, y),
+    "baseline": lambda r, v, u, term, trunc, y, lam: baseline(r, v, term, trunc, y),
+    "q_value": lambda r, v, u, term, trunc, y, lam: q_value(r, u, term, y),
+    "td_residual": lambda r, v, u, term, trunc, y, lam: td_residual(r, v, u, term, y),
+    "advantage": gae,
+}
+"""The weights Ψ by name."""
 
 
 def normalize(advantage: Array, weight: Array, epsilon: float = 1e-8) -> Array:
@@ -75,3 +172,14 @@ def explained_variance(prediction: Array, target: Array, weight: Array) -> Array
 
     total = variance(target)
     return jnp.where(total > 0, 1.0 - variance(residual) / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def _discounted_sum(x: Array, decay: Array) -> Array:
+    """S_t = x_t + decay_t·S_{t+1}, `[T, ...]`."""
+
+    def backward(total: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
+        x_t, decay_t = x
+        total = x_t + decay_t * total
+        return total, total
+
+    return jax.lax.scan(backward, jnp.zeros_like(x[0]), (x, decay), reverse=True)[1]

@@ -50,11 +50,11 @@ def permutation(key: Key, size: int) -> Array:
     return jax.random.permutation(key, size)
 
 
-def check_divisible(batch_size: int, num_minibatches: int) -> None:
+def check_divisible(batch_size: int, num_minibatches: int, units: str = "samples") -> None:
     """Raise `ValueError` unless the batch splits into equal minibatches."""
     if num_minibatches < 1 or batch_size % num_minibatches != 0:
         raise ValueError(
-            f"num_minibatches must divide the batch of {batch_size} samples, got {num_minibatches}"
+            f"num_minibatches must divide the batch of {batch_size} {units}, got {num_minibatches}"
         )
 
 

@@ -180,6 +180,118 @@ def mlp_critic(
     return memoryless(Critic, lambda key: module.init(key, encode(example)), apply)
 
 
+class Recurrent(nn.Module):
+    """Fully connected layers, of which the last is a GRU, and a head: step by step in three parts.
+
+    Source: Cho et al. 2014, Learning Phrase Representations using RNN Encoder-Decoder, section 2.3.
+    """
+
+    hidden: Sequence[int]
+    activation: Activation
+    head: nn.Module
+
+    def setup(self) -> None:
+        """Name the layers."""
+        scale = orthogonal(math.sqrt(2.0))
+        self.layers = [nn.Dense(width, kernel_init=scale) for width in self.hidden[:-1]]
+        # flax's default initialiser is a QR decomposition: see `orthogonal`.
+        self.cell = nn.GRUCell(self.hidden[-1], recurrent_kernel_init=orthogonal())
+
+    def encode(self, x: Array) -> Array:
+        """`[..., inputs] → [..., units]`: the layers before the GRU."""
+        for layer in self.layers:
+            x = self.activation(layer(x))
+        return x
+
+    def remember(self, carry: Array, x: Array, start: Array) -> Array:
+        """One step of the GRU, `[..., units]`; memory is zero where an episode starts."""
+        return self.cell(jnp.where(start[..., None], 0.0, carry), x)[0]
+
+    def decode(self, carry: Array) -> Any:
+        """What the head makes of the memory `[..., units]`."""
+        return self.head(carry)  # type: ignore[operator]
+
+    def __call__(self, carry: Array, x: Array, start: Array) -> tuple[Array, Any]:
+        """One step: `(memory, outputs)`."""
+        carry = self.remember(carry, self.encode(x), start)
+        return carry, self.decode(carry)
+
+
+def gru_actor_critic(
+    env: Any,
+    env_params: EnvParams,
+    *,
+    hidden: Sequence[int] = (64, 64),
+    activation: str | Activation = "tanh",
+    action_distribution: ActionDistribution = "gaussian",
+) -> tuple[Policy, Critic]:
+    """Return a recurrent policy and a recurrent critic that share no parameters.
+
+    Args:
+        env, env_params: as `mlp_actor_critic`.
+        hidden: widths of the hidden layers, at least one; the last is a GRU.
+        activation: of the layers before it.
+        action_distribution: as `mlp_actor_critic`.
+
+    Raises:
+        ValueError: if there is no hidden layer, or the policy cannot serve the action space.
+    """
+    check_hidden(hidden)
+    check_action_distribution(action_distribution, env.action_space(env_params))
+    if not hidden:
+        raise ValueError("hidden must name the width of the GRU at least, got ()")
+    num_outputs, to_distribution = _action_head(env.action_space(env_params))
+    mlp = MLP((), num_outputs, _activation(activation), output_scale=0.01)
+    head = GaussianMLP(mlp) if to_distribution is None else mlp
+    value_head = MLP((), 1, _activation(activation), output_scale=1.0)
+    encoder = observation_encoder(env, env_params)
+    policy = Recurrent(tuple(hidden), _activation(activation), head)
+    critic = Recurrent(tuple(hidden), _activation(activation), value_head)
+    head_to_distribution = to_distribution or (lambda distribution: distribution)
+    actor = recurrent(Policy, policy, encoder, head_to_distribution)
+    return (
+        squashed(actor) if action_distribution == "tanh_gaussian" else actor,
+        recurrent(Critic, critic, encoder, lambda value: value[..., 0]),
+    )
+
+
+def recurrent(
+    kind: Any,
+    module: Recurrent,
+    encoder: tuple[Callable[[Array], Array], Array],
+    convert: Callable[[Any], Any],
+) -> Any:
+    """Make a `Policy` or `Critic` (`kind`) of a recurrent module whose outputs `convert` finishes.
+
+    Args:
+        encoder: from `observation_encoder`.
+        convert: the head's outputs `[...]` to a distribution or a value.
+    """
+    encode, example = encoder
+
+    def initial_carry(num_envs: int) -> Array:
+        return jnp.zeros((num_envs, module.hidden[-1]))
+
+    def init(key: Key) -> Params:
+        return module.init(key, initial_carry(1)[0], encode(example), jnp.zeros((), bool))
+
+    def step(params: Params, carry: Array, obs: Array, start: Array) -> tuple[Array, Any]:
+        carry, outputs = module.apply(params, carry, encode(obs), start)  # type: ignore[misc]
+        return carry, convert(outputs)
+
+    def unroll(params: Params, carry: Array, obs: Array, start: Array) -> Any:
+        def remember(carry: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
+            new: Any = module.apply(params, carry, *x, method="remember")
+            return new, new
+
+        # Only the memory needs a scan: the layers before and after see all steps at once.
+        encoded: Any = module.apply(params, encode(obs), method="encode")
+        memory = jax.lax.scan(remember, carry, (encoded, start))[1]
+        return convert(module.apply(params, memory, method="decode"))
+
+    return kind(init, initial_carry, step, unroll, memoryless=False)
+
+
 def check_hidden(hidden: Any, name: str = "hidden") -> None:
     """Raise `ValueError` unless `hidden` is a sequence of positive whole numbers."""
     if not isinstance(hidden, tuple | list):

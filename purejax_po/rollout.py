@@ -81,6 +81,26 @@ def collect(
     return state, transition, episodes
 
 
+def first_episodes(transition: Transition, episodes: Episodes) -> tuple[Transition, Episodes]:
+    """Keep each environment's first episode of a rollout that began with a reset.
+
+    What follows it is padding: weight 0. So is a first episode that the rollout cut off. As no
+    later episode counts, however short, the mean over those that do is that over all episodes the
+    policy plays, without bias, if `num_steps` is at least the time limit; with a shorter rollout
+    long episodes are missing from it.
+
+    Args:
+        transition, episodes: of `collect`, started by `reset`; leaves `[T, N, ...]`.
+
+    Returns:
+        The same, with other weights, and with no episode ended but the first ones.
+    """
+    ends = jnp.cumsum(episodes.ended, axis=0)
+    first = ends - episodes.ended == 0
+    weight = jnp.where(first & (ends[-1] > 0), transition.weight, 0.0)
+    return transition._replace(weight=weight), episodes._replace(ended=episodes.ended & first)
+
+
 def env_step(
     keys: Key,
     env: Any,

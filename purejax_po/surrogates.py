@@ -1,9 +1,26 @@
-"""Per-sample surrogate objectives of PPO, all to be maximised."""
+"""Per-sample objectives of the policy gradient and of PPO, all to be maximised."""
+
+from collections.abc import Callable
+from typing import Any
 
 import chex
+import jax
 import jax.numpy as jnp
 
 from purejax_po.types import Array
+
+
+def score(log_prob: Array, psi: Array) -> Array:
+    """Ψ·log π, whose gradient is the policy gradient's Ψ∇log π; nothing flows through Ψ.
+
+    Args:
+        log_prob, psi: log π_θ(a|s) and the weight Ψ (an advantage, say), `[...]`.
+
+    Source: Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage
+    Estimation, equation 1.
+    """
+    chex.assert_equal_shape([log_prob, psi])
+    return jax.lax.stop_gradient(psi) * log_prob
 
 
 def clip(ratio: Array, advantage: Array, clip_eps: Array | float) -> Array:
@@ -20,3 +37,63 @@ def clip(ratio: Array, advantage: Array, clip_eps: Array | float) -> Array:
     chex.assert_equal_shape([ratio, advantage])
     clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
     return jnp.minimum(ratio * advantage, clipped * advantage)
+
+
+def clip_only(ratio: Array, advantage: Array, clip_eps: Array | float) -> Array:
+    """clip(ρ, 1−ε, 1+ε)A: an ablation of `clip`, of the same arguments.
+
+    The gradient is zero wherever |ρ−1| > ε, also where a step back would help.
+    """
+    chex.assert_equal_shape([ratio, advantage])
+    return jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps) * advantage
+
+
+def unclipped(ratio: Array, advantage: Array) -> Array:
+    """ρA, of ρ and A `[...]`.
+
+    Source: Schulman et al. 2017, Proximal Policy Optimization Algorithms, equation 6.
+    """
+    chex.assert_equal_shape([ratio, advantage])
+    return ratio * advantage
+
+
+def fixed_kl(ratio: Array, advantage: Array, kl: Array, kl_coef: Array | float) -> Array:
+    """ρA − β KL(π_old ‖ π_θ).
+
+    Args:
+        ratio, advantage: ρ and A, `[...]`.
+        kl: KL(π_old(·|s) ‖ π_θ(·|s)) in nats, `[...]`.
+        kl_coef: β ≥ 0, a scalar.
+
+    Source: Schulman et al. 2017, Proximal Policy Optimization Algorithms, equation 8.
+    """
+    chex.assert_equal_shape([ratio, advantage, kl])
+    return ratio * advantage - kl_coef * kl
+
+
+def adapt_kl_coef(kl_coef: Array, kl: Array, kl_target: Array | float) -> Array:
+    """β of the next update in `adaptive_kl`: d < d_targ/1.5 → β/2; d > 1.5 d_targ → 2β; else β.
+
+    Args:
+        kl_coef: β, a scalar.
+        kl: d, the mean KL(π_old ‖ π_new) of the update that is over (nats).
+        kl_target: d_targ > 0 (nats).
+
+    Source: Schulman et al. 2017, Proximal Policy Optimization Algorithms, section 4.
+    """
+    chex.assert_equal_shape([kl_coef, kl])
+    halved = jnp.where(kl < kl_target / 1.5, kl_coef / 2.0, kl_coef)
+    return jnp.where(kl > 1.5 * kl_target, 2.0 * kl_coef, halved)
+
+
+Objective = Callable[[Array, Array, Array, Any, Any], Array]
+"""`(ρ, A, KL, ε, β) → objective`, the first three and the result `[...]`."""
+
+OBJECTIVES: dict[str, Objective] = {
+    "clip": lambda ratio, advantage, kl, eps, beta: clip(ratio, advantage, eps),
+    "clip_only": lambda ratio, advantage, kl, eps, beta: clip_only(ratio, advantage, eps),
+    "unclipped": lambda ratio, advantage, kl, eps, beta: unclipped(ratio, advantage),
+    "fixed_kl": lambda ratio, advantage, kl, eps, beta: fixed_kl(ratio, advantage, kl, beta),
+    "adaptive_kl": lambda ratio, advantage, kl, eps, beta: fixed_kl(ratio, advantage, kl, beta),
+}
+"""PPO's objectives by name."""

@@ -118,12 +118,18 @@ def make_trainer(
         hyperparams: Any, state: TrainState, env_params: EnvParams = env_params
     ) -> tuple[TrainState, Log]:
         key, rollout_key, update_key = jax.random.split(state.key, 3)
+        begin = state.rollout
+        if algorithm.complete_episodes:
+            rollout_key, reset_key = jax.random.split(rollout_key)
+            begin = rollout.reset(reset_key, env, env_params, policy, num_envs)
         rollout_state, transition, episodes = rollout.collect(
-            rollout_key, env, env_params, policy, state.acting_params, state.rollout, num_steps
+            rollout_key, env, env_params, policy, state.acting_params, begin, num_steps
         )
+        if algorithm.complete_episodes:
+            transition, episodes = rollout.first_episodes(transition, episodes)
         batch = Rollout(
             normalization.apply(state.normalization, transition),
-            state.rollout.carry,
+            begin.carry,
             state.num_done / state.num_planned,
         )
         algorithm_state, info = algorithm.update(update_key, hyperparams, state.algorithm, batch)

@@ -131,6 +131,9 @@ class Algorithm(NamedTuple):
     """`(key, hyperparams) → state`, a NamedTuple whose first field is `params`."""
     update: Callable[[Key, Any, Any, Rollout], tuple[Any, Info]]
     """`(key, hyperparams, state, rollout) → (state, info)`; `info` holds scalars only."""
+    complete_episodes: bool = False
+    """Each rollout starts anew, and its weights leave each environment's first episode alone (see
+    `rollout.first_episodes`)."""
 
 
 class ActorCriticParams(NamedTuple):

@@ -15,14 +15,16 @@ from flax import struct
 from gymnax.environments import environment, spaces
 from gymnax.environments.classic_control import cartpole
 
+from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
+from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.networks import mlp_actor_critic
 from purejax_po.rollout import to_space
 from purejax_po.training import make_train, make_trainer, seed_keys
 
-NUM_ENVS, NUM_STEPS, NUM_UPDATES, NUM_LANES = 4, 16, 3, 12
+NUM_ENVS, NUM_STEPS, NUM_UPDATES, NUM_LANES = 4, 16, 3, 16
 HIDDEN = (8,)
 
 
@@ -44,6 +46,7 @@ class Row(NamedTuple):
     probe_options: dict[str, Any]
     wrong: dict[str, Any]
     """Static arguments that have to be refused."""
+    num_steps: int = NUM_STEPS
 
 
 CRITIC = {"critic_epochs": 2, "critic_minibatch_size": 16}
@@ -63,28 +66,101 @@ NATURAL_WRONG = {
     "critic_minibatch_size": -1,
 }
 
+ACTOR_CRITIC_CHANGES = {
+    "learning_rate": 1e-3,
+    "learning_rate_decay": 0.0,
+    "discount": 0.5,
+    "gae_lambda": 0.5,
+    "entropy_coef": 0.5,
+    "value_coef": 0.1,
+    "max_grad_norm": 1e-3,
+    "adam_eps": 1e-2,
+}
+PPO_CHANGES = {
+    **ACTOR_CRITIC_CHANGES,
+    "clip_eps": 1e-3,
+    "kl_coef": 0.3,
+    "kl_target": 1e3,
+    "value_clip_eps": 1e-3,
+    "target_kl": 1e-6,
+}
+
 ALGORITHMS = {
+    "reinforce": Row(
+        build=reinforce,
+        hyperparams=REINFORCEHyperparams(learning_rate=3e-3),
+        changes={
+            "learning_rate": 1e-3,
+            "critic_learning_rate": 1e-3,
+            "discount": 0.5,
+            "gae_lambda": 0.5,
+        },
+        unused={"gae_lambda"},  # of the Ψ that bootstrap: see the next row
+        options=CRITIC,
+        probe_hyperparams=REINFORCEHyperparams(discount=probes.DISCOUNT),
+        probe_options=PROBE_CRITIC,
+        wrong={"psi": "return", "critic_epochs": 0, "critic_minibatch_size": 0.5},
+        num_steps=32,  # most first episodes end, as a whole episode has to
+    ),
+    "reinforce_advantage": Row(
+        build=reinforce,
+        hyperparams=REINFORCEHyperparams(learning_rate=3e-3),
+        changes={
+            "learning_rate": 1e-3,
+            "critic_learning_rate": 1e-3,
+            "discount": 0.5,
+            "gae_lambda": 0.5,
+        },
+        unused=set(),
+        options={"psi": "advantage", "normalize_advantage": True, **CRITIC},
+        probe_hyperparams=REINFORCEHyperparams(discount=probes.DISCOUNT),
+        probe_options={"psi": "advantage", **PROBE_CRITIC},
+        wrong={"psi": None},
+    ),
     "ppo": Row(
         build=ppo,
         hyperparams=PPOHyperparams(learning_rate=3e-3, target_kl=10.0),
-        changes={
-            "learning_rate": 1e-3,
-            "learning_rate_decay": 0.0,
-            "discount": 0.5,
-            "gae_lambda": 0.5,
-            "clip_eps": 1e-3,
-            "entropy_coef": 0.5,
-            "value_coef": 0.1,
-            "value_clip_eps": 1e-3,
-            "max_grad_norm": 1e-3,
-            "target_kl": 1e-6,
-            "adam_eps": 1e-2,
-        },
-        unused=set(),
+        changes=PPO_CHANGES,
+        unused={"kl_coef", "kl_target"},  # of the surrogates with a penalty
         options={"num_epochs": 2, "num_minibatches": 2, "early_stop": True},
         probe_hyperparams=PPOHyperparams(learning_rate=1e-2, discount=probes.DISCOUNT),
         probe_options={"num_epochs": 4, "num_minibatches": 2, "clip_value": False},
-        wrong={"num_epochs": 0, "num_minibatches": 1.5, "normalize_advantage": "always"},
+        wrong={
+            "surrogate": "clipped",
+            "num_epochs": 0,
+            "num_minibatches": 1.5,
+            "normalize_advantage": "always",
+        },
+    ),
+    "ppo_adaptive_kl": Row(
+        build=ppo,
+        hyperparams=PPOHyperparams(learning_rate=3e-3, target_kl=10.0, kl_target=1e-6),
+        changes=PPO_CHANGES,
+        unused={"clip_eps"},
+        options={
+            "surrogate": "adaptive_kl",
+            "num_epochs": 2,
+            "num_minibatches": 2,
+            "early_stop": True,
+        },
+        probe_hyperparams=PPOHyperparams(learning_rate=1e-2, discount=probes.DISCOUNT),
+        probe_options={
+            "surrogate": "adaptive_kl",
+            "num_epochs": 4,
+            "num_minibatches": 2,
+            "clip_value": False,
+        },
+        wrong={"surrogate": None},
+    ),
+    "a2c": Row(
+        build=a2c,
+        hyperparams=A2CHyperparams(learning_rate=3e-3),
+        changes=ACTOR_CRITIC_CHANGES,
+        unused=set(),
+        options={},
+        probe_hyperparams=A2CHyperparams(learning_rate=1e-2, discount=probes.DISCOUNT),
+        probe_options={"normalize_advantage": True},
+        wrong={},
     ),
     "trpo": Row(
         build=trpo,
@@ -175,7 +251,7 @@ def compiled(request, compile_quickly):
 
 @pytest.fixture(scope="module")
 def seeds(compiled):
-    """Twelve seeds, side by side."""
+    """Sixteen seeds, side by side."""
     keys = seed_keys(NUM_LANES)
     return compiled.run_lanes(keys, lanes(compiled.row.hyperparams), lanes(ENV_PARAMS))
 
@@ -183,7 +259,7 @@ def seeds(compiled):
 def make(row, env, env_params, hidden=HIDDEN):
     networks = mlp_actor_critic(env, env_params, hidden=hidden)
     algorithm = row.build(*networks, hyperparams=row.hyperparams, **row.options)
-    return make_trainer(env, env_params, algorithm, num_envs=NUM_ENVS, num_steps=NUM_STEPS)
+    return make_trainer(env, env_params, algorithm, num_envs=NUM_ENVS, num_steps=row.num_steps)
 
 
 def lanes(tree, **changed):
@@ -490,6 +566,7 @@ class Switches(environment.Environment):
 def test_other_action_spaces_give_finite_updates(name, actions):
     if actions == "continuous":
         env, env_params = gymnax.make("Pendulum-v1")
+        env_params = env_params.replace(max_steps_in_episode=NUM_STEPS)  # whole episodes for all
     else:
         env, env_params = Switches(), environment.EnvParams(max_steps_in_episode=5)
     row = ALGORITHMS[name]

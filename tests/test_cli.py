@@ -100,6 +100,22 @@ MISTAKES = {
         ["train", "ppo", "--env-params", "gravitas", "3"],
         ["env_params of CartPole-v1 must be among", "gravity", "got 'gravitas'"],
     ),
+    "environment's options": (
+        ["train", "ppo", "--env", "Chain-v0", "--env-options", "lenght", "8"],
+        ["option of Chain-v0 must be one of length, got 'lenght'; did you mean length?"],
+    ),
+    "no options": (
+        ["train", "ppo", "--env-options", "length", "8"],
+        ["env CartPole-v1 has no options, got 'length'"],
+    ),
+    "length": (
+        ["train", "ppo", "--env", "Chain-v0", "--env-options", "length", "0"],
+        ["length must be a whole number ≥ 1, got 0"],
+    ),
+    "environment of our own": (
+        ["train", "ppo", "--env", "chain"],
+        ["env must be", "'chain'", "did you mean Chain-v0?"],
+    ),
     "preset of another algorithm": (
         ["train", "trpo", "--preset", "ppo-pendulum"],
         ["preset must be one for trpo, got 'ppo-pendulum', which is for ppo"],
@@ -141,6 +157,22 @@ MISTAKES = {
     "squashed discrete actions": (
         ["train", "ppo", "--network.action-distribution", "tanh_gaussian"],
         ["action_distribution must be gaussian unless actions are a Box, got Discrete"],
+    ),
+    "psi": (
+        ["train", "reinforce", "--psi", "baselin"],
+        ["--psi", "'baselin'"],
+    ),
+    "kl_target": (
+        ["train", "ppo", "--surrogate", "adaptive_kl", "--hyperparams.kl-target", "0"],
+        ["hyperparams.kl_target must be a finite number > 0, got 0.0"],
+    ),
+    "memory": (
+        ["train", "trpo", "--network.memory", "gru"],
+        ["NPG and TRPO need a policy and a critic without memory, got recurrent ones"],
+    ),
+    "sequences": (
+        ["train", "ppo", "--network.memory", "gru", "--num-minibatches", "8"],
+        ["num_minibatches must divide the batch of 4 environments' sequences, got 8"],
     ),
     "command": (["trian"], ["command must be one of", "'trian'", "did you mean train?"]),
     "nothing": ([], ["train"]),
@@ -216,4 +248,5 @@ def test_lists(capsys):
     assert cli.main(["envs"]) == 0
     shown = capsys.readouterr().out
     assert "CartPole-v1" in shown
+    assert "Chain-v0" in shown
     assert "Box(low=-2.0, high=2.0," in shown

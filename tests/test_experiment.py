@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
@@ -257,3 +258,26 @@ def test_defaults_of_configuration_and_factory_agree(name):
 def test_presets_are_valid(name):
     env, algorithm = PRESETS[name]
     po.ExperimentConfig(env=env, algorithm=algorithm).check()
+
+
+def test_a_monte_carlo_run_that_cuts_every_episode_says_so_once():
+    """Pendulum-v1 goes on for 200 steps; these rollouts hold 20."""
+    config = po.ExperimentConfig(
+        algorithm=po.REINFORCEConfig(
+            num_envs=2,
+            num_steps=20,
+            critic_minibatch_size=20,
+            network=po.NetworkConfig(hidden=(4,)),
+        ),
+        env="Pendulum-v1",
+        num_seeds=2,
+        total_steps=800,
+        num_windows=10,
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dataset = po.run(config, progress=False)
+    (message,) = [str(w.message) for w in caught if "episodes" in str(w.message)]
+    assert message.startswith("100% of the episodes did not end within num_steps = 20")
+    assert "the time limit is 200 steps" in message
+    np.testing.assert_array_equal(dataset["unfinished_episodes"], 1.0)

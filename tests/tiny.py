@@ -6,6 +6,8 @@ import purejax_po as po
 
 SHAPE = {"num_envs": 2, "num_steps": 16, "network": po.NetworkConfig(hidden=(8,))}
 ALGORITHMS = {
+    "reinforce": po.REINFORCEConfig(**SHAPE),
+    "a2c": po.A2CConfig(**SHAPE),
     "ppo": po.PPOConfig(num_epochs=1, num_minibatches=2, **SHAPE),
     "trpo": po.TRPOConfig(cg_iterations=2, critic_epochs=1, critic_minibatch_size=16, **SHAPE),
     "npg": po.NPGConfig(cg_iterations=2, critic_epochs=1, critic_minibatch_size=16, **SHAPE),

@@ -1,14 +1,52 @@
-"""What the actor-critic algorithms share: acting, estimates of a rollout, fitting the critic."""
+"""What the actor-critic algorithms share: acting, estimates of a rollout, losses, the critic."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from purejax_po import minibatch
+from purejax_po import advantages, minibatch
 from purejax_po.advantages import gae, weighted_mean
-from purejax_po.types import ActorCriticParams, Array, Critic, Key, Params, Policy, Transition
+from purejax_po.types import (
+    ActorCriticParams,
+    Array,
+    Carry,
+    Critic,
+    Info,
+    Key,
+    NonNegative,
+    Params,
+    Policy,
+    Positive,
+    Rollout,
+    Transition,
+    UnitInterval,
+)
+
+
+@flax.struct.dataclass
+class ActorCriticHyperparams:
+    """The floats of one loss for both networks, minimised by Adam."""
+
+    learning_rate: Positive = 2.5e-4
+    """Adam's step size at the start of training."""
+    learning_rate_decay: UnitInterval = 1.0
+    """Fraction of the learning rate lost, linearly, by the end of training (0: constant)."""
+    discount: UnitInterval = 0.99
+    """γ, per step."""
+    gae_lambda: UnitInterval = 0.95
+    """λ of generalised advantage estimation."""
+    entropy_coef: NonNegative = 0.01
+    """Weight of the entropy bonus (nats)."""
+    value_coef: NonNegative = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: Positive = 0.5
+    """The gradient is scaled down to this global norm."""
+    adam_eps: Positive = 1e-5
+    """Adam's ε."""
 
 
 class Estimates(NamedTuple):
@@ -20,15 +58,68 @@ class Estimates(NamedTuple):
     """The λ-return Â + V, which the critic is regressed on."""
 
 
+class Samples(NamedTuple):
+    """What a gradient step sees: samples `[B]`, or whole sequences `[T, B]` if there is memory."""
+
+    transition: Transition
+    log_prob: Array
+    """Of the actions when they were drawn."""
+    value: Array
+    advantage: Array
+    value_target: Array
+    carry: tuple[Carry, Carry]
+    """The policy's and the critic's before the first step, `[B, ...]`; `()` without memory."""
+
+
+Objective = Callable[[Any, Samples], tuple[Array, Info]]
+"""`(π_θ, samples) → (what is maximised, diagnostics)`, each `[B]`."""
+
+
 def init_params(key: Key, policy: Policy, critic: Critic) -> ActorCriticParams:
     """Draw both networks' parameters."""
     policy_key, critic_key = jax.random.split(key)
     return ActorCriticParams(policy.init(policy_key), critic.init(critic_key))
 
 
-def acting(policy: Policy) -> Policy:
-    """A policy that takes actor-critic parameters."""
-    return policy._replace(step=lambda params, *inputs: policy.step(params.policy, *inputs))
+def acting(policy: Policy, critic: Critic) -> Policy:
+    """A policy that takes actor-critic parameters.
+
+    If there is memory it carries that of both networks, `(policy's, critic's)`: the critic has to
+    see what the policy saw to judge the steps that follow.
+    """
+    if policy.memoryless and critic.memoryless:
+        return policy._replace(step=lambda params, *inputs: policy.step(params.policy, *inputs))
+
+    def initial_carry(num_envs: int) -> Carry:
+        return policy.initial_carry(num_envs), critic.initial_carry(num_envs)
+
+    def step(params: ActorCriticParams, carry: Carry, obs: Array, start: Array) -> Any:
+        policy_carry, distribution = policy.step(params.policy, carry[0], obs, start)
+        critic_carry, _ = critic.step(params.critic, carry[1], obs, start)
+        return (policy_carry, critic_carry), distribution
+
+    return policy._replace(initial_carry=initial_carry, step=step, memoryless=False)
+
+
+def values(
+    critic: Critic, params: Params, carry: Carry, transition: Transition
+) -> tuple[Array, Array]:
+    """V(obs_t) and V(next_obs_t), `[T, N]`; with memory, the latter remembers all up to obs_t."""
+    if critic.memoryless:
+        value, next_value = (
+            critic.unroll(params, (), obs, transition.start)
+            for obs in (transition.obs, transition.next_obs)
+        )
+        return value, next_value
+
+    def step(carry: Carry, seen: tuple[Array, Array, Array]) -> Any:
+        obs, next_obs, start = seen
+        carry, value = critic.step(params, carry, obs, start)
+        _, next_value = critic.step(params, carry, next_obs, jnp.zeros_like(start))
+        return carry, (value, next_value)
+
+    seen = transition.obs, transition.next_obs, transition.start
+    return jax.lax.scan(step, carry, seen)[1]
 
 
 def estimate(
@@ -37,12 +128,10 @@ def estimate(
     transition: Transition,
     discount: Array | float,
     gae_lambda: Array | float,
+    carry: Carry = (),
 ) -> Estimates:
     """Values, generalised advantages and value targets of a rollout under a critic as it stands."""
-    value, next_value = (
-        critic.unroll(params, (), obs, transition.start)
-        for obs in (transition.obs, transition.next_obs)
-    )
+    value, next_value = values(critic, params, carry, transition)
     advantage = gae(
         transition.reward,
         value,
@@ -53,6 +142,121 @@ def estimate(
         gae_lambda,
     )
     return Estimates(value, advantage, advantage + value)
+
+
+def make_samples(
+    critic: Critic, params: Params, rollout: Rollout, hyperparams: ActorCriticHyperparams
+) -> Samples:
+    """A rollout, `[T, N]`, with what its actions' and its critic's parameters say of it."""
+    transition = rollout.transition
+    carry = rollout.carry or ((), ())
+    estimates = estimate(
+        critic, params, transition, hyperparams.discount, hyperparams.gae_lambda, carry[1]
+    )
+    log_prob = transition.behaviour.log_prob(transition.action)
+    return Samples(transition, log_prob, *estimates, carry)
+
+
+def units(samples: Samples, memoryless: bool) -> Samples:
+    """What may be shuffled of a rollout: its samples `[T·N]`; with memory, sequences `[N, T]`."""
+    if memoryless:
+        return minibatch.flatten_time(samples)
+    swapped = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), samples._replace(carry=()))
+    return swapped._replace(carry=samples.carry)
+
+
+def in_time(batch: Samples, memoryless: bool) -> Samples:
+    """Undo what `units` did to the axes of a batch of its units: `[B, T]` become `[T, B]`."""
+    return batch if memoryless else units(batch, memoryless)
+
+
+def explained_variance(samples: Samples) -> Array:
+    """Of the value targets, by the values: 1 is perfect, 0 no better than a constant."""
+    weight = samples.transition.weight
+    return advantages.explained_variance(samples.value, samples.value_target, weight)
+
+
+def outputs(
+    policy: Policy, critic: Critic, params: ActorCriticParams, samples: Samples
+) -> tuple[Any, Array]:
+    """π_θ(·|s) and V(s) of the samples."""
+    obs, start = samples.transition.obs, samples.transition.start
+    distribution = policy.unroll(params.policy, samples.carry[0], obs, start)
+    return distribution, critic.unroll(params.critic, samples.carry[1], obs, start)
+
+
+def loss(
+    params: ActorCriticParams,
+    samples: Samples,
+    *,
+    hyperparams: ActorCriticHyperparams,
+    policy: Policy,
+    critic: Critic,
+    objective: Objective,
+    value_clip_eps: Array | float | None = None,
+) -> tuple[Array, Info]:
+    """−mean objective + c_v·mean (V − V_target)²/2 − c_H·mean H, and its parts.
+
+    With `value_clip_eps` = ε the squared error is the larger one of V's and of V's clipped to
+    V_old ± ε (Engstrom et al. 2020, Implementation Matters in Deep Policy Gradients, section 3).
+    """
+    weight = samples.transition.weight
+    distribution, value = outputs(policy, critic, params, samples)
+    maximised, diagnostics = objective(distribution, samples)
+    error = jnp.square(value - samples.value_target)
+    if value_clip_eps is not None:
+        change = jnp.clip(value - samples.value, -value_clip_eps, value_clip_eps)
+        error = jnp.maximum(error, jnp.square(samples.value + change - samples.value_target))
+    info = {
+        "policy_loss": -weighted_mean(maximised, weight),
+        "value_loss": 0.5 * weighted_mean(error, weight),
+        "entropy": weighted_mean(distribution.entropy(), weight),
+        **{name: weighted_mean(x, weight) for name, x in diagnostics.items()},
+    }
+    total = (
+        info["policy_loss"]
+        + hyperparams.value_coef * info["value_loss"]
+        - hyperparams.entropy_coef * info["entropy"]
+    )
+    return total, info
+
+
+def step(
+    optimizer: optax.GradientTransformation,
+    params: ActorCriticParams,
+    moments: optax.OptState,
+    loss: Callable[[ActorCriticParams, Samples], tuple[Array, Info]],
+    samples: Samples,
+) -> tuple[ActorCriticParams, optax.OptState, Info]:
+    """One step of the optimiser down `loss`, whose info gains `grad_norm`."""
+    gradient, info = jax.grad(loss, has_aux=True)(params, samples)
+    updates, moments = optimizer.update(gradient, moments, params)
+    new_params: Any = optax.apply_updates(params, updates)
+    return new_params, moments, {**info, "grad_norm": optax.tree.norm(gradient)}
+
+
+def mean_kl(policy: Policy, params: Params, samples: Samples) -> Array:
+    """Mean KL(π_old ‖ π_θ) over a rollout `[T, N]` (nats)."""
+    transition = samples.transition
+    new = policy.unroll(params, samples.carry[0], transition.obs, transition.start)
+    return weighted_mean(transition.behaviour.kl(new), transition.weight)
+
+
+def normalize(samples: Samples) -> Samples:
+    """Samples with advantages of mean 0 and standard deviation 1."""
+    weight = samples.transition.weight
+    return samples._replace(advantage=advantages.normalize(samples.advantage, weight))
+
+
+def adam(
+    hyperparams: ActorCriticHyperparams, progress: Array | float
+) -> optax.GradientTransformation:
+    """Adam behind a global-norm clip, rebuilt from traced hyperparameters at every update."""
+    learning_rate = hyperparams.learning_rate * (1.0 - hyperparams.learning_rate_decay * progress)
+    return optax.chain(
+        optax.clip_by_global_norm(hyperparams.max_grad_norm),
+        optax.adam(learning_rate, eps=hyperparams.adam_eps),
+    )
 
 
 def fit(

@@ -156,4 +156,4 @@ def npg(
         info = natural.diagnostics(gradient, step, solution, search, estimates, transition.weight)
         return natural.State(params, critic_optimizer), {**info, "value_loss": value_loss}
 
-    return Algorithm(actor_critic.acting(policy), hyperparams, init, update)
+    return Algorithm(actor_critic.acting(policy, critic), hyperparams, init, update)

@@ -1,18 +1,19 @@
-"""Proximal policy optimisation: epochs of clipped surrogate ascent on one rollout.
+"""Proximal policy optimisation: epochs of surrogate ascent on one rollout.
 
 Source: Schulman et al. 2017, Proximal Policy Optimization Algorithms.
 """
 
-from typing import Any, Literal, NamedTuple
+import functools
+from typing import Any, Literal, NamedTuple, get_args
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from purejax_po import advantages, minibatch, surrogates
-from purejax_po.advantages import weighted_mean
+from purejax_po import minibatch, surrogates
 from purejax_po.algorithms import actor_critic
+from purejax_po.algorithms.actor_critic import Samples
 from purejax_po.types import (
     ActorCriticParams,
     Algorithm,
@@ -24,8 +25,6 @@ from purejax_po.types import (
     Policy,
     Positive,
     Rollout,
-    Transition,
-    UnitInterval,
     check_choice,
     check_count,
     check_hyperparams,
@@ -33,58 +32,39 @@ from purejax_po.types import (
 )
 
 AdvantageNormalization = Literal["off", "batch", "minibatch"]
+Surrogate = Literal["clip", "clip_only", "unclipped", "fixed_kl", "adaptive_kl"]
 
 
 @known_names
 @flax.struct.dataclass
-class PPOHyperparams:
+class PPOHyperparams(actor_critic.ActorCriticHyperparams):
     """The floats of PPO, all traced."""
 
-    learning_rate: Positive = 2.5e-4
-    """Adam's step size at the start of training."""
-    learning_rate_decay: UnitInterval = 1.0
-    """Fraction of the learning rate lost, linearly, by the end of training (0: constant)."""
-    discount: UnitInterval = 0.99
-    """γ, per step."""
-    gae_lambda: UnitInterval = 0.95
-    """λ of generalised advantage estimation."""
     clip_eps: Positive = 0.2
     """ε: the ratio of new to old probability is clipped to [1-ε, 1+ε]."""
-    entropy_coef: NonNegative = 0.01
-    """Weight of the entropy bonus (nats)."""
-    value_coef: NonNegative = 0.5
-    """Weight of the value loss."""
+    kl_coef: NonNegative = 1.0
+    """β at the start: weight of the KL penalty (per nat); used with surrogate *_kl."""
+    kl_target: Positive = 0.01
+    """Mean KL of an update that β adapts to (nats); used with surrogate adaptive_kl."""
     value_clip_eps: Positive = 0.2
     """Clip range of the value, in units of return; used with clip_value."""
-    max_grad_norm: Positive = 0.5
-    """The gradient is scaled down to this global norm."""
     target_kl: Positive = 0.02
     """Mean KL (nats) after which an update stops; used with early_stop."""
-    adam_eps: Positive = 1e-5
-    """Adam's ε."""
 
 
 class PPOState(NamedTuple):
-    """Parameters and Adam's moments."""
+    """Parameters, Adam's moments, and the weight β of the KL penalty."""
 
     params: ActorCriticParams
     optimizer: optax.OptState
-
-
-class Samples(NamedTuple):
-    """What one minibatch holds, leaves `[B, ...]`."""
-
-    transition: Transition
-    log_prob: Array
-    value: Array
-    advantage: Array
-    value_target: Array
+    kl_coef: Array
 
 
 def ppo(
     policy: Policy,
     critic: Critic,
     *,
+    surrogate: Surrogate = "clip",
     num_epochs: int = 4,
     num_minibatches: int = 4,
     normalize_advantage: AdvantageNormalization = "minibatch",
@@ -92,12 +72,15 @@ def ppo(
     early_stop: bool = False,
     hyperparams: PPOHyperparams | None = None,
 ) -> Algorithm:
-    """Build PPO: maximise E[min(ρA, clip(ρ, 1−ε, 1+ε)A)] − c_v (V − V_target)²/2 + c_H H.
+    """Build PPO: maximise E[surrogate(ρ, A)] − c_v (V − V_target)²/2 + c_H H.
 
     Args:
-        policy, critic: networks without memory that share no parameters.
+        policy, critic: networks that share no parameters, with or without memory.
+        surrogate: `"clip"`, `"clip_only"`, `"unclipped"`, `"fixed_kl"` or `"adaptive_kl"` (see
+            `surrogates`).
         num_epochs: passes over each rollout.
-        num_minibatches: minibatches per pass; divides num_envs × num_steps.
+        num_minibatches: minibatches per pass; divides num_envs × num_steps, or num_envs if there
+            is memory: then a minibatch holds whole environments' sequences.
         normalize_advantage: over the `"batch"`, over each `"minibatch"`, or `"off"`.
         clip_value: clip the value's change as the ratio's (Engstrom et al. 2020, section 3).
         early_stop: make no more minibatch steps once the mean KL exceeds `target_kl`.
@@ -108,108 +91,70 @@ def ppo(
     """
     hyperparams = PPOHyperparams() if hyperparams is None else hyperparams
     check_hyperparams(hyperparams)
+    check_choice("surrogate", surrogate, get_args(Surrogate))
     check_count("num_epochs", num_epochs)
     check_count("num_minibatches", num_minibatches)
-    check_choice("normalize_advantage", normalize_advantage, ("off", "batch", "minibatch"))
+    check_choice("normalize_advantage", normalize_advantage, get_args(AdvantageNormalization))
+    acting = actor_critic.acting(policy, critic)
+    maximised = surrogates.OBJECTIVES[surrogate]
 
     def init(key: Key, hyperparams: PPOHyperparams) -> PPOState:
         params = actor_critic.init_params(key, policy, critic)
-        return PPOState(params, _optimizer(hyperparams, 0.0).init(params))
+        kl_coef = jnp.asarray(hyperparams.kl_coef, jnp.result_type(float))
+        return PPOState(params, actor_critic.adam(hyperparams, 0.0).init(params), kl_coef)
 
     def update(
         key: Key, hyperparams: PPOHyperparams, state: PPOState, rollout: Rollout
     ) -> tuple[PPOState, Info]:
-        transition = rollout.transition
-        estimates = actor_critic.estimate(
-            critic, state.params.critic, transition, hyperparams.discount, hyperparams.gae_lambda
-        )
-        log_prob = transition.behaviour.log_prob(transition.action)
-        samples = Samples(transition, log_prob, *estimates)
-        weight = transition.weight
+        samples = actor_critic.make_samples(critic, state.params.critic, rollout, hyperparams)
         if normalize_advantage == "batch":
-            normalized = advantages.normalize(samples.advantage, weight)
-            samples = samples._replace(advantage=normalized)
-        optimizer = _optimizer(hyperparams, rollout.progress)
+            samples = actor_critic.normalize(samples)
+        optimizer = actor_critic.adam(hyperparams, rollout.progress)
 
-        def loss(params: ActorCriticParams, batch: Samples) -> tuple[Array, Info]:
-            if normalize_advantage == "minibatch":
-                normalized = advantages.normalize(batch.advantage, batch.transition.weight)
-                batch = batch._replace(advantage=normalized)
-            return ppo_loss(hyperparams, policy, critic, params, batch, clip_value)
+        def objective(distribution: Any, batch: Samples) -> tuple[Array, Info]:
+            ratio = jnp.exp(distribution.log_prob(batch.transition.action) - batch.log_prob)
+            kl = batch.transition.behaviour.kl(distribution)
+            eps, beta = hyperparams.clip_eps, state.kl_coef
+            info = {"kl": kl, "clip_fraction": jnp.float32(jnp.abs(ratio - 1.0) > eps)}
+            return maximised(ratio, batch.advantage, kl, eps, beta), info
+
+        loss = functools.partial(
+            actor_critic.loss,
+            hyperparams=hyperparams,
+            policy=policy,
+            critic=critic,
+            objective=objective,
+            value_clip_eps=hyperparams.value_clip_eps if clip_value else None,
+        )
 
         def step(carry: Any, batch: Samples) -> tuple[Any, Info]:
-            state, stopped = carry
-            gradient, info = jax.grad(loss, has_aux=True)(state.params, batch)
-            updates, moments = optimizer.update(gradient, state.optimizer, state.params)
-            params: Any = optax.apply_updates(state.params, updates)
-            new = PPOState(params, moments)
-            info["grad_norm"] = optax.tree.norm(gradient)
+            params, moments, stopped = carry
+            batch = actor_critic.in_time(batch, acting.memoryless)
+            if normalize_advantage == "minibatch":
+                batch = actor_critic.normalize(batch)
+            *new, info = actor_critic.step(optimizer, params, moments, loss, batch)
             if early_stop:
                 stopped = stopped | (info["kl"] > hyperparams.target_kl)
-                new = jax.tree.map(lambda n, o: jnp.where(stopped, o, n), new, state)
+                new = jax.tree.map(lambda n, o: jnp.where(stopped, o, n), new, [params, moments])
                 info["stopped"] = jnp.float32(stopped)
-            return (new, stopped), info
+            return (*new, stopped), info
 
-        (new_state, _), infos = minibatch.epochs(
+        (params, moments, _), infos = minibatch.epochs(
             key,
             step,
-            (state, jnp.bool_(False)),
-            minibatch.flatten_time(samples),
+            (state.params, state.optimizer, jnp.bool_(False)),
+            actor_critic.units(samples, acting.memoryless),
             num_epochs=num_epochs,
             num_minibatches=num_minibatches,
         )
         info = jax.tree.map(jnp.mean, infos)
-        info["explained_variance"] = advantages.explained_variance(
-            samples.value, samples.value_target, weight
-        )
-        return new_state, info
+        info["explained_variance"] = actor_critic.explained_variance(samples)
+        kl_coef = state.kl_coef
+        if surrogate in ("fixed_kl", "adaptive_kl"):
+            info["kl_coef"] = kl_coef
+        if surrogate == "adaptive_kl":
+            info["kl_of_update"] = actor_critic.mean_kl(policy, params.policy, samples)
+            kl_coef = surrogates.adapt_kl_coef(kl_coef, info["kl_of_update"], hyperparams.kl_target)
+        return PPOState(params, moments, kl_coef), info
 
-    return Algorithm(actor_critic.acting(policy), hyperparams, init, update)
-
-
-def ppo_loss(
-    hyperparams: PPOHyperparams,
-    policy: Policy,
-    critic: Critic,
-    params: ActorCriticParams,
-    batch: Samples,
-    clip_value: bool,
-) -> tuple[Array, Info]:
-    """The loss of one minibatch `[B]`, and its diagnostics."""
-    transition = batch.transition
-    weight = transition.weight
-    distribution = policy.unroll(params.policy, (), transition.obs, transition.start)
-    value = critic.unroll(params.critic, (), transition.obs, transition.start)
-    ratio = jnp.exp(distribution.log_prob(transition.action) - batch.log_prob)
-    surrogate = surrogates.clip(ratio, batch.advantage, hyperparams.clip_eps)
-    error = jnp.square(value - batch.value_target)
-    if clip_value:
-        eps = hyperparams.value_clip_eps
-        clipped = batch.value + jnp.clip(value - batch.value, -eps, eps)
-        error = jnp.maximum(error, jnp.square(clipped - batch.value_target))
-    info = {
-        "policy_loss": -weighted_mean(surrogate, weight),
-        "value_loss": 0.5 * weighted_mean(error, weight),
-        "entropy": weighted_mean(distribution.entropy(), weight),
-        "kl": weighted_mean(transition.behaviour.kl(distribution), weight),
-        "clip_fraction": weighted_mean(
-            jnp.float32(jnp.abs(ratio - 1.0) > hyperparams.clip_eps), weight
-        ),
-    }
-    loss = (
-        info["policy_loss"]
-        + hyperparams.value_coef * info["value_loss"]
-        - hyperparams.entropy_coef * info["entropy"]
-    )
-    return loss, info
-
-
-def _optimizer(
-    hyperparams: PPOHyperparams, progress: Array | float
-) -> optax.GradientTransformation:
-    """Adam behind a global-norm clip, rebuilt from traced hyperparameters at every update."""
-    learning_rate = hyperparams.learning_rate * (1.0 - hyperparams.learning_rate_decay * progress)
-    return optax.chain(
-        optax.clip_by_global_norm(hyperparams.max_grad_norm),
-        optax.adam(learning_rate, eps=hyperparams.adam_eps),
-    )
+    return Algorithm(acting, hyperparams, init, update)

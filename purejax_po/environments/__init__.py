@@ -1,10 +1,15 @@
 """Environments: every one is a gymnax environment, made by name."""
 
 import difflib
+import importlib
+import inspect
 import urllib.error
 from typing import Any
 
-from purejax_po.types import EnvParams
+from purejax_po.types import EnvParams, check_choice
+
+OWN = {"Chain-v0": "chain.Chain"}
+"""The project's own environments by id: the module here and the class in it."""
 
 
 def make(name: str, **options: Any) -> tuple[Any, EnvParams]:
@@ -18,22 +23,19 @@ def make(name: str, **options: Any) -> tuple[Any, EnvParams]:
         `(env, env_params)`, as `gymnax.make`.
 
     Raises:
-        ValueError: for an unknown id, naming the nearest match.
+        ValueError: for an unknown id or option, naming the nearest match.
     """
     check_name(name)
-    import gymnax  # takes seconds to import: only when an environment is made
-
-    try:
-        return gymnax.make(name, **options)
-    except urllib.error.URLError as error:
-        raise ValueError(f"env {name} downloads its data when made: {error.reason}") from None
+    if options:
+        _check_options(name, options)
+    return _make(name, **options)
 
 
 def names() -> list[str]:
     """Return the ids that `make` knows, sorted."""
-    import gymnax
+    import gymnax  # takes seconds to import: only when environments are asked for
 
-    return sorted(gymnax.registered_envs)
+    return sorted([*gymnax.registered_envs, *OWN])
 
 
 def check_name(name: str) -> None:
@@ -45,3 +47,26 @@ def check_name(name: str) -> None:
     matches = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.4)
     hint = f"; did you mean {by_lower[matches[0]]}?" if matches else ""
     raise ValueError(f"env must be a known environment, got {name!r}{hint} (see: purejax-po envs)")
+
+
+def _make(name: str, **options: Any) -> tuple[Any, EnvParams]:
+    if name in OWN:
+        module, cls = OWN[name].split(".")
+        env = getattr(importlib.import_module(f"{__name__}.{module}"), cls)(**options)
+        return env, env.default_params
+    import gymnax
+
+    try:
+        return gymnax.make(name, **options)
+    except urllib.error.URLError as error:
+        raise ValueError(f"env {name} downloads its data when made: {error.reason}") from None
+
+
+def _check_options(name: str, options: dict[str, Any]) -> None:
+    """Raise `ValueError` for an option that the environment's constructor does not name."""
+    parameters = inspect.signature(type(_make(name)[0])).parameters.values()
+    known = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+    for option in options:
+        if not known:
+            raise ValueError(f"env {name} has no options, got {option!r}")
+        check_choice(f"option of {name}", option, known)

@@ -10,9 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 import tyro
 
 from purejax_po import environments, networks
+from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.natural import FisherProduct
 from purejax_po.algorithms.npg import NPGHyperparams, npg
-from purejax_po.algorithms.ppo import AdvantageNormalization, PPOHyperparams, ppo
+from purejax_po.algorithms.ppo import AdvantageNormalization, PPOHyperparams, Surrogate, ppo
+from purejax_po.algorithms.reinforce import Psi, REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.minibatch import check_divisible
 from purejax_po.types import (
@@ -28,6 +30,7 @@ from purejax_po.types import (
 )
 
 MAX_SEEDS = 1_000_000
+MAKE_NETWORKS = {"none": networks.mlp_actor_critic, "gru": networks.gru_actor_critic}
 
 CIRCUMSTANCES = ("num_devices", "memory_gib", "stop_on_divergence")
 """Fields of an experiment that its results do not depend on, given the lanes on each device."""
@@ -43,6 +46,8 @@ class NetworkConfig:
     """Activation of the hidden layers."""
     action_distribution: networks.ActionDistribution = "gaussian"
     """Of continuous actions: a Gaussian clipped to their bounds, or squashed into them by tanh."""
+    memory: Literal["none", "gru"] = "none"
+    """Whether the last hidden layer is a GRU: a recurrent policy and critic."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,7 @@ class AlgorithmConfig:
         Raises:
             ValueError: naming the field, its value and what is allowed.
         """
-        policy, critic = networks.mlp_actor_critic(
+        policy, critic = MAKE_NETWORKS[self.network.memory](
             env,
             env_params,
             hidden=self.network.hidden,
@@ -99,12 +104,62 @@ class AlgorithmConfig:
             self.network.action_distribution,
             get_args(networks.ActionDistribution),
         )
+        check_choice("network.memory", self.network.memory, tuple(MAKE_NETWORKS))
         check_hyperparams(self.hyperparams)
 
 
 @dataclass(frozen=True, kw_only=True)
+class REINFORCEConfig(AlgorithmConfig):
+    """REINFORCE: one step along a Monte-Carlo policy gradient (Williams 1992)."""
+
+    name = "reinforce"
+    factory = staticmethod(reinforce)
+
+    num_envs: int = 4
+    """Environments that each seed steps in parallel; one episode of each counts per update."""
+    num_steps: int = 500
+    """Steps of each environment per update; at least the time limit, unless psi bootstraps."""
+    psi: Psi = "baseline"
+    """Weight of ∇log π: the episode's return, what is left of it, that minus a learned value, or a
+    bootstrapped estimate."""
+    discount_states: bool = False
+    """Keep the factor γᵗ and average over episodes: unbiased for the discounted objective."""
+    normalize_advantage: bool = False
+    """Bring the weights to mean 0 and standard deviation 1 over the rollout."""
+    critic_epochs: int = 10
+    """Passes of the critic's regression over each rollout."""
+    critic_minibatch_size: int = 500
+    """Samples per step of that regression; divides num_envs × num_steps."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    hyperparams: REINFORCEHyperparams = field(default_factory=REINFORCEHyperparams)
+
+    def check(self) -> None:
+        """Raise `ValueError` for a value that no environment allows."""
+        super().check()
+        check_choice("psi", self.psi, get_args(Psi))
+        _check_critic(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class A2CConfig(AlgorithmConfig):
+    """Advantage actor-critic: one gradient step per rollout (Mnih et al. 2016, synchronous)."""
+
+    name = "a2c"
+    factory = staticmethod(a2c)
+
+    num_envs: int = 8
+    """Environments that each seed steps in parallel."""
+    num_steps: int = 8
+    """Steps of each environment per update."""
+    normalize_advantage: bool = True
+    """Normalise advantages over the rollout."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    hyperparams: A2CHyperparams = field(default_factory=A2CHyperparams)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PPOConfig(AlgorithmConfig):
-    """Proximal policy optimisation: epochs of clipped surrogate ascent (Schulman et al. 2017)."""
+    """Proximal policy optimisation: epochs of surrogate ascent (Schulman et al. 2017)."""
 
     name = "ppo"
     factory = staticmethod(ppo)
@@ -113,6 +168,8 @@ class PPOConfig(AlgorithmConfig):
     """Environments that each seed steps in parallel."""
     num_steps: int = 128
     """Steps of each environment per update."""
+    surrogate: Surrogate = "clip"
+    """Objective: clipped, an ablation of it, or penalised by the KL."""
     num_epochs: int = 4
     """Passes over each rollout."""
     num_minibatches: int = 4
@@ -129,9 +186,13 @@ class PPOConfig(AlgorithmConfig):
     def check(self) -> None:
         """Raise `ValueError` for a value that no environment allows."""
         super().check()
+        check_choice("surrogate", self.surrogate, get_args(Surrogate))
         check_count("num_epochs", self.num_epochs)
         check_count("num_minibatches", self.num_minibatches)
-        check_divisible(self.num_envs * self.num_steps, self.num_minibatches)
+        if self.network.memory == "none":
+            check_divisible(self.num_envs * self.num_steps, self.num_minibatches)
+        else:
+            check_divisible(self.num_envs, self.num_minibatches, "environments' sequences")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,14 +223,7 @@ class NaturalGradientConfig(AlgorithmConfig):
         check_choice("fisher", self.fisher, ("gauss_newton", "kl_hessian", "empirical"))
         check_number("fisher_fraction", self.fisher_fraction, POSITIVE_FRACTION)
         check_count("cg_iterations", self.cg_iterations)
-        check_count("critic_epochs", self.critic_epochs)
-        check_count("critic_minibatch_size", self.critic_minibatch_size)
-        batch = self.num_envs * self.num_steps
-        if batch % self.critic_minibatch_size:
-            raise ValueError(
-                f"critic_minibatch_size must divide the batch of {batch} samples, "
-                f"got {self.critic_minibatch_size}"
-            )
+        _check_critic(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +258,7 @@ class TRPOConfig(NaturalGradientConfig):
 
 
 ALGORITHMS: dict[str, type[AlgorithmConfig]] = {
-    config.name: config for config in (NPGConfig, TRPOConfig, PPOConfig)
+    config.name: config for config in (REINFORCEConfig, A2CConfig, NPGConfig, TRPOConfig, PPOConfig)
 }
 """Every algorithm by its command-line name."""
 
@@ -237,6 +291,8 @@ class ExperimentConfig:
     """Environment id; `purejax-po envs` lists them."""
     env_params: dict[str, float] = field(default_factory=dict)
     """Fields of the environment's parameters to set, e.g. max_torque 1.5."""
+    env_options: dict[str, int] = field(default_factory=dict)
+    """Whole-number arguments of the environment's constructor, e.g. length 8 for Chain-v0."""
     num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 1
     """Independent training runs."""
     first_seed: int = 0
@@ -311,12 +367,14 @@ class ExperimentConfig:
         environments.check_name(self.env)
 
     def make_env(self) -> tuple[Any, EnvParams]:
-        """Make the environment with `env_params` set.
+        """Make the environment with `env_options` and `env_params` set.
 
         Raises:
-            ValueError: for an unknown field of the environment's parameters.
+            ValueError: for an unknown option, or field of the environment's parameters.
         """
-        env, env_params = environments.make(self.env)
+        for name, value in self.env_options.items():
+            check_count(f"env_options.{name}", value, minimum=0)
+        env, env_params = environments.make(self.env, **self.env_options)
         if not self.env_params:
             return env, env_params
         fields = [f.name for f in dataclasses.fields(env_params)]
@@ -356,6 +414,18 @@ class ExperimentConfig:
         algorithm = dict(data.pop("algorithm"))
         config = algorithm_config(algorithm.pop("name"))
         return _from_dict(cls, {**data, "algorithm": _from_dict(config, algorithm)})
+
+
+def _check_critic(config: Any) -> None:
+    """Raise `ValueError` unless the critic's regression splits the batch evenly."""
+    check_count("critic_epochs", config.critic_epochs)
+    check_count("critic_minibatch_size", config.critic_minibatch_size)
+    batch = config.num_envs * config.num_steps
+    if batch % config.critic_minibatch_size:
+        raise ValueError(
+            f"critic_minibatch_size must divide the batch of {batch} samples, "
+            f"got {config.critic_minibatch_size}"
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from purejax_po import rollout
 from purejax_po.evaluation import evaluate
 from purejax_po.experiment import directory as files
 from purejax_po.experiment import runner
-from purejax_po.types import Array, check_count
+from purejax_po.types import Array, Carry, check_count
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -49,7 +49,7 @@ def load_policies(out: str | os.PathLike[str]) -> TrainedPolicies:
     return TrainedPolicies(experiment, *found)
 
 
-def load_policy(out: str | os.PathLike[str], *, seed: int) -> Callable[[Array], Any]:
+def load_policy(out: str | os.PathLike[str], *, seed: int) -> Callable[..., Any]:
     """Return one seed's final policy as a function from observations to actions.
 
     Args:
@@ -58,7 +58,8 @@ def load_policy(out: str | os.PathLike[str], *, seed: int) -> Callable[[Array], 
 
     Returns:
         A jitted function: observations `[..., *obs_shape]` to the most likely actions, within the
-        bounds of the action space.
+        bounds of the action space. A policy with memory takes one observation and what it
+        remembers, `None` at an episode's start, and returns `(action, memory)`.
 
     Raises:
         ValueError: if the directory is no run, or the seed is none of its finished ones.
@@ -74,7 +75,16 @@ def load_policy(out: str | os.PathLike[str], *, seed: int) -> Callable[[Array], 
         _, distribution = policy.step(params, (), obs, jnp.zeros((), bool))
         return rollout.to_space(space, distribution.mode(), distribution)
 
-    return act
+    @jax.jit
+    def remember_and_act(obs: Array, memory: Carry = None) -> tuple[Any, Carry]:
+        alone = jax.tree.map(lambda x: x[None], obs)
+        start = jnp.full(1, memory is None)
+        memory = policy.initial_carry(1) if memory is None else memory
+        memory, distribution = policy.step(params, memory, alone, start)
+        action = jax.tree.map(lambda x: x[0], distribution.mode())
+        return rollout.to_space(space, action), memory
+
+    return act if policy.memoryless else remember_and_act
 
 
 def evaluate_run(
@@ -160,6 +170,7 @@ def render(out: str | os.PathLike[str], path: str | os.PathLike[str], *, seed: i
         ) from None
     trainer = runner.prepare_resume(out).trainer
     env, env_params = trainer.env, trainer.env_params
+    memoryless, memory = trainer.algorithm.policy.memoryless, None
     step = jax.jit(env.step)
     reset_key, key = jax.random.split(jax.random.key(seed))
     obs, state = env.reset(reset_key, env_params)
@@ -167,7 +178,8 @@ def render(out: str | os.PathLike[str], path: str | os.PathLike[str], *, seed: i
     while not ended:
         states.append(state)
         key, step_key = jax.random.split(key)
-        obs, state, reward, terminated, truncated, _ = step(step_key, state, act(obs), env_params)
+        action, memory = (act(obs), None) if memoryless else act(obs, memory)
+        obs, state, reward, terminated, truncated, _ = step(step_key, state, action, env_params)
         total += float(reward)
         returns.append(total)
         ended = bool(terminated) or bool(truncated)

@@ -38,6 +38,9 @@ RESULTS_COPIES = 3
 RESULTS_BYTES = 100 * 2**20
 """What drawing the pictures and writing the files takes besides."""
 
+UNFINISHED = 0.01
+"""The fraction of episodes that a Monte-Carlo weight may leave out without a warning."""
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to stop; its state is saved."""
@@ -219,6 +222,7 @@ class _Run:
         self.done: dict[int, Done] = {}
         self.has_saved = self.is_resumed
         self.loggers: list[loggers.Logger] = []
+        self.is_warned = False
         self._unsaved: dict[int, Done] = {}
         self._seconds_before = 0.0
         self._lost: list[str] = []
@@ -356,6 +360,7 @@ class _Run:
         """Take note of one finished window."""
         i = len(block.logs) - 1
         self.advance(block.num_real * self._steps(self.lengths[i]), _mean_return(log))
+        self._warn_of_unfinished_episodes(log)
         if self.directory is not None:
             path = files.log_path(self.directory, self.processes.index)
             steps = self._steps(self.updates[i])
@@ -375,6 +380,21 @@ class _Run:
             update = self.updates[i] - self.lengths[i] + int(log.info.count[lacking[0]])
             seed = block.lanes.seed[lacking[0]]
             raise StoppedError(f"seed {seed} diverged at update {update} (stop_on_divergence)")
+
+    def _warn_of_unfinished_episodes(self, log: Log) -> None:
+        """Say once that complete episodes do not fit into the rollouts."""
+        unfinished = log.info.mean.get("unfinished_episodes")
+        if unfinished is None or self.is_warned or not unfinished.mean() > UNFINISHED:
+            return
+        self.is_warned = True
+        limit = getattr(self.trainer.env_params, "max_steps_in_episode", None)
+        hint = "" if limit is None else f"; the time limit is {limit:g} steps"
+        warnings.warn(
+            f"{unfinished.mean():.0%} of the episodes did not end within num_steps = "
+            f"{self.trainer.num_steps} and were left out, so long episodes do not count: "
+            f"raise num_steps or choose a psi that bootstraps, such as advantage{hint}",
+            stacklevel=2,
+        )
 
     def _is_due(self) -> bool:
         return time.perf_counter() - self._saved_at >= 60 * self.saving.every_minutes

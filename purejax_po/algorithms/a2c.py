@@ -1,0 +1,95 @@
+"""Advantage actor-critic: one gradient step per rollout on policy, value and entropy.
+
+Source: Mnih et al. 2016, Asynchronous Methods for Deep Reinforcement Learning (its synchronous
+form, with generalised advantages).
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.struct
+import optax
+
+from purejax_po import surrogates
+from purejax_po.algorithms import actor_critic
+from purejax_po.types import (
+    ActorCriticParams,
+    Algorithm,
+    Array,
+    Critic,
+    Info,
+    Key,
+    Policy,
+    Positive,
+    Rollout,
+    check_hyperparams,
+    known_names,
+)
+
+
+@known_names
+@flax.struct.dataclass
+class A2CHyperparams(actor_critic.ActorCriticHyperparams):
+    """The floats of A2C, all traced."""
+
+    learning_rate: Positive = 3e-3
+    """Adam's step size at the start of training."""
+
+
+class A2CState(NamedTuple):
+    """Parameters and Adam's moments."""
+
+    params: ActorCriticParams
+    optimizer: optax.OptState
+
+
+def a2c(
+    policy: Policy,
+    critic: Critic,
+    *,
+    normalize_advantage: bool = True,
+    hyperparams: A2CHyperparams | None = None,
+) -> Algorithm:
+    """Build A2C: one step up E[Â log π] − c_v (V − V_target)²/2 + c_H H per rollout.
+
+    Args:
+        policy, critic: networks that share no parameters, with or without memory.
+        normalize_advantage: to mean 0 and standard deviation 1 over the rollout.
+        hyperparams: the defaults; every field is traced.
+
+    Raises:
+        ValueError: naming the hyperparameter, its value and what is allowed.
+    """
+    hyperparams = A2CHyperparams() if hyperparams is None else hyperparams
+    check_hyperparams(hyperparams)
+
+    def init(key: Key, hyperparams: A2CHyperparams) -> A2CState:
+        params = actor_critic.init_params(key, policy, critic)
+        return A2CState(params, actor_critic.adam(hyperparams, 0.0).init(params))
+
+    def update(
+        key: Key, hyperparams: A2CHyperparams, state: A2CState, rollout: Rollout
+    ) -> tuple[A2CState, Info]:
+        del key
+        samples = actor_critic.make_samples(critic, state.params.critic, rollout, hyperparams)
+        if normalize_advantage:
+            samples = actor_critic.normalize(samples)
+        loss = functools.partial(
+            actor_critic.loss,
+            hyperparams=hyperparams,
+            policy=policy,
+            critic=critic,
+            objective=objective,
+        )
+        optimizer = actor_critic.adam(hyperparams, rollout.progress)
+        params, moments, info = actor_critic.step(optimizer, *state, loss, samples)
+        info["explained_variance"] = actor_critic.explained_variance(samples)
+        return A2CState(params, moments), info
+
+    return Algorithm(actor_critic.acting(policy, critic), hyperparams, init, update)
+
+
+def objective(distribution: Any, samples: actor_critic.Samples) -> tuple[Array, Info]:
+    """Â log π_θ, and no diagnostics."""
+    log_prob = distribution.log_prob(samples.transition.action)
+    return surrogates.score(log_prob, samples.advantage), {}

@@ -1,0 +1,203 @@
+"""REINFORCE: one step along a Monte-Carlo (or bootstrapped) estimate of the policy gradient.
+
+Source: Williams 1992, Simple Statistical Gradient-Following Algorithms for Connectionist
+Reinforcement Learning; the weights Ψ are those of Schulman et al. 2016, section 2.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from purejax_po import advantages, surrogates
+from purejax_po.advantages import weighted_mean
+from purejax_po.algorithms import actor_critic
+from purejax_po.types import (
+    ActorCriticParams,
+    Algorithm,
+    Array,
+    Critic,
+    Info,
+    Key,
+    Params,
+    Policy,
+    Positive,
+    Rollout,
+    Transition,
+    UnitInterval,
+    check_choice,
+    check_count,
+    check_hyperparams,
+    known_names,
+)
+
+Psi = Literal["total_return", "reward_to_go", "baseline", "q_value", "td_residual", "advantage"]
+MONTE_CARLO = ("total_return", "reward_to_go", "baseline")
+WITHOUT_CRITIC = ("total_return", "reward_to_go")
+
+
+@known_names
+@flax.struct.dataclass
+class REINFORCEHyperparams:
+    """The floats of REINFORCE, all traced."""
+
+    learning_rate: Positive = 1e-2
+    """Adam's step size for the policy."""
+    critic_learning_rate: Positive = 1e-2
+    """Adam's step size for the critic; used where Ψ needs one."""
+    discount: UnitInterval = 0.99
+    """γ, per step."""
+    gae_lambda: UnitInterval = 0.95
+    """λ of generalised advantage estimation; used with psi advantage."""
+
+
+class REINFORCEState(NamedTuple):
+    """Parameters, and the moments of both networks' Adam."""
+
+    params: ActorCriticParams
+    policy_optimizer: optax.OptState
+    critic_optimizer: optax.OptState
+
+
+def reinforce(
+    policy: Policy,
+    critic: Critic,
+    *,
+    psi: Psi = "baseline",
+    discount_states: bool = False,
+    normalize_advantage: bool = False,
+    critic_epochs: int = 10,
+    critic_minibatch_size: int = 500,
+    hyperparams: REINFORCEHyperparams | None = None,
+) -> Algorithm:
+    """Build REINFORCE: one step of Adam up E[Ψ_t log π(a_t|s_t)] per rollout.
+
+    Monte-Carlo Ψ and `discount_states` learn from complete episodes: a rollout starts with a reset,
+    and each environment's first episode counts (see `rollout.first_episodes`). Make num_steps at
+    least the time limit; `info["unfinished_episodes"]` is the fraction that had to be left out.
+
+    Args:
+        policy, critic: networks without memory that share no parameters.
+        psi: the weight Ψ: `"total_return"`, `"reward_to_go"` or `"baseline"` (Monte-Carlo);
+            `"q_value"`, `"td_residual"` or `"advantage"` (bootstrapped).
+        discount_states: keep the factor γᵗ before Ψ_t that practice drops, and average over
+            episodes, not samples: an unbiased estimate of ∇J if Ψ is Monte-Carlo.
+        normalize_advantage: bring Ψ to mean 0 and standard deviation 1 over the rollout.
+        critic_epochs, critic_minibatch_size: of the critic's regression, where Ψ needs one: on
+            the reward-to-go for `baseline`, else on the λ-returns.
+        hyperparams: the defaults; every field is traced.
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+    """
+    hyperparams = REINFORCEHyperparams() if hyperparams is None else hyperparams
+    check_hyperparams(hyperparams)
+    check_choice("psi", psi, get_args(Psi))
+    check_count("critic_epochs", critic_epochs)
+    check_count("critic_minibatch_size", critic_minibatch_size)
+    if not (policy.memoryless and critic.memoryless):
+        raise ValueError("REINFORCE needs a policy and a critic without memory, got recurrent ones")
+    acting = actor_critic.acting(policy, critic)
+
+    def init(key: Key, hyperparams: REINFORCEHyperparams) -> REINFORCEState:
+        params = actor_critic.init_params(key, policy, critic)
+        policy_adam, critic_adam = _optimizers(hyperparams)
+        return REINFORCEState(
+            params, policy_adam.init(params.policy), critic_adam.init(params.critic)
+        )
+
+    def update(
+        key: Key, hyperparams: REINFORCEHyperparams, state: REINFORCEState, rollout: Rollout
+    ) -> tuple[REINFORCEState, Info]:
+        (policy_params, critic_params), policy_moments, critic_moments = state
+        transition = rollout.transition
+        policy_adam, critic_adam = _optimizers(hyperparams)
+        value, next_value = actor_critic.values(critic, critic_params, (), transition)
+        weights = estimate(psi, transition, value, next_value, hyperparams)
+        if normalize_advantage:
+            weights = advantages.normalize(weights, transition.weight)
+        if discount_states:
+            weights = per_episode(psi, weights, transition.weight, hyperparams.discount)
+        gradient, info = jax.grad(loss, has_aux=True)(policy_params, policy, transition, weights)
+        updates, policy_moments = policy_adam.update(gradient, policy_moments)
+        policy_params = optax.apply_updates(policy_params, updates)
+        info["grad_norm"] = optax.tree.norm(gradient)
+        if psi not in WITHOUT_CRITIC:
+            of_value = psi if psi == "baseline" else "advantage"
+            target = value + estimate(of_value, transition, value, next_value, hyperparams)
+            critic_params, critic_moments, info["value_loss"] = actor_critic.fit(
+                key,
+                critic,
+                critic_params,
+                critic_adam,
+                critic_moments,
+                transition,
+                target,
+                num_epochs=critic_epochs,
+                minibatch_size=critic_minibatch_size,
+            )
+            info["explained_variance"] = advantages.explained_variance(
+                value, target, transition.weight
+            )
+        if complete_episodes:
+            info["unfinished_episodes"] = 1.0 - jnp.mean(transition.weight[0])
+        params = ActorCriticParams(policy_params, critic_params)
+        return REINFORCEState(params, policy_moments, critic_moments), info
+
+    complete_episodes = psi in MONTE_CARLO or discount_states
+    return Algorithm(acting, hyperparams, init, update, complete_episodes)
+
+
+def loss(params: Params, policy: Policy, transition: Transition, psi: Array) -> tuple[Array, Info]:
+    """−mean(Ψ log π) over samples `[T, N]`, and its diagnostics."""
+    distribution = policy.unroll(params, (), transition.obs, transition.start)
+    objective = surrogates.score(distribution.log_prob(transition.action), psi)
+    loss = -weighted_mean(objective, transition.weight)
+    entropy = weighted_mean(distribution.entropy(), transition.weight)
+    return loss, {"policy_loss": loss, "entropy": entropy}
+
+
+def estimate(
+    psi: Psi,
+    transition: Transition,
+    value: Array,
+    next_value: Array,
+    hyperparams: REINFORCEHyperparams,
+) -> Array:
+    """Ψ of a rollout, `[T, N]`, given V(obs) and V(next_obs)."""
+    return advantages.ESTIMATORS[psi](
+        transition.reward,
+        value,
+        next_value,
+        transition.terminated,
+        transition.truncated,
+        hyperparams.discount,
+        hyperparams.gae_lambda,
+    )
+
+
+def per_episode(psi: Psi, weights: Array, valid: Array, discount: Array | float) -> Array:
+    """γᵗΨ_t, scaled so that its mean over samples is the mean over episodes of Σ_t γᵗΨ_t.
+
+    `total_return` gets no γᵗ: it is discounted from the episode's start as it is.
+
+    Args:
+        psi: which weight it is.
+        weights, valid: Ψ and the transitions' weights `[T, N]`; episodes begin at t = 0.
+        discount: γ in [0, 1].
+    """
+    num_steps, num_episodes = jnp.sum(valid), jnp.sum(valid[0])
+    length = num_steps / jnp.where(num_episodes > 0, num_episodes, 1.0)
+    if psi == "total_return":
+        return length * weights
+    factor = jnp.power(discount, jnp.arange(len(weights), dtype=weights.dtype))
+    return length * factor[:, None] * weights
+
+
+def _optimizers(
+    hyperparams: REINFORCEHyperparams,
+) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """Adam for the policy and for the critic."""
+    return optax.adam(hyperparams.learning_rate), optax.adam(hyperparams.critic_learning_rate)

@@ -1,0 +1,229 @@
+"""Policies and critics with memory: stepping, unrolling, forgetting, and learning with them."""
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import purejax_po as po
+from purejax_po.algorithms import actor_critic
+
+NUM_ENVS, NUM_STEPS = 4, 12
+
+
+def make_networks(name="MemoryChain-bsuite", **env_params):
+    env, defaults = po.make_env(name)
+    env_params = defaults.replace(**env_params)
+    return env, env_params, po.gru_actor_critic(env, env_params, hidden=(5, 6))
+
+
+@functools.cache
+def networks(name):
+    env, env_params, (policy, critic) = make_networks(name)
+    size = env.observation_space(env_params).shape
+    obs = jax.random.normal(jax.random.key(0), (NUM_STEPS, NUM_ENVS, *size))
+    start = jax.random.bernoulli(jax.random.key(1), 0.2, (NUM_STEPS, NUM_ENVS))
+    carry = jax.random.normal(jax.random.key(2), (NUM_ENVS, 6))
+    return (
+        (policy, policy.init(jax.random.key(3))),
+        (critic, critic.init(jax.random.key(4))),
+        (
+            carry,
+            obs,
+            start,
+        ),
+    )
+
+
+def close(a, b):
+    chex.assert_trees_all_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["MemoryChain-bsuite", "Pendulum-v1"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_steps_one_by_one_equal_the_unrolled_sequence(name, which):
+    *pair, (carry, obs, start) = networks(name)
+    network, params = pair[which]
+    outputs, memory = [], carry
+    for t in range(NUM_STEPS):
+        memory, output = network.step(params, memory, obs[t], start[t])
+        outputs.append(output)
+    close(
+        jax.tree.map(lambda *x: jnp.stack(x), *outputs), network.unroll(params, carry, obs, start)
+    )
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_memory_is_empty_where_an_episode_starts(which):
+    *pair, (carry, obs, start) = networks("MemoryChain-bsuite")
+    network, params = pair[which]
+    outputs = network.unroll(params, carry, obs, start)
+    others = network.unroll(params, carry + 1.0, obs, start)
+    begun = np.cumsum(start, axis=0) > 0
+    for x, y in zip(jax.tree.leaves(outputs), jax.tree.leaves(others), strict=True):
+        np.testing.assert_array_equal(x[begun], y[begun])
+        assert (x[~begun] != y[~begun]).all()
+    t, n = np.argwhere(np.asarray(start) & (np.arange(NUM_STEPS) > 2)[:, None])[0]
+    empty = network.initial_carry(NUM_ENVS)
+    _, alone = network.step(params, empty, obs[t], jnp.zeros(NUM_ENVS, bool))
+    close(jax.tree.map(lambda x: x[n], alone), jax.tree.map(lambda x: x[t, n], outputs))
+
+
+def test_initialising_needs_no_decomposition():
+    """A batched one can deadlock on a CPU."""
+    for network, _ in networks("MemoryChain-bsuite")[:2]:
+        assert "qr" not in str(jax.make_jaxpr(network.init)(jax.random.key(0)))
+
+
+def test_values_of_successors_remember_what_came_before_them():
+    """At every step, a truncation among them: the critic is run over the episode so far."""
+    _, (critic, params), (carry, obs, start) = networks("MemoryChain-bsuite")
+    next_obs = jax.random.normal(jax.random.key(5), obs.shape)
+    transition = po.Transition(obs, *[None] * 2, next_obs, *[None] * 2, start, *[None] * 2)
+    value, next_value = actor_critic.values(critic, params, carry, transition)
+    close(value, critic.unroll(params, carry, obs, start))
+    for t in range(NUM_STEPS):
+        so_far = jnp.concatenate([obs[: t + 1], next_obs[t : t + 1]])
+        starts = jnp.concatenate([start[: t + 1], jnp.zeros((1, NUM_ENVS), bool)])
+        close(next_value[t], critic.unroll(params, carry, so_far, starts)[-1])
+
+
+# --- in algorithms -------------------------------------------------------------------------------
+
+
+def two_rollouts(make, **options):
+    """Two updates on chains of four steps: each one's state, rollout and info."""
+    env, env_params, pair = make_networks(memory_length=3)
+    algorithm = make(*pair, **options)
+    seen = []
+
+    def update(key, hyperparams, state, rollout):
+        new = algorithm.update(key, hyperparams, state, rollout)
+        seen.append((state, rollout, *new))
+        return new
+
+    spied = algorithm._replace(update=update)
+    trainer = po.make_trainer(env, env_params, spied, num_envs=NUM_ENVS, num_steps=NUM_STEPS - 1)
+
+    @jax.jit
+    def run(key):
+        seen.clear()
+        state = trainer.init(key, algorithm.hyperparams)
+        for _ in range(2):
+            state, _ = trainer.step(algorithm.hyperparams, state)
+        return list(seen)
+
+    return pair, run(jax.random.key(0))
+
+
+def test_a_rollout_and_its_first_carry_replay_to_what_acted():
+    (policy, _), updates = two_rollouts(po.a2c)
+    for i, (state, rollout, _, _) in enumerate(updates):
+        transition, carry = rollout.transition, rollout.carry
+        replayed = policy.unroll(state.params.policy, carry[0], transition.obs, transition.start)
+        close(replayed, transition.behaviour)
+        # Eleven steps are not whole chains of four: the second rollout begins with a memory.
+        assert (np.abs(carry[1]).sum() > 0) == (i > 0)
+        assert bool(transition.start[0].all()) == (i == 0)
+
+
+PLAIN = {"learning_rate": 1e3, "adam_eps": 1e6, "max_grad_norm": 1e9}
+
+
+def test_the_first_full_batch_epoch_of_ppo_is_a_step_of_a2c():
+    _, a2c = two_rollouts(po.a2c, normalize_advantage=False, hyperparams=po.A2CHyperparams(**PLAIN))
+    _, ppo = two_rollouts(
+        po.ppo,
+        num_epochs=1,
+        num_minibatches=1,
+        normalize_advantage="off",
+        hyperparams=po.PPOHyperparams(**PLAIN),
+    )
+    (before, _, expected, info), (_, _, found, _) = a2c[0], ppo[0]
+    chex.assert_trees_all_close(found.params, expected.params, rtol=1e-4, atol=1e-7)
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), before.params, expected.params)
+    assert min(jax.tree.leaves(moved)) > 1e-6
+    assert info["grad_norm"] > 0.01
+
+
+def test_minibatches_are_whole_environments_with_their_memory():
+    (_, critic), updates = two_rollouts(po.ppo, num_minibatches=NUM_ENVS)
+    state, rollout, found, _ = updates[1]
+    hyperparams = po.PPOHyperparams()
+    samples = actor_critic.make_samples(critic, state.params.critic, rollout, hyperparams)
+    units = actor_critic.units(samples, memoryless=False)
+    unit = jax.tree.map(lambda x: x[1:2], units)
+    batch = actor_critic.in_time(unit, memoryless=False)
+    chex.assert_trees_all_equal(
+        batch.transition, jax.tree.map(lambda x: x[:, 1:2], rollout.transition)
+    )
+    chex.assert_trees_all_equal(batch.carry, jax.tree.map(lambda x: x[1:2], rollout.carry))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize("make", [po.trpo, po.npg, po.reinforce])
+def test_algorithms_that_need_networks_without_memory_say_so(make):
+    _, _, pair = make_networks()
+    with pytest.raises(ValueError, match="without memory, got recurrent ones"):
+        make(*pair)
+
+
+def test_a_gru_needs_a_width():
+    env, env_params = po.make_env("CartPole-v1")
+    with pytest.raises(ValueError, match="hidden must name the width of the GRU"):
+        po.gru_actor_critic(env, env_params, hidden=())
+
+
+# --- in experiments ------------------------------------------------------------------------------
+
+
+def memory_chain(algorithm, memory, **changes):
+    """Show a bit, wait for ten steps, ask for it: the return is 1 or -1, by chance 0 on average."""
+    config = po.ExperimentConfig(
+        algorithm=algorithm(network=po.NetworkConfig(memory=memory)),
+        env="MemoryChain-bsuite",
+        env_params={"memory_length": 10},
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def test_a_run_with_memory_can_be_evaluated_and_its_policy_used(tmp_path):
+    config = memory_chain(po.PPOConfig, "gru", num_seeds=2, total_steps=512 * 10, num_windows=10)
+    po.run(config, tmp_path / "run", progress=False)
+    evaluation = po.evaluate_run(tmp_path / "run", num_episodes=4)
+    np.testing.assert_array_equal(evaluation["episode_length"], 11)
+    np.testing.assert_array_equal(np.abs(evaluation["episode_return"]), 1)
+    act = po.load_policy(tmp_path / "run", seed=1)
+    obs = jnp.array([1.0, 0.0, 1.0])
+    action, memory = act(obs)
+    assert action.shape == ()
+    assert int(action) in (0, 1)
+    _, later = act(obs, memory)
+    assert np.abs(later[0] - memory[0]).max() > 0
+    close(act(obs)[1], memory)
+
+
+def test_sequences_have_to_split_into_minibatches():
+    config = memory_chain(po.PPOConfig, "gru")
+    algorithm = dataclasses.replace(config.algorithm, num_minibatches=3)
+    with pytest.raises(
+        ValueError,
+        match="num_minibatches must divide the batch of 4 environments' sequences, got 3",
+    ):
+        algorithm.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", [po.PPOConfig, po.A2CConfig])
+def test_memory_is_needed_and_enough_on_the_memory_chain(algorithm):
+    changes = {"num_seeds": 16, "total_steps": 500_000}
+    final = {
+        memory: po.summarize(po.run(memory_chain(algorithm, memory, **changes), progress=False))
+        for memory in ("gru", "none")
+    }
+    assert final["gru"]["final_return"]["iqm"] >= 0.9
+    assert abs(final["none"]["final_return"]["mean"]) < 0.1
