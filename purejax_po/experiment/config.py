@@ -312,8 +312,8 @@ class ExperimentConfig:
     """Devices to use (a CPU core is one); all by default. Results depend on lanes_per_device alone,
     which by default is chosen by the number of seeds and of devices."""
     memory_gib: float | None = None
-    """Memory to use on each device (GiB; on a CPU: by the whole process). Four fifths of what is
-    free by default; lanes_per_device is chosen to fit."""
+    """Memory for the programs on each device (GiB; the CPU is one), besides what Python itself
+    takes. Four fifths of what is free by default; lanes_per_device is chosen to fit."""
     stop_on_divergence: bool = False
     """Stop when a seed diverges, rather than freeze it and go on with the others."""
 
