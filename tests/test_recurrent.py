@@ -223,7 +223,7 @@ def test_sequences_have_to_split_into_minibatches():
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [po.PPOConfig, po.A2CConfig])
 def test_memory_is_needed_and_enough_on_the_memory_chain(algorithm):
-    changes = {"num_seeds": 16, "total_steps": 500_000}
+    changes = {"num_seeds": 16, "total_steps": 200_000}
     final = {
         memory: po.summarize(po.run(memory_chain(algorithm, memory, **changes), progress=False))
         for memory in ("gru", "none")
