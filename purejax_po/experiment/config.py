@@ -115,7 +115,7 @@ class REINFORCEConfig(AlgorithmConfig):
     name = "reinforce"
     factory = staticmethod(reinforce)
 
-    num_envs: int = 4
+    num_envs: int = 2
     """Environments that each seed steps in parallel; one episode of each counts per update."""
     num_steps: int = 500
     """Steps of each environment per update; at least the time limit, unless psi bootstraps."""
@@ -126,7 +126,7 @@ class REINFORCEConfig(AlgorithmConfig):
     """Keep the factor γᵗ and average over episodes: unbiased for the discounted objective."""
     normalize_advantage: bool = False
     """Bring the weights to mean 0 and standard deviation 1 over the rollout."""
-    critic_epochs: int = 10
+    critic_epochs: int = 5
     """Passes of the critic's regression over each rollout."""
     critic_minibatch_size: int = 500
     """Samples per step of that regression; divides num_envs × num_steps."""
