@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DEMO_ALGORITHMS := npg trpo ppo
+DEMO_ALGORITHMS := reinforce a2c npg trpo ppo
 
 .PHONY: help demo test test-slow lint format benchmark lock clean
 

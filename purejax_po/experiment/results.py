@@ -216,7 +216,7 @@ def load(path: str | Path) -> "xr.Dataset":
 def _circumstances(summary: Path) -> dict[str, Any]:
     try:
         found = json.loads(summary.read_text())
-        return {k: found[k] for k in CIRCUMSTANCES if k in found}
+        return {k: found[k] for k in CIRCUMSTANCES if found.get(k) is not None}
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"summary.json must be readable, got {summary}: {error}") from None
 
