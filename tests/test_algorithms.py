@@ -97,7 +97,7 @@ ALGORITHMS = {
         },
         unused={"gae_lambda"},  # of the Ψ that bootstrap: see the next row
         options=CRITIC,
-        probe_hyperparams=REINFORCEHyperparams(discount=probes.DISCOUNT),
+        probe_hyperparams=REINFORCEHyperparams(learning_rate=1e-2, discount=probes.DISCOUNT),
         probe_options=PROBE_CRITIC,
         wrong={"psi": "return", "critic_epochs": 0, "critic_minibatch_size": 0.5},
         num_steps=32,  # most first episodes end, as a whole episode has to
@@ -113,7 +113,7 @@ ALGORITHMS = {
         },
         unused=set(),
         options={"psi": "advantage", "normalize_advantage": True, **CRITIC},
-        probe_hyperparams=REINFORCEHyperparams(discount=probes.DISCOUNT),
+        probe_hyperparams=REINFORCEHyperparams(learning_rate=1e-2, discount=probes.DISCOUNT),
         probe_options={"psi": "advantage", **PROBE_CRITIC},
         wrong={"psi": None},
     ),

@@ -99,6 +99,8 @@ def test_mistakes():
         statistics.seeds_needed([1.0, 2.0], 0)
     with pytest.raises(ValueError, match="at least two"):
         statistics.seeds_needed([1.0], 1.0)
+    with pytest.raises(ValueError, match="all finite"):
+        statistics.seeds_needed([1.0, np.nan], 1.0)
 
 
 def test_resampling_in_pieces_changes_nothing(monkeypatch):

@@ -6,7 +6,7 @@ import purejax_po as po
 
 SHAPE = {"num_envs": 2, "num_steps": 16, "network": po.NetworkConfig(hidden=(8,))}
 ALGORITHMS = {
-    "reinforce": po.REINFORCEConfig(**SHAPE),
+    "reinforce": po.REINFORCEConfig(critic_epochs=1, critic_minibatch_size=16, **SHAPE),
     "a2c": po.A2CConfig(**SHAPE),
     "ppo": po.PPOConfig(num_epochs=1, num_minibatches=2, **SHAPE),
     "trpo": po.TRPOConfig(cg_iterations=2, critic_epochs=1, critic_minibatch_size=16, **SHAPE),

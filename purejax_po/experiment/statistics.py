@@ -67,6 +67,10 @@ def optimality_gap(x: ArrayLike, axis: int = 0, target: float = 1.0) -> Floats:
     return np.mean(np.maximum(target - np.asarray(x, float), 0.0), axis=axis)
 
 
+MEANS = (mean, optimality_gap, np.mean)
+"""Statistics whose resamples vary by (n − 1)/n too little."""
+
+
 def bootstrap_interval(
     x: ArrayLike,
     statistic: Statistic = iqm,
@@ -78,7 +82,8 @@ def bootstrap_interval(
     """Percentile bootstrap interval of a statistic over seeds, with Student's quantiles.
 
     The ends are the q and 1 − q quantiles of the resampled statistic, q = Φ(t_{n−1}((1 − c)/2)) in
-    place of (1 − c)/2: plain percentiles cover too little for few seeds.
+    place of (1 − c)/2: plain percentiles cover too little for few seeds. The mean of few seeds of a
+    skewed distribution is still covered too rarely, the IQM is not (benchmarks/RESULTS.md).
 
     Args:
         x: `[seeds, ...]`; whole seeds are resampled, so a curve keeps its shape.
@@ -92,13 +97,14 @@ def bootstrap_interval(
 
     Source: Agarwal et al. 2021, section 4.1 (one task: the strata are a single one); the quantiles
     are those of the expanded percentile interval of Hesterberg 2015, What Teachers Should Know
-    About the Bootstrap, without its factor √(n/(n−1)): with it the IQM's interval covers too much.
+    About the Bootstrap, but for its factor √(n/(n−1)), which is for means: with it intervals of the
+    IQM and of the median cover too much.
     """
     x = np.asarray(x, float)
     if len(x) < 2:
         return np.full(x.shape[1:], np.nan), np.full(x.shape[1:], np.nan)
     resampled = _resampled(x, statistic, num_resamples, seed)
-    return _ends(resampled, confidence, [x], is_expanded=False)
+    return _ends(resampled, confidence, [x], is_expanded=statistic in MEANS)
 
 
 # Several tasks
@@ -304,7 +310,7 @@ def seeds_needed(
         statistic, confidence, num_resamples, seed: as `bootstrap_interval`.
 
     Raises:
-        ValueError: for a width that is not positive, or fewer than two seeds.
+        ValueError: for a width that is not positive, fewer than two seeds, or values not finite.
 
     Source: `bootstrap_interval`'s width solved for n; on the question, Colas et al. 2018, How Many
     Random Seeds?
@@ -314,8 +320,8 @@ def seeds_needed(
     check_number("width", width, WIDTH)
     check_number("confidence", confidence, CONFIDENCE)
     x = np.asarray(x, float)
-    if x.ndim != 1 or len(x) < 2:
-        raise ValueError(f"x must be [seeds] of at least two, got the shape {x.shape}")
+    if x.ndim != 1 or len(x) < 2 or not np.all(np.isfinite(x)):
+        raise ValueError(f"x must be [seeds], at least two and all finite, got {x}")
     sigma = np.std(_resampled(x, statistic, num_resamples, seed)) * np.sqrt(len(x))
 
     def is_enough(m: int) -> bool:
