@@ -392,7 +392,7 @@ def test_thirty_kills(tmp_path, name, signal_name):
     while kills < 30:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            process.wait(timeout=rng.uniform(7.0, 12.0))
+            process.wait(timeout=rng.uniform(5.0, 10.0))
         except subprocess.TimeoutExpired:
             process.send_signal(getattr(runner.signal, f"SIG{signal_name}"))
             process.wait(timeout=120)
