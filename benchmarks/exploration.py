@@ -156,7 +156,7 @@ def standardized(network: Any, box: Any) -> Any:
 
 
 def mountain_car(num_seeds: int, num_steps: int, num_windows: int) -> dict[str, Run]:
-    """TRPO with its defaults on MountainCar-v0: as it is, and with a potential of ten heights."""
+    """TRPO with its defaults on MountainCar-v0: as it is, and with a height potential."""
     env, env_params = po.make_env("MountainCar-v0")
     box = env.observation_space(env_params)
     networks = po.mlp_actor_critic(env, env_params, hidden=(32, 32))
