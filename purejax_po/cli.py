@@ -161,6 +161,10 @@ class Resume:
             self.hosting.start()
             processes, log_to = self.sharing.join(), self.hosting.log_to
             if comparison.is_comparison(self.directory):
+                if self.sharing.distributed:
+                    raise ValueError(
+                        "distributed must be off for a comparison: resume its runs one by one"
+                    )
                 return _execute(comparison.prepare_resume(self.directory, log_to=log_to), saving)
             experiment = runner.prepare_resume(self.directory, processes=processes, log_to=log_to)
         except ValueError as error:

@@ -248,6 +248,37 @@ def test_a_failed_save_leaves_the_old_one_and_no_rest(tmp_path, monkeypatch):
     assert checkpoint.load(target)[0]["a"].tolist() == [1, 1, 1]
 
 
+def test_a_full_disk_below_the_arrays_is_an_os_error(tmp_path, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    def full(*arguments, **options):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device")
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointer, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(tmp_path / "one", {"a": np.zeros(3)}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_log_loses_its_damaged_lines_alone(tmp_path):
+    path = tmp_path / "log.jsonl"
+    whole = '{"update": 1, "seeds": [0]}'
+    damaged = [b"12", b'{"updbte": 1, "seeds": [0]}', b"\xff\xfe", b'{"update": 2, "seeds": [0], ']
+    path.write_bytes(b"\n".join([whole.encode(), whole.encode(), *damaged]))
+    directory.trim_log(path, {0: 2})
+    assert path.read_text() == whole + "\n"
+
+
+def test_results_that_are_lost_are_made_anew(undisturbed, tmp_path):
+    _, expected = undisturbed
+    out = tmp_path / "run"
+    shutil.copytree(expected, out)
+    (out / "results.nc").unlink()
+    with pytest.warns(UserWarning, match="made anew from the checkpoints"):
+        po.resume(out, progress=False)
+    assert_same_run(out, expected)
+
+
 def test_policies_come_out(undisturbed):
     _, out = undisturbed
     act = po.load_policy(out, seed=3)

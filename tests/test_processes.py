@@ -142,6 +142,17 @@ def test_a_process_that_stops_or_falls_silent_is_named(tmp_path):
     assert "has died: no sign of life" in lost
 
 
+def test_a_process_that_dies_after_its_own_work_is_named_by_who_waits_for_more(tmp_path):
+    first, second = pair(tmp_path, silence_seconds=0.0)
+    first.reach("finished")
+    second.reach("finished")
+    first.leave(failed=False)
+    assert second.lost() == []
+    with pytest.raises(ProcessLostError, match=r"process 0 on \S+ has died"):
+        second.wait("merged", of=[0])
+    second.leave(failed=False)
+
+
 def test_a_process_that_never_starts_is_named(tmp_path):
     first, second = pair(tmp_path, start_seconds=0.1)
     first.reach("ready")

@@ -5,6 +5,7 @@ and the directory is renamed into place. A flipped byte, a truncated or missing 
 under another's name are all detected on load. Nothing that is loaded can execute code.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -46,7 +47,12 @@ def save(directory: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
     try:
         names = sorted(name for name, array in arrays.items() if array.size)
         numbered = {f"{i:05d}": np.asarray(arrays[name]) for i, name in enumerate(names)}
-        ocp.PyTreeCheckpointer().save((partial / ARRAYS).absolute(), numbered)
+        try:
+            ocp.PyTreeCheckpointer().save((partial / ARRAYS).absolute(), numbered)
+        except ValueError as error:  # how its storage layer reports a full disk
+            full = "No space left" in str(error)
+            number = errno.ENOSPC if full else errno.EIO
+            raise OSError(number, os.strerror(number), str(directory)) from None
         manifest = {
             "format": FORMAT,
             "name": directory.name,
@@ -101,7 +107,7 @@ def verify(directory: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((directory / MANIFEST).read_bytes())
         claimed = manifest.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         raise bad("its manifest is missing or damaged") from None
     if claimed != _sha256_of_json(manifest):
         raise bad("its manifest is damaged")

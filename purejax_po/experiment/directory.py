@@ -150,8 +150,8 @@ def merge_logs(directory: Path) -> None:
     """Put the lines of all processes' logs into `log.jsonl`."""
     others = sorted(directory.glob("log-*.jsonl"))
     if others:
-        paths = [path for path in (directory / LOG, *others) if path.exists()]
-        results.write_text(directory / LOG, "".join(path.read_text() for path in paths))
+        lines = [line for path in (directory / LOG, *others) for line in _lines(path)]
+        results.write_text(directory / LOG, "".join(f"{line}\n" for line in lines))
     for path in others:
         path.unlink()
 
@@ -169,15 +169,21 @@ def trim_log(path: Path, updates_done: dict[int, int]) -> None:
         path: of the log.
         updates_done: by the first seed of each block, the updates that are not done again.
     """
-    kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    kept = {}
+    for line in _lines(path):
         try:
             entry = json.loads(line)
-        except ValueError:
-            continue
-        if entry["update"] <= updates_done.get(entry["seeds"][0], 0):
-            kept.append(line + "\n")
-    results.write_text(path, "".join(kept))
+            first_seed, update = entry["seeds"][0], entry["update"]
+            is_kept = update <= updates_done.get(first_seed, 0)
+        except (ValueError, KeyError, TypeError, IndexError):
+            continue  # cut short, or damaged
+        if is_kept:
+            kept[first_seed, update] = line + "\n"
+    results.write_text(path, "".join(kept.values()))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines() if path.exists() else []
 
 
 def save_checkpoint(

@@ -104,7 +104,7 @@ class Attendance:
                 said = self._listen(index)
                 if said and said["stage"] in STAGES[STAGES.index(stage) :]:
                     break
-                self._check(index, said, time.monotonic() - start)
+                self._check(index, said, time.monotonic() - start, is_awaited=True)
                 time.sleep(0.05)
         return said
 
@@ -141,7 +141,12 @@ class Attendance:
             self._heard[index] = time.monotonic(), said
         return said
 
-    def _check(self, index: int, said: dict[str, Any], waited: float) -> None:
+    def _check(
+        self, index: int, said: dict[str, Any], waited: float, *, is_awaited: bool = False
+    ) -> None:
+        """Raise `ProcessLostError` if a process is lost; one that has finished may be silent,
+        unless more of it is awaited.
+        """
         if not said and waited > self._processes.start_seconds:
             raise ProcessLostError(
                 f"process {index} has not started within {self._processes.start_seconds:g} s, "
@@ -149,7 +154,7 @@ class Attendance:
             )
         if said and said["stage"] == "stopped":
             raise ProcessLostError(f"process {index} on {said['host']} has stopped")
-        if not said or said["stage"] in ("finished", "merged"):
+        if not said or (said["stage"] in ("finished", "merged") and not is_awaited):
             return
         silence = time.monotonic() - self._heard[index][0]
         if silence > self._processes.silence_seconds:

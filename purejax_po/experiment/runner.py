@@ -497,7 +497,11 @@ def _finished(experiment: Experiment) -> "xr.Dataset | None":
     directory = experiment.directory
     if directory is None or not (directory / "summary.json").exists():
         return None
-    return results.load(directory)
+    try:
+        return results.load(directory)
+    except ValueError as error:
+        warnings.warn(f"{error}; it is made anew from the checkpoints", stacklevel=4)
+        return None
 
 
 def _write_results(dataset: "xr.Dataset", directory: Path) -> None:
