@@ -41,7 +41,8 @@ class NetworkConfig:
     activation: Literal["tanh", "relu", "silu", "elu"] = "tanh"
     """Activation of the hidden layers."""
     memory: Literal["none", "gru"] = "none"
-    """Whether the last hidden layer is a GRU: a recurrent policy and critic."""
+    """Whether the last hidden layer is a GRU: a recurrent policy and critic. Gradients then reach
+    back num_steps at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
