@@ -82,7 +82,10 @@ def adapt_kl_coef(kl_coef: Array, kl: Array, kl_target: Array | float) -> Array:
     Source: Schulman et al. 2017, Proximal Policy Optimization Algorithms, section 4.
     """
     chex.assert_equal_shape([kl_coef, kl])
-    halved = jnp.where(kl < kl_target / 1.5, kl_coef / 2.0, kl_coef)
+    half = kl_coef / 2.0
+    # Unlike the paper's, β is not halved to zero, from where no doubling would bring it back.
+    half = jnp.where(half < jnp.finfo(half.dtype).tiny, kl_coef, half)
+    halved = jnp.where(kl < kl_target / 1.5, half, kl_coef)
     return jnp.where(kl > 1.5 * kl_target, 2.0 * kl_coef, halved)
 
 

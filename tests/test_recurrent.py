@@ -221,11 +221,11 @@ def test_sequences_have_to_split_into_minibatches():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", [po.PPOConfig, po.A2CConfig])
-def test_memory_is_needed_and_enough_on_the_memory_chain(algorithm):
+@pytest.mark.timeout(3600)
+def test_memory_is_needed_and_enough_on_the_memory_chain():
     changes = {"num_seeds": 16, "total_steps": 200_000}
     final = {
-        memory: po.summarize(po.run(memory_chain(algorithm, memory, **changes), progress=False))
+        memory: po.summarize(po.run(memory_chain(po.PPOConfig, memory, **changes), progress=False))
         for memory in ("gru", "none")
     }
     assert final["gru"]["final_return"]["iqm"] >= 0.9

@@ -101,6 +101,15 @@ def test_beta_is_halved_or_doubled_beyond_the_thresholds_alone(kl, expected):
     assert surrogates.adapt_kl_coef(jnp.float32(2.0), jnp.float32(kl), 3.0) == expected
 
 
+def test_beta_never_underflows_and_zero_stays_zero():
+    beta, small = jnp.float32(1.0), jnp.float32(0.0)
+    for _ in range(200):
+        beta = surrogates.adapt_kl_coef(beta, small, 3.0)
+    assert 0.0 < beta < 1e-37
+    assert surrogates.adapt_kl_coef(beta, jnp.float32(9.0), 3.0) == 2.0 * beta
+    assert surrogates.adapt_kl_coef(small, small, 3.0) == 0.0
+
+
 def test_the_score_has_no_gradient_through_its_weight():
     def through_both(x):
         return surrogates.score(2.0 * x, jnp.square(x))

@@ -47,7 +47,8 @@ class NetworkConfig:
     action_distribution: networks.ActionDistribution = "gaussian"
     """Of continuous actions: a Gaussian clipped to their bounds, or squashed into them by tanh."""
     memory: Literal["none", "gru"] = "none"
-    """Whether the last hidden layer is a GRU: a recurrent policy and critic."""
+    """Whether the last hidden layer is a GRU: a recurrent policy and critic. Gradients then reach
+    back num_steps at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
