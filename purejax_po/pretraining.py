@@ -10,6 +10,7 @@ import optax
 from jax.core import Tracer
 
 from purejax_po import minibatch
+from purejax_po.distributions import TanhGaussian
 from purejax_po.types import (
     Algorithm,
     Array,
@@ -73,6 +74,9 @@ def behaviour_clone(
     _check_obs(env.name, env.observation_space(env_params), obs)
     _check_action(env.name, env.action_space(env_params), action, jnp.shape(obs)[0])
     minibatch.check_divisible(jnp.shape(obs)[0], num_minibatches)
+    if isinstance(_distribution(policy, obs), TanhGaussian):
+        # Its log_prob takes actions before the tanh; those of demonstrations are executed ones.
+        raise ValueError("behaviour_clone needs a policy that is not squashed, got a TanhGaussian")
     samples = jnp.asarray(obs), jnp.asarray(action)
     return _clone(key, policy, samples, learning_rate, num_epochs, num_minibatches)
 
@@ -83,7 +87,8 @@ def warm_start(algorithm: Algorithm, params: Params) -> Algorithm:
     Args:
         algorithm: any algorithm whose state has `params.policy`.
         params: of the policy alone, e.g. `behaviour_clone(...).params`; may be traced, so that
-            each lane of a `vmap` starts from its own.
+            each lane of a `vmap` starts from its own. A trainer that normalises observations
+            shows them normalised from the second update on: clone from such ones, or do without.
 
     Raises:
         ValueError: if they are not of the form of the policy's parameters.
@@ -131,6 +136,15 @@ def _clone(
         num_minibatches=num_minibatches,
     )
     return Clone(params, jnp.mean(losses, axis=-1))
+
+
+def _distribution(policy: Policy, obs: Any) -> Any:
+    """The policy's distribution, as shapes and dtypes."""
+
+    def apply(obs: Array) -> Any:
+        return policy.unroll(policy.init(jax.random.key(0)), (), obs, jnp.zeros(len(obs), bool))
+
+    return jax.eval_shape(apply, obs)
 
 
 def _check_obs(env_name: str, space: Any, obs: Any) -> None:

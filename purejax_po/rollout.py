@@ -147,7 +147,7 @@ def _strongly_typed(x: Any) -> Array:
     return x.astype(x.dtype)
 
 
-def to_space(space: Any, action: Array, distribution: Any = None) -> Any:
+def to_space(space: Any, action: Array, distribution: Any) -> Any:
     """Make policy actions executable: clipped or squashed to a Box, split for a Tuple space.
 
     The transition keeps the action as it was drawn, whose log-probability is known.

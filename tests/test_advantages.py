@@ -1,10 +1,13 @@
 """Advantage estimation against loops, numbers worked out by hand, and chains of known value."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from purejax_po import advantages
 from purejax_po.advantages import explained_variance, gae, normalize, weighted_mean
 
 DISCOUNT, LAMBDA = 0.9, 0.8
@@ -231,3 +234,74 @@ def test_explained_variance():
     np.testing.assert_allclose(
         explained_variance(target.at[3].set(-50.0), target, weight), 1.0, atol=1e-6
     )
+
+
+# --- the other weights ---------------------------------------------------------------------------
+
+
+def loop_returns(reward, terminated, truncated, discount):
+    """Whole return and reward-to-go of every step, one sum each."""
+    whole, to_go = np.zeros(reward.shape), np.zeros(reward.shape)
+    for n in np.ndindex(reward.shape[1:]):
+        start = 0
+        for t in range(len(reward)):
+            end = t
+            while end + 1 < len(reward) and not (terminated[end][n] or truncated[end][n]):
+                end += 1
+            to_go[t][n] = sum(discount ** (u - t) * reward[u][n] for u in range(t, end + 1))
+            whole[t][n] = sum(discount ** (u - start) * reward[u][n] for u in range(start, end + 1))
+            start = t + 1 if terminated[t][n] or truncated[t][n] else start
+    return whole, to_go
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_monte_carlo_weights_equal_the_sums(seed, x64):
+    reward, value, _, terminated, truncated = make_trajectory(seed)
+    ends = terminated, truncated, DISCOUNT
+    whole, to_go = loop_returns(np.asarray(reward), *map(np.asarray, ends[:2]), DISCOUNT)
+    close = functools.partial(np.testing.assert_allclose, atol=1e-12)
+    close(advantages.total_return(reward, *ends), whole)
+    close(advantages.reward_to_go(reward, *ends), to_go)
+    close(advantages.baseline(reward, value, *ends), to_go - value)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gae_is_the_td_residual_at_lambda_zero_and_the_baseline_where_nothing_is_cut(seed, x64):
+    reward, value, next_value, terminated, _ = make_trajectory(seed)
+    terminated = terminated.at[-1].set(True)
+    never = jnp.zeros_like(terminated)
+    consistent = jnp.concatenate([value[1:], next_value[-1:]])
+    of = reward, value, consistent, terminated, never, DISCOUNT
+    delta = advantages.td_residual(reward, value, consistent, terminated, DISCOUNT)
+    np.testing.assert_allclose(gae(*of, 0.0), delta, atol=1e-12)
+    np.testing.assert_allclose(
+        delta + value, advantages.q_value(reward, consistent, terminated, DISCOUNT), atol=1e-12
+    )
+    np.testing.assert_allclose(
+        gae(*of, 1.0),
+        advantages.baseline(reward, value, terminated, never, DISCOUNT),
+        atol=1e-12,
+    )
+
+
+def test_the_table_passes_each_weight_what_it_needs(x64):
+    r, v, u, term, trunc = make_trajectory(0)
+    expected = {
+        "total_return": advantages.total_return(r, term, trunc, DISCOUNT),
+        "reward_to_go": advantages.reward_to_go(r, term, trunc, DISCOUNT),
+        "baseline": advantages.baseline(r, v, term, trunc, DISCOUNT),
+        "q_value": advantages.q_value(r, u, term, DISCOUNT),
+        "td_residual": advantages.td_residual(r, v, u, term, DISCOUNT),
+        "advantage": gae(r, v, u, term, trunc, DISCOUNT, LAMBDA),
+    }
+    assert expected.keys() == advantages.ESTIMATORS.keys()
+    for name, value in expected.items():
+        found = advantages.ESTIMATORS[name](r, v, u, term, trunc, DISCOUNT, LAMBDA)
+        np.testing.assert_array_equal(found, value)
+
+
+@pytest.mark.parametrize("name", list(advantages.ESTIMATORS))
+def test_the_weights_refuse_shapes_that_would_broadcast(name):
+    x, other, ends = jnp.ones((3, 1)), jnp.ones(3), jnp.zeros(3, bool)
+    with pytest.raises(AssertionError, match="shape"):
+        advantages.ESTIMATORS[name](x, other, other, ends, ends, DISCOUNT, LAMBDA)

@@ -343,6 +343,22 @@ def test_several_discrete_actions_are_learned_and_come_out(tmp_path, monkeypatch
     assert reward == 2.0
 
 
+def test_squashed_policies_with_memory_come_out_within_the_bounds(tmp_path):
+    network = po.NetworkConfig(hidden=(8,), action_distribution="tanh_gaussian", memory="gru")
+    algorithm = dataclasses.replace(tiny.ALGORITHMS["ppo"], network=network)
+    whole = tiny.experiment(env="Pendulum-v1", algorithm=algorithm, normalize_observations=True)
+    po.run(whole, tmp_path / "run", progress=False)
+    found = policies.load_policies(tmp_path / "run")
+    lane = jax.tree.map(lambda x: x[2], found.params)
+    policy, act = found.experiment.trainer.policy, po.load_policy(tmp_path / "run", seed=2)
+    memory, carry = None, policy.initial_carry(1)
+    for t, obs in enumerate(np.random.default_rng(0).normal(size=(3, 1, 3)).astype(np.float32)):
+        carry, distribution = policy.step(lane, carry, jnp.asarray(obs), jnp.full(1, t == 0))
+        action, memory = act(jnp.asarray(obs[0]), memory)
+        np.testing.assert_allclose(action, 2.0 * np.tanh(distribution.mean[0]), atol=1e-5)
+        assert action.shape == (1,)
+
+
 def test_squashed_policies_come_out_within_the_bounds(tmp_path):
     network = po.NetworkConfig(hidden=(8,), action_distribution="tanh_gaussian")
     algorithm = dataclasses.replace(tiny.ALGORITHMS["ppo"], network=network)
@@ -376,7 +392,7 @@ def test_thirty_kills(tmp_path, name, signal_name):
     while kills < 30:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            process.wait(timeout=rng.uniform(7.0, 12.0))
+            process.wait(timeout=rng.uniform(5.0, 10.0))
         except subprocess.TimeoutExpired:
             process.send_signal(getattr(runner.signal, f"SIG{signal_name}"))
             process.wait(timeout=120)

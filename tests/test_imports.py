@@ -37,7 +37,7 @@ ALLOWED = {
         "curvature",
         "minibatch",
     },
-    "pretraining": {"types", "minibatch"},
+    "pretraining": {"types", "distributions", "minibatch"},
     "training": {"types", "metrics", "normalization", "rollout", "evaluation"},
 }
 ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment"}

@@ -130,6 +130,11 @@ def test_other_action_spaces():
         po.behaviour_clone(
             jax.random.key(0), env, env_params, policy, obs, np.array([[1.0], [2.5], [0.5]])
         )
+    squashed, _ = po.mlp_actor_critic(
+        env, env_params, hidden=(), action_distribution="tanh_gaussian"
+    )
+    with pytest.raises(ValueError, match=r"^behaviour_clone needs a policy that is not squashed"):
+        po.behaviour_clone(jax.random.key(0), env, env_params, squashed, obs, action)
 
 
 OBS, ACTION = np.eye(5)[:4], np.arange(4) % 3

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import chex
 import jax
@@ -76,7 +77,8 @@ def test_memory_is_empty_where_an_episode_starts(which):
 def test_initialising_needs_no_decomposition():
     """A batched one can deadlock on a CPU."""
     for network, _ in networks("MemoryChain-bsuite")[:2]:
-        assert "qr" not in str(jax.make_jaxpr(network.init)(jax.random.key(0)))
+        program = str(jax.make_jaxpr(network.init)(jax.random.key(0)))
+        assert not re.search(r"\b(qr|geqrf|householder_product)\b", program)
 
 
 def test_values_of_successors_remember_what_came_before_them():
@@ -131,7 +133,8 @@ def test_a_rollout_and_its_first_carry_replay_to_what_acted():
         assert bool(transition.start[0].all()) == (i == 0)
 
 
-PLAIN = {"learning_rate": 1e3, "adam_eps": 1e6, "max_grad_norm": 1e9}
+# So large an ε makes Adam's step the gradient.
+PLAIN = {"learning_rate": 1e6, "adam_eps": 1e6, "max_grad_norm": 1e9}
 
 
 def test_the_first_full_batch_epoch_of_ppo_is_a_step_of_a2c():
@@ -144,9 +147,9 @@ def test_the_first_full_batch_epoch_of_ppo_is_a_step_of_a2c():
         hyperparams=po.PPOHyperparams(**PLAIN),
     )
     (before, _, expected, info), (_, _, found, _) = a2c[0], ppo[0]
-    chex.assert_trees_all_close(found.params, expected.params, rtol=1e-4, atol=1e-7)
+    chex.assert_trees_all_close(found.params, expected.params, rtol=1e-4, atol=1e-6)
     moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), before.params, expected.params)
-    assert min(jax.tree.leaves(moved)) > 1e-6
+    assert min(jax.tree.leaves(moved)) > 3e-6
     assert info["grad_norm"] > 0.01
 
 
@@ -220,7 +223,7 @@ def test_sequences_have_to_split_into_minibatches():
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [po.PPOConfig, po.A2CConfig])
 def test_memory_is_needed_and_enough_on_the_memory_chain(algorithm):
-    changes = {"num_seeds": 16, "total_steps": 500_000}
+    changes = {"num_seeds": 16, "total_steps": 200_000}
     final = {
         memory: po.summarize(po.run(memory_chain(algorithm, memory, **changes), progress=False))
         for memory in ("gru", "none")

@@ -1,4 +1,4 @@
-"""The clipped surrogate: values by hand, and where its gradient vanishes."""
+"""Surrogates: values by hand, where gradients vanish, and when β changes."""
 
 import jax
 import jax.numpy as jnp
@@ -61,3 +61,66 @@ def test_a_boundless_epsilon_gives_the_unclipped_surrogate(grid, clip_eps):
 def test_clip_refuses_shapes_that_would_broadcast():
     with pytest.raises(AssertionError, match="shape"):
         surrogates.clip(jnp.ones((3, 1)), jnp.ones(3), EPS)
+
+
+# --- the other objectives ------------------------------------------------------------------------
+
+
+def test_clip_only_has_no_gradient_outside_the_interval(grid):
+    """Also where stepping back would help: that is what `clip` repairs."""
+    ratio, advantage = grid
+    gradient = jax.vmap(jax.grad(surrogates.clip_only), (0, 0, None))(ratio, advantage, EPS)
+    outside = jnp.abs(ratio - 1) > EPS
+    np.testing.assert_array_equal(gradient, jnp.where(outside, 0.0, advantage))
+    np.testing.assert_array_equal(surrogates.clip_only(ratio, advantage, 1e6), ratio * advantage)
+
+
+def test_the_penalty_is_subtracted_and_a_weight_of_zero_takes_it_away(grid):
+    ratio, advantage = grid
+    kl = jnp.linspace(0.0, 1.0, len(ratio))
+    found = surrogates.fixed_kl(ratio, advantage, kl, 3.0)
+    np.testing.assert_allclose(found, ratio * advantage - 3.0 * kl, rtol=1e-6)
+    np.testing.assert_array_equal(
+        surrogates.fixed_kl(ratio, advantage, kl, 0.0), surrogates.unclipped(ratio, advantage)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"),
+    [
+        (0.0, 1.0),
+        (1.99, 1.0),
+        (2.0, 2.0),  # equal to the target over 1.5: unchanged
+        (3.0, 2.0),
+        (4.5, 2.0),  # equal to 1.5 times the target: unchanged
+        (4.51, 4.0),
+        (1e9, 4.0),
+    ],
+)
+def test_beta_is_halved_or_doubled_beyond_the_thresholds_alone(kl, expected):
+    assert surrogates.adapt_kl_coef(jnp.float32(2.0), jnp.float32(kl), 3.0) == expected
+
+
+def test_the_score_has_no_gradient_through_its_weight():
+    def through_both(x):
+        return surrogates.score(2.0 * x, jnp.square(x))
+
+    value, gradient = jax.value_and_grad(through_both)(jnp.float32(3.0))
+    assert value == 54.0
+    assert gradient == 18.0
+
+
+def test_the_table_passes_each_objective_what_it_needs(grid):
+    ratio, advantage = grid
+    kl, beta = jnp.square(ratio), 0.7
+    of = ratio, advantage, kl, EPS, beta
+    expected = {
+        "clip": surrogates.clip(ratio, advantage, EPS),
+        "clip_only": surrogates.clip_only(ratio, advantage, EPS),
+        "unclipped": surrogates.unclipped(ratio, advantage),
+        "fixed_kl": surrogates.fixed_kl(ratio, advantage, kl, beta),
+        "adaptive_kl": surrogates.fixed_kl(ratio, advantage, kl, beta),
+    }
+    assert expected.keys() == surrogates.OBJECTIVES.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(surrogates.OBJECTIVES[name](*of), value)

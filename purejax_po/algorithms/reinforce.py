@@ -43,7 +43,7 @@ WITHOUT_CRITIC = ("total_return", "reward_to_go")
 class REINFORCEHyperparams:
     """The floats of REINFORCE, all traced."""
 
-    learning_rate: Positive = 1e-2
+    learning_rate: Positive = 3e-3
     """Adam's step size for the policy."""
     critic_learning_rate: Positive = 1e-2
     """Adam's step size for the critic; used where Ψ needs one."""
@@ -68,7 +68,7 @@ def reinforce(
     psi: Psi = "baseline",
     discount_states: bool = False,
     normalize_advantage: bool = False,
-    critic_epochs: int = 10,
+    critic_epochs: int = 5,
     critic_minibatch_size: int = 500,
     hyperparams: REINFORCEHyperparams | None = None,
 ) -> Algorithm:

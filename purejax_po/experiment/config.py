@@ -115,7 +115,7 @@ class REINFORCEConfig(AlgorithmConfig):
     name = "reinforce"
     factory = staticmethod(reinforce)
 
-    num_envs: int = 4
+    num_envs: int = 2
     """Environments that each seed steps in parallel; one episode of each counts per update."""
     num_steps: int = 500
     """Steps of each environment per update; at least the time limit, unless psi bootstraps."""
@@ -126,7 +126,7 @@ class REINFORCEConfig(AlgorithmConfig):
     """Keep the factor γᵗ and average over episodes: unbiased for the discounted objective."""
     normalize_advantage: bool = False
     """Bring the weights to mean 0 and standard deviation 1 over the rollout."""
-    critic_epochs: int = 10
+    critic_epochs: int = 5
     """Passes of the critic's regression over each rollout."""
     critic_minibatch_size: int = 500
     """Samples per step of that regression; divides num_envs × num_steps."""
@@ -312,8 +312,8 @@ class ExperimentConfig:
     """Devices to use (a CPU core is one); all by default. Results depend on lanes_per_device alone,
     which by default is chosen by the number of seeds and of devices."""
     memory_gib: float | None = None
-    """Memory to use on each device (GiB; on a CPU: by the whole process). Four fifths of what is
-    free by default; lanes_per_device is chosen to fit."""
+    """Memory for the programs on each device (GiB; the CPU is one), besides what Python itself
+    takes. Four fifths of what is free by default; lanes_per_device is chosen to fit."""
     stop_on_divergence: bool = False
     """Stop when a seed diverges, rather than freeze it and go on with the others."""
 

@@ -170,9 +170,9 @@ def compile_to_fit(
         fitting = need.most_lanes(share)
         if fitting < 1:
             raise ValueError(
-                f"memory_gib must hold a lane on every worker: one takes "
-                f"{(need.fixed + need.per_lane) / memory.GIB:.2f} GiB, and of the budget there "
-                f"are {max(share, 0.0) / memory.GIB:.2f} GiB left for each worker"
+                f"memory_gib must hold a lane on each of {len(workers)} workers: a lane takes "
+                f"{memory.in_words(need.fixed + need.per_lane)}, and there are "
+                f"{memory.in_words(share)} for it"
             )
         return min(lanes_per_device, fitting)
 

@@ -48,22 +48,24 @@ def extrapolate(few: tuple[int, int], more: tuple[int, int]) -> Need:
 
 
 def available(device: Any, budget_gib: float | None = None) -> float:
-    """Bytes that programs and results may still take on a device.
+    """Bytes that programs may take on a device, besides what the process takes already.
 
     Args:
         device: an accelerator, or the CPU, whose memory this process shares with others.
-        budget_gib: what may be used in all (GiB; on a CPU by the whole process); by default four
-            fifths of what is free.
+        budget_gib: if it is set (GiB); by default four fifths of what is free.
     """
+    if budget_gib is not None:
+        return budget_gib * GIB
     if device.platform == "cpu":
-        if budget_gib is not None:
-            return budget_gib * GIB - resident_bytes()
         return USABLE_SHARE * free_bytes()
     statistics = device.memory_stats() or {}
     in_use = statistics.get("bytes_in_use", 0)
-    if budget_gib is not None:
-        return budget_gib * GIB - in_use
     return USABLE_SHARE * (statistics.get("bytes_limit", math.inf) - in_use)
+
+
+def in_words(size: float) -> str:
+    """Write a number of bytes in GiB or MiB."""
+    return f"{size / GIB:.2f} GiB" if size >= 0.1 * GIB else f"{size * 1024 / GIB:.1f} MiB"
 
 
 def free_bytes() -> float:

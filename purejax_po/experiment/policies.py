@@ -81,8 +81,8 @@ def load_policy(out: str | os.PathLike[str], *, seed: int) -> Callable[..., Any]
         start = jnp.full(1, memory is None)
         memory = policy.initial_carry(1) if memory is None else memory
         memory, distribution = policy.step(params, memory, alone, start)
-        action = jax.tree.map(lambda x: x[0], distribution.mode())
-        return rollout.to_space(space, action), memory
+        distribution = jax.tree.map(lambda x: x[0], distribution)
+        return rollout.to_space(space, distribution.mode(), distribution), memory
 
     return act if policy.memoryless else remember_and_act
 
