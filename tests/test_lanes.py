@@ -50,9 +50,7 @@ def test_lanes_are_chosen_to_fit(small, monkeypatch):
         monkeypatch.setattr(memory, "available", lambda *_: need.fixed + 3.5 * need.per_lane)
         assert lanes.compile_to_fit(trainer, many, 10, workers, width).lanes_per_worker == 3
     monkeypatch.setattr(memory, "available", lambda *_: 10.0)
-    with pytest.raises(
-        ValueError, match="must hold a lane on each of 1 workers: a lane takes"
-    ):
+    with pytest.raises(ValueError, match="must hold a lane on each of 1 workers: a lane takes"):
         lanes.compile_to_fit(trainer, many, 10, workers, 4)
 
 
