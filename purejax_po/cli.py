@@ -130,7 +130,6 @@ class Train:
                     f"which is for {PRESETS[self.preset][1].name}"
                 )
             saving = self.hosting.saving()
-            config.check()
             self.hosting.start()
             processes = self.sharing.join()
             experiment = runner.prepare(

@@ -3,15 +3,28 @@
 import dataclasses
 
 import purejax_po as po
+from purejax_po.experiment import config
 
-SHAPE = {"num_envs": 2, "num_steps": 16, "network": po.NetworkConfig(hidden=(8,))}
-ALGORITHMS = {
-    "reinforce": po.REINFORCEConfig(critic_epochs=1, critic_minibatch_size=16, **SHAPE),
-    "a2c": po.A2CConfig(**SHAPE),
-    "ppo": po.PPOConfig(num_epochs=1, num_minibatches=2, **SHAPE),
-    "trpo": po.TRPOConfig(cg_iterations=2, critic_epochs=1, critic_minibatch_size=16, **SHAPE),
-    "npg": po.NPGConfig(cg_iterations=2, critic_epochs=1, critic_minibatch_size=16, **SHAPE),
+SMALL = {
+    "num_envs": 2,
+    "num_steps": 16,
+    "network": po.NetworkConfig(hidden=(8,)),
+    "num_epochs": 1,
+    "num_minibatches": 2,
+    "cg_iterations": 2,
+    "critic_epochs": 1,
+    "critic_minibatch_size": 16,
 }
+"""What makes an algorithm small, where it has the option."""
+
+
+def small(algorithm):
+    """A configuration class with the options of `SMALL` that it knows."""
+    known = {field.name for field in dataclasses.fields(algorithm)}
+    return algorithm(**{name: value for name, value in SMALL.items() if name in known})
+
+
+ALGORITHMS = {name: small(algorithm) for name, algorithm in config.ALGORITHMS.items()}
 
 
 def experiment(name="ppo", **changes):

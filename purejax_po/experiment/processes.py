@@ -144,8 +144,9 @@ class Attendance:
     def _check(
         self, index: int, said: dict[str, Any], waited: float, *, is_awaited: bool = False
     ) -> None:
-        """Raise `ProcessLostError` if a process is lost; one that has finished may be silent,
-        unless more of it is awaited.
+        """Raise `ProcessLostError` if a process is lost.
+
+        One that has finished its own lanes may be silent, unless more of it is awaited.
         """
         if not said and waited > self._processes.start_seconds:
             raise ProcessLostError(
