@@ -17,6 +17,7 @@ ALLOWED = {
     "types": set(),
     "distributions": {"types"},
     "networks": {"types", "distributions"},
+    "sequence": {"types", "distributions"},
     "metrics": {"types"},
     "normalization": {"types", "metrics"},
     "environments": {"types"},

@@ -310,7 +310,7 @@ class Length(TokenTask):
         super().__init__("length", 1, room, longest + 1)
 
     def draw(self, key: Key) -> Array:
-        """k."""
+        """The number of tokens."""
         return _draw_symbols(key, 1, self.num_tokens - 1)
 
     def score(self, prompt: Array, output: Array) -> tuple[Array, Array]:
