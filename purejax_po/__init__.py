@@ -10,9 +10,12 @@ from purejax_po import (
     networks,
     normalization,
     rollout,
+    sequence,
     surrogates,
 )
 from purejax_po.algorithms.a2c import A2CHyperparams, a2c
+from purejax_po.algorithms.group import GRPOHyperparams
+from purejax_po.algorithms.grpo import grpo
 from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
 from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
@@ -32,6 +35,7 @@ from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import (
     A2CConfig,
     ExperimentConfig,
+    GRPOConfig,
     NetworkConfig,
     NPGConfig,
     PPOConfig,
@@ -55,6 +59,7 @@ from purejax_po.networks import (
     softmax_linear_policy,
 )
 from purejax_po.pretraining import Clone, behaviour_clone, warm_start
+from purejax_po.sequence import gru_policy, transformer_policy
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
 from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
 
@@ -68,6 +73,8 @@ __all__ = [
     "Critic",
     "Evaluation",
     "ExperimentConfig",
+    "GRPOConfig",
+    "GRPOHyperparams",
     "Interrupted",
     "NPGConfig",
     "NPGHyperparams",
@@ -96,7 +103,9 @@ __all__ = [
     "environments",
     "evaluate",
     "evaluate_run",
+    "grpo",
     "gru_actor_critic",
+    "gru_policy",
     "join_processes",
     "linear_critic",
     "load_policy",
@@ -130,11 +139,13 @@ __all__ = [
     "rollout",
     "run",
     "seed_keys",
+    "sequence",
     "shape_reward",
     "softmax_linear_policy",
     "statistics",
     "summarize",
     "surrogates",
+    "transformer_policy",
     "trpo",
     "use_compilation_cache",
     "warm_start",

@@ -84,6 +84,8 @@ def behaviour_clone(
 def warm_start(algorithm: Algorithm, params: Params) -> Algorithm:
     """Return the algorithm with its policy started from given parameters, its critic afresh.
 
+    They also become the reference of an algorithm that has one (GRPO).
+
     Args:
         algorithm: any algorithm whose state has `params.policy`.
         params: of the policy alone, e.g. `behaviour_clone(...).params`; may be traced, so that
@@ -98,7 +100,8 @@ def warm_start(algorithm: Algorithm, params: Params) -> Algorithm:
 
     def init(key: Key, hyperparams: Any) -> Any:
         state = algorithm.init(key, hyperparams)
-        return state._replace(params=state.params._replace(policy=params))
+        state = state._replace(params=state.params._replace(policy=params))
+        return state._replace(reference=state.params) if hasattr(state, "reference") else state
 
     return algorithm._replace(init=init)
 
