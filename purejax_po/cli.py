@@ -18,6 +18,7 @@ from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import (
     ALGORITHMS,
     PRESETS,
+    TASK_PRESETS,
     ExperimentConfig,
     PPOConfig,
     algorithm_config,
@@ -109,7 +110,8 @@ class Train:
         default_factory=ExperimentConfig
     )
     preset: str | None = None
-    """Start from tuned settings; `purejax-po algorithms` lists them. Other flags still apply."""
+    """Start from tuned settings; `purejax-po algorithms` lists them. Other flags still apply. GRPO
+    on a token task starts from the task's own."""
     out: Path | None = None
     """Directory for the run's files (default: runs/ALGORITHM-ENV)."""
     overwrite: bool = False
@@ -124,10 +126,13 @@ class Train:
         config = dataclasses.replace(self.experiment, algorithm=self.algorithm)
         out = self.out or Path("runs") / f"{config.algorithm.name}-{config.env.replace('/', '-')}"
         try:
-            if self.preset is not None and PRESETS[self.preset][1].name != config.algorithm.name:
+            if (
+                self.preset is not None
+                and PRESETS[self.preset].algorithm.name != config.algorithm.name
+            ):
                 raise ValueError(
                     f"preset must be one for {config.algorithm.name}, got {self.preset!r}, "
-                    f"which is for {PRESETS[self.preset][1].name}"
+                    f"which is for {PRESETS[self.preset].algorithm.name}"
                 )
             saving = self.hosting.saving()
             self.hosting.start()
@@ -339,8 +344,8 @@ class Algorithms:
             table.add_row(name, str(config.__doc__).splitlines()[0])
         _console().print(table)
         table = Table("preset", "algorithm", "environment it was tuned for")
-        for name, (env, config) in PRESETS.items():
-            table.add_row(name, config.name, env)
+        for name, preset in PRESETS.items():
+            table.add_row(name, preset.algorithm.name, preset.env)
         _console().print(table)
         return 0
 
@@ -381,7 +386,7 @@ def parse(arguments: Sequence[str]) -> Any:
         check_choice("command", arguments[0], tuple(COMMANDS))
     if arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-"):
         algorithm_config(arguments[1])
-    train = _preset_command(_option(arguments, "--preset"))
+    train = _preset_command(_option(arguments, "--preset") or _task_preset(arguments))
     subcommands = {
         name: tyro.conf.subcommand(name, default=train)
         if command is Train
@@ -520,8 +525,15 @@ def _preset_command(preset: str | None) -> Train:
     if preset is None:
         return Train()
     check_choice("preset", preset, tuple(PRESETS))
-    env, algorithm = PRESETS[preset]
-    return Train(algorithm=algorithm, experiment=ExperimentConfig(env=env), preset=preset)
+    env, algorithm, total_steps = PRESETS[preset]
+    experiment = ExperimentConfig(env=env, total_steps=total_steps)
+    return Train(algorithm=algorithm, experiment=experiment, preset=preset)
+
+
+def _task_preset(arguments: Sequence[str]) -> str | None:
+    """The preset that `train ALGORITHM --env ENV` starts from where it is the task's own."""
+    algorithm = arguments[1] if arguments[:1] == ["train"] and len(arguments) > 1 else ""
+    return TASK_PRESETS.get((algorithm, _option(arguments, "--env") or ""))
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:

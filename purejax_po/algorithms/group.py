@@ -120,6 +120,7 @@ def make_batch(
     num_outputs = jnp.maximum(jnp.sum(valid[0], dtype=jnp.float32), 1.0)
     return batch, {
         "zero_spread": 1.0 - jnp.mean(advantages.spread(*groups), dtype=jnp.float32),
+        "unfinished_episodes": 1.0 - jnp.mean(transition.weight[0]),
         "output_length": jnp.sum(transition.weight) / num_outputs,
     }
 

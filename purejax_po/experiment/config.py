@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
 
 import tyro
 
@@ -343,22 +343,31 @@ ALGORITHMS: dict[str, type[AlgorithmConfig]] = {
 """Every algorithm by its command-line name."""
 
 
+class Preset(NamedTuple):
+    """Tuned settings: what they were tuned for, and for how long."""
+
+    env: str
+    algorithm: AlgorithmConfig
+    total_steps: int = 500_000
+
+
 def _on_tokens(
-    num_steps: int, *, group_size: int, memory: Literal["gru", "transformer"], **floats: float
-) -> GRPOConfig:
-    """Settings of a token task: 16 prompts, one small layer."""
-    return GRPOConfig(
+    task: str, num_steps: int, num_updates: int, *, group_size: int = 8, **floats: float
+) -> Preset:
+    """GRPO on a token task: 16 prompts, and a transformer of one layer."""
+    algorithm = GRPOConfig(
         num_envs=16 * group_size,
         num_steps=num_steps,
         group_size=group_size,
         kl_form="off",
-        network=NetworkConfig(hidden=(32,), memory=memory),
+        network=NetworkConfig(hidden=(32,), memory="transformer"),
         hyperparams=GRPOHyperparams(**floats),
     )
+    return Preset(f"tokens/{task}", algorithm, num_updates * 16 * group_size * num_steps)
 
 
-PRESETS: dict[str, tuple[str, AlgorithmConfig]] = {
-    "ppo-pendulum": (
+PRESETS: dict[str, Preset] = {
+    "ppo-pendulum": Preset(
         "Pendulum-v1",
         PPOConfig(
             num_envs=8,
@@ -370,8 +379,21 @@ PRESETS: dict[str, tuple[str, AlgorithmConfig]] = {
             ),
         ),
     ),
+    "grpo-copy": _on_tokens("copy", 7, 500, learning_rate=3e-3, entropy_coef=0.02),
+    "grpo-reverse": _on_tokens("reverse", 7, 500, learning_rate=3e-3, entropy_coef=0.02),
+    "grpo-sort": _on_tokens("sort", 7, 1500, learning_rate=3e-3, entropy_coef=0.05),
+    "grpo-addition": _on_tokens(
+        "addition", 2, 3000, group_size=16, learning_rate=1e-3, entropy_coef=0.1
+    ),
 }
-"""Tuned settings by name: the environment they were tuned for, and the configuration."""
+"""Tuned settings by name."""
+
+TASK_PRESETS = {
+    (preset.algorithm.name, preset.env): name
+    for name, preset in PRESETS.items()
+    if preset.env.startswith("tokens/")
+}
+"""Presets that are the default on their environment: no settings serve every task."""
 
 
 @dataclass(frozen=True, kw_only=True)
