@@ -21,7 +21,7 @@ from purejax_po.algorithms.ppo import PPOHyperparams, ppo
 from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
-from purejax_po.environments.wrappers import reset_from, shape_reward
+from purejax_po.environments.wrappers import judge_outcome, reset_from, shape_reward
 from purejax_po.evaluation import Evaluation, evaluate
 from purejax_po.experiment import statistics
 from purejax_po.experiment.comparison import compare, resume_compare
@@ -58,7 +58,15 @@ from purejax_po.networks import (
     mlp_actor_critic,
     softmax_linear_policy,
 )
-from purejax_po.pretraining import Clone, behaviour_clone, warm_start
+from purejax_po.pretraining import (
+    Clone,
+    Pairs,
+    RewardModel,
+    behaviour_clone,
+    preference_accuracy,
+    reward_model,
+    warm_start,
+)
 from purejax_po.sequence import gru_policy, transformer_policy
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
 from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
@@ -81,11 +89,13 @@ __all__ = [
     "NetworkConfig",
     "PPOConfig",
     "PPOHyperparams",
+    "Pairs",
     "Policy",
     "ProcessLostError",
     "REINFORCEConfig",
     "REINFORCEHyperparams",
     "Result",
+    "RewardModel",
     "Rollout",
     "Saving",
     "StoppedError",
@@ -107,6 +117,7 @@ __all__ = [
     "gru_actor_critic",
     "gru_policy",
     "join_processes",
+    "judge_outcome",
     "linear_critic",
     "load_policy",
     "load_results",
@@ -130,12 +141,14 @@ __all__ = [
     "plot_sensitivity",
     "plot_sweep",
     "ppo",
+    "preference_accuracy",
     "reinforce",
     "render",
     "report",
     "reset_from",
     "resume",
     "resume_compare",
+    "reward_model",
     "rollout",
     "run",
     "seed_keys",

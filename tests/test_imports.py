@@ -38,7 +38,7 @@ ALLOWED = {
         "curvature",
         "minibatch",
     },
-    "pretraining": {"types", "distributions", "minibatch"},
+    "pretraining": {"types", "distributions", "minibatch", "advantages"},
     "training": {"types", "metrics", "normalization", "rollout", "evaluation"},
 }
 ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment"}
