@@ -65,11 +65,9 @@ def main() -> None:
             # An exact output earns its whole share of right tokens, 1, and the bonus, 1.
             exact = (returns["episode_return"] > 2.0 - 1e-3).mean("episode").values
             seconds = f"{summary['compile_seconds']:.0f} + {summary['run_seconds']:.0f} s"
-            print(
-                f"{task:9} {policy:11} {exact.mean():6.3f}  {exact.min():6.3f}  "
-                f"{summary['env_steps_per_second']:10,.0f}  {seconds:>13}  {os.getloadavg()[0]:6.1f}",
-                flush=True,
-            )
+            rate, load = summary["env_steps_per_second"], os.getloadavg()[0]
+            found = f"{exact.mean():6.3f}  {exact.min():6.3f}  {rate:10,.0f}  {seconds:>13}"
+            print(f"{task:9} {policy:11} {found}  {load:6.1f}", flush=True)
 
 
 if __name__ == "__main__":
