@@ -18,6 +18,8 @@ from purejax_po.distributions import Categorical
 from purejax_po.networks import memoryless
 from purejax_po.types import Policy, Transition
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 ESTIMATORS = list(advantages.GROUP_ESTIMATORS)
 EVERY = Options(2, "zscore", "per_sequence", "token", "k3", "loss")
 REWARD = np.array([[1.0, 0.0, 0.0, 3.0], [2.0, 2.0, 2.0, 2.0], [0.1, 0.2, 0.3, 0.3]])
@@ -434,3 +436,80 @@ def test_grpo_converges_to_the_tilted_reference(two_tokens, kl_form, kl_estimato
     assert (0.5 * np.abs(reference - best).sum(axis=1) > 0.1).all()
     distance = 0.5 * np.abs(probability - best).sum(axis=1)
     assert (distance <= 0.02).all(), distance
+
+
+def train_on_two(two_tokens, options, num_updates=30, **floats):
+    """Logged diagnostics and state after training on the tiny task."""
+    env, env_params, policy = two_tokens
+    hyperparams = GRPOHyperparams(**{"learning_rate": 0.1, "kl_coef": 0.0, **floats})
+    algorithm = grpo(policy, group_size=8, hyperparams=hyperparams, **options)
+    trainer = po.make_trainer(env, env_params, algorithm, num_envs=32, num_steps=2)
+    train = po.make_train(trainer, num_updates=num_updates)
+    result = jax.jit(jax.vmap(train, in_axes=(0, None)))(po.seed_keys(8), hyperparams)
+    return result.state.algorithm, jax.tree.map(np.asarray, result.log)
+
+
+def test_inner_updates_are_held_by_the_clip(two_tokens):
+    """Ten large steps on each rollout: the clip acts, and without it policies move too far."""
+    _, clipped = train_on_two(two_tokens, {"num_epochs": 10})
+    _, free = train_on_two(two_tokens, {"num_epochs": 10}, clip_low=0.999, clip_high=0.999)
+    _, single = train_on_two(two_tokens, {"num_epochs": 1})
+    for side in ("low", "high"):
+        assert clipped.info.mean[f"clip_fraction_{side}"][:, :3].mean() > 0.02
+        np.testing.assert_array_equal(single.info.mean[f"clip_fraction_{side}"], 0.0)
+    # What it protects: after the first updates the policy has not settled on what chance offered.
+    early = slice(None), slice(1, 4)
+    assert clipped.info.mean["entropy"][early].mean() > free.info.mean["entropy"][early].mean()
+    assert clipped.episode_return.mean[:, -5:].mean() > single.episode_return.mean[:, -5:].mean()
+
+
+def test_the_reference_moves_every_so_many_updates(two_tokens):
+    options = {"reference_every": 3, "kl_form": "loss", "kl_estimator": "exact"}
+    state, log = train_on_two(two_tokens, options, num_updates=8, kl_coef=0.01)
+    kl_to_reference = log.info.mean["reference_kl"]
+    np.testing.assert_allclose(kl_to_reference[:, [0, 3, 6]], 0.0, atol=1e-6)
+    assert (kl_to_reference[:, [1, 2, 4, 5, 7]].mean(axis=0) > 1e-4).all()
+    np.testing.assert_array_equal(state.num_updates, 8)
+    _, log = train_on_two(two_tokens, {**options, "reference_every": 0}, 8, kl_coef=0.01)
+    assert (log.info.mean["reference_kl"][:, 1:].mean(axis=0) > 1e-4).all()
+
+
+def test_a_needle_leaves_most_groups_without_spread():
+    env, env_params = po.make_env("tokens/needle")
+    policy, _ = po.mlp_actor_critic(env, env_params, hidden=())
+    hyperparams = GRPOHyperparams(entropy_coef=0.0)
+    algorithm = grpo(policy, group_size=4, hyperparams=hyperparams)
+    trainer = po.make_trainer(env, env_params, algorithm, num_envs=16, num_steps=env.max_tokens)
+    train = po.make_train(trainer, num_updates=5)
+    log = jax.jit(train)(jax.random.key(0), hyperparams).log
+    assert (log.info.mean["zero_spread"] > 0.5).all()
+    np.testing.assert_allclose(log.info.mean["output_length"], log.episode_length.mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize("memory", ["transformer", "gru"])
+def test_a_run_on_tokens_can_be_evaluated_and_its_policy_used(memory, tmp_path):
+    algorithm = po.GRPOConfig(
+        num_envs=32,
+        num_steps=2,
+        group_size=8,
+        kl_form="off",
+        network=po.NetworkConfig(hidden=(8,), memory=memory),
+        hyperparams=GRPOHyperparams(learning_rate=1e-2, entropy_coef=0.0),
+    )
+    config = po.ExperimentConfig(
+        algorithm=algorithm,
+        env="tokens/parity",
+        env_options={"length": 1},
+        num_seeds=2,
+        total_steps=64 * 150,
+        num_windows=10,
+    )
+    po.run(config, tmp_path / "run", progress=False)
+    evaluation = po.evaluate_run(tmp_path / "run", num_episodes=64)
+    act = po.load_policy(tmp_path / "run", seed=0)
+    obs, carry = jnp.array([2, -1, -1]), None
+    for t in range(2):
+        action, carry = act(obs, carry)
+        obs = obs.at[1 + t].set(action)
+    np.testing.assert_allclose(evaluation["episode_return"], 2.0)
+    np.testing.assert_array_equal(obs, [2, 2, 0])

@@ -8,6 +8,8 @@ import purejax_po as po
 from purejax_po import rollout, sequence
 from purejax_po.environments import tokens
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 NUM_ENVS, GROUP = 6, 3
 POLICIES = {
     "transformer": lambda env, p: sequence.transformer_policy(env, p, hidden=(8,), num_heads=2),
