@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Minutes that the benchmark may spend on its grid of algorithms, environments and lanes.
-MINUTES ?= 6
+MINUTES ?= 5
 DEMO_ALGORITHMS := reinforce a2c npg trpo ppo
 
 .PHONY: help demo test test-slow lint format benchmark benchmark-quick lock clean

@@ -17,7 +17,7 @@ SCRIPTS = ("startup", "throughput", "breakdown", "widths", "peers")
 
 
 def main() -> None:
-    arguments = measure.arguments(__doc__, minutes=6.0, skip="")
+    arguments = measure.arguments(__doc__, minutes=5.0, skip="")
     skipped = arguments.skip.split(",")
     failed, parts, found = [], [], {}
     begin = time.perf_counter()
@@ -30,7 +30,8 @@ def main() -> None:
         options = ["--quick"] * arguments.quick
         options += ["--minutes", str(arguments.minutes)] * (name == "widths")
         script = Path(__file__).with_name(f"{name}.py")
-        if subprocess.run([sys.executable, script, *options], check=False).returncode:
+        command = [sys.executable, script, *options]
+        if subprocess.run(command, env=measure.without_cache(), check=False).returncode:
             failed.append(name)
         if all(file.exists() for file in files):
             parts.append(files[0].read_text())

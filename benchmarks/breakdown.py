@@ -216,7 +216,8 @@ def main() -> None:
     arguments = measure.arguments(__doc__, width=8)
     rounds, repeats = (3, 3) if arguments.quick else (15, 10)
     text, results = ["## Breakdown of one update", ""], {}
-    for config, make in ((po.PPOConfig(), ppo_parts), (po.TRPOConfig(), trpo_parts)):
+    algorithms = ((po.PPOConfig(), ppo_parts), (po.TRPOConfig(), trpo_parts))
+    for config, make in algorithms[: 1 if arguments.quick else None]:
         programs = compile_parts(*make(config), arguments.width)
         cases = {
             name: (lambda run=run: measure.seconds(run, repeats)) for name, run in programs.items()

@@ -114,6 +114,11 @@ def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def without_cache() -> dict[str, str]:
+    """Return the environment for a process whose compilations are all its own."""
+    return {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+
+
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -9,7 +9,6 @@ for the peer, with the same settings, steps and seeds; compiling is apart.
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import venv
@@ -39,9 +38,8 @@ class Pair(NamedTuple):
     algorithm: str
     our_seeds: int
     their_seeds: int
-    steps: int
-    """Of each seed."""
-    quick_steps: int
+    is_quick: bool = True
+    """Whether the quick mode has it."""
     env: str = "CartPole-v1"
 
     @property
@@ -56,14 +54,16 @@ SBX = Peer("sbx-rl", "sbx", "sbx_ppo.py")
 BRAX = Peer("brax", "brax", "brax_ppo.py")
 
 PAIRS = (
-    Pair(REJAX, "ppo", 1, 1, 262_144, 16_384),
-    Pair(REJAX, "ppo", 16, 16, 262_144, 16_384),
-    Pair(SB3, "ppo", 16, 1, 98_304, 4_096),
-    Pair(SB3, "a2c", 16, 1, 98_304, 4_096),
-    Pair(SB3_CONTRIB, "trpo", 16, 1, 98_304, 4_096),
-    Pair(SBX, "ppo", 16, 1, 98_304, 4_096),
-    Pair(BRAX, "ppo", 1, 1, 262_144, 16_384, "Pendulum-v1"),
+    Pair(REJAX, "ppo", 1, 1, is_quick=False),
+    Pair(REJAX, "ppo", 16, 16),
+    Pair(SB3, "ppo", 16, 1),
+    Pair(SB3, "a2c", 16, 1, is_quick=False),
+    Pair(SB3_CONTRIB, "trpo", 16, 1),
+    Pair(SBX, "ppo", 16, 1),
+    Pair(BRAX, "ppo", 1, 1, is_quick=False, env="Pendulum-v1"),
 )
+STEPS, QUICK_STEPS = 98_304, 8_192
+"""Of each seed: whole updates of every algorithm."""
 EPISODES = 32
 """Of the final policy, for each seed; 8 in the quick mode."""
 
@@ -79,7 +79,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**measure.without_cache(), "JAX_TRACEBACK_FILTERING": "off"},
         )
 
     def ask(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +88,8 @@ class Worker:
         assert self.process.stdout
         try:
             print(json.dumps(job), file=self.process.stdin, flush=True)
-            answer = self.process.stdout.readline()
+            lines = iter(self.process.stdout.readline, "")
+            answer = next((line for line in lines if line.startswith("{")), "")  # or a greeting
         except BrokenPipeError:
             answer = ""
         if not answer:
@@ -129,7 +130,7 @@ def settings(algorithm: str) -> dict[str, Any]:
 
 def compare(pair: Pair, workers: dict[str, Worker], rounds: int, quick: bool) -> dict[str, Any]:
     """Run a pair's rounds; every round has seeds of its own."""
-    steps = pair.quick_steps if quick else pair.steps
+    steps = QUICK_STEPS if quick else STEPS
     job = {
         "algorithm": pair.algorithm,
         "env": pair.env,
@@ -174,7 +175,8 @@ def describe(found: dict[str, Any]) -> dict[str, str]:
 def main() -> None:
     arguments = measure.arguments(__doc__, only="", rounds=0)
     rounds = arguments.rounds or (2 if arguments.quick else 3)
-    pairs = [pair for pair in PAIRS if arguments.only in pair.label]
+    wanted = [pair for pair in PAIRS if pair.is_quick or arguments.only or not arguments.quick]
+    pairs = [pair for pair in wanted if arguments.only in pair.label]
     if not pairs:
         raise SystemExit(f"--only must be part of one of: {', '.join(p.label for p in PAIRS)}")
     measure.OUT.mkdir(exist_ok=True)

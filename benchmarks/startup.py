@@ -60,10 +60,10 @@ def main() -> None:
     arguments = measure.arguments(__doc__)
     from purejax_po.experiment.config import ALGORITHMS
 
-    import_rounds, compile_rounds = (3, 1) if arguments.quick else (7, 3)
+    import_rounds, compile_rounds = (3, 1) if arguments.quick else (7, 2)
     names = [name for name in ALGORITHMS if name != "grpo"]  # which has an environment of its own
     if arguments.quick:
-        names = ["trpo", "ppo"]
+        names = ["ppo"]
     imports = measure.interleave(
         {module: (lambda module=module: import_seconds(module)) for module in IMPORTS},
         import_rounds,

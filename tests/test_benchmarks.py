@@ -113,11 +113,12 @@ def test_the_second_bound_is_below_the_first():
 
 
 def test_peers_get_our_settings_as_json():
-    from peers import PAIRS, SCRIPTS, settings
+    from peers import PAIRS, QUICK_STEPS, SCRIPTS, STEPS, settings
 
     for pair in PAIRS:
         assert (SCRIPTS / pair.peer.script).exists()
         assert (SCRIPTS / f"{pair.peer.environment}.txt").exists()
         ours = json.loads(json.dumps(settings(pair.algorithm)))
-        assert pair.steps % (ours["num_envs"] * ours["num_steps"]) == 0
+        per_update = ours["num_envs"] * ours["num_steps"]
+        assert STEPS % per_update == QUICK_STEPS % per_update == 0
         assert ours["hyperparams"].get("learning_rate_decay", 0.0) == 0.0
