@@ -513,15 +513,16 @@ def test_thirty_kills(tmp_path, name, signal_name):
     """A run in a subprocess is killed at 30 random moments and resumed each time."""
     flags = [
         "--env", "CartPole-v1", "--seeds", "6", "--num-envs", "2", "--num-steps", "16",
-        "--network.hidden", "8", "--lanes-per-device", "2", "--total-steps", "9600000",
-        "--num-windows", "400", "--checkpoint-every", "0.002",
+        "--network.hidden", "8", "--lanes-per-device", "2", "--total-steps", "4800000",
+        "--num-windows", "400",
     ]  # fmt: skip
+    often = ["--checkpoint-every", "0.005"]
     program = [sys.executable, "-m", "purejax_po"]
     expected, out = tmp_path / "expected", tmp_path / "run"
     subprocess.run([*program, "train", name, *flags, "--out", expected], check=True, timeout=600)
     rng = random.Random(name + signal_name)
     log = out / "log.jsonl"
-    command = [*program, "train", name, *flags, "--out", out]
+    command = [*program, "train", name, *flags, *often, "--out", out]
     for number in range(30):
         size = log.stat().st_size if log.exists() else 0
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -537,6 +538,6 @@ def test_thirty_kills(tmp_path, name, signal_name):
         process.send_signal(getattr(signal, f"SIG{signal_name}"))
         process.wait(timeout=120)
         if (out / "config.json").exists():
-            command = [*program, "resume", out, "--checkpoint-every", "0.002"]
-    subprocess.run(command, check=True, timeout=600)
+            command = [*program, "resume", out, *often]
+    subprocess.run([*program, "resume", out], check=True, timeout=600)
     assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
