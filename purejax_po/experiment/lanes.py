@@ -269,7 +269,9 @@ def compile_program(
     lowered = [jitted_init.lower(*inputs), *map(lower, devices)]
     with ThreadPoolExecutor() as pool:
         compiled_init, *windows = pool.map(lambda program: program.compile(), lowered)
-    log_shapes = jax.eval_shape(jitted, lanes.hyperparams, init_shapes, lanes.env_params, 0)[1]
+    log_shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), lowered[1].out_info[1]
+    )
     return Program(
         workers=workers,
         lanes_per_worker=len(lanes.seed),
