@@ -2,7 +2,7 @@
 
     python benchmarks/sweep.py [--seeds 16] [--steps 20480] [--repeats 3] [--quick]
 
-The sweep is 5 learning rates × 3 clip ranges; the separate runs are 15 calls of `po.run` in the same
+The sweep is 5 learning rates × 3 clip ranges; the separate runs are 15 calls of `po.run` in one
 process, which spares them the start of Python and the imports that 15 commands would pay. Neither
 keeps compiled programs from before. Both take turns, the runs' order is shuffled, and their results
 are compared to the bit. `--quick` is one repeat of 2 × 2 points.
@@ -67,8 +67,8 @@ def main():
     first, second = (statistics.median(column) for column in zip(*times, strict=True))
     ratios = [apart / together for together, apart in times]
     print(
-        f"{config.algorithm.name} on {config.env}, {len(points)} points × {arguments.seeds} seeds × "
-        f"{config.num_updates * config.algorithm.num_envs * config.algorithm.num_steps:,} steps, "
+        f"{config.algorithm.name} on {config.env}, {len(points)} points × {arguments.seeds} seeds "
+        f"× {int(dataset['step'][-1]):,} steps, "
         f"{width} lanes on each of {dataset.attrs['device']}: "
         f"{second:.1f} s apart / {first:.1f} s together = {second / first:.1f} "
         f"(min {min(ratios):.1f}, max {max(ratios):.1f})"

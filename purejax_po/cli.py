@@ -544,10 +544,11 @@ def print_points(dataset: "xr.Dataset") -> None:
         rows = [rows[i] for i in reversed(order[-MOST_ROWS:])]
     title = "final return over seeds" + (f"; {left_out} lower points left out" * bool(left_out))
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in rows[0]:
+    columns = [*results.swept(dataset), "IQM", "95 % CI", "diverged", ""]
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*[row[column] for column in columns])
     _console().print(table)
 
 
