@@ -1,8 +1,8 @@
 """Run the notebooks in place, in order, outputs kept.
 
-    python notebooks/run.py                  # all of them
-    python notebooks/run.py 03 05            # those whose names begin so
-    python notebooks/run.py --check          # run, but leave the files as they are
+python notebooks/run.py                  # all of them
+python notebooks/run.py 03 05            # those whose names begin so
+python notebooks/run.py --check          # run, but leave the files as they are
 """
 
 import argparse

@@ -23,8 +23,9 @@ from purejax_po.experiment.config import (
     PPOConfig,
     algorithm_config,
 )
-from purejax_po.experiment.directory import RUN_FILES, SWEEP
+from purejax_po.experiment.directory import CONFIG, RUN_FILES, SWEEP
 from purejax_po.experiment.processes import Processes, ProcessLostError, join
+from purejax_po.experiment.signals import Interrupted, stop_signal
 from purejax_po.types import Range, check_choice, check_count, check_number
 
 if TYPE_CHECKING:
@@ -397,13 +398,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: the user's mistake, in one line)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        command = parse(arguments)
+        with stop_signal(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return parse(arguments).execute()
     except ValueError as error:
         return _fail(error)
-    try:
-        return command.execute()
+    except Interrupted as stop:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return 128 + stop.signal_number
     except BrokenPipeError:  # the reader of a pipe, e.g. head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"{PROGRAM}: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
 
 
@@ -452,36 +459,30 @@ def _execute(experiment: "runner.Experiment | comparison.Comparison", saving: ru
 
     An interruption or a full disk is told of in one line.
     """
-    out = experiment.directory
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
-        try:
-            if isinstance(experiment, comparison.Comparison):
-                dataset = comparison.execute(experiment, saving=saving)
-            else:
-                dataset = runner.execute(experiment, saving=saving)
-        except runner.Interrupted as stop:
-            print(f"{PROGRAM}: interrupted; to go on: {PROGRAM} resume {out}", file=sys.stderr)
-            return 128 + stop.signal_number
-        except KeyboardInterrupt:
-            print(f"{PROGRAM}: interrupted before training", file=sys.stderr)
-            return 130
-        except ValueError as error:  # a checkpoint that cannot be used, memory for no lane
-            return _fail(error)
-        except ProcessLostError as error:
-            print(
-                f"{PROGRAM}: error: {error}; what this process did is saved; to go on: "
-                f"{PROGRAM} resume {out}",
-                file=sys.stderr,
-            )
-            return 1
-        except runner.StoppedError as error:
-            print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-            return 1
-        except OSError as error:
-            reason = f"{out} cannot be written: {error.strerror or error}"
-            print(f"{PROGRAM}: error: {reason}; its last checkpoint is intact", file=sys.stderr)
-            return 1
+    out = Path(experiment.directory or ".")
+    try:
+        if isinstance(experiment, comparison.Comparison):
+            dataset = comparison.execute(experiment, saving=saving)
+        else:
+            dataset = runner.execute(experiment, saving=saving)
+    except Interrupted as stop:
+        hint = f"; to go on: {PROGRAM} resume {out}" if stop.is_saved else " before training"
+        print(f"{PROGRAM}: interrupted{hint}", file=sys.stderr)
+        return 128 + stop.signal_number
+    except ValueError as error:  # a checkpoint that cannot be used, memory for no lane
+        return _fail(error)
+    except ProcessLostError as error:
+        hint = f"; to go on: {PROGRAM} resume {out}" if (out / CONFIG).exists() else ""
+        print(f"{PROGRAM}: error: {error}{hint}", file=sys.stderr)
+        return 1
+    except runner.StoppedError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        found = "its last checkpoint is intact" if out.exists() else "it has vanished"
+        reason = f"{out} cannot be written: {error.strerror or error}"
+        print(f"{PROGRAM}: error: {reason}; {found}", file=sys.stderr)
+        return 1
     if isinstance(experiment, comparison.Comparison):
         print_comparison(dataset)
         _console().print(f"report: {out}{os.sep}{report.REPORT}", soft_wrap=True)

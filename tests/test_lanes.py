@@ -60,7 +60,8 @@ def test_the_budget_is_what_is_set_or_a_part_of_what_is_free():
     assert 0 < free < memory.free_bytes()
     assert memory.available(device, 1.5) == 1.5 * 2**30
     assert memory.in_words(2**31) == "2.00 GiB"
-    assert memory.in_words(3 * 2**19) == "1.5 MiB"
+    assert memory.in_words(3 * 2**19) == "1.50 MiB"
+    assert memory.in_words(100) == "0.10 KiB"
     assert memory.peak_bytes(device) >= 0.9 * memory.resident_bytes()
 
 

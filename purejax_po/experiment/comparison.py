@@ -124,9 +124,6 @@ def prepare_resume(out: str | os.PathLike[str], *, log_to: Sequence[str] = ()) -
         if (place / files.CONFIG).exists():
             experiment = runner.prepare_resume(place, log_to=log_to)
         else:
-            checkpoints = place / files.CHECKPOINTS
-            if checkpoints.is_dir() and not any(checkpoints.iterdir()):
-                checkpoints.rmdir()  # killed while the run's directory was made
             config = _read_config(run["config"], directory)
             experiment = _prepare_one(run["algorithm"], config, place, log_to=log_to)
         experiments[run["algorithm"], run["env"]] = experiment

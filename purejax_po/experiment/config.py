@@ -380,6 +380,10 @@ class ExperimentConfig:
         for name in ("lanes_per_device", "num_devices"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
+                if getattr(self, name) > MAX_SEEDS:
+                    raise ValueError(
+                        f"{name} must be at most {MAX_SEEDS}, got {getattr(self, name)}"
+                    )
         if self.memory_gib is not None:
             check_number("memory_gib", self.memory_gib, Range(0.0, includes_low=False))
         if not isinstance(self.sweep, Mapping):
@@ -476,8 +480,10 @@ def _plain(value: Any) -> Any:
 def _from_dict(cls: Any, data: dict[str, Any]) -> Any:
     """Build a configuration dataclass from nested dictionaries."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    if unknown := set(data) ^ set(fields):
-        raise ValueError(f"{cls.__name__} must have the fields {', '.join(fields)}; {unknown}")
+    if unknown := set(data) - set(fields):
+        raise ValueError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
+    if missing := set(fields) - set(data):
+        raise ValueError(f"{cls.__name__} lacks {', '.join(sorted(missing))}")
     hints = get_type_hints(cls)
     values = {}
     for name, value in data.items():

@@ -194,6 +194,19 @@ def compile_to_fit(
     return program if width == lanes_per_device else compile_for(width)
 
 
+def check_fit(program: Program, budget_gib: float | None = None) -> None:
+    """Raise `ValueError` if the memory does not hold a program whose width is fixed."""
+    workers = program.workers
+    share = memory.available(workers[0], budget_gib) / workers.count(workers[0])
+    if program.bytes_per_worker > share:
+        limit = "is free" if budget_gib is None else f"memory_gib {budget_gib:g} leaves"
+        raise ValueError(
+            f"lanes_per_device must fit the memory: {program.lanes_per_worker} lanes take "
+            f"{memory.in_words(program.bytes_per_worker)} on each of {len(workers)} workers, and "
+            f"{limit} {memory.in_words(share)}"
+        )
+
+
 def memory_need(trainer: Trainer, lanes: Lanes, num_updates: int, device: Any) -> memory.Need:
     """Extrapolate a worker's memory from two small programs; their code is not optimised."""
 

@@ -1,7 +1,7 @@
 """Pictures of training, on matplotlib: learning curves and diagnostics."""
 
+import io
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,9 +179,9 @@ def save_pictures(dataset: "xr.Dataset", directory: Path) -> None:
 
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a picture whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, dpi=150, format="png")
-    os.replace(partial, path)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150, format="png")
+    results.write_bytes(path, content.getvalue())
 
 
 def axes(ax: "Axes | None", size: tuple[float, float] = (6.4, 4.0)) -> "Axes":

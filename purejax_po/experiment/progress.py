@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from purejax_po.experiment.config import ExperimentConfig
 
 Progress = Callable[[int, float], None]
-"""Called after every window with the environment steps done in it and its mean episode return."""
+"""Called after every window with the environment steps done in it and its mean episode return; once
+at the beginning of a resumed run, with the steps done before."""
 
 
 @contextmanager
@@ -46,10 +47,9 @@ def progress_bar(config: ExperimentConfig, num_processes: int = 1) -> Iterator[P
     def advance(steps: int, episode_return: float) -> None:
         nonlocal done, start
         now = time.perf_counter()
-        speed = "-" if done == 0 else f"{done / max(now - start, 1e-9):,.0f}"
-        start = now if done == 0 else start
+        done, start = (done + steps, start) if start else (0, now)  # compilation does not count
+        speed = f"{done / (now - start):,.0f}" if done else "-"
         shown = "-" if math.isnan(episode_return) else f"{episode_return:.1f}"
-        done += steps
         bar.update(task, advance=steps, description=description, speed=speed, episode_return=shown)
 
     with bar:

@@ -5,6 +5,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -254,8 +255,13 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """As `write_text`."""
     neighbour = path.with_name(f".{path.name}.partial")
-    neighbour.write_bytes(content)
-    os.replace(neighbour, path)
+    try:
+        neighbour.write_bytes(content)
+        os.replace(neighbour, path)
+    except OSError:
+        with suppress(OSError):
+            neighbour.unlink()
+        raise
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -268,12 +274,11 @@ def save(dataset: "xr.Dataset", path: Path) -> None:
 
     Times and devices are left to `summary.json`: the file depends on the results alone, to the bit.
     """
-    neighbour = path.with_name(f".{path.name}.partial")
     dataset = dataset.drop_attrs(deep=False).assign_attrs(
         {k: v for k, v in dataset.attrs.items() if k not in CIRCUMSTANCES}
     )
-    dataset.to_netcdf(neighbour, engine="h5netcdf")
-    os.replace(neighbour, path)
+    # By way of memory: HDF5 does not survive a full disk.
+    write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf")))
 
 
 def load(path: str | Path) -> "xr.Dataset":

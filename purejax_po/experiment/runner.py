@@ -3,27 +3,25 @@
 import json
 import math
 import os
-import signal
-import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 
 from purejax_po.experiment import directory as files
 from purejax_po.experiment import lanes as lanes_module
-from purejax_po.experiment import loggers, memory, plots, results, sweep, sweep_plots
+from purejax_po.experiment import locks, loggers, memory, plots, results, sweep, sweep_plots
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.directory import Done
 from purejax_po.experiment.lanes import Block, Lanes, Program
 from purejax_po.experiment.processes import Attendance, Processes
 from purejax_po.experiment.progress import Progress, progress_bar
+from purejax_po.experiment.signals import Interrupted, StopSignal, stop_signal
 from purejax_po.metrics import Log
 from purejax_po.training import make_trainer, window_lengths
 from purejax_po.types import Trainer
@@ -40,14 +38,6 @@ RESULTS_BYTES = 100 * 2**20
 
 UNFINISHED = 0.01
 """The fraction of episodes that a Monte-Carlo weight may leave out without a warning."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to stop; its state is saved."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__()
-        self.signal_number = signal_number
 
 
 class StoppedError(RuntimeError):
@@ -72,6 +62,7 @@ class Experiment(NamedTuple):
     is_resumed: bool = False
     processes: Processes = Processes()
     log_to: tuple[str, ...] = ()
+    overwrite: bool = False
 
 
 def run(
@@ -149,7 +140,7 @@ def prepare(
         files.check_writable(directory, overwrite)
     trainer = _make_trainer(config)
     loggers.check(log_to, config, directory)
-    return Experiment(config, trainer, directory, False, processes, tuple(log_to))
+    return Experiment(config, trainer, directory, False, processes, tuple(log_to), overwrite)
 
 
 def prepare_resume(
@@ -178,24 +169,39 @@ def execute(
     saving = saving or Saving()
     if experiment.is_resumed and (dataset := _finished(experiment)) is not None:
         return dataset
-    if callable(progress):
-        return _execute(experiment, progress, saving)
-    if not progress or not experiment.processes.is_first:
-        return _execute(experiment, lambda steps, episode_return: None, saving)
-    with progress_bar(experiment.config, experiment.processes.count) as advance:
-        return _execute(experiment, advance, saving)
+    config, directory, processes = experiment.config, experiment.directory, experiment.processes
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_signal())
+        if directory is not None:
+            stack.enter_context(locks.hold(directory, processes.index, processes.session))
+            if processes.is_first and not experiment.is_resumed:  # nobody else began meanwhile
+                files.check_writable(directory, experiment.overwrite)
+        if callable(progress):
+            advance = progress
+        elif progress and processes.is_first:
+            advance = stack.enter_context(progress_bar(config, processes.count))
+        else:
+            advance = _no_progress
+        return _execute(experiment, advance, saving, stop)
 
 
-def _execute(experiment: Experiment, advance: Progress, saving: Saving) -> "xr.Dataset":
+def _no_progress(steps: int, episode_return: float) -> None:
+    """Show nothing."""
+
+
+def _execute(
+    experiment: Experiment, advance: Progress, saving: Saving, stop: StopSignal
+) -> "xr.Dataset":
     """Compile and train, with half as many lanes on each device whenever memory runs out."""
     limit, times_halved = None, 0
-    attendance, failed = Attendance(experiment.processes, experiment.directory), True
+    attendance = Attendance(experiment.processes, experiment.directory)
+    run_ = _Run(experiment, saving, advance, attendance, stop)
     try:
+        attendance.reach("started")
         while True:
-            run_ = _Run(experiment, saving, advance, attendance)
             try:
                 dataset = run_.execute(limit, times_halved)
-                failed = False
+                attendance.leave()
                 return dataset
             except (MemoryError, jax.errors.JaxRuntimeError) as error:
                 if not memory.is_exhausted(error):
@@ -203,19 +209,29 @@ def _execute(experiment: Experiment, advance: Progress, saving: Saving) -> "xr.D
                 limit = run_.half_the_lanes()
             times_halved += 1
             warnings.warn(f"out of memory: again with {limit} lanes on each device", stacklevel=3)
-    finally:
-        attendance.leave(failed=failed)
+            run_ = _Run(experiment, saving, advance, attendance, stop)
+    except BaseException as error:
+        if isinstance(error, Interrupted):
+            error.is_saved = run_.has_saved
+        attendance.leave(str(error).partition("\n")[0] or type(error).__name__.lower())
+        raise
 
 
 class _Run:
     """The host's side of a run: compilation, the loop over windows, checkpoints, results."""
 
     def __init__(
-        self, experiment: Experiment, saving: Saving, advance: Progress, attendance: Attendance
+        self,
+        experiment: Experiment,
+        saving: Saving,
+        advance: Progress,
+        attendance: Attendance,
+        stop: StopSignal,
     ) -> None:
         self.config, self.trainer, self.directory = experiment[:3]
-        self.is_resumed, self.processes, self.log_to = experiment[3:]
+        self.is_resumed, self.processes, self.log_to = experiment[3:6]
         self.saving, self.advance, self.attendance = saving, advance, attendance
+        self.stop = stop
         self.lengths = window_lengths(self.config.num_updates, self.config.log_every).tolist()
         self.updates = np.cumsum(self.lengths).tolist()
         self.seeds = np.arange(self.config.num_seeds) + self.config.first_seed
@@ -238,13 +254,13 @@ class _Run:
         self._open(blocks, program)
         estimate = self._memory_estimate(program)
         self._begin = self._saved_at = time.perf_counter()
-        with _stop_signal() as received:
-            mine = [b for b in blocks if self.processes.owns(b.index) and b.index not in self.done]
-            try:
-                self._train(program, mine, received)
-            finally:
-                for logger in self.loggers:
-                    logger.close()
+        mine = [b for b in blocks if self.processes.owns(b.index) and b.index not in self.done]
+        try:
+            with self.stop.deferred():
+                self._train(program, mine)
+        finally:
+            for logger in self.loggers:
+                logger.close()
         run_seconds = self._run_seconds()
         if self.processes.count > 1:
             merged = self._merge(blocks, program)
@@ -265,8 +281,10 @@ class _Run:
             memory_peak_gib=memory.peak_bytes(program.workers[0]) / memory.GIB,
         )
         if self.directory is not None:
-            _write_results(dataset, self.directory)
-            self.attendance.reach("merged")
+            with self.stop.deferred():
+                _write_results(dataset, self.directory)
+                files.clean(self.directory)
+                self.attendance.reach("merged")
         return dataset
 
     def half_the_lanes(self) -> int:
@@ -308,7 +326,9 @@ class _Run:
         width = min(width, limit or width)
         if fixed is not None:
             first = lanes_module.make_blocks(lanes, width)[0].lanes
-            return lanes_module.compile_program(self.trainer, first, config.num_updates, workers)
+            program = lanes_module.compile_program(self.trainer, first, config.num_updates, workers)
+            lanes_module.check_fit(program, config.memory_gib)
+            return program
         return lanes_module.compile_to_fit(
             self.trainer, lanes, config.num_updates, workers, width, config.memory_gib
         )
@@ -319,8 +339,9 @@ class _Run:
         if directory is None:
             return
         if processes.is_first and not self.is_resumed:
-            files.create(directory, self.config)
+            files.create(directory, self.config, program.lanes_per_worker)
         if processes.is_first and self.is_resumed:
+            (directory / files.CHECKPOINTS).mkdir(exist_ok=True)
             files.merge_logs(directory)
         self.attendance.reach("ready", lanes_per_device=program.lanes_per_worker)
         if self.is_resumed:
@@ -334,30 +355,30 @@ class _Run:
             directory, self.config, blocks, program.state_shapes, program.log_shapes
         )
         for problem in restored.problems:
-            warnings.warn(f"{problem}; an older one is used", stacklevel=6)
+            warnings.warn(problem, stacklevel=6)
         self.done, self._seconds_before = restored.done, restored.run_seconds
+        ends = [0, *self.updates]
+        updates = {b.index: ends[-1 if b.index in self.done else len(b.logs)] for b in blocks}
+        mine = [b for b in blocks if self.processes.owns(b.index)]
+        self.advance(sum(b.num_real * self._steps(updates[b.index]) for b in mine), math.nan)
         if self.processes.is_first:
-            ends = [0, *self.updates]
             firsts = sweep.columns(self.config, [b.numbers[0] for b in blocks])
-            updates = {
-                first: ends[-1] if b.index in self.done else ends[len(b.logs)]
-                for first, b in zip(zip(*firsts.values(), strict=True), blocks, strict=True)
-            }
-            files.trim_log(directory / files.LOG, updates, tuple(firsts))
+            lanes = zip(*firsts.values(), strict=True)
+            by_lane = dict(zip(lanes, updates.values(), strict=True))
+            files.trim_log(directory / files.LOG, by_lane, tuple(firsts))
 
-    def _train(self, program: Program, blocks: list[Block], received: list[int]) -> None:
+    def _train(self, program: Program, blocks: list[Block]) -> None:
         """Run the blocks to their end, or save and raise once a signal has been received."""
 
         def pause() -> bool:
-            return bool(received) or (self.directory is not None and self._is_due())
+            return bool(self.stop) or (self.directory is not None and self._is_due())
 
         for tick in lanes_module.run_blocks(program, blocks, self.lengths, pause):
             for block, log in tick.finished:
                 self._record(block, log)
             if tick.synced:
                 self._save([b for b in blocks if 0 < len(b.logs) < len(self.lengths)])
-                if received:
-                    raise Interrupted(received[0])
+                self.stop.check()
         self._save([])
 
     def _record(self, block: Block, log: Log) -> None:
@@ -444,7 +465,6 @@ class _Run:
         shapes = program.state_shapes, program.log_shapes
         self.done = files.load_done(directory, self.config, blocks, *shapes)
         files.merge_logs(directory)
-        files.remove_steps(directory)
         return None
 
     def _dataset(self, blocks: list[Block]) -> "xr.Dataset":
@@ -524,27 +544,3 @@ def _mean_return(log: Log) -> float:
     """Mean return of all episodes of a window; NaN if none ended."""
     count = log.episode_return.count
     return float((count * log.episode_return.mean).sum() / count.sum()) if count.any() else np.nan
-
-
-@contextmanager
-def _stop_signal() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them; the second one is final."""
-    received: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        if received:
-            os._exit(128 + number)
-        received.append(number)
-        print("\nstopping after this window; once more to leave at once", file=sys.stderr)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    previous: dict[int, Any] = {
-        number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
