@@ -367,7 +367,7 @@ def test_a_damaged_log_loses_its_damaged_lines_alone(tmp_path):
     whole = '{"update": 1, "seeds": [0]}'
     damaged = [b"12", b'{"updbte": 1, "seeds": [0]}', b"\xff\xfe", b'{"update": 2, "seeds": [0], ']
     path.write_bytes(b"\n".join([whole.encode(), whole.encode(), *damaged]))
-    directory.trim_log(path, {0: 2})
+    directory.trim_log(path, {(0,): 2})
     assert path.read_text() == whole + "\n"
 
 
