@@ -48,7 +48,7 @@ from purejax_po.experiment.results import summarize
 from purejax_po.experiment.runner import Saving, StoppedError, resume, run
 from purejax_po.experiment.runs import load_runs
 from purejax_po.experiment.signals import Interrupted
-from purejax_po.experiment.sweep_plots import plot_sensitivity, plot_sweep
+from purejax_po.experiment.sweep_plots import plot_axes, plot_sensitivity, plot_sweep
 from purejax_po.networks import (
     gru_actor_critic,
     linear_critic,
@@ -114,6 +114,7 @@ __all__ = [
     "npg",
     "plot",
     "plot_aggregates",
+    "plot_axes",
     "plot_comparison",
     "plot_curves",
     "plot_diagnostics",

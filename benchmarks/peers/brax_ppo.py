@@ -1,8 +1,8 @@
 """brax's PPO on a gymnax environment with continuous actions; one seed at a time.
 
-Its training runs in three equal parts: the first two may compile, the last is timed. A rollout is one
-sequence per environment and a minibatch is whole sequences, so `num_minibatches` is the number of
-environments at most. It has neither value clipping nor Adam's ε of ours; its actions are Gaussian.
+Its training runs in three equal parts: the first two may compile, the last is timed. A rollout is
+one sequence per environment and a minibatch is whole sequences, so `num_minibatches` is the number
+of environments at most. It has neither value clipping nor our ε of Adam; actions are Gaussian.
 """
 
 import functools

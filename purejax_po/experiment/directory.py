@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ RESULTS = ("results.nc", "summary.json", "learning_curve.png", "diagnostics.png"
 RUN_FILES = (CONFIG, LOG, *RESULTS, CHECKPOINTS)
 PROGRAM = f"{CHECKPOINTS}/program.json"
 _NAME = re.compile(r"(step|done)-(\d+)(?:-p(\d+))?")
+SWEEP = "sweep.png"
 LOGGERS = ("tensorboard", "wandb")
 """Directories of optional loggers: like a run's files replaced with it."""
 
@@ -76,7 +78,7 @@ def check_writable(directory: Path, overwrite: bool) -> None:
             raise ValueError(f"out must be a directory, got the dangling link {directory}")
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"out must be a directory, got the file {directory}")
-        held = [name for name in (*RUN_FILES, *LOGGERS) if (directory / name).exists()]
+        held = [name for name in (*RUN_FILES, SWEEP, *LOGGERS) if (directory / name).exists()]
         existing = directory.absolute()
         while not existing.exists():
             existing = existing.parent
@@ -103,7 +105,7 @@ def create(directory: Path, config: ExperimentConfig, lanes_per_device: int) -> 
     last: a directory left by a kill can be resumed or overwritten.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    for name in ("summary.json", *RUN_FILES, *LOGGERS):
+    for name in ("summary.json", *RUN_FILES, SWEEP, *LOGGERS):
         path = directory / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -142,13 +144,15 @@ def config_hash(config: ExperimentConfig) -> str:
     return hashlib.sha256(json.dumps(config.identity(), sort_keys=True).encode()).hexdigest()
 
 
-def append_log(path: Path, block: Block, update: int, steps: int, log: Log) -> None:
-    """Append one line for a window of a block, in a single write."""
+def append_log(
+    path: Path, columns: dict[str, list[Any]], update: int, steps: int, log: Log
+) -> None:
+    """Append one line for a window of a block, whose lanes `columns` name, in a single write."""
     episodes = log.episode_return
     line = {
         "update": update,
         "steps": steps,
-        "seeds": block.lanes.seed[: block.num_real].tolist(),
+        **columns,
         "num_episodes": episodes.count.astype(int).tolist(),
         "episode_return": [
             round(float(mean), 4) if count > 0 else None
@@ -180,23 +184,26 @@ def remove_other_logs(directory: Path) -> None:
         path.unlink()
 
 
-def trim_log(path: Path, updates_done: dict[int, int]) -> None:
+def trim_log(
+    path: Path, updates_done: dict[tuple[Any, ...], int], columns: Sequence[str] = ("seeds",)
+) -> None:
     """Drop the lines that a resumed run will write again, and a last line cut short.
 
     Args:
         path: of the log.
-        updates_done: by the first seed of each block, the updates that are not done again.
+        updates_done: by the first lane of each block, the updates that are not done again.
+        columns: what names a lane: the seed, and the axes of a sweep.
     """
     kept = {}
     for line in _lines(path):
         try:
             entry = json.loads(line)
-            first_seed, update = entry["seeds"][0], entry["update"]
-            is_kept = update <= updates_done.get(first_seed, 0)
+            first, update = tuple(entry[name][0] for name in columns), entry["update"]
+            is_kept = update <= updates_done.get(first, 0)
         except (ValueError, KeyError, TypeError, IndexError):
             continue  # cut short, or damaged
         if is_kept:
-            kept[first_seed, update] = line + "\n"
+            kept[first, update] = line + "\n"
     results.write_text(path, "".join(kept.values()))
 
 
@@ -324,13 +331,13 @@ def load_params(
     """Read the final parameters of all finished lanes.
 
     Returns:
-        Their seeds, whether each one diverged, and parameters with leaves `[seeds, ...]`.
+        Their numbers, whether each one diverged, and parameters with leaves `[lanes, ...]`.
 
     Raises:
         ValueError: if no lane has finished, or a checkpoint does not fit.
     """
     shapes = jax.eval_shape(trainer.init, jax.random.key(0), trainer.algorithm.hyperparams)
-    seeds, diverged, parts, problems = [], [], [], []
+    numbers, diverged, parts, problems = [], [], [], []
     for path, is_step, *_ in _stored(directory):
         if is_step:
             continue
@@ -342,22 +349,22 @@ def load_params(
         width = meta["lanes_per_device"]
         for index, part in _split(arrays).items():
             params = {k[len(".params") :]: v for k, v in part.items() if k.startswith(".params")}
-            count = min(width, config.num_seeds - index * width)
+            count = min(width, config.num_lanes - index * width)
             template = jax.tree.map(
                 lambda x, n=count: jax.ShapeDtypeStruct((n, *x.shape), x.dtype),
                 shapes.acting_params,
             )
             parts.append(_unflatten(path, meta, template, params))
             diverged.append(part[".diverged_at"] >= 0)
-            seeds.append(config.first_seed + index * width + np.arange(count))
+            numbers.append(index * width + np.arange(count))
     if not parts:
         reason = problems[0] if problems else "no seed has finished yet"
         raise ValueError(f"{directory} holds no trained policy: {reason}")
     for problem in problems:
         warnings.warn(f"{problem}; its seeds are left out", stacklevel=2)
-    order = np.argsort(np.concatenate(seeds))
+    order = np.argsort(np.concatenate(numbers))
     joined = jax.tree.map(lambda *x: np.concatenate(x)[order], *parts)
-    return np.concatenate(seeds)[order], np.concatenate(diverged)[order], joined
+    return np.concatenate(numbers)[order], np.concatenate(diverged)[order], joined
 
 
 def stored_lanes_per_device(directory: Path) -> int | None:

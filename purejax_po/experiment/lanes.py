@@ -61,6 +61,11 @@ class Block:
     logs: list[Log] = dataclasses.field(default_factory=list)
     """One per finished window, NumPy leaves `[num_real]`."""
 
+    @property
+    def numbers(self) -> Any:
+        """Where its lanes stand among all lanes, `[num_real]`."""
+        return self.index * len(self.lanes.seed) + np.arange(self.num_real)
+
 
 class Program(NamedTuple):
     """A trainer compiled for K lanes."""
@@ -269,14 +274,13 @@ def compile_program(
     lowered = [jitted_init.lower(*inputs), *map(lower, devices)]
     with ThreadPoolExecutor() as pool:
         compiled_init, *windows = pool.map(lambda program: program.compile(), lowered)
-    log_shapes = jax.eval_shape(jitted, lanes.hyperparams, init_shapes, lanes.env_params, 0)[1]
     return Program(
         workers=workers,
         lanes_per_worker=len(lanes.seed),
         init=compiled_init,
         window=dict(zip(devices, windows, strict=True)),
         state_shapes=init_shapes,
-        log_shapes=log_shapes,
+        log_shapes=lowered[1].out_info[1],
         bytes_per_worker=max(map(memory.program_bytes, windows)),
         compile_seconds=time.perf_counter() - start,
     )

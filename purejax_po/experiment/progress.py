@@ -23,7 +23,8 @@ def progress_bar(config: ExperimentConfig, num_processes: int = 1) -> Iterator[P
     from rich.progress import Progress as RichProgress
 
     algorithm = config.algorithm
-    description = f"{algorithm.name} on {config.env}, {config.num_seeds} seeds"
+    points = f"{config.num_points} points × " if config.sweep else ""
+    description = f"{algorithm.name} on {config.env}, {points}{config.num_seeds} seeds"
     per_update = algorithm.num_envs * algorithm.num_steps
     bar = RichProgress(
         TextColumn("{task.description}"),
@@ -37,7 +38,7 @@ def progress_bar(config: ExperimentConfig, num_processes: int = 1) -> Iterator[P
     )
     task = bar.add_task(
         f"{description}: compiling",
-        total=config.num_seeds * config.num_updates * per_update / num_processes,
+        total=config.num_lanes * config.num_updates * per_update / num_processes,
         speed="-",
         episode_return="-",
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from purejax_po.experiment import directory as files
 from purejax_po.experiment import lanes as lanes_module
-from purejax_po.experiment import locks, loggers, memory, plots, results
+from purejax_po.experiment import locks, loggers, memory, plots, results, sweep, sweep_plots
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.directory import Done
 from purejax_po.experiment.lanes import Block, Lanes, Program
@@ -75,7 +75,7 @@ def run(
     processes: Processes | None = None,
     log_to: Sequence[str] = (),
 ) -> "xr.Dataset":
-    """Train every seed of an experiment.
+    """Train every seed of an experiment, at each point of its sweep.
 
     Args:
         config: what to run.
@@ -88,7 +88,8 @@ def run(
         log_to: where to log besides `log.jsonl`: `tensorboard`, `wandb` (optional extras).
 
     Returns:
-        Results labelled by `seed` and `update` (see `results.to_dataset`).
+        Results labelled by `seed` and `update`, in front of them the axes of a sweep (see
+        `results.to_dataset`).
 
     Raises:
         ValueError: for a bad configuration or directory, before anything is compiled.
@@ -137,8 +138,8 @@ def prepare(
         raise ValueError("out must be a directory that all processes share, got None")
     if directory is not None and processes.is_first:
         files.check_writable(directory, overwrite)
-    loggers.check(log_to, config, directory)
     trainer = _make_trainer(config)
+    loggers.check(log_to, config, directory)
     return Experiment(config, trainer, directory, False, processes, tuple(log_to), overwrite)
 
 
@@ -156,8 +157,8 @@ def prepare_resume(
     directory = Path(out)
     config = files.read_config(directory)
     config.check()
-    loggers.check(log_to, config, directory)
     trainer = _make_trainer(config)
+    loggers.check(log_to, config, directory)
     return Experiment(config, trainer, directory, True, processes or Processes(), tuple(log_to))
 
 
@@ -245,8 +246,8 @@ class _Run:
 
     def execute(self, limit: int | None, times_halved: int) -> "xr.Dataset":
         """Train all lanes; `limit` on the lanes of each device comes from an earlier attempt."""
-        lanes = lanes_module.make_lanes(
-            self.seeds, self.trainer.algorithm.hyperparams, self.trainer.env_params
+        lanes = sweep.make_lanes(
+            self.config, self.trainer.algorithm.hyperparams, self.trainer.env_params
         )
         self.program = program = self._compile(lanes, limit)
         blocks = lanes_module.make_blocks(lanes, program.lanes_per_worker)
@@ -270,7 +271,9 @@ class _Run:
             lanes_per_device=program.lanes_per_worker,
             compile_seconds=program.compile_seconds,
             run_seconds=run_seconds,
-            env_steps_per_second=len(self.seeds) * self._steps(self.updates[-1]) / run_seconds,
+            env_steps_per_second=self.config.num_lanes
+            * self._steps(self.updates[-1])
+            / run_seconds,
             device=f"{len(program.workers)} × {program.workers[0].device_kind}",
             num_processes=self.processes.count,
             times_halved=times_halved,
@@ -318,7 +321,7 @@ class _Run:
                     f"every process must be given the same configuration, got another than "
                     f"{directory / files.CONFIG} holds"
                 )
-        share = math.ceil(len(self.seeds) / processes.count)
+        share = math.ceil(self.config.num_lanes / processes.count)
         workers, width = lanes_module.plan(share, fixed, config.num_devices)
         width = min(width, limit or width)
         if fixed is not None:
@@ -359,8 +362,10 @@ class _Run:
         mine = [b for b in blocks if self.processes.owns(b.index)]
         self.advance(sum(b.num_real * self._steps(updates[b.index]) for b in mine), math.nan)
         if self.processes.is_first:
-            by_seed = {int(b.lanes.seed[0]): updates[b.index] for b in blocks}
-            files.trim_log(directory / files.LOG, by_seed)
+            firsts = sweep.columns(self.config, [b.numbers[0] for b in blocks])
+            lanes = zip(*firsts.values(), strict=True)
+            by_lane = dict(zip(lanes, updates.values(), strict=True))
+            files.trim_log(directory / files.LOG, by_lane, tuple(firsts))
 
     def _train(self, program: Program, blocks: list[Block]) -> None:
         """Run the blocks to their end, or save and raise once a signal has been received."""
@@ -384,9 +389,10 @@ class _Run:
         if self.directory is not None:
             path = files.log_path(self.directory, self.processes.index)
             steps = self._steps(self.updates[i])
-            files.append_log(path, block, self.updates[i], steps, log)
+            columns = sweep.columns(self.config, block.numbers)
+            files.append_log(path, columns, self.updates[i], steps, log)
             for logger in self.loggers:
-                logger.write(block.lanes.seed[: block.num_real], steps, log)
+                logger.write(sweep.names(self.config, block.numbers), steps, log)
         if self.config.stop_on_divergence:
             self._check_divergence(block, log)
         if i + 1 == len(self.lengths):
@@ -398,8 +404,8 @@ class _Run:
         i = len(block.logs) - 1
         if (lacking := np.flatnonzero(log.info.count < self.lengths[i])).size:
             update = self.updates[i] - self.lengths[i] + int(log.info.count[lacking[0]])
-            seed = block.lanes.seed[lacking[0]]
-            raise StoppedError(f"seed {seed} diverged at update {update} (stop_on_divergence)")
+            lane = sweep.describe(self.config, block.numbers[lacking[0]])
+            raise StoppedError(f"{lane} diverged at update {update} (stop_on_divergence)")
 
     def _warn_of_unfinished_episodes(self, log: Log) -> None:
         """Say once that complete episodes do not fit into the rollouts."""
@@ -408,7 +414,8 @@ class _Run:
             return
         self.is_warned = True
         limit = getattr(self.trainer.env_params, "max_steps_in_episode", None)
-        hint = "" if limit is None else f"; the time limit is {limit:g} steps"
+        limits = self.config.sweep.get("env_params.max_steps_in_episode", (limit or 0,))
+        hint = "" if limit is None else f"; the time limit is {max(limits):g} steps"
         warnings.warn(
             f"{unfinished.mean():.0%} of the episodes did not end within num_steps = "
             f"{self.trainer.num_steps} and were left out, so long episodes do not count: "
@@ -470,8 +477,10 @@ class _Run:
             seeds=self.seeds,
             updates=self.updates,
             steps_per_update=self.trainer.steps_per_update,
+            axes=sweep.axes(self.config),
         )
-        dataset["diverged_at"] = "seed", diverged_at
+        final = dataset["final_return"]
+        dataset["diverged_at"] = final.dims, diverged_at.reshape(final.shape)
         dataset.attrs.update(
             algorithm=self.config.algorithm.name,
             env=self.config.env,
@@ -487,7 +496,7 @@ class _Run:
         if device.platform != "cpu":
             return programs
         leaves = jax.tree.leaves(program.log_shapes)
-        log = sum(x.dtype.itemsize for x in leaves) * len(self.seeds) * len(self.lengths)
+        log = sum(x.dtype.itemsize for x in leaves) * self.config.num_lanes * len(self.lengths)
         now = memory.resident_bytes() + programs + RESULTS_COPIES * log + RESULTS_BYTES
         return max(now, memory.peak_bytes(device))
 
@@ -500,6 +509,7 @@ class _Run:
 
 def _make_trainer(config: ExperimentConfig) -> Trainer:
     env, env_params = config.make_env()
+    sweep.check(config, env_params)
     return make_trainer(
         env,
         env_params,
@@ -525,7 +535,8 @@ def _finished(experiment: Experiment) -> "xr.Dataset | None":
 
 def _write_results(dataset: "xr.Dataset", directory: Path) -> None:
     results.save(dataset, directory / "results.nc")
-    plots.save_pictures(dataset, directory)
+    sweep_plots.save_pictures(dataset, directory)
+    plots.save_pictures(results.best(dataset), directory)
     results.write_json(directory / "summary.json", results.summarize(dataset))
 
 
