@@ -49,9 +49,10 @@ from purejax_po.experiment.processes import join as join_processes
 from purejax_po.experiment.report import report
 from purejax_po.experiment.results import load as load_results
 from purejax_po.experiment.results import summarize
-from purejax_po.experiment.runner import Interrupted, Saving, StoppedError, resume, run
+from purejax_po.experiment.runner import Saving, StoppedError, resume, run
 from purejax_po.experiment.runs import load_runs
-from purejax_po.experiment.sweep_plots import plot_sensitivity, plot_sweep
+from purejax_po.experiment.signals import Interrupted
+from purejax_po.experiment.sweep_plots import plot_axes, plot_sensitivity, plot_sweep
 from purejax_po.networks import (
     gru_actor_critic,
     linear_critic,
@@ -133,6 +134,7 @@ __all__ = [
     "npg",
     "plot",
     "plot_aggregates",
+    "plot_axes",
     "plot_comparison",
     "plot_curves",
     "plot_diagnostics",

@@ -2,18 +2,19 @@
 
 import contextlib
 import io
+import math
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
 from purejax_po import environments
-from purejax_po.experiment import comparison, policies, report, results, runner
+from purejax_po.experiment import comparison, policies, report, results, runner, sweep
 from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import (
     ALGORITHMS,
@@ -23,14 +24,17 @@ from purejax_po.experiment.config import (
     PPOConfig,
     algorithm_config,
 )
-from purejax_po.experiment.directory import RUN_FILES
+from purejax_po.experiment.directory import CONFIG, RUN_FILES, SWEEP
 from purejax_po.experiment.processes import Processes, ProcessLostError, join
+from purejax_po.experiment.signals import Interrupted, stop_signal
 from purejax_po.types import Range, check_choice, check_count, check_number
 
 if TYPE_CHECKING:
     import xarray as xr
 
 PROGRAM = "purejax-po"
+MOST_ROWS = 40
+"""Of a table of points that a terminal has room for."""
 
 AnyAlgorithm = Union[  # noqa: UP007 - a union of a variable number of types
     tuple(Annotated[config, tyro.conf.subcommand(name)] for name, config in ALGORITHMS.items())
@@ -97,6 +101,9 @@ class Sharing:
         )
 
 
+PointFlags = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
+]
 HostingFlags = Annotated[Hosting, tyro.conf.arg(name="")]
 SharingFlags = Annotated[Sharing, tyro.conf.arg(name="")]
 
@@ -119,13 +126,17 @@ class Train:
     hosting: HostingFlags = field(default_factory=Hosting)
     sharing: SharingFlags = field(default_factory=Sharing)
 
+    def config(self) -> ExperimentConfig:
+        """What to run."""
+        return replace(self.experiment, algorithm=self.algorithm)
+
     def execute(self) -> int:
         """Run the experiment, then print its table."""
-        import dataclasses
-
-        config = dataclasses.replace(self.experiment, algorithm=self.algorithm)
-        out = self.out or Path("runs") / f"{config.algorithm.name}-{config.env.replace('/', '-')}"
         try:
+            config = self.config()
+            kind = "sweep-" if config.sweep else ""
+            name = f"{kind}{config.algorithm.name}-{config.env.replace('/', '-')}"
+            out = self.out or Path("runs") / name
             if (
                 self.preset is not None
                 and PRESETS[self.preset].algorithm.name != config.algorithm.name
@@ -154,7 +165,7 @@ class Resume:
     """Continue what was interrupted; the results are those of an undisturbed run."""
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """The directory of the run or of the comparison."""
+    """The directory of the run, of the sweep or of the comparison."""
     hosting: HostingFlags = field(default_factory=Hosting)
     sharing: SharingFlags = field(default_factory=Sharing)
 
@@ -177,6 +188,23 @@ class Resume:
 
 
 Train.__annotations__["algorithm"] = Annotated[AnyAlgorithm, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Train):
+    """Train one algorithm at each combination of some values, as lanes of one program."""
+
+    axes: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="NAME=V,V,…")
+    ] = ()
+    """Values to try: learning_rate=1e-4,3e-4, or env_params.gravity=9.8,12. Again for each further
+    name; each seed trains once with each combination."""
+
+    def config(self) -> ExperimentConfig:
+        """As `Train.config`, with the axes."""
+        if not self.axes:
+            raise ValueError("set must be given at least once: --set learning_rate=1e-4,3e-4")
+        return replace(super().config(), sweep=sweep.parse(self.axes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +268,7 @@ class Report:
             dataset, path = report.report(self.directories, self.out)
         except ValueError as error:
             return _fail(error)
-        print_comparison(dataset)
+        print_points(dataset) if results.swept(dataset) else print_comparison(dataset)
         _console().print(f"report: {path}", soft_wrap=True)
         return 0
 
@@ -255,17 +283,21 @@ class Evaluate:
     """Episodes per seed."""
     sample: bool = False
     """Sample actions rather than taking the most likely ones."""
+    point: PointFlags = ()
+    """Of a sweep, the value of each axis."""
 
     def execute(self) -> int:
         """Print the returns, and write `evaluation.json` beside the run's results."""
         try:
+            point = sweep.parse_point(self.point)
             evaluation = policies.evaluate_run(
-                self.directory, num_episodes=self.episodes, greedy=not self.sample
+                self.directory, num_episodes=self.episodes, greedy=not self.sample, point=point
             )
         except ValueError as error:
             return _fail(error)
         means = evaluation["episode_return"].mean("episode").values
         found = {
+            **({"point": point} if point else {}),
             "episodes_per_seed": self.episodes,
             "greedy": not self.sample,
             "final_return": results.over_seeds(means),
@@ -275,6 +307,7 @@ class Evaluate:
         _print_rows(
             f"evaluation of {self.directory}",
             {
+                **({"point": _point(point)} if point else {}),
                 "seeds, episodes each": f"{len(means)}, {self.episodes}",
                 "actions": "sampled" if self.sample else "most likely",
                 **_return_rows(found["final_return"]),
@@ -293,12 +326,15 @@ class Render:
     """Which seed's policy."""
     out: Path | None = None
     """The file to write (default: DIRECTORY/seed-SEED.gif)."""
+    point: PointFlags = ()
+    """Of a sweep, the value of each axis."""
 
     def execute(self) -> int:
         """Write the GIF."""
         path = self.out or self.directory / f"seed-{self.seed}.gif"
         try:
-            frames = policies.render(self.directory, path, seed=self.seed)
+            point = sweep.parse_point(self.point)
+            frames = policies.render(self.directory, path, seed=self.seed, point=point)
         except ValueError as error:
             return _fail(error)
         _console().print(f"{path}: {frames} frames")
@@ -352,6 +388,7 @@ class Algorithms:
 
 COMMANDS: dict[str, type] = {
     "train": Train,
+    "sweep": Sweep,
     "compare": Compare,
     "resume": Resume,
     "report": Report,
@@ -366,13 +403,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: the user's mistake, in one line)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        command = parse(arguments)
+        with stop_signal(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return parse(arguments).execute()
     except ValueError as error:
         return _fail(error)
-    try:
-        return command.execute()
+    except Interrupted as stop:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return 128 + stop.signal_number
     except BrokenPipeError:  # the reader of a pipe, e.g. head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"{PROGRAM}: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
 
 
@@ -384,12 +427,16 @@ def parse(arguments: Sequence[str]) -> Any:
     """
     if arguments and not arguments[0].startswith("-"):
         check_choice("command", arguments[0], tuple(COMMANDS))
-    if arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-"):
+    if (
+        arguments[:1] in (["train"], ["sweep"])
+        and len(arguments) > 1
+        and not arguments[1].startswith("-")
+    ):
         algorithm_config(arguments[1])
-    train = _preset_command(_option(arguments, "--preset") or _task_preset(arguments))
+    preset = _option(arguments, "--preset") or _task_preset(arguments)
     subcommands = {
-        name: tyro.conf.subcommand(name, default=train)
-        if command is Train
+        name: tyro.conf.subcommand(name, default=_preset_command(command, preset))
+        if issubclass(command, Train)
         else tyro.conf.subcommand(name)
         for name, command in COMMANDS.items()
     }
@@ -417,44 +464,41 @@ def _execute(experiment: "runner.Experiment | comparison.Comparison", saving: ru
 
     An interruption or a full disk is told of in one line.
     """
-    out = experiment.directory
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
-        try:
-            if isinstance(experiment, comparison.Comparison):
-                dataset = comparison.execute(experiment, saving=saving)
-            else:
-                dataset = runner.execute(experiment, saving=saving)
-        except runner.Interrupted as stop:
-            print(f"{PROGRAM}: interrupted; to go on: {PROGRAM} resume {out}", file=sys.stderr)
-            return 128 + stop.signal_number
-        except KeyboardInterrupt:
-            print(f"{PROGRAM}: interrupted before training", file=sys.stderr)
-            return 130
-        except ValueError as error:  # a checkpoint that cannot be used, memory for no lane
-            return _fail(error)
-        except ProcessLostError as error:
-            print(
-                f"{PROGRAM}: error: {error}; what this process did is saved; to go on: "
-                f"{PROGRAM} resume {out}",
-                file=sys.stderr,
-            )
-            return 1
-        except runner.StoppedError as error:
-            print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-            return 1
-        except OSError as error:
-            reason = f"{out} cannot be written: {error.strerror or error}"
-            print(f"{PROGRAM}: error: {reason}; its last checkpoint is intact", file=sys.stderr)
-            return 1
+    out = Path(experiment.directory or ".")
+    try:
+        if isinstance(experiment, comparison.Comparison):
+            dataset = comparison.execute(experiment, saving=saving)
+        else:
+            dataset = runner.execute(experiment, saving=saving)
+    except Interrupted as stop:
+        hint = f"; to go on: {PROGRAM} resume {out}" if stop.is_saved else " before training"
+        print(f"{PROGRAM}: interrupted{hint}", file=sys.stderr)
+        return 128 + stop.signal_number
+    except ValueError as error:  # a checkpoint that cannot be used, memory for no lane
+        return _fail(error)
+    except ProcessLostError as error:
+        hint = f"; to go on: {PROGRAM} resume {out}" if (out / CONFIG).exists() else ""
+        print(f"{PROGRAM}: error: {error}{hint}", file=sys.stderr)
+        return 1
+    except runner.StoppedError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        found = "its last checkpoint is intact" if out.exists() else "it has vanished"
+        reason = f"{out} cannot be written: {error.strerror or error}"
+        print(f"{PROGRAM}: error: {reason}; {found}", file=sys.stderr)
+        return 1
     if isinstance(experiment, comparison.Comparison):
         print_comparison(dataset)
         _console().print(f"report: {out}{os.sep}{report.REPORT}", soft_wrap=True)
         return 0
     if not experiment.processes.is_first:
         return 0
+    if results.swept(dataset):
+        print_points(dataset)
     print_table(dataset)
-    _console().print(f"files: {out}{os.sep}{{{', '.join(RUN_FILES)}}}")
+    files = [*RUN_FILES, *[SWEEP] * bool(results.swept(dataset))]
+    _console().print(f"files: {out}{os.sep}{{{', '.join(files)}}}")
     return 0
 
 
@@ -465,8 +509,10 @@ def _show_warning(message: Any, *details: Any) -> None:
 def print_table(dataset: "xr.Dataset") -> None:
     """Print the summary of a run."""
     summary = results.summarize(dataset)
+    best = summary.get("best", {})
     rows = {
-        "seeds": str(summary["num_seeds"]),
+        **({"best of points": f"{_point(best)}, of {len(summary['points'])}"} if best else {}),
+        "seeds at each point" if best else "seeds": str(summary["num_seeds"]),
         "steps per seed": f"{summary['total_steps']:,}",
         **_return_rows(summary["final_return"]),
         "diverged seeds": _diverged(summary["diverged_seeds"]),
@@ -479,10 +525,37 @@ def print_table(dataset: "xr.Dataset") -> None:
     _print_rows(f"{summary['algorithm']} on {summary['env']}", rows)
 
 
-def _diverged(seeds: list[dict[str, int]]) -> str:
+def _diverged(seeds: list[dict[str, Any]]) -> str:
     """Name the seeds that are left out of the statistics, and when each diverged."""
+    if seeds and len(seeds[0]) > 2:
+        return f"{len(seeds)}, named in summary.json; left out of the statistics"
     named = [f"{entry['seed']} (at update {entry['update']})" for entry in seeds]
     return f"{', '.join(named)}; left out of the statistics" if named else "none"
+
+
+def _point(point: dict[str, float]) -> str:
+    return ", ".join(f"{name} = {value:g}" for name, value in point.items())
+
+
+def print_points(dataset: "xr.Dataset") -> None:
+    """Print one row for each point of a sweep; of many, for the best ones."""
+    from rich import box
+    from rich.table import Table
+
+    rows = report.table(dataset)
+    left_out = max(0, len(rows) - MOST_ROWS)
+    if left_out:
+        iqms = [p["final_return"]["iqm"] for p in results.summarize(dataset)["points"]]
+        order = sorted(range(len(rows)), key=lambda i: -math.inf if iqms[i] is None else iqms[i])
+        rows = [rows[i] for i in reversed(order[-MOST_ROWS:])]
+    title = "final return over seeds" + (f"; {left_out} lower points left out" * bool(left_out))
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = [*results.swept(dataset), "IQM", "95 % CI", "diverged", ""]
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*[row[column] for column in columns])
+    _console().print(table)
 
 
 def print_comparison(dataset: "xr.Dataset") -> None:
@@ -520,19 +593,21 @@ def _print_rows(title: str, rows: dict[str, str]) -> None:
     _console().print(table)
 
 
-def _preset_command(preset: str | None) -> Train:
-    """The default of `train`: plain, or with a preset's algorithm and environment."""
+def _preset_command(command: type[Train], preset: str | None) -> Train:
+    """The default of `train` or `sweep`: plain, or with a preset's algorithm and environment."""
     if preset is None:
-        return Train()
+        return command()
     check_choice("preset", preset, tuple(PRESETS))
     env, algorithm, total_steps = PRESETS[preset]
     experiment = ExperimentConfig(env=env, total_steps=total_steps)
-    return Train(algorithm=algorithm, experiment=experiment, preset=preset)
+    return command(algorithm=algorithm, experiment=experiment, preset=preset)
 
 
 def _task_preset(arguments: Sequence[str]) -> str | None:
     """The preset that `train ALGORITHM --env ENV` starts from where it is the task's own."""
-    algorithm = arguments[1] if arguments[:1] == ["train"] and len(arguments) > 1 else ""
+    algorithm = (
+        arguments[1] if arguments[:1] in (["train"], ["sweep"]) and len(arguments) > 1 else ""
+    )
     return TASK_PRESETS.get((algorithm, _option(arguments, "--env") or ""))
 
 

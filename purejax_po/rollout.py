@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from purejax_po import prng
 from purejax_po.distributions import TanhGaussian
 from purejax_po.types import Array, Carry, EnvParams, Key, Params, Policy, Transition
 
@@ -39,7 +40,7 @@ def reset(
     group_size: int = 1,
 ) -> RolloutState:
     """Start `num_envs` episodes, `group_size` neighbours of them from one state."""
-    keys = jax.random.split(key, num_envs // group_size)
+    keys = prng.written_out(jax.random.split(key, num_envs // group_size))
     starts = jax.vmap(env.reset, in_axes=(0, None))(keys, env_params)
     if group_size > 1:
         starts = jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), starts)
@@ -85,7 +86,7 @@ def collect(
     first = (params, state.carry, state.obs, None if reads else state.start)
     abstract = jax.eval_shape(policy.step, *first)[1]
     noise = jax.vmap(abstract.noise)(jax.random.split(noise_key, num_steps))
-    env_keys = jax.random.split(env_key, (num_steps, state.start.shape[0]))
+    env_keys = prng.written_out(jax.random.split(env_key, (num_steps, state.start.shape[0])))
 
     def step(
         state: RolloutState, randomness: tuple[Array, Key]

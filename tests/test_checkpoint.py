@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -97,14 +98,43 @@ def test_only_the_newest_steps_are_kept(tmp_path):
     assert not [name for name in names if name.startswith(".")]
 
 
+def stored(out):
+    """The checkpoints of a run."""
+    return sorted((out / "checkpoints").glob("*-*"))
+
+
 @pytest.fixture(scope="module")
 def broken_off(tmp_path_factory):
     """A run broken off half-way, with two steps and a finished block."""
     out = tmp_path_factory.mktemp("broken-off") / "run"
     run_until(out, 23)
-    names = sorted(p.name[:4] for p in (out / "checkpoints").iterdir())
-    assert names == ["done", "step", "step"]
+    assert [p.name[:4] for p in stored(out)] == ["done", "step", "step"]
     return out
+
+
+@pytest.fixture(scope="module")
+def restore(broken_off):
+    """A function that tells what a run would start from: blocks done, windows, problems."""
+    experiment = runner.prepare_resume(broken_off)
+    whole, trainer = experiment.config, experiment.trainer
+    lanes = runner.lanes_module.make_lanes(
+        np.arange(whole.num_seeds), trainer.algorithm.hyperparams, trainer.env_params
+    )
+    first = runner.lanes_module.make_blocks(lanes, 2)[0].lanes
+    state = jax.eval_shape(
+        jax.vmap(lambda s, h, e: trainer.init(jax.random.key(s), h, e, 1)), *first
+    )
+    log = jax.eval_shape(
+        jax.vmap(lambda h, s, e: trainer.step(h, s, e)[1]),
+        first.hyperparams, state, first.env_params,
+    )  # fmt: skip
+
+    def restored(out):
+        blocks = runner.lanes_module.make_blocks(lanes, 2)
+        found = directory.restore(out, whole, blocks, state, log)
+        return sorted(found.done), [b.num_windows for b in blocks], found.problems
+
+    return restored
 
 
 def corrupt(path, kind, rng):
@@ -122,7 +152,7 @@ def corrupt(path, kind, rng):
     elif kind == "add":
         (victim.parent / "stray").write_bytes(b"x")
     elif kind == "swap":
-        other = rng.choice([p for p in path.parent.iterdir() if p != path])
+        other = rng.choice([p for p in path.parent.glob("*-*") if p != path])
         hold = path.with_name("hold")
         path.rename(hold)
         other.rename(path)
@@ -132,58 +162,130 @@ def corrupt(path, kind, rng):
 
 
 @pytest.mark.parametrize("kind", ["flip", "truncate", "remove", "add", "swap"])
-def test_every_corruption_is_detected(broken_off, tmp_path, kind):
-    """40 random faults of each kind, 200 in all: none is loaded, all others still are."""
+def test_every_corruption_is_detected(broken_off, restore, tmp_path, kind):
+    """40 random faults of each kind, 200 in all: none is loaded, and the newest valid step is."""
     rng = random.Random(kind)
+    done, windows, _ = restore(broken_off)
+    done_name, older_name, newest_name = (p.name for p in stored(broken_off))
+    older = tmp_path / "older"
+    shutil.copytree(broken_off, older)
+    shutil.rmtree(older / "checkpoints" / newest_name)
+    windows_before = restore(older)[1]
+    assert 0 < sum(windows_before) < sum(windows)
     for i in range(40):
         out = tmp_path / str(i)
-        shutil.copytree(broken_off / "checkpoints", out)
-        damaged = corrupt(rng.choice(sorted(out.iterdir())), kind, rng)
-        for path in out.iterdir():
+        shutil.copytree(broken_off, out)
+        damaged = corrupt(rng.choice(stored(out)), kind, rng)
+        for path in stored(out):
             if path.name in damaged:
                 with pytest.raises(CheckpointError, match=path.name):
                     checkpoint.load(path)
             else:
                 checkpoint.load(path)
+        found_done, found_windows, problems = restore(out)
+        assert found_done == ([] if done_name in damaged else done)
+        usable = {newest_name: windows, older_name: windows_before}
+        expected = [w for name, w in usable.items() if name not in damaged]
+        assert found_windows == (expected[0] if expected else [0] * len(windows))
+        assert len(problems) == len(
+            damaged - ({older_name} if newest_name not in damaged else set())
+        )
         shutil.rmtree(out)
 
 
-def restored(out):
-    """What a resumed run would start from: blocks done, windows of the others, problems."""
-    experiment = runner.prepare_resume(out)
-    whole, trainer = experiment.config, experiment.trainer
-    lanes = runner.lanes_module.make_lanes(
-        np.arange(whole.num_seeds), trainer.algorithm.hyperparams, trainer.env_params
-    )
-    blocks = runner.lanes_module.make_blocks(lanes, 2)
-    state = jax.eval_shape(
-        jax.vmap(lambda s, h, e: trainer.init(jax.random.key(s), h, e, 1)), *blocks[0].lanes
-    )
-    log = jax.eval_shape(
-        jax.vmap(lambda h, s, e: trainer.step(h, s, e)[1]),
-        blocks[0].lanes.hyperparams, state, blocks[0].lanes.env_params,
-    )  # fmt: skip
-    found = directory.restore(out, whole, blocks, state, log)
-    return sorted(found.done), [b.num_windows for b in blocks], found.problems
-
-
-def test_the_newest_valid_step_is_used(broken_off, tmp_path):
-    out = tmp_path / "run"
+@pytest.mark.parametrize("kind", ["flip", "truncate", "remove", "add", "swap"])
+def test_a_damaged_run_still_ends_in_the_same_bits(broken_off, tmp_path, kind):
+    expected, out = tmp_path / "expected", tmp_path / "run"
+    po.run(tiny.experiment(), expected, progress=False)
     shutil.copytree(broken_off, out)
-    done, windows, problems = restored(out)
-    assert problems == []
-    steps = sorted(p for p in (out / "checkpoints").iterdir() if p.name.startswith("step-"))
-    (steps[-1] / "manifest.json").write_bytes(b"")
-    older_done, older_windows, problems = restored(out)
-    assert older_done == done
-    assert steps[-1].name in problems[0]
-    assert 0 < sum(older_windows) < sum(windows)
+    corrupt(stored(out)[-1], kind, random.Random(kind))
+    with pytest.warns(UserWarning, match=r"is unusable: .*; (an older one is|its seeds start)"):
+        po.resume(out, progress=False)
+    assert_same_run(out, expected)
+    assert {p.name for p in out.iterdir()} == {p.name for p in expected.iterdir()}
+    assert not [p for p in stored(out) if p.name.startswith("step")]
+
+
+def test_a_damaged_policy_is_left_out_aloud(tmp_path):
+    out = tmp_path / "run"
+    po.run(tiny.experiment(), out, progress=False, saving=EVERY_WINDOW)
+    (stored(out)[0] / "manifest.json").write_bytes(b"")
+    with pytest.warns(UserWarning, match="damaged; its seeds are left out"):
+        seeds = policies.load_policies(out).seeds
+    assert 0 < len(seeds) < 5
+
+
+def test_lanes_are_noted_before_the_first_checkpoint(tmp_path):
+    """Killed before anything was saved, and resumed where another number would be chosen."""
+    out, expected = tmp_path / "run", tmp_path / "expected"
+    changes = {"num_seeds": 4, "lanes_per_device": None}
+    po.run(tiny.experiment(**changes, num_devices=2), expected, progress=False)
+    never = po.Saving(every_minutes=60.0)
+    with pytest.raises(KilledError):
+        po.run(tiny.experiment(**changes, num_devices=2), out, progress=killed, saving=never)
+    assert stored(out) == []
+    data = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**data, "num_devices": 1}))
+    assert po.resume(out, progress=False).attrs["lanes_per_device"] == 2
+    assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
+
+
+def killed(steps, episode_return):
+    raise KilledError
+
+
+def test_a_kill_while_the_directory_is_made_leaves_what_can_be_resumed(tmp_path, monkeypatch):
+    expected, out = tmp_path / "expected", tmp_path / "run"
+    po.run(tiny.experiment(), expected, progress=False)
+    for number in range(2):  # after the configuration, after the lanes
+        original, calls = directory.results.write_json, []
+
+        def write_json(path, data, number=number, original=original, calls=calls):
+            if len(calls) > number:
+                raise KilledError
+            calls.append(path)
+            original(path, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(directory.results, "write_json", write_json)
+            with pytest.raises(KilledError):
+                po.run(tiny.experiment(), out, overwrite=True, progress=killed)
+        assert (out / "config.json").exists()
+        po.resume(out, progress=False)
+        assert_same_run(out, expected)
+
+
+def test_one_run_at_a_time_in_a_directory(tmp_path):
+    out, refused = tmp_path / "run", []
+
+    def progress(steps, episode_return):
+        for start in (po.resume, lambda out: po.run(tiny.experiment(), out, overwrite=True)):
+            with pytest.raises(ValueError, match=r"must be free, got .*a run is at work \(process"):
+                start(out)
+            refused.append(start)
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        po.run(tiny.experiment(), out, progress=progress)
+    assert len(refused) == 2
+    assert not (out / ".lock").exists()
+    po.resume(out, progress=False)
+
+
+def test_a_run_that_fails_before_training_leaves_nothing(tmp_path, monkeypatch):
+    def compile_program(*arguments):
+        raise KilledError
+
+    monkeypatch.setattr(runner.lanes_module, "compile_program", compile_program)
+    with pytest.raises(KilledError):
+        po.run(tiny.experiment(), tmp_path / "run", progress=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_valid_checkpoint_at_all_is_one_clear_line(broken_off, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(broken_off, out)
-    for path in (out / "checkpoints").iterdir():
+    for path in stored(out):
         (path / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match=r"no older one: start anew") as error:
         po.resume(out, progress=False)
@@ -265,7 +367,7 @@ def test_a_damaged_log_loses_its_damaged_lines_alone(tmp_path):
     whole = '{"update": 1, "seeds": [0]}'
     damaged = [b"12", b'{"updbte": 1, "seeds": [0]}', b"\xff\xfe", b'{"update": 2, "seeds": [0], ']
     path.write_bytes(b"\n".join([whole.encode(), whole.encode(), *damaged]))
-    directory.trim_log(path, {0: 2})
+    directory.trim_log(path, {(0,): 2})
     assert path.read_text() == whole + "\n"
 
 
@@ -405,33 +507,39 @@ def test_squashed_policies_come_out_within_the_bounds(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["ppo", "trpo", "npg"])
 @pytest.mark.parametrize("signal_name", ["KILL", "TERM"])
 def test_thirty_kills(tmp_path, name, signal_name):
     """A run in a subprocess is killed at 30 random moments and resumed each time."""
     flags = [
         "--env", "CartPole-v1", "--seeds", "6", "--num-envs", "2", "--num-steps", "16",
-        "--network.hidden", "8", "--lanes-per-device", "2", "--total-steps", "3200000",
-        "--num-windows", "400", "--checkpoint-every", "0.002",
+        "--network.hidden", "8", "--lanes-per-device", "2", "--num-windows", "400",
+        "--total-steps", "2400000" if name == "ppo" else "800000",
+        *([] if name == "ppo" else ["--critic-minibatch-size", "16"]),
     ]  # fmt: skip
+    often = ["--checkpoint-every", "0.005"]
     program = [sys.executable, "-m", "purejax_po"]
     expected, out = tmp_path / "expected", tmp_path / "run"
-    subprocess.run([*program, "train", name, *flags, "--out", expected], check=True, timeout=600)
+    subprocess.run([*program, "train", name, *flags, "--out", expected], check=True, timeout=1200)
     rng = random.Random(name + signal_name)
-    kills = 0
-    command = [*program, "train", name, *flags, "--out", out]
-    while kills < 30:
+    log = out / "log.jsonl"
+    command = [*program, "train", name, *flags, *often, "--out", out]
+    for number in range(30):
+        size = log.stat().st_size if log.exists() else 0
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(timeout=rng.uniform(5.0, 10.0))
-        except subprocess.TimeoutExpired:
-            process.send_signal(getattr(runner.signal, f"SIG{signal_name}"))
-            process.wait(timeout=120)
-            kills += 1
-        else:
-            break
+        seconds = rng.uniform(0.0, 8.0)  # also while it starts, compiles and restores
+        if number % 2 or not size:  # while it trains and saves
+            grown = (
+                'until [ "$(stat -c %s "$0" 2>/dev/null || echo 0)" -gt "$1" ]; do sleep 0.05; done'
+            )
+            subprocess.run(["sh", "-c", grown, log, str(size)], check=True, timeout=300)
+            seconds = rng.uniform(0.0, 0.5)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=seconds)
+        process.send_signal(getattr(signal, f"SIG{signal_name}"))
+        process.wait(timeout=120)
         if (out / "config.json").exists():
-            command = [*program, "resume", out, "--checkpoint-every", "0.002"]
-    subprocess.run(command, check=True, timeout=600)
-    assert kills == 30
+            command = [*program, "resume", out, *often]
+    subprocess.run([*program, "resume", out], check=True, timeout=1200)
     assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()

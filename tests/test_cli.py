@@ -1,6 +1,7 @@
 """The command line: one clear line and exit code 2 for a user's mistake, readable directories."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import sys
 import pytest
 
 from purejax_po import cli
+from purejax_po.experiment import lanes
+from purejax_po.experiment.signals import Interrupted, stop_signal
 
 TINY = ["--num-envs", "2", "--num-steps", "16", "--network.hidden", "8", "--total-steps", "640"]
 
@@ -31,20 +34,27 @@ def test_train_as_a_subprocess(tmp_path):
     assert config["algorithm"]["hyperparams"]["learning_rate"] == 1e-3
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT])
-def test_interrupting_leaves_a_readable_directory(tmp_path, signal_number):
-    out = tmp_path / "run"
+def long_run(out):
+    """A run in a subprocess, once it trains."""
     process = subprocess.Popen(
-        command("train", "ppo", "--seeds", 2, *TINY[:-1], 2_000_000, "--out", out),
+        command("train", "ppo", "--seeds", 2, *TINY[:-1], 20_000_000, "--num-windows", 1000,
+                "--out", out),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stderr is not None
-    log = out / "log.jsonl"
+    wait = 'until [ -s "$0" ]; do sleep 0.1; done'
     try:
-        # The first line of the log says that training is under way.
-        subprocess.run(
-            ["sh", "-c", 'until [ -s "$0" ]; do sleep 0.2; done', str(log)], timeout=200, check=True
-        )
+        subprocess.run(["sh", "-c", wait, str(out / "log.jsonl")], timeout=200, check=True)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_leaves_a_readable_directory(tmp_path, signal_number):
+    out = tmp_path / "run"
+    process = long_run(out)
+    try:
         process.send_signal(signal_number)
         _, errors = process.communicate(timeout=100)
     finally:
@@ -53,10 +63,69 @@ def test_interrupting_leaves_a_readable_directory(tmp_path, signal_number):
     assert "interrupted" in errors
     assert "Traceback" not in errors
     json.loads((out / "config.json").read_text())
-    assert all(json.loads(line)["update"] > 0 for line in log.read_text().splitlines())
+    log = (out / "log.jsonl").read_text()
+    assert all(json.loads(line)["update"] > 0 for line in log.splitlines())
     assert {p.name for p in out.iterdir()} == {"config.json", "log.jsonl", "checkpoints"}
     assert not list(out.rglob("*.partial"))
     assert "purejax-po resume" in errors
+
+
+def test_a_directory_that_vanishes_is_one_line(tmp_path):
+    out = tmp_path / "run"
+    process = long_run(out)
+    try:
+        shutil.rmtree(out)
+        _, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    (line,) = [line for line in errors.splitlines() if "error" in line]
+    assert line.endswith("cannot be written: No such file or directory; it has vanished")
+
+
+def test_signals_wait_for_what_must_not_be_lost():
+    number = signal.SIGTERM
+    with stop_signal() as stop:
+        with pytest.raises(Interrupted) as caught:
+            signal.raise_signal(number)
+        assert caught.value.signal_number == number
+        stop.number = None
+        seen = []
+
+        def work():
+            with stop.deferred():
+                signal.raise_signal(number)
+                seen.append(bool(stop))
+
+        with pytest.raises(Interrupted):
+            work()
+        assert seen == [True]
+
+
+def test_a_second_signal_is_final():
+    code = """
+import os, signal
+from purejax_po.experiment.signals import stop_signal
+with stop_signal() as stop, stop.deferred():
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("never reached")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stdout == b""
+
+
+def test_a_signal_while_compiling_ends_at_once(tmp_path, monkeypatch, capsys):
+    def compile_program(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(lanes, "compile_program", compile_program)
+    out = tmp_path / "run"
+    assert cli.main(["train", "ppo", *TINY, "--no-compilation-cache", "--out", str(out)]) == 143
+    assert capsys.readouterr().err.splitlines()[-1] == "purejax-po: interrupted before training"
+    assert not out.exists()
 
 
 MISTAKES = {
@@ -133,6 +202,10 @@ MISTAKES = {
     "time limit": (
         ["train", "ppo", "--env-params", "max_steps_in_episode", "0"],
         ["env_params.max_steps_in_episode must be a finite number ≥ 1, got 0"],
+    ),
+    "lanes": (
+        ["train", "ppo", "--lanes-per-device", "1000000000000"],
+        ["lanes_per_device must be"],
     ),
     "long path": (["train", "ppo", "--out", "a" * 300], ["out must be writable", "too long"]),
     "no run": (["resume", "nowhere"], ["directory must be that of a run, got nowhere"]),

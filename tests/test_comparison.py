@@ -73,7 +73,7 @@ def test_an_interrupted_comparison_is_resumed(compared, tmp_path, monkeypatch):
     def interrupted(experiment, **options):
         calls.append(experiment)
         if len(calls) == 2:
-            raise runner.Interrupted(15)
+            raise po.Interrupted(15)
         return original(experiment, **options)
 
     monkeypatch.setattr(runner, "execute", interrupted)
@@ -83,7 +83,8 @@ def test_an_interrupted_comparison_is_resumed(compared, tmp_path, monkeypatch):
     assert json.loads((out / "comparison.json").read_text())["results"] is None
     with pytest.raises(ValueError, match="out must hold no comparison yet"):
         po.compare(LABELLED, "CartPole-v1", out=out, progress=False, **SETTINGS)
-    (out / "fast-CartPole-v1" / "checkpoints").mkdir(parents=True)  # killed that early
+    (out / "fast-CartPole-v1").mkdir()  # killed that early
+    (out / "fast-CartPole-v1" / ".lock").touch()
     resumed = po.resume_compare(out, progress=False)
     for name in compared[0]:
         if name not in runs.FIGURES:

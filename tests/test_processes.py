@@ -124,18 +124,19 @@ def test_a_process_waits_for_what_another_has_reached(tmp_path):
     first.wait("ready")
     first.wait("restored")
     assert first.lost() == []
-    for process in (first, second):
-        process.leave(failed=False)
+    for process in (second, first):
+        process.leave()
+    assert not (tmp_path / ".processes").exists()
 
 
 def test_a_process_that_stops_or_falls_silent_is_named(tmp_path):
     first, second = pair(tmp_path, silence_seconds=0.0)
     first.reach("ready")
     second.reach("ready")
-    second.leave(failed=True)
-    with pytest.raises(ProcessLostError, match=r"process 1 on \S+ has stopped"):
+    second.leave("disk full")
+    with pytest.raises(ProcessLostError, match=r"process 1 on \S+ has stopped: disk full"):
         first.wait("finished")
-    first.leave(failed=False)
+    second = pair(tmp_path, silence_seconds=0.0)[1]
     second.lost()  # heard for the first time
     (lost,) = second.lost()
     assert "process 0" in lost
@@ -146,22 +147,22 @@ def test_a_process_that_dies_after_its_own_work_is_named_by_who_waits_for_more(t
     first, second = pair(tmp_path, silence_seconds=0.0)
     first.reach("finished")
     second.reach("finished")
-    first.leave(failed=False)
+    first.leave()
     assert second.lost() == []
     with pytest.raises(ProcessLostError, match=r"process 0 on \S+ has died"):
         second.wait("merged", of=[0])
-    second.leave(failed=False)
+    second.leave()
 
 
 def test_a_process_that_never_starts_is_named(tmp_path):
     first, second = pair(tmp_path, start_seconds=0.1)
     first.reach("ready")
-    stale = json.loads((tmp_path / "checkpoints/processes/0.json").read_text())
-    (tmp_path / "checkpoints/processes/1.json").write_text(json.dumps({**stale, "run": "4-1"}))
+    stale = json.loads((tmp_path / ".processes/0.json").read_text())
+    (tmp_path / ".processes/1.json").write_text(json.dumps({**stale, "run": "4-1"}))
     with pytest.raises(ProcessLostError, match=r"process 1 has not started within 0.1 s"):
         first.wait("ready")
-    first.leave(failed=False)
-    second.leave(failed=True)  # never started: nothing to say
+    first.leave()
+    second.leave("no matter what")  # never started: nothing to say
 
 
 @pytest.mark.parametrize(

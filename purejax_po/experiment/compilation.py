@@ -3,10 +3,12 @@
 import hashlib
 import os
 import platform
+import tempfile
+import warnings
 from pathlib import Path
 
 
-def use_compilation_cache(directory: str | os.PathLike[str] | None = None) -> Path:
+def use_compilation_cache(directory: str | os.PathLike[str] | None = None) -> Path | None:
     """Keep compiled programs on disk, and use those that are there.
 
     A program compiled for one CPU may use instructions that another one lacks, so each kind of
@@ -17,7 +19,7 @@ def use_compilation_cache(directory: str | os.PathLike[str] | None = None) -> Pa
             `$XDG_CACHE_HOME/purejax_po` or `~/.cache/purejax_po`.
 
     Returns:
-        The folder in use.
+        The folder in use; `None`, with a warning, if it cannot be written to.
     """
     import jax
 
@@ -27,6 +29,13 @@ def use_compilation_cache(directory: str | os.PathLike[str] | None = None) -> Pa
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         directory = Path(home) / "purejax_po"
     folder = Path(directory) / f"xla-{_kind_of_cpu()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        warnings.warn(f"no compilation cache: {folder}: {error.strerror}", stacklevel=2)
+        return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     return folder

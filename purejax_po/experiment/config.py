@@ -3,10 +3,11 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
 
+import numpy as np
 import tyro
 
 from purejax_po import environments, networks, sequence
@@ -33,6 +34,8 @@ from purejax_po.types import (
 )
 
 MAX_SEEDS = 1_000_000
+ENV_PARAMS = "env_params."
+"""What the name of a swept field of the environment's parameters begins with."""
 MAKE_NETWORKS = {"none": networks.mlp_actor_critic, "gru": networks.gru_actor_critic}
 MEMORIES = (*MAKE_NETWORKS, "transformer")
 
@@ -424,6 +427,11 @@ class ExperimentConfig:
     """Points of the learning curve, at least 10: updates are averaged in windows."""
     lanes_per_device: int | None = None
     """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
+    sweep: tyro.conf.Suppress[tyro.conf.Fixed[dict[str, tuple[float, ...]]]] = field(
+        default_factory=dict
+    )
+    """Values to try, by the name of a hyperparameter or by `env_params.NAME`: each seed trains once
+    with each combination. The command line has `sweep` for it."""
 
     num_devices: int | None = None
     """Devices to use (a CPU core is one); all by default. Results depend on lanes_per_device alone,
@@ -444,8 +452,29 @@ class ExperimentConfig:
         """Updates per window."""
         return math.ceil(self.num_updates / self.num_windows)
 
+    @property
+    def num_points(self) -> int:
+        """Combinations of the swept values; 1 without a sweep."""
+        return math.prod(len(values) for values in self.sweep.values())
+
+    @property
+    def num_lanes(self) -> int:
+        """Training runs: seeds at each point."""
+        return self.num_points * self.num_seeds
+
+    def at(self, point: Mapping[str, float]) -> "ExperimentConfig":
+        """Return the experiment without a sweep, at values by the names that a sweep takes."""
+        hyperparams, env_params = self.algorithm.hyperparams, dict(self.env_params)
+        for name, value in point.items():
+            if name.startswith(ENV_PARAMS):
+                env_params[name.removeprefix(ENV_PARAMS)] = value
+            else:
+                hyperparams = hyperparams.replace(**{name: value})
+        algorithm = dataclasses.replace(self.algorithm, hyperparams=hyperparams)
+        return dataclasses.replace(self, algorithm=algorithm, env_params=env_params, sweep={})
+
     def check(self) -> None:
-        """Check every field without compiling anything.
+        """Check every field, but for `env_params` and `sweep`, without compiling anything.
 
         Raises:
             ValueError: naming the field, its value and what is allowed.
@@ -467,8 +496,14 @@ class ExperimentConfig:
         for name in ("lanes_per_device", "num_devices"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
+                if getattr(self, name) > MAX_SEEDS:
+                    raise ValueError(
+                        f"{name} must be at most {MAX_SEEDS}, got {getattr(self, name)}"
+                    )
         if self.memory_gib is not None:
             check_number("memory_gib", self.memory_gib, Range(0.0, includes_low=False))
+        if not isinstance(self.sweep, Mapping):
+            raise ValueError(f"sweep must be values by name, got {self.sweep!r}")
         self.algorithm.check()
         per_update = self.algorithm.num_envs * self.algorithm.num_steps
         if self.num_updates < 1:
@@ -492,8 +527,12 @@ class ExperimentConfig:
         for name, value in self.env_options.items():
             check_count(f"env_options.{name}", value, minimum=0)
         env, env_params = environments.make(self.env, **self.env_options)
+        return env, self.set_env_params(env_params)
+
+    def set_env_params(self, env_params: EnvParams) -> EnvParams:
+        """Return an environment's parameters with those of the experiment set; errors as above."""
         if not self.env_params:
-            return env, env_params
+            return env_params
         fields = [f.name for f in dataclasses.fields(env_params)]
         changes = {}
         for name, value in self.env_params.items():
@@ -508,7 +547,7 @@ class ExperimentConfig:
             if name == "max_steps_in_episode":
                 check_number(f"env_params.{name}", value, Range(1.0))
             changes[name] = type(default)(value) if isinstance(default, int | float) else value
-        return env, env_params.replace(**changes)
+        return env_params.replace(**changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready nested dictionaries."""
@@ -549,22 +588,33 @@ def _plain(value: Any) -> Any:
     """Turn NumPy and JAX scalars inside nested dictionaries into Python numbers."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
-    return value.item() if hasattr(value, "item") else value
+    if isinstance(value, tuple | list):
+        return tuple(_plain(item) for item in value)
+    return _plain(tuple(value)) if np.ndim(value) else getattr(value, "item", lambda: value)()
 
 
 def _from_dict(cls: Any, data: dict[str, Any]) -> Any:
     """Build a configuration dataclass from nested dictionaries."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    if unknown := set(data) ^ set(fields):
-        raise ValueError(f"{cls.__name__} must have the fields {', '.join(fields)}; {unknown}")
+    if unknown := set(data) - set(fields):
+        raise ValueError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
+    if missing := set(fields) - set(data):
+        raise ValueError(f"{cls.__name__} lacks {', '.join(sorted(missing))}")
     hints = get_type_hints(cls)
     values = {}
     for name, value in data.items():
         if isinstance(value, dict) and dataclasses.is_dataclass(hints[name]):
             values[name] = _from_dict(hints[name], value)
         else:
-            values[name] = tuple(value) if isinstance(value, list) else value
+            values[name] = _with_tuples(value)
     return cls(**values)
+
+
+def _with_tuples(value: Any) -> Any:
+    """Turn the lists that JSON makes of tuples back into them."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(item) for name, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def algorithm_config(name: str) -> type[AlgorithmConfig]:

@@ -12,6 +12,8 @@ import math
 import re
 import shutil
 import tempfile
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +30,9 @@ from purejax_po.types import Trainer
 CONFIG, LOG, CHECKPOINTS = "config.json", "log.jsonl", "checkpoints"
 RESULTS = ("results.nc", "summary.json", "learning_curve.png", "diagnostics.png")
 RUN_FILES = (CONFIG, LOG, *RESULTS, CHECKPOINTS)
+PROGRAM = f"{CHECKPOINTS}/program.json"
 _NAME = re.compile(r"(step|done)-(\d+)(?:-p(\d+))?")
+SWEEP = "sweep.png"
 LOGGERS = ("tensorboard", "wandb")
 """Directories of optional loggers: like a run's files replaced with it."""
 
@@ -74,7 +78,7 @@ def check_writable(directory: Path, overwrite: bool) -> None:
             raise ValueError(f"out must be a directory, got the dangling link {directory}")
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"out must be a directory, got the file {directory}")
-        held = [name for name in (*RUN_FILES, *LOGGERS) if (directory / name).exists()]
+        held = [name for name in (*RUN_FILES, SWEEP, *LOGGERS) if (directory / name).exists()]
         existing = directory.absolute()
         while not existing.exists():
             existing = existing.parent
@@ -94,28 +98,44 @@ def check_writable(directory: Path, overwrite: bool) -> None:
         )
 
 
-def create(directory: Path, config: ExperimentConfig) -> None:
-    """Make the directory, remove the run that it held, and write the configuration."""
+def create(directory: Path, config: ExperimentConfig, lanes_per_device: int) -> None:
+    """Make the directory, remove the run that it held, and write what decides the results.
+
+    `summary.json`, which says that a run is complete, goes first and the configuration is replaced
+    last: a directory left by a kill can be resumed or overwritten.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    for name in (*RUN_FILES, *LOGGERS):
+    for name in ("summary.json", *RUN_FILES, SWEEP, *LOGGERS):
         path = directory / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif name != CONFIG:
+            path.unlink(missing_ok=True)
     remove_other_logs(directory)
-    (directory / CHECKPOINTS).mkdir()
     results.write_json(directory / CONFIG, config.to_dict())
+    (directory / CHECKPOINTS).mkdir()
+    results.write_json(directory / PROGRAM, {"lanes_per_device": lanes_per_device})
 
 
 def read_config(directory: Path) -> ExperimentConfig:
     """Read the configuration of a run.
 
     Raises:
-        ValueError: if the directory is no run.
+        ValueError: if the directory is no run, or one of another version.
     """
     try:
-        return ExperimentConfig.from_dict(json.loads((directory / CONFIG).read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        data = json.loads((directory / CONFIG).read_text())
+        if not isinstance(data, dict) or "algorithm" not in data:
+            raise ValueError
+    except (OSError, ValueError):
         raise ValueError(
             f"directory must be that of a run, got {directory}, which has no readable {CONFIG}"
+        ) from None
+    try:
+        return ExperimentConfig.from_dict(data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{directory / CONFIG} does not fit this version of the package: {error}"
         ) from None
 
 
@@ -124,13 +144,15 @@ def config_hash(config: ExperimentConfig) -> str:
     return hashlib.sha256(json.dumps(config.identity(), sort_keys=True).encode()).hexdigest()
 
 
-def append_log(path: Path, block: Block, update: int, steps: int, log: Log) -> None:
-    """Append one line for a window of a block, in a single write."""
+def append_log(
+    path: Path, columns: dict[str, list[Any]], update: int, steps: int, log: Log
+) -> None:
+    """Append one line for a window of a block, whose lanes `columns` name, in a single write."""
     episodes = log.episode_return
     line = {
         "update": update,
         "steps": steps,
-        "seeds": block.lanes.seed[: block.num_real].tolist(),
+        **columns,
         "num_episodes": episodes.count.astype(int).tolist(),
         "episode_return": [
             round(float(mean), 4) if count > 0 else None
@@ -162,23 +184,26 @@ def remove_other_logs(directory: Path) -> None:
         path.unlink()
 
 
-def trim_log(path: Path, updates_done: dict[int, int]) -> None:
+def trim_log(
+    path: Path, updates_done: dict[tuple[Any, ...], int], columns: Sequence[str] = ("seeds",)
+) -> None:
     """Drop the lines that a resumed run will write again, and a last line cut short.
 
     Args:
         path: of the log.
-        updates_done: by the first seed of each block, the updates that are not done again.
+        updates_done: by the first lane of each block, the updates that are not done again.
+        columns: what names a lane: the seed, and the axes of a sweep.
     """
     kept = {}
     for line in _lines(path):
         try:
             entry = json.loads(line)
-            first_seed, update = entry["seeds"][0], entry["update"]
-            is_kept = update <= updates_done.get(first_seed, 0)
+            first, update = tuple(entry[name][0] for name in columns), entry["update"]
+            is_kept = update <= updates_done.get(first, 0)
         except (ValueError, KeyError, TypeError, IndexError):
             continue  # cut short, or damaged
         if is_kept:
-            kept[first_seed, update] = line + "\n"
+            kept[first, update] = line + "\n"
     results.write_text(path, "".join(kept.values()))
 
 
@@ -225,11 +250,13 @@ def save_checkpoint(
         shutil.rmtree(path)
 
 
-def remove_steps(directory: Path) -> None:
-    """Remove the states of unfinished blocks, once there are none."""
+def clean(directory: Path) -> None:
+    """Remove what a complete run needs no more: states of unfinished blocks, half-written files."""
     for stored in _stored(directory):
         if stored.is_step:
             shutil.rmtree(stored.path)
+    for path in (*directory.glob(".*.partial"), *(directory / CHECKPOINTS).glob(".*.partial")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def restore(
@@ -251,6 +278,7 @@ def restore(
             another configuration or to a run of another structure.
     """
     found = Restored({}, [], 0.0)
+    bad: list[tuple[_Stored, str]] = []
     streams_read: set[int] = set()
     any_found = False
     for stored in reversed(_stored(directory)):
@@ -260,7 +288,7 @@ def restore(
         try:
             arrays, meta = checkpoint.load(path)
         except CheckpointError as error:
-            found.problems.append(str(error))
+            bad.append((stored, str(error)))
             continue
         any_found = True
         if meta["config_sha256"] != config_hash(config):
@@ -280,10 +308,12 @@ def restore(
                 restored = _unflatten(path, meta, template, part)
                 block.state, block.num_windows = restored["state"], windows
                 block.logs = unstack(restored["log"])
-    if found.problems and not any_found:
-        raise CheckpointError(
-            f"{found.problems[0]}; there is no older one: start anew (--overwrite)"
-        )
+    if bad and not any_found:
+        raise CheckpointError(f"{bad[0][1]}; there is no older one: start anew (--overwrite)")
+    for stored, reason in bad:
+        is_covered = stored.is_step and stored.process in streams_read
+        instead = "an older one is used" if is_covered else "its seeds start further back"
+        found.problems.append(f"{reason}; {instead}")
     return found
 
 
@@ -301,13 +331,13 @@ def load_params(
     """Read the final parameters of all finished lanes.
 
     Returns:
-        Their seeds, whether each one diverged, and parameters with leaves `[seeds, ...]`.
+        Their numbers, whether each one diverged, and parameters with leaves `[lanes, ...]`.
 
     Raises:
         ValueError: if no lane has finished, or a checkpoint does not fit.
     """
     shapes = jax.eval_shape(trainer.init, jax.random.key(0), trainer.algorithm.hyperparams)
-    seeds, diverged, parts, problems = [], [], [], []
+    numbers, diverged, parts, problems = [], [], [], []
     for path, is_step, *_ in _stored(directory):
         if is_step:
             continue
@@ -319,30 +349,35 @@ def load_params(
         width = meta["lanes_per_device"]
         for index, part in _split(arrays).items():
             params = {k[len(".params") :]: v for k, v in part.items() if k.startswith(".params")}
-            count = min(width, config.num_seeds - index * width)
+            count = min(width, config.num_lanes - index * width)
             template = jax.tree.map(
                 lambda x, n=count: jax.ShapeDtypeStruct((n, *x.shape), x.dtype),
                 shapes.acting_params,
             )
             parts.append(_unflatten(path, meta, template, params))
             diverged.append(part[".diverged_at"] >= 0)
-            seeds.append(config.first_seed + index * width + np.arange(count))
+            numbers.append(index * width + np.arange(count))
     if not parts:
         reason = problems[0] if problems else "no seed has finished yet"
         raise ValueError(f"{directory} holds no trained policy: {reason}")
-    order = np.argsort(np.concatenate(seeds))
+    for problem in problems:
+        warnings.warn(f"{problem}; its seeds are left out", stacklevel=2)
+    order = np.argsort(np.concatenate(numbers))
     joined = jax.tree.map(lambda *x: np.concatenate(x)[order], *parts)
-    return np.concatenate(seeds)[order], np.concatenate(diverged)[order], joined
+    return np.concatenate(numbers)[order], np.concatenate(diverged)[order], joined
 
 
 def stored_lanes_per_device(directory: Path) -> int | None:
-    """K of the newest checkpoint whose manifest can be read; `None` without one."""
+    """K of a run, from its newest valid checkpoint or from what was noted at its start."""
     for path, *_ in reversed(_stored(directory)):
         try:
             return checkpoint.verify(path)["meta"]["lanes_per_device"]
         except CheckpointError:
             continue
-    return None
+    try:
+        return json.loads((directory / PROGRAM).read_text())["lanes_per_device"]
+    except (OSError, ValueError, KeyError, TypeError):  # killed before it was written
+        return None
 
 
 def done_shapes(state: Any, log: Log, num_real: int, num_windows: int) -> Done:

@@ -61,6 +61,11 @@ class Block:
     logs: list[Log] = dataclasses.field(default_factory=list)
     """One per finished window, NumPy leaves `[num_real]`."""
 
+    @property
+    def numbers(self) -> Any:
+        """Where its lanes stand among all lanes, `[num_real]`."""
+        return self.index * len(self.lanes.seed) + np.arange(self.num_real)
+
 
 class Program(NamedTuple):
     """A trainer compiled for K lanes."""
@@ -189,6 +194,19 @@ def compile_to_fit(
     return program if width == lanes_per_device else compile_for(width)
 
 
+def check_fit(program: Program, budget_gib: float | None = None) -> None:
+    """Raise `ValueError` if the memory does not hold a program whose width is fixed."""
+    workers = program.workers
+    share = memory.available(workers[0], budget_gib) / workers.count(workers[0])
+    if program.bytes_per_worker > share:
+        limit = "is free" if budget_gib is None else f"memory_gib {budget_gib:g} leaves"
+        raise ValueError(
+            f"lanes_per_device must fit the memory: {program.lanes_per_worker} lanes take "
+            f"{memory.in_words(program.bytes_per_worker)} on each of {len(workers)} workers, and "
+            f"{limit} {memory.in_words(share)}"
+        )
+
+
 def memory_need(trainer: Trainer, lanes: Lanes, num_updates: int, device: Any) -> memory.Need:
     """Extrapolate a worker's memory from two small programs; their code is not optimised."""
 
@@ -256,14 +274,13 @@ def compile_program(
     lowered = [jitted_init.lower(*inputs), *map(lower, devices)]
     with ThreadPoolExecutor() as pool:
         compiled_init, *windows = pool.map(lambda program: program.compile(), lowered)
-    log_shapes = jax.eval_shape(jitted, lanes.hyperparams, init_shapes, lanes.env_params, 0)[1]
     return Program(
         workers=workers,
         lanes_per_worker=len(lanes.seed),
         init=compiled_init,
         window=dict(zip(devices, windows, strict=True)),
         state_shapes=init_shapes,
-        log_shapes=log_shapes,
+        log_shapes=lowered[1].out_info[1],
         bytes_per_worker=max(map(memory.program_bytes, windows)),
         compile_seconds=time.perf_counter() - start,
     )

@@ -1,4 +1,4 @@
-"""Where windows are logged besides `log.jsonl`: TensorBoard and Weights & Biases, by seed.
+"""Where windows are logged besides `log.jsonl`: TensorBoard and Weights & Biases, by lane.
 
 The host calls a logger once per window and block of lanes, with numbers that it has fetched anyway:
 nothing is called from inside the compiled program.
@@ -17,15 +17,18 @@ from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.metrics import Log
 from purejax_po.types import check_choice
 
-MAX_SEEDS = 256
-"""A seed is a file, or a line of each chart: beyond, `results.nc` is the place to look."""
+MAX_LANES = 256
+"""A lane is a file, or a line of each chart: beyond, `results.nc` is the place to look."""
 
 
 class Logger(Protocol):
     """Takes windows as they come."""
 
-    def write(self, seeds: Sequence[int], steps: int, log: Log) -> None:
-        """Log a window of a block, leaves `[seeds]`, at `steps` environment steps per seed."""
+    def write(self, lanes: Sequence[str], steps: int, log: Log) -> None:
+        """Log a window of a block, leaves `[lanes]`, at `steps` environment steps per seed.
+
+        Lanes are named `seed-N`, of a sweep `POINT/seed-N`.
+        """
         ...
 
     def close(self) -> None:
@@ -34,19 +37,19 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """A run of TensorBoard for each seed, `tensorboard/seed-N`: a line in every chart."""
+    """A run of TensorBoard for each lane, `tensorboard/seed-N`: a line in every chart."""
 
     def __init__(self, directory: Path, config: ExperimentConfig) -> None:
         self._directory = directory / "tensorboard"
         self._make = importlib.import_module("tensorboardX").SummaryWriter
-        self._writers: dict[int, Any] = {}
+        self._writers: dict[str, Any] = {}
 
-    def write(self, seeds: Sequence[int], steps: int, log: Log) -> None:
+    def write(self, lanes: Sequence[str], steps: int, log: Log) -> None:
         """As `Logger`."""
-        for seed, name, value in scalars(seeds, log):
-            if seed not in self._writers:
-                self._writers[seed] = self._make(os.fspath(self._directory / f"seed-{seed}"))
-            self._writers[seed].add_scalar(name, value, steps)
+        for lane, name, value in scalars(lanes, log):
+            if lane not in self._writers:
+                self._writers[lane] = self._make(os.fspath(self._directory / lane))
+            self._writers[lane].add_scalar(name, value, steps)
 
     def close(self) -> None:
         """As `Logger`."""
@@ -68,9 +71,9 @@ class WeightsAndBiases:
         )
         self._run.define_metric("*", step_metric="env_steps")
 
-    def write(self, seeds: Sequence[int], steps: int, log: Log) -> None:
+    def write(self, lanes: Sequence[str], steps: int, log: Log) -> None:
         """As `Logger`."""
-        values = {f"{name}/seed-{seed}": value for seed, name, value in scalars(seeds, log)}
+        values = {f"{name}/{lane}": value for lane, name, value in scalars(lanes, log)}
         self._run.log({"env_steps": steps, **values})
 
     def close(self) -> None:
@@ -96,8 +99,8 @@ def check(names: Sequence[str], config: ExperimentConfig, directory: Path | None
     """Check that loggers can be opened, without opening them.
 
     Raises:
-        ValueError: for an unknown name, a missing module, more than `MAX_SEEDS` seeds or no
-            directory.
+        ValueError: for an unknown name, a missing module, more than `MAX_LANES` seeds (times
+            points of a sweep) or no directory.
     """
     for name in names:
         check_choice("log_to", name, tuple(BACKENDS))
@@ -109,9 +112,10 @@ def check(names: Sequence[str], config: ExperimentConfig, directory: Path | None
             )
         if directory is None:
             raise ValueError(f"log_to {name} needs a directory for the run's files (out)")
-        if config.num_seeds > MAX_SEEDS:
+        if config.num_lanes > MAX_LANES:
+            points = f"{config.num_points} points × " if config.sweep else ""
             raise ValueError(
-                f"log_to {name} is for at most {MAX_SEEDS} seeds, got {config.num_seeds}; "
+                f"log_to {name} is for at most {MAX_LANES} seeds, got {points}{config.num_seeds}; "
                 "log.jsonl and results.nc hold any number"
             )
 
@@ -121,14 +125,14 @@ def open_all(names: Sequence[str], config: ExperimentConfig, directory: Path) ->
     return [BACKENDS[name].make(directory, config) for name in dict.fromkeys(names)]
 
 
-def scalars(seeds: Sequence[int], log: Log) -> Iterator[tuple[int, str, float]]:
-    """Yield seed, name and mean over the window of all that is finite."""
+def scalars(lanes: Sequence[str], log: Log) -> Iterator[tuple[str, str, float]]:
+    """Yield lane, name and mean over the window of all that is finite."""
     columns = {
         "episode_return": (log.episode_return.count, log.episode_return.mean),
         "episode_length": (log.episode_length.count, log.episode_length.mean),
         **{name: (log.info.count, mean) for name, mean in log.info.mean.items()},
     }
     for name, (count, mean) in columns.items():
-        for seed, n, value in zip(seeds, count, mean, strict=True):
+        for lane, n, value in zip(lanes, count, mean, strict=True):
             if n > 0 and np.isfinite(value):
-                yield int(seed), name, float(value)
+                yield lane, name, float(value)

@@ -64,8 +64,11 @@ def available(device: Any, budget_gib: float | None = None) -> float:
 
 
 def in_words(size: float) -> str:
-    """Write a number of bytes in GiB or MiB."""
-    return f"{size / GIB:.2f} GiB" if size >= 0.1 * GIB else f"{size * 1024 / GIB:.1f} MiB"
+    """Write a number of bytes in GiB, MiB or KiB."""
+    for unit, name in ((GIB, "GiB"), (2**20, "MiB")):
+        if size >= 0.1 * unit:
+            return f"{size / unit:.2f} {name}"
+    return f"{size / 1024:.2f} KiB"
 
 
 def free_bytes() -> float:

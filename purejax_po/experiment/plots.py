@@ -1,7 +1,7 @@
 """Pictures of training, on matplotlib: learning curves and diagnostics."""
 
+import io
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,8 @@ def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | No
     Seeds that diverged, or that never ended an episode, are left out.
 
     Args:
-        dataset: results of a run, or of several algorithms on one environment.
+        dataset: results of a run, of several algorithms on one environment, or of a sweep of up to
+            seven points (choose with `sel`), each of which is a line.
         variable: any variable by seed and update, e.g. `episode_return`, `kl`.
         ax: where to draw; a new picture by default.
 
@@ -66,16 +67,16 @@ def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | No
         The Axes.
 
     Raises:
-        ValueError: for a variable that is no curve, or for several environments.
+        ValueError: for a variable that is no curve, several environments or too many points.
     """
     from matplotlib.ticker import EngFormatter
 
     check_one_env(dataset)
     choices = tuple(str(n) for n in dataset if dataset[n].dims[-2:] == ("seed", "update"))
     check_choice("variable", variable, choices)
-    parts = runs.split(dataset)
+    parts = _lines(dataset)
     ax = axes(ax)
-    for i, ((name, _), run) in enumerate(parts.items()):
+    for i, (name, run) in enumerate(parts.items()):
         if variable in run:
             _draw_curve(ax, run, variable, style(i), name if len(parts) > 1 else None)
     ax.xaxis.set_major_formatter(EngFormatter())
@@ -87,7 +88,9 @@ def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | No
         ax.legend(loc="best", frameon=False)
     else:
         legend = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "handlelength": 3}
-        ax.legend(**legend, frameon=False, title="IQM, 95 % band")
+        axis = results.swept(dataset)
+        of = f"{label(axis[0])}\n" if len(axis) == 1 else ""
+        ax.legend(**legend, frameon=False, title=f"{of}IQM, 95 % band")
     return ax
 
 
@@ -131,9 +134,13 @@ def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> A
 
     Returns:
         The Axes, an array with one per diagnostic.
+
+    Raises:
+        ValueError: for a sweep of several points.
     """
     from matplotlib.ticker import EngFormatter
 
+    check_one_point(dataset)
     names = [
         n for n in dataset if dataset[n].dims == ("seed", "update") and n not in results.EPISODES
     ]
@@ -172,9 +179,9 @@ def save_pictures(dataset: "xr.Dataset", directory: Path) -> None:
 
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a picture whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, dpi=150, format="png")
-    os.replace(partial, path)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150, format="png")
+    results.write_bytes(path, content.getvalue())
 
 
 def axes(ax: "Axes | None", size: tuple[float, float] = (6.4, 4.0)) -> "Axes":
@@ -201,8 +208,24 @@ def check_one_env(dataset: "xr.Dataset") -> None:
         )
 
 
+def check_one_point(dataset: "xr.Dataset") -> None:
+    """Raise `ValueError` if there are several points of a sweep."""
+    if axes := results.swept(dataset):
+        chosen = ", ".join(f"{axis}=…" for axis in axes)
+        raise ValueError(f"dataset must hold one point of the sweep: dataset.sel({chosen})")
+
+
 def title(dataset: "xr.Dataset") -> str:
-    """Say which algorithm, environment and how many seeds."""
+    """Say which algorithm, environment, how many seeds, and the point chosen from a sweep."""
+    return f"{_what(dataset)}{_where(dataset)}"
+
+
+def _where(dataset: "xr.Dataset") -> str:
+    point = ", ".join(f"{label(name)} {value:g}" for name, value in results.at(dataset).items())
+    return f"\n{point}" if point else ""
+
+
+def _what(dataset: "xr.Dataset") -> str:
     parts = runs.split(dataset)
     algorithms = list(dict.fromkeys(name for name, _ in parts))
     envs = list(dict.fromkeys(env for _, env in parts))
@@ -214,6 +237,22 @@ def title(dataset: "xr.Dataset") -> str:
     if len(algorithms) == 1:
         return f"{algorithms[0]} on {where}, {seeds}"
     return f"{where}, {seeds}"
+
+
+def _lines(dataset: "xr.Dataset") -> dict[str, "xr.Dataset"]:
+    """What to draw a line of: algorithms, or the points of a sweep."""
+    swept = results.swept(dataset)
+    if not swept:
+        return {name: run for (name, _), run in runs.split(dataset).items()}
+    count = math.prod(dataset.sizes[axis] for axis in swept)
+    if count > len(COLOURS):
+        chosen = ", ".join(f"{axis}=…" for axis in swept)
+        raise ValueError(
+            f"dataset must hold at most {len(COLOURS)} points to draw a line of each, got {count}; "
+            f"choose some: dataset.sel({chosen})"
+        )
+    parts = list(results.points(dataset))
+    return {", ".join(f"{results.at(part)[axis]:g}" for axis in swept): part for part in parts}
 
 
 def _draw_curve(

@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from purejax_po import rollout
 from purejax_po.evaluation import evaluate
 from purejax_po.experiment import directory as files
-from purejax_po.experiment import runner
+from purejax_po.experiment import runner, sweep
 from purejax_po.types import Array, Carry, check_count
 
 if TYPE_CHECKING:
@@ -38,23 +38,36 @@ class TrainedPolicies(NamedTuple):
     """Leaves `[seeds, ...]`."""
 
 
-def load_policies(out: str | os.PathLike[str]) -> TrainedPolicies:
-    """Read the final policies of all finished seeds of a run.
+def load_policies(
+    out: str | os.PathLike[str], point: Mapping[str, float] | None = None
+) -> TrainedPolicies:
+    """Read the final policies of all finished seeds of a run, at one point of a sweep.
 
     Raises:
-        ValueError: if the directory is no run, or no seed has finished yet.
+        ValueError: if the directory is no run, if no seed has finished yet, or for a point that
+            the sweep does not hold.
     """
-    experiment = runner.prepare_resume(out)
-    found = files.load_params(Path(out), experiment.config, experiment.trainer)
-    return TrainedPolicies(experiment, *found)
+    config = files.read_config(Path(out))
+    place, values = sweep.find(config, point)
+    experiment = runner.prepare(config.at(values))
+    numbers, diverged, params = files.load_params(Path(out), config, experiment.trainer)
+    chosen = numbers // config.num_seeds == place
+    if not chosen.any():
+        raise ValueError(f"{out} holds no trained policy: no seed has finished at this point yet")
+    seeds = config.first_seed + numbers[chosen] % config.num_seeds
+    params = jax.tree.map(lambda x: x[chosen], params)
+    return TrainedPolicies(experiment, seeds, diverged[chosen], params)
 
 
-def load_policy(out: str | os.PathLike[str], *, seed: int) -> Callable[..., Any]:
+def load_policy(
+    out: str | os.PathLike[str], *, seed: int, point: Mapping[str, float] | None = None
+) -> Callable[..., Any]:
     """Return one seed's final policy as a function from observations to actions.
 
     Args:
         out: the directory of a run.
         seed: the seed's value.
+        point: of a sweep, the value of each axis, such as `summarize(…)["best"]`.
 
     Returns:
         A jitted function: observations `[..., *obs_shape]` to the most likely actions, within the
@@ -62,9 +75,10 @@ def load_policy(out: str | os.PathLike[str], *, seed: int) -> Callable[..., Any]
         remembers, `None` at an episode's start, and returns `(action, memory)`.
 
     Raises:
-        ValueError: if the directory is no run, or the seed is none of its finished ones.
+        ValueError: if the directory is no run, or the seed is none of its finished ones, or for a
+            point that the sweep does not hold.
     """
-    policies = load_policies(out)
+    policies = load_policies(out, point)
     trainer = policies.experiment.trainer
     params = _params_of(policies, seed)
     policy = trainer.policy
@@ -93,6 +107,7 @@ def evaluate_run(
     num_episodes: int = 100,
     greedy: bool = True,
     evaluation_seed: int = 0,
+    point: Mapping[str, float] | None = None,
 ) -> "xr.Dataset":
     """Evaluate every finished seed's final policy on the same episodes, but for diverged seeds.
 
@@ -101,6 +116,7 @@ def evaluate_run(
         num_episodes: episodes per seed, each up to the environment's time limit.
         greedy: act by the distribution's mode rather than a sample.
         evaluation_seed: decides the episodes' starts and noise, alike for every seed and run.
+        point: as `load_policy`.
 
     Returns:
         `episode_return` and `episode_length`, dims `seed`, `episode`.
@@ -108,7 +124,7 @@ def evaluate_run(
     import xarray as xr
 
     check_count("num_episodes", num_episodes)
-    policies = load_policies(out)
+    policies = load_policies(out, point)
     trainer = policies.experiment.trainer
     num_steps = int(trainer.env_params.max_steps_in_episode)
 
@@ -142,13 +158,20 @@ def evaluate_run(
     )
 
 
-def render(out: str | os.PathLike[str], path: str | os.PathLike[str], *, seed: int) -> int:
+def render(
+    out: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    seed: int,
+    point: Mapping[str, float] | None = None,
+) -> int:
     """Draw one greedy episode of a seed's final policy as an animated GIF.
 
     Args:
         out: the directory of a run.
         path: the GIF to write.
         seed: the seed's value.
+        point: as `load_policy`.
 
     Returns:
         The number of frames.
@@ -158,7 +181,7 @@ def render(out: str | os.PathLike[str], path: str | os.PathLike[str], *, seed: i
     """
     if not Path(path).absolute().parent.is_dir():
         raise ValueError(f"path must be in a directory that exists, got {path}")
-    act = load_policy(out, seed=seed)
+    act = load_policy(out, seed=seed, point=point)
     for name, value in HEADLESS.items():
         os.environ.setdefault(name, value)
     try:
@@ -168,7 +191,8 @@ def render(out: str | os.PathLike[str], path: str | os.PathLike[str], *, seed: i
         raise ValueError(
             "rendering needs pygame, which is not installed: pip install 'purejax-po[render]'"
         ) from None
-    trainer = runner.prepare_resume(out).trainer
+    config = files.read_config(Path(out))
+    trainer = runner.prepare(config.at(sweep.find(config, point)[1])).trainer
     env, env_params = trainer.env, trainer.env_params
     memoryless, memory = trainer.algorithm.policy.memoryless, None
     step = jax.jit(env.step)

@@ -9,6 +9,7 @@ which all of them share; the file's beat says that it lives, its stage how far i
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,10 +21,11 @@ from typing import Any
 from purejax_po.experiment import results
 from purejax_po.types import Range, check_count, check_number
 
-FOLDER = "checkpoints/processes"
+FOLDER = ".processes"
 BEAT_SECONDS = 2.0
-STAGES = ("ready", "restored", "finished", "merged")
-"""What a process has reached: K is known, checkpoints are read, own lanes are done, all are."""
+STAGES = ("started", "ready", "restored", "finished", "merged")
+"""What a process has reached: it runs, K is known, checkpoints are read, own lanes are done, all
+are."""
 
 
 class ProcessLostError(RuntimeError):
@@ -119,14 +121,42 @@ class Attendance:
                     found.append(str(error))
         return found
 
-    def leave(self, *, failed: bool) -> None:
-        """Stop telling; if `failed`, the others learn at once that they must not wait."""
-        if self._said and not self._closed.is_set():
-            self._closed.set()
-            if failed:
-                with self._lock:
-                    self._said["stage"] = "stopped"
-                self._write()
+    def leave(self, failure: str | None = None) -> None:
+        """Stop telling; after a failure the others learn at once that they must not wait, and why.
+
+        After a success nothing is left behind: process 0, whose word the others read last, waits
+        until they have gone.
+        """
+        if self._folder is None or self._closed.is_set():
+            return
+        if self._processes.count == 1 and failure is None:  # others may have begun the run
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if not self._said:
+            return
+        self._closed.set()
+        if failure is not None:
+            with self._lock:
+                self._said.update(stage="stopped", reason=failure)
+            self._write()
+            return
+        if self._processes.is_first:
+            patience = time.monotonic() + self._processes.silence_seconds
+            while any(self._is_there(i) for i in range(1, self._processes.count)):
+                if time.monotonic() > patience:
+                    return
+                time.sleep(0.05)
+            shutil.rmtree(self._folder, ignore_errors=True)
+            return
+        with self._lock, contextlib.suppress(OSError):
+            (self._folder / f"{self._processes.index}.json").unlink()
+
+    def _is_there(self, index: int) -> bool:
+        assert self._folder is not None
+        try:
+            said = json.loads((self._folder / f"{index}.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return said.get("run") == self._run and said["stage"] != "stopped"
 
     def _listen(self, index: int) -> dict[str, Any]:
         """What a process of this run last said, and when that was new."""
@@ -154,7 +184,9 @@ class Attendance:
                 "or its directory is not shared"
             )
         if said and said["stage"] == "stopped":
-            raise ProcessLostError(f"process {index} on {said['host']} has stopped")
+            raise ProcessLostError(
+                f"process {index} on {said['host']} has stopped: {said['reason']}"
+            )
         if not said or (said["stage"] in ("finished", "merged") and not is_awaited):
             return
         silence = time.monotonic() - self._heard[index][0]
@@ -171,6 +203,8 @@ class Attendance:
         assert self._folder is not None
         with self._lock:
             self._said["beat"] = self._said.get("beat", 0) + 1
+            if self._closed.is_set() and self._said["stage"] != "stopped":
+                return
             with contextlib.suppress(OSError):  # a full disk is the run's own to report
                 results.write_json(self._folder / f"{self._processes.index}.json", self._said)
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from purejax_po.experiment.config import ExperimentConfig
 
 Progress = Callable[[int, float], None]
-"""Called after every window with the environment steps done in it and its mean episode return."""
+"""Called after every window with the environment steps done in it and its mean episode return; once
+at the beginning of a resumed run, with the steps done before."""
 
 
 @contextmanager
@@ -22,7 +23,8 @@ def progress_bar(config: ExperimentConfig, num_processes: int = 1) -> Iterator[P
     from rich.progress import Progress as RichProgress
 
     algorithm = config.algorithm
-    description = f"{algorithm.name} on {config.env}, {config.num_seeds} seeds"
+    points = f"{config.num_points} points × " if config.sweep else ""
+    description = f"{algorithm.name} on {config.env}, {points}{config.num_seeds} seeds"
     per_update = algorithm.num_envs * algorithm.num_steps
     bar = RichProgress(
         TextColumn("{task.description}"),
@@ -36,7 +38,7 @@ def progress_bar(config: ExperimentConfig, num_processes: int = 1) -> Iterator[P
     )
     task = bar.add_task(
         f"{description}: compiling",
-        total=config.num_seeds * config.num_updates * per_update / num_processes,
+        total=config.num_lanes * config.num_updates * per_update / num_processes,
         speed="-",
         episode_return="-",
     )
@@ -45,10 +47,9 @@ def progress_bar(config: ExperimentConfig, num_processes: int = 1) -> Iterator[P
     def advance(steps: int, episode_return: float) -> None:
         nonlocal done, start
         now = time.perf_counter()
-        speed = "-" if done == 0 else f"{done / max(now - start, 1e-9):,.0f}"
-        start = now if done == 0 else start
+        done, start = (done + steps, start) if start else (0, now)  # compilation does not count
+        speed = f"{done / (now - start):,.0f}" if done else "-"
         shown = "-" if math.isnan(episode_return) else f"{episode_return:.1f}"
-        done += steps
         bar.update(task, advance=steps, description=description, speed=speed, episode_return=shown)
 
     with bar:

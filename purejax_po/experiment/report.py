@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purejax_po.experiment import comparison_plots, plots, results, runs, statistics
+from purejax_po.experiment import comparison_plots, plots, results, runs, statistics, sweep_plots
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,6 +23,8 @@ EXPLANATION = """The final return is the mean over the episodes that end in the 
 training, per seed; seeds that diverged or ended no episode there are left out. IQM: interquartile
 mean over seeds. CI: 95 % bootstrap interval over seeds, never over episodes (Agarwal et al. 2021).
 Steps/s counts run time alone; seconds count compilation too."""
+BEST = """Best: the highest IQM among the points at which no seed diverged. It was chosen by this
+number, which flatters it; train again with other seeds to report it."""
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
@@ -37,7 +39,9 @@ figcaption, .note { color: #555; font-size: .9rem } pre { overflow-x: auto; font
 
 
 def table(dataset: "xr.Dataset") -> list[dict[str, str]]:
-    """Return the table of runs, one per row, as text by column."""
+    """Return the table of runs, or of a sweep's points, one per row, as text by column."""
+    if results.swept(dataset):
+        return _table_of_points(dataset)
     rows = []
     for run in runs.split(dataset).values():
         summary = results.summarize(run)
@@ -57,6 +61,24 @@ def table(dataset: "xr.Dataset") -> list[dict[str, str]]:
                 "diverged": str(len(summary["diverged_seeds"])),
                 "steps/s": _text(summary["env_steps_per_second"], ",.0f"),
                 "seconds": _text(results.number(sum(seconds))),
+            }
+        )
+    return rows
+
+
+def _table_of_points(dataset: "xr.Dataset") -> list[dict[str, str]]:
+    summary = results.summarize(dataset)
+    rows = []
+    for found in summary["points"]:
+        final = found["final_return"]
+        rows.append(
+            {
+                **{name: f"{value:g}" for name, value in found["point"].items()},
+                "IQM": _text(final["iqm"]),
+                "95 % CI": _interval_text(final["ci_low"], final["ci_high"]),
+                **{key: _text(final[key]) for key in ("mean", "median", "min", "max")},
+                "diverged": str(found["num_diverged"]),
+                "": "best" if found["point"] == summary["best"] else "",
             }
         )
     return rows
@@ -86,6 +108,8 @@ def figures(dataset: "xr.Dataset") -> dict[str, Any]:
 
 def pictures(dataset: "xr.Dataset") -> dict[str, tuple["Figure", str]]:
     """Draw what there is to see: figures and captions by file name."""
+    if results.swept(dataset):
+        return _pictures_of_sweep(dataset)
     parts = runs.split(dataset)
     algorithms = len({name for name, _ in parts})
     envs = len({env for _, env in parts})
@@ -121,6 +145,24 @@ def pictures(dataset: "xr.Dataset") -> dict[str, tuple["Figure", str]]:
             aggregates,
             "Aggregates over environments; the smallest return found is 0, the largest 1.",
         )
+    return drawn
+
+
+def _pictures_of_sweep(dataset: "xr.Dataset") -> dict[str, tuple["Figure", str]]:
+    overview, curve, diagnostics = _figure(), _figure(), _figure()
+    sweep_plots.plot_axes(dataset, overview)
+    drawn = {"sweep.png": (overview, "Final return over the swept values: IQM over seeds.")}
+    if len(names := results.swept(dataset)) == 2:
+        fewer, more = sorted(names, key=lambda name: dataset.sizes[name])
+        if dataset.sizes[fewer] <= len(plots.COLOURS):
+            lines = _figure()
+            sweep_plots.plot_sensitivity(dataset, more, fewer, lines.subplots())
+            drawn["sensitivity.png"] = lines, "The same as lines, with 95 % intervals."
+    best = results.best(dataset)
+    plots.plot(best, ax=curve.subplots())
+    plots.plot_diagnostics(best, diagnostics)
+    drawn["learning_curve.png"] = curve, "Learning curve of the best point."
+    drawn["diagnostics.png"] = diagnostics, "Diagnostics of the best point."
     return drawn
 
 
@@ -185,6 +227,8 @@ def _page(dataset: "xr.Dataset", shown: Sequence[tuple[str, bytes]]) -> str:
         _html_table(tuple(rows[0]), [tuple(row.values()) for row in rows]),
         f'<p class="note">{EXPLANATION}</p>',
     ]
+    if results.swept(dataset):
+        body.append(f'<p class="note">{BEST}</p>')
     for caption, png in shown:
         source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
         text = html.escape(caption)

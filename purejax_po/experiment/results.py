@@ -4,6 +4,8 @@ import json
 import math
 import os
 import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from purejax_po.experiment import statistics
-from purejax_po.metrics import Log
+from purejax_po.metrics import Log, Moments
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -34,24 +36,40 @@ CIRCUMSTANCES = (
 EPISODES = ("num_episodes", "episode_return", "episode_return_std", "episode_length")
 """Variables by seed and update that every run has; the others are the algorithm's diagnostics."""
 
+LABELS = ("algorithm", "env", "seed", "update", "step")
+RESERVED = (*LABELS, *EPISODES, "final_return", "diverged_at", "seeds", "steps")
+"""Names that no axis of a sweep may have."""
 
-def to_dataset(log: Log, *, seeds: Any, updates: Any, steps_per_update: int) -> "xr.Dataset":
+
+def to_dataset(
+    log: Log,
+    *,
+    seeds: Any,
+    updates: Any,
+    steps_per_update: int,
+    axes: Mapping[str, Sequence[float]] | None = None,
+) -> "xr.Dataset":
     """Label a log.
 
     Args:
-        log: NumPy leaves `[seeds, windows]`.
+        log: NumPy leaves `[lanes, windows]`: seeds, at one point of a sweep after the other.
         seeds: the seeds' values.
         updates: updates done by the end of each window.
         steps_per_update: environment steps of one update.
+        axes: of a sweep, values by label; the last axis changes fastest.
 
     Returns:
-        A Dataset with dims `seed`, `update`: means over each window of `episode_return` (reward
-        units), `episode_length` (steps) and of every diagnostic of the algorithm; NaN where no
-        episode ended. `step` is the coordinate in environment steps per seed.
+        A Dataset with a dim for each axis, and dims `seed`, `update`: means over each window of
+        `episode_return` (reward units), `episode_length` (steps) and of every diagnostic of the
+        algorithm; NaN where no episode ended. `step` is the coordinate in environment steps per
+        seed. A diagnostic that has an axis's name gets `_in_use` behind its own.
     """
     import xarray as xr
 
-    dims = ("seed", "update")
+    axes = axes or {}
+    dims = (*axes, "seed", "update")
+    shape = (*map(len, axes.values()), len(seeds), len(updates))
+    log = Log(*[_reshaped(moments, shape) for moments in log])
 
     def over_episodes(x: Any) -> Any:
         return dims, np.where(log.episode_return.count > 0, x, np.nan)
@@ -65,16 +83,30 @@ def to_dataset(log: Log, *, seeds: Any, updates: Any, steps_per_update: int) -> 
         "episode_length": over_episodes(log.episode_length.mean),
     }
     for name, mean in log.info.mean.items():
-        variables[name] = dims, np.where(log.info.count > 0, mean, np.nan)
+        free = f"{name}_in_use" if name in axes else name
+        variables[free] = dims, np.where(log.info.count > 0, mean, np.nan)
     updates = np.asarray(updates)
-    dataset = xr.Dataset(variables, coords={"seed": np.asarray(seeds), "update": updates})
+    labels = {**axes, "seed": np.asarray(seeds), "update": updates}
+    dataset = xr.Dataset(variables, coords=labels)
     dataset = dataset.assign_coords(step=("update", updates * steps_per_update))
-    dataset["final_return"] = "seed", final_return(dataset)
+    dataset["final_return"] = dims[:-1], final_return(dataset)
     return dataset
 
 
+def _reshaped(moments: Moments, shape: tuple[int, ...]) -> Moments:
+    """Give leaves `[lanes, windows]` a sweep's axes."""
+    count, mean, m2 = moments
+
+    def reshape(x: Any) -> Any:
+        if isinstance(x, dict):
+            return {name: np.reshape(value, shape) for name, value in x.items()}
+        return np.reshape(x, shape)
+
+    return Moments(reshape(count), reshape(mean), reshape(m2))
+
+
 def final_return(dataset: "xr.Dataset") -> Any:
-    """Mean return `[seeds]` of the episodes that end in the last tenth of training.
+    """Mean return `[..., seeds]` of the episodes that end in the last tenth of training.
 
     A window counts if all of it lies there; the last window always does. NaN if no episode ended.
     """
@@ -82,10 +114,52 @@ def final_return(dataset: "xr.Dataset") -> Any:
     begins = np.concatenate([[0], updates[:-1]])
     last = begins >= (1 - FINAL_FRACTION) * updates[-1]
     last[-1] = True
-    count = dataset["num_episodes"].values[:, last]
-    mean = np.nan_to_num(dataset["episode_return"].values[:, last])
-    total = count.sum(axis=1)
-    return np.where(total > 0, (count * mean).sum(axis=1) / np.maximum(total, 1), np.nan)
+    count = dataset["num_episodes"].values[..., last]
+    mean = np.nan_to_num(dataset["episode_return"].values[..., last])
+    total = count.sum(axis=-1)
+    return np.where(total > 0, (count * mean).sum(axis=-1) / np.maximum(total, 1), np.nan)
+
+
+def swept(dataset: "xr.Dataset") -> tuple[str, ...]:
+    """Return the names of the axes of a sweep."""
+    dims = dataset["final_return"].dims
+    return tuple(str(dim) for dim in dims if dim not in LABELS)
+
+
+def at(dataset: "xr.Dataset") -> dict[str, float]:
+    """Return the values of swept axes at which a Dataset has been chosen from a sweep."""
+    return {
+        str(name): coord.item()
+        for name, coord in dataset.coords.items()
+        if coord.ndim == 0 and name not in LABELS
+    }
+
+
+def points(dataset: "xr.Dataset") -> Iterator["xr.Dataset"]:
+    """Yield the part of each point of a sweep; without one, the Dataset itself."""
+    axes = swept(dataset)
+    for index in np.ndindex(*[dataset.sizes[axis] for axis in axes]):
+        yield dataset.isel(dict(zip(axes, index, strict=True)))
+
+
+def best(dataset: "xr.Dataset") -> "xr.Dataset":
+    """Return the part of the point with the highest IQM of the final return.
+
+    Points at which a seed diverged come behind all others.
+    """
+
+    def merit(part: "xr.Dataset") -> tuple[bool, float]:
+        kept = sound_final_returns(part)
+        iqm = float(statistics.iqm(kept)) if len(kept) else -math.inf
+        return not np.any(part["diverged_at"].values >= 0), iqm
+
+    return max(points(dataset), key=merit)
+
+
+def sound_final_returns(dataset: "xr.Dataset") -> Any:
+    """Return the final returns of the seeds that did not diverge and ended an episode."""
+    final = dataset["final_return"].values
+    return final[np.isfinite(final) & (dataset["diverged_at"].values < 0)]
 
 
 def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
@@ -93,25 +167,26 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
 
     `final_return` is over seeds: interquartile mean with a 95 % bootstrap interval, mean, median,
     minimum and maximum of each seed's mean return at the end of training. Seeds that diverged or
-    ended no episode there are left out and listed.
+    ended no episode there are left out and listed. Of a sweep `points` holds one for each point;
+    `final_return` is that of the point `best`, which was chosen by it and so flatters it.
     """
-    final = dataset["final_return"].values
-    seeds = dataset["seed"].values
-    diverged = dataset["diverged_at"].values >= 0
-    kept = final[np.isfinite(final) & ~diverged]
     attributes = dataset.attrs
-    return {
+    parts = list(points(dataset)) if swept(dataset) else []
+    chosen = best(dataset) if parts else dataset
+    summary = {
         "algorithm": attributes["algorithm"],
         "env": attributes["env"],
-        "num_seeds": len(seeds),
+        "num_seeds": dataset.sizes["seed"],
         "total_steps": int(dataset["step"].values[-1]),
-        "final_return": over_seeds(kept),
+        "final_return": over_seeds(sound_final_returns(chosen)),
         "diverged_seeds": [
-            {"seed": int(seed), "update": int(update)}
-            for seed, update in zip(seeds, dataset["diverged_at"].values, strict=True)
-            if update >= 0
+            {**lane, "update": int(update)} for lane, update, _ in _lanes(dataset) if update >= 0
         ],
-        "seeds_without_final_episodes": seeds[~np.isfinite(final) & ~diverged].tolist(),
+        "seeds_without_final_episodes": [
+            lane if parts else lane["seed"]
+            for lane, update, final in _lanes(dataset)
+            if update < 0 and not math.isfinite(final)
+        ],
         "compile_seconds": number(attributes.get("compile_seconds", math.nan)),
         "run_seconds": number(attributes.get("run_seconds", math.nan)),
         "env_steps_per_second": number(attributes.get("env_steps_per_second", math.nan)),
@@ -123,6 +198,26 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
         "memory_peak_gib": number(attributes.get("memory_peak_gib", math.nan)),
         "versions": json.loads(attributes["versions"]),
     }
+    if parts:
+        summary["best"] = at(chosen)
+        summary["points"] = [
+            {
+                "point": at(part),
+                "final_return": over_seeds(sound_final_returns(part)),
+                "num_diverged": int(np.sum(part["diverged_at"].values >= 0)),
+            }
+            for part in parts
+        ]
+    return summary
+
+
+def _lanes(dataset: "xr.Dataset") -> Iterator[tuple[dict[str, Any], int, float]]:
+    """Yield each lane's point and seed, the update at which it diverged, and its final return."""
+    for part in points(dataset):
+        point = at(part) if swept(dataset) else {}
+        columns = (part[name].values for name in ("seed", "diverged_at", "final_return"))
+        for seed, update, final in zip(*columns, strict=True):
+            yield {**point, "seed": int(seed)}, int(update), float(final)
 
 
 def over_seeds(x: Any) -> dict[str, float | None]:
@@ -160,8 +255,13 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """As `write_text`."""
     neighbour = path.with_name(f".{path.name}.partial")
-    neighbour.write_bytes(content)
-    os.replace(neighbour, path)
+    try:
+        neighbour.write_bytes(content)
+        os.replace(neighbour, path)
+    except OSError:
+        with suppress(OSError):
+            neighbour.unlink()
+        raise
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -174,12 +274,11 @@ def save(dataset: "xr.Dataset", path: Path) -> None:
 
     Times and devices are left to `summary.json`: the file depends on the results alone, to the bit.
     """
-    neighbour = path.with_name(f".{path.name}.partial")
     dataset = dataset.drop_attrs(deep=False).assign_attrs(
         {k: v for k, v in dataset.attrs.items() if k not in CIRCUMSTANCES}
     )
-    dataset.to_netcdf(neighbour, engine="h5netcdf")
-    os.replace(neighbour, path)
+    # By way of memory: HDF5 does not survive a full disk.
+    write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf")))
 
 
 def load(path: str | Path) -> "xr.Dataset":

@@ -3,27 +3,25 @@
 import json
 import math
 import os
-import signal
-import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 
 from purejax_po.experiment import directory as files
 from purejax_po.experiment import lanes as lanes_module
-from purejax_po.experiment import loggers, memory, plots, results
+from purejax_po.experiment import locks, loggers, memory, plots, results, sweep, sweep_plots
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.directory import Done
 from purejax_po.experiment.lanes import Block, Lanes, Program
 from purejax_po.experiment.processes import Attendance, Processes
 from purejax_po.experiment.progress import Progress, progress_bar
+from purejax_po.experiment.signals import Interrupted, StopSignal, stop_signal
 from purejax_po.metrics import Log
 from purejax_po.training import make_trainer, window_lengths
 from purejax_po.types import Trainer
@@ -40,14 +38,6 @@ RESULTS_BYTES = 100 * 2**20
 
 UNFINISHED = 0.01
 """The fraction of episodes that a Monte-Carlo weight may leave out without a warning."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to stop; its state is saved."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__()
-        self.signal_number = signal_number
 
 
 class StoppedError(RuntimeError):
@@ -72,6 +62,7 @@ class Experiment(NamedTuple):
     is_resumed: bool = False
     processes: Processes = Processes()
     log_to: tuple[str, ...] = ()
+    overwrite: bool = False
 
 
 def run(
@@ -84,7 +75,7 @@ def run(
     processes: Processes | None = None,
     log_to: Sequence[str] = (),
 ) -> "xr.Dataset":
-    """Train every seed of an experiment.
+    """Train every seed of an experiment, at each point of its sweep.
 
     Args:
         config: what to run.
@@ -97,7 +88,8 @@ def run(
         log_to: where to log besides `log.jsonl`: `tensorboard`, `wandb` (optional extras).
 
     Returns:
-        Results labelled by `seed` and `update` (see `results.to_dataset`).
+        Results labelled by `seed` and `update`, in front of them the axes of a sweep (see
+        `results.to_dataset`).
 
     Raises:
         ValueError: for a bad configuration or directory, before anything is compiled.
@@ -146,9 +138,9 @@ def prepare(
         raise ValueError("out must be a directory that all processes share, got None")
     if directory is not None and processes.is_first:
         files.check_writable(directory, overwrite)
-    loggers.check(log_to, config, directory)
     trainer = _make_trainer(config)
-    return Experiment(config, trainer, directory, False, processes, tuple(log_to))
+    loggers.check(log_to, config, directory)
+    return Experiment(config, trainer, directory, False, processes, tuple(log_to), overwrite)
 
 
 def prepare_resume(
@@ -165,8 +157,8 @@ def prepare_resume(
     directory = Path(out)
     config = files.read_config(directory)
     config.check()
-    loggers.check(log_to, config, directory)
     trainer = _make_trainer(config)
+    loggers.check(log_to, config, directory)
     return Experiment(config, trainer, directory, True, processes or Processes(), tuple(log_to))
 
 
@@ -177,24 +169,39 @@ def execute(
     saving = saving or Saving()
     if experiment.is_resumed and (dataset := _finished(experiment)) is not None:
         return dataset
-    if callable(progress):
-        return _execute(experiment, progress, saving)
-    if not progress or not experiment.processes.is_first:
-        return _execute(experiment, lambda steps, episode_return: None, saving)
-    with progress_bar(experiment.config, experiment.processes.count) as advance:
-        return _execute(experiment, advance, saving)
+    config, directory, processes = experiment.config, experiment.directory, experiment.processes
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_signal())
+        if directory is not None:
+            stack.enter_context(locks.hold(directory, processes.index, processes.session))
+            if processes.is_first and not experiment.is_resumed:  # nobody else began meanwhile
+                files.check_writable(directory, experiment.overwrite)
+        if callable(progress):
+            advance = progress
+        elif progress and processes.is_first:
+            advance = stack.enter_context(progress_bar(config, processes.count))
+        else:
+            advance = _no_progress
+        return _execute(experiment, advance, saving, stop)
 
 
-def _execute(experiment: Experiment, advance: Progress, saving: Saving) -> "xr.Dataset":
+def _no_progress(steps: int, episode_return: float) -> None:
+    """Show nothing."""
+
+
+def _execute(
+    experiment: Experiment, advance: Progress, saving: Saving, stop: StopSignal
+) -> "xr.Dataset":
     """Compile and train, with half as many lanes on each device whenever memory runs out."""
     limit, times_halved = None, 0
-    attendance, failed = Attendance(experiment.processes, experiment.directory), True
+    attendance = Attendance(experiment.processes, experiment.directory)
+    run_ = _Run(experiment, saving, advance, attendance, stop)
     try:
+        attendance.reach("started")
         while True:
-            run_ = _Run(experiment, saving, advance, attendance)
             try:
                 dataset = run_.execute(limit, times_halved)
-                failed = False
+                attendance.leave()
                 return dataset
             except (MemoryError, jax.errors.JaxRuntimeError) as error:
                 if not memory.is_exhausted(error):
@@ -202,19 +209,29 @@ def _execute(experiment: Experiment, advance: Progress, saving: Saving) -> "xr.D
                 limit = run_.half_the_lanes()
             times_halved += 1
             warnings.warn(f"out of memory: again with {limit} lanes on each device", stacklevel=3)
-    finally:
-        attendance.leave(failed=failed)
+            run_ = _Run(experiment, saving, advance, attendance, stop)
+    except BaseException as error:
+        if isinstance(error, Interrupted):
+            error.is_saved = run_.has_saved
+        attendance.leave(str(error).partition("\n")[0] or type(error).__name__.lower())
+        raise
 
 
 class _Run:
     """The host's side of a run: compilation, the loop over windows, checkpoints, results."""
 
     def __init__(
-        self, experiment: Experiment, saving: Saving, advance: Progress, attendance: Attendance
+        self,
+        experiment: Experiment,
+        saving: Saving,
+        advance: Progress,
+        attendance: Attendance,
+        stop: StopSignal,
     ) -> None:
         self.config, self.trainer, self.directory = experiment[:3]
-        self.is_resumed, self.processes, self.log_to = experiment[3:]
+        self.is_resumed, self.processes, self.log_to = experiment[3:6]
         self.saving, self.advance, self.attendance = saving, advance, attendance
+        self.stop = stop
         self.lengths = window_lengths(self.config.num_updates, self.config.log_every).tolist()
         self.updates = np.cumsum(self.lengths).tolist()
         self.seeds = np.arange(self.config.num_seeds) + self.config.first_seed
@@ -229,21 +246,21 @@ class _Run:
 
     def execute(self, limit: int | None, times_halved: int) -> "xr.Dataset":
         """Train all lanes; `limit` on the lanes of each device comes from an earlier attempt."""
-        lanes = lanes_module.make_lanes(
-            self.seeds, self.trainer.algorithm.hyperparams, self.trainer.env_params
+        lanes = sweep.make_lanes(
+            self.config, self.trainer.algorithm.hyperparams, self.trainer.env_params
         )
         self.program = program = self._compile(lanes, limit)
         blocks = lanes_module.make_blocks(lanes, program.lanes_per_worker)
         self._open(blocks, program)
         estimate = self._memory_estimate(program)
         self._begin = self._saved_at = time.perf_counter()
-        with _stop_signal() as received:
-            mine = [b for b in blocks if self.processes.owns(b.index) and b.index not in self.done]
-            try:
-                self._train(program, mine, received)
-            finally:
-                for logger in self.loggers:
-                    logger.close()
+        mine = [b for b in blocks if self.processes.owns(b.index) and b.index not in self.done]
+        try:
+            with self.stop.deferred():
+                self._train(program, mine)
+        finally:
+            for logger in self.loggers:
+                logger.close()
         run_seconds = self._run_seconds()
         if self.processes.count > 1:
             merged = self._merge(blocks, program)
@@ -254,7 +271,9 @@ class _Run:
             lanes_per_device=program.lanes_per_worker,
             compile_seconds=program.compile_seconds,
             run_seconds=run_seconds,
-            env_steps_per_second=len(self.seeds) * self._steps(self.updates[-1]) / run_seconds,
+            env_steps_per_second=self.config.num_lanes
+            * self._steps(self.updates[-1])
+            / run_seconds,
             device=f"{len(program.workers)} × {program.workers[0].device_kind}",
             num_processes=self.processes.count,
             times_halved=times_halved,
@@ -262,8 +281,10 @@ class _Run:
             memory_peak_gib=memory.peak_bytes(program.workers[0]) / memory.GIB,
         )
         if self.directory is not None:
-            _write_results(dataset, self.directory)
-            self.attendance.reach("merged")
+            with self.stop.deferred():
+                _write_results(dataset, self.directory)
+                files.clean(self.directory)
+                self.attendance.reach("merged")
         return dataset
 
     def half_the_lanes(self) -> int:
@@ -300,12 +321,14 @@ class _Run:
                     f"every process must be given the same configuration, got another than "
                     f"{directory / files.CONFIG} holds"
                 )
-        share = math.ceil(len(self.seeds) / processes.count)
+        share = math.ceil(self.config.num_lanes / processes.count)
         workers, width = lanes_module.plan(share, fixed, config.num_devices)
         width = min(width, limit or width)
         if fixed is not None:
             first = lanes_module.make_blocks(lanes, width)[0].lanes
-            return lanes_module.compile_program(self.trainer, first, config.num_updates, workers)
+            program = lanes_module.compile_program(self.trainer, first, config.num_updates, workers)
+            lanes_module.check_fit(program, config.memory_gib)
+            return program
         return lanes_module.compile_to_fit(
             self.trainer, lanes, config.num_updates, workers, width, config.memory_gib
         )
@@ -316,8 +339,9 @@ class _Run:
         if directory is None:
             return
         if processes.is_first and not self.is_resumed:
-            files.create(directory, self.config)
+            files.create(directory, self.config, program.lanes_per_worker)
         if processes.is_first and self.is_resumed:
+            (directory / files.CHECKPOINTS).mkdir(exist_ok=True)
             files.merge_logs(directory)
         self.attendance.reach("ready", lanes_per_device=program.lanes_per_worker)
         if self.is_resumed:
@@ -331,29 +355,30 @@ class _Run:
             directory, self.config, blocks, program.state_shapes, program.log_shapes
         )
         for problem in restored.problems:
-            warnings.warn(f"{problem}; an older one is used", stacklevel=6)
+            warnings.warn(problem, stacklevel=6)
         self.done, self._seconds_before = restored.done, restored.run_seconds
+        ends = [0, *self.updates]
+        updates = {b.index: ends[-1 if b.index in self.done else len(b.logs)] for b in blocks}
+        mine = [b for b in blocks if self.processes.owns(b.index)]
+        self.advance(sum(b.num_real * self._steps(updates[b.index]) for b in mine), math.nan)
         if self.processes.is_first:
-            ends = [0, *self.updates]
-            updates = {
-                int(b.lanes.seed[0]): ends[-1] if b.index in self.done else ends[len(b.logs)]
-                for b in blocks
-            }
-            files.trim_log(directory / files.LOG, updates)
+            firsts = sweep.columns(self.config, [b.numbers[0] for b in blocks])
+            lanes = zip(*firsts.values(), strict=True)
+            by_lane = dict(zip(lanes, updates.values(), strict=True))
+            files.trim_log(directory / files.LOG, by_lane, tuple(firsts))
 
-    def _train(self, program: Program, blocks: list[Block], received: list[int]) -> None:
+    def _train(self, program: Program, blocks: list[Block]) -> None:
         """Run the blocks to their end, or save and raise once a signal has been received."""
 
         def pause() -> bool:
-            return bool(received) or (self.directory is not None and self._is_due())
+            return bool(self.stop) or (self.directory is not None and self._is_due())
 
         for tick in lanes_module.run_blocks(program, blocks, self.lengths, pause):
             for block, log in tick.finished:
                 self._record(block, log)
             if tick.synced:
                 self._save([b for b in blocks if 0 < len(b.logs) < len(self.lengths)])
-                if received:
-                    raise Interrupted(received[0])
+                self.stop.check()
         self._save([])
 
     def _record(self, block: Block, log: Log) -> None:
@@ -364,9 +389,10 @@ class _Run:
         if self.directory is not None:
             path = files.log_path(self.directory, self.processes.index)
             steps = self._steps(self.updates[i])
-            files.append_log(path, block, self.updates[i], steps, log)
+            columns = sweep.columns(self.config, block.numbers)
+            files.append_log(path, columns, self.updates[i], steps, log)
             for logger in self.loggers:
-                logger.write(block.lanes.seed[: block.num_real], steps, log)
+                logger.write(sweep.names(self.config, block.numbers), steps, log)
         if self.config.stop_on_divergence:
             self._check_divergence(block, log)
         if i + 1 == len(self.lengths):
@@ -378,8 +404,8 @@ class _Run:
         i = len(block.logs) - 1
         if (lacking := np.flatnonzero(log.info.count < self.lengths[i])).size:
             update = self.updates[i] - self.lengths[i] + int(log.info.count[lacking[0]])
-            seed = block.lanes.seed[lacking[0]]
-            raise StoppedError(f"seed {seed} diverged at update {update} (stop_on_divergence)")
+            lane = sweep.describe(self.config, block.numbers[lacking[0]])
+            raise StoppedError(f"{lane} diverged at update {update} (stop_on_divergence)")
 
     def _warn_of_unfinished_episodes(self, log: Log) -> None:
         """Say once that complete episodes do not fit into the rollouts."""
@@ -388,7 +414,8 @@ class _Run:
             return
         self.is_warned = True
         limit = getattr(self.trainer.env_params, "max_steps_in_episode", None)
-        hint = "" if limit is None else f"; the time limit is {limit:g} steps"
+        limits = self.config.sweep.get("env_params.max_steps_in_episode", (limit or 0,))
+        hint = "" if limit is None else f"; the time limit is {max(limits):g} steps"
         warnings.warn(
             f"{unfinished.mean():.0%} of the episodes did not end within num_steps = "
             f"{self.trainer.num_steps} and were left out, so long episodes do not count: "
@@ -438,7 +465,6 @@ class _Run:
         shapes = program.state_shapes, program.log_shapes
         self.done = files.load_done(directory, self.config, blocks, *shapes)
         files.merge_logs(directory)
-        files.remove_steps(directory)
         return None
 
     def _dataset(self, blocks: list[Block]) -> "xr.Dataset":
@@ -451,8 +477,10 @@ class _Run:
             seeds=self.seeds,
             updates=self.updates,
             steps_per_update=self.trainer.steps_per_update,
+            axes=sweep.axes(self.config),
         )
-        dataset["diverged_at"] = "seed", diverged_at
+        final = dataset["final_return"]
+        dataset["diverged_at"] = final.dims, diverged_at.reshape(final.shape)
         dataset.attrs.update(
             algorithm=self.config.algorithm.name,
             env=self.config.env,
@@ -468,7 +496,7 @@ class _Run:
         if device.platform != "cpu":
             return programs
         leaves = jax.tree.leaves(program.log_shapes)
-        log = sum(x.dtype.itemsize for x in leaves) * len(self.seeds) * len(self.lengths)
+        log = sum(x.dtype.itemsize for x in leaves) * self.config.num_lanes * len(self.lengths)
         now = memory.resident_bytes() + programs + RESULTS_COPIES * log + RESULTS_BYTES
         return max(now, memory.peak_bytes(device))
 
@@ -481,6 +509,7 @@ class _Run:
 
 def _make_trainer(config: ExperimentConfig) -> Trainer:
     env, env_params = config.make_env()
+    sweep.check(config, env_params)
     return make_trainer(
         env,
         env_params,
@@ -506,7 +535,8 @@ def _finished(experiment: Experiment) -> "xr.Dataset | None":
 
 def _write_results(dataset: "xr.Dataset", directory: Path) -> None:
     results.save(dataset, directory / "results.nc")
-    plots.save_pictures(dataset, directory)
+    sweep_plots.save_pictures(dataset, directory)
+    plots.save_pictures(results.best(dataset), directory)
     results.write_json(directory / "summary.json", results.summarize(dataset))
 
 
@@ -514,27 +544,3 @@ def _mean_return(log: Log) -> float:
     """Mean return of all episodes of a window; NaN if none ended."""
     count = log.episode_return.count
     return float((count * log.episode_return.mean).sum() / count.sum()) if count.any() else np.nan
-
-
-@contextmanager
-def _stop_signal() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them; the second one is final."""
-    received: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        if received:
-            os._exit(128 + number)
-        received.append(number)
-        print("\nstopping after this window; once more to leave at once", file=sys.stderr)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    previous: dict[int, Any] = {
-        number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

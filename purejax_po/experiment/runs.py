@@ -117,6 +117,12 @@ def join(runs: Runs) -> "xr.Dataset":
     envs = list(dict.fromkeys(env for _, env in runs))
     if len(runs) == 1:
         return next(iter(runs.values()))
+    for (algorithm, env), run in runs.items():
+        if axes := results.swept(run):
+            raise ValueError(
+                f"runs that are joined must be at one point, got a sweep over {', '.join(axes)}: "
+                f"{algorithm} on {env}; report it by itself"
+            )
     labels = {
         dim: np.unique(np.concatenate([run[dim].values for run in runs.values()]))
         for dim in ("seed", "update")

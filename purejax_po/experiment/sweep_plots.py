@@ -1,16 +1,20 @@
 """Pictures of sweeps: heat maps and sensitivity lines over hyperparameters."""
 
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from purejax_po.experiment import plots, statistics
+from purejax_po.experiment import plots, results, statistics
+from purejax_po.experiment.directory import SWEEP
 from purejax_po.experiment.plots import MARKERS
 from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def plot_sweep(dataset: "xr.Dataset", x: str, y: str, ax: "Axes | None" = None) -> Any:
@@ -27,7 +31,7 @@ def plot_sweep(dataset: "xr.Dataset", x: str, y: str, ax: "Axes | None" = None) 
     Raises:
         ValueError: for names that are no axes of the sweep, or for further axes.
     """
-    names = _swept(dataset)
+    names = results.swept(dataset)
     check_choice("x", x, names)
     check_choice("y", y, tuple(name for name in names if name != x))
     if further := set(names) - {x, y}:
@@ -67,7 +71,7 @@ def plot_sensitivity(
     Raises:
         ValueError: for names that are no axes of the sweep, or for further axes.
     """
-    names = _swept(dataset)
+    names = results.swept(dataset)
     check_choice("x", x, names)
     if lines is not None:
         check_choice("lines", lines, tuple(name for name in names if name != x))
@@ -87,7 +91,7 @@ def plot_sensitivity(
         ax.set_xscale("log")
     ax.set_xlabel(plots.label(x))
     ax.set_ylabel(plots.label("final_return"))
-    ax.set_title(f"{plots.title(dataset)}: IQM, 95 % interval", fontsize=11)
+    ax.set_title(f"{plots.title(dataset)}\nIQM, 95 % interval over seeds", fontsize=11)
     ax.grid(alpha=0.3)
     if lines is not None:
         ax.legend(
@@ -96,10 +100,53 @@ def plot_sensitivity(
     return ax
 
 
-def _swept(dataset: "xr.Dataset") -> tuple[str, ...]:
-    """Names of the axes of a sweep."""
-    dims = dataset["final_return"].dims
-    return tuple(str(dim) for dim in dims if dim not in ("algorithm", "env", "seed"))
+def plot_axes(dataset: "xr.Dataset", figure: "Figure | None" = None) -> Any:
+    """Draw a sweep: one axis as a line, two as a heat map, and of more a line for each.
+
+    Args:
+        dataset: results with a dim for each axis; where there are more than two, a line runs
+            through the best point (see `results.best`).
+        figure: where to draw, resized; a new picture by default.
+
+    Returns:
+        The Axes, an array with one per panel.
+
+    Raises:
+        ValueError: if there is no axis.
+    """
+    names = results.swept(dataset)
+    if not names:
+        raise ValueError("dataset must be a sweep, got results with no dims but seed and update")
+    if len(names) == 1:
+        figure = plots.new_figure(figure, (6.4, 4.0))
+        return np.array([plot_sensitivity(dataset, names[0], ax=figure.subplots())])
+    if len(names) == 2:
+        y, x = names
+        width, height = dataset.sizes[x], dataset.sizes[y]
+        figure = plots.new_figure(figure, (max(5.6, 1.1 * width + 2.4), 0.6 * height + 1.8))
+        return np.array([plot_sweep(dataset, x, y, figure.subplots())])
+    rows = math.ceil(len(names) / 2)
+    figure = plots.new_figure(figure, (9.6, 3.4 * rows + 0.6))
+    drawn = figure.subplots(rows, 2, squeeze=False).flat
+    point = results.at(results.best(dataset))
+    for ax, name in zip(drawn, names, strict=False):
+        others = {k: v for k, v in point.items() if k in names and k != name}
+        plot_sensitivity(dataset.sel(others), name, ax=ax)
+        ax.set_title(", ".join(f"{plots.label(k)} {v:g}" for k, v in others.items()), fontsize=9)
+    for ax in drawn[len(names) :]:
+        ax.set_axis_off()
+    figure.suptitle(f"{plots.title(dataset)}: IQM, 95 % interval, through the best point")
+    return np.array(drawn[: len(names)])
+
+
+def save_pictures(dataset: "xr.Dataset", directory: Path) -> None:
+    """Write `sweep.png` if there is something to draw, whole or not at all."""
+    from matplotlib.figure import Figure
+
+    if results.swept(dataset):
+        figure = Figure(layout="constrained")
+        plot_axes(dataset, figure)
+        plots.save_figure(figure, directory / SWEEP)
 
 
 def _sweep_estimates(dataset: "xr.Dataset") -> statistics.Estimate:

@@ -1,0 +1,64 @@
+"""Run the notebooks in place, in order, outputs kept.
+
+python notebooks/run.py                  # all of them
+python notebooks/run.py 03 05            # those whose names begin so
+python notebooks/run.py --check          # run, but leave the files as they are
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+HERE = Path(__file__).parent
+CELL_SECONDS = 600
+
+
+def run(path, *, keep):
+    """Run one notebook; returns the seconds that it took."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_SECONDS,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(HERE)}},
+    )
+    start = time.perf_counter()
+    client.execute()
+    seconds = time.perf_counter() - start
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"  # whatever editor saved it: the difference shows what changed
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    if keep:
+        nbformat.write(notebook, path)
+    return seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="beginnings of names; all by default")
+    parser.add_argument("--check", action="store_true", help="leave the files as they are")
+    arguments = parser.parse_args()
+    paths = sorted(HERE.glob("*.ipynb"))
+    if arguments.names:
+        paths = [path for path in paths if path.name.startswith(tuple(arguments.names))]
+    if not paths:
+        sys.exit("no such notebook")
+    for path in paths:
+        try:
+            seconds = run(path, keep=not arguments.check)
+        except CellExecutionError as error:
+            sys.exit(f"{path.name}: {error}")
+        print(f"{path.name}: {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""SIGINT and SIGTERM: at once where nothing is lost, later where something would be."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to stop."""
+
+    def __init__(self, signal_number: int, *, is_saved: bool = False) -> None:
+        super().__init__()
+        self.signal_number = signal_number
+        self.is_saved = is_saved
+        """Whether there is something to resume."""
+
+
+class StopSignal:
+    """What has been asked of a run; outside `deferred`, the first signal raises `Interrupted`."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        """Of the first signal."""
+        self._is_deferred = False
+
+    def __bool__(self) -> bool:
+        return self.number is not None
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has been received."""
+        if self.number is not None:
+            raise Interrupted(self.number)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Go on after a first signal, and raise `Interrupted` at the end of the block."""
+        self.check()
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+        self.check()
+
+    def handle(self, number: int, frame: Any) -> None:
+        """Take note of a signal; the second one is final."""
+        if self:
+            os._exit(128 + number)
+        self.number = number
+        if not self._is_deferred:
+            raise Interrupted(number)
+        print("\nsaving; once more to leave at once", file=sys.stderr)
+
+
+@contextmanager
+def stop_signal() -> Iterator[StopSignal]:
+    """Listen to signals, in the main thread; elsewhere nothing is ever received."""
+    stop = StopSignal()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous: dict[int, Any] = {number: signal.signal(number, stop.handle) for number in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

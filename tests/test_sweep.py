@@ -1,0 +1,397 @@
+"""Sweeps: named axes as lanes of one program; a lane is the single run of its point to the bit."""
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+import xarray as xr
+
+import purejax_po as po
+from purejax_po import cli
+from purejax_po.experiment import lanes, results, runner, sweep
+from purejax_po.experiment.config import ExperimentConfig
+
+AXES = {"learning_rate": (1e-4, 1e-2), "env_params.gravity": (9.8, 12.0)}
+POINTS = [
+    {"learning_rate": 1e-4, "gravity": 9.8},
+    {"learning_rate": 1e-4, "gravity": 12.0},
+    {"learning_rate": 1e-2, "gravity": 9.8},
+    {"learning_rate": 1e-2, "gravity": 12.0},
+]
+
+
+def config(**changes):
+    """Four points × three seeds, two lanes on each device: blocks end within a point."""
+    return tiny.experiment(**{"num_seeds": 3, "first_seed": 5, "sweep": AXES, **changes})
+
+
+@pytest.fixture(scope="module")
+def swept(compile_quickly, tmp_path_factory):
+    out = tmp_path_factory.mktemp("sweep") / "run"
+    return po.run(config(), out, progress=False), out
+
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
+
+# What a sweep is, without training
+
+
+def test_lanes_go_point_by_point_and_seed_by_seed():
+    assert sweep.axes(config()) == {"learning_rate": [1e-4, 1e-2], "gravity": [9.8, 12.0]}
+    assert sweep.points(config()) == POINTS
+    assert sweep.columns(config(), [0, 2, 3, 11]) == {
+        "seeds": [5, 7, 5, 7],
+        "learning_rate": [1e-4, 1e-4, 1e-4, 1e-2],
+        "gravity": [9.8, 9.8, 12.0, 12.0],
+    }
+    assert sweep.names(config(), [4]) == ["learning_rate=0.0001,gravity=12.0/seed-6"]
+    assert sweep.names(config(sweep={}), [1]) == ["seed-6"]
+    assert sweep.describe(config(), 11) == "seed 7 at learning_rate = 0.01, gravity = 12"
+    assert sweep.describe(config(sweep={}), 2) == "seed 7"
+
+
+def test_lanes_hold_the_values_that_single_runs_have():
+    experiment = runner.prepare(config(sweep={**AXES, "env_params.max_steps_in_episode": (50,)}))
+    hyperparams, env_params = (
+        experiment.trainer.algorithm.hyperparams,
+        experiment.trainer.env_params,
+    )
+    made = sweep.make_lanes(experiment.config, hyperparams, env_params)
+    assert made.env_params.max_steps_in_episode.dtype == np.int32
+    for number, point in enumerate(POINTS):
+        single = experiment.config.at(
+            {
+                "learning_rate": point["learning_rate"],
+                "env_params.gravity": point["gravity"],
+                "env_params.max_steps_in_episode": 50,
+            }
+        )
+        assert single.sweep == {}
+        trainer = runner.prepare(single).trainer
+        expected = lanes.make_lanes([5, 6, 7], trainer.algorithm.hyperparams, trainer.env_params)
+        block = lanes.make_blocks(made, 3)[number]
+        for x, y in zip(*map(lanes.jax.tree.leaves, (block.lanes, expected)), strict=True):
+            assert x.dtype == y.dtype
+            np.testing.assert_array_equal(x, y)
+
+
+def test_an_axis_is_called_by_its_own_name_unless_that_is_taken():
+    assert sweep.label(config(), "env_params.gravity") == "gravity"
+    assert sweep.label(config(), "env_params.discount") == "env_params_discount"
+    assert sweep.label(config(), "env_params.seed") == "env_params_seed"
+    assert sweep.label(config(), "discount") == "discount"
+
+
+def test_assignments_of_the_command_line():
+    found = sweep.parse(["learning-rate=1e-4,3e-4", "env_params.gravity=9.8", "hyperparams.x=1"])
+    assert found == {"learning_rate": (1e-4, 3e-4), "env_params.gravity": (9.8,), "x": (1.0,)}
+    assert sweep.parse_point(["gravity=9.8"]) == {"gravity": 9.8}
+
+
+def test_a_configuration_with_a_sweep_survives_json():
+    original = config(sweep={"learning_rate": np.array([1e-4, 1e-2]), "discount": [0.9]})
+    again = ExperimentConfig.from_dict(json.loads(json.dumps(original.to_dict())))
+    assert again.sweep == {"learning_rate": (1e-4, 1e-2), "discount": (0.9,)}
+    assert again.identity() == original.identity()
+
+
+MISTAKES = {
+    "nothing": ([], "set must be given at least once"),
+    "static": (
+        ["num_epochs=1,2"],
+        "sweep must be over traced numbers, got 'num_epochs', which shapes the program; traced are "
+        "learning_rate, learning_rate_decay, discount, ",
+    ),
+    "static of the network": (["network.hidden=1,2"], "got 'network.hidden', which shapes the"),
+    "static of the experiment": (["num_seeds=1,2"], "got 'num_seeds', which shapes the program"),
+    "a typo": (["learning_rat=1"], "got 'learning_rat'; did you mean learning_rate?"),
+    "a typo in env_params": (["env_params.gravty=1"], "did you mean env_params.gravity?"),
+    "no values": (["clip_eps="], "set must be NAME=VALUE,VALUE,… with numbers, got 'clip_eps='"),
+    "no name": (["0.1"], "set must be NAME=VALUE,VALUE,… with numbers, got '0.1'"),
+    "words": (["clip_eps=small"], "with numbers, got 'clip_eps=small'"),
+    "twice": (["clip_eps=0.1", "clip-eps=0.2"], "set must give each name once, got clip_eps twice"),
+    "equal values": (["clip_eps=0.1,0.10"], "sweep.clip_eps must hold each value once"),
+    "range": (
+        ["learning_rate=1e-4,-1"],
+        "hyperparams.learning_rate must be a finite number > 0, got -1.0",
+    ),
+    "not finite": (
+        ["discount=0.9,nan"],
+        "hyperparams.discount must be a number in [0, 1], got nan",
+    ),
+    "whole numbers": (
+        ["env_params.max_steps_in_episode=10,10.5"],
+        "env_params.max_steps_in_episode must be a whole number, got 10.5",
+    ),
+    "time limit": (
+        ["env_params.max_steps_in_episode=0"],
+        "env_params.max_steps_in_episode must be a finite number ≥ 1, got 0.0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_one_line(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assignments, expected = MISTAKES[name]
+    flags = [flag for assignment in assignments for flag in ("--set", assignment)]
+    assert cli.main(["sweep", "ppo", *flags]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert errors.startswith("purejax-po: error: ")
+    assert expected in errors
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ("learning_rate", "sweep must be values by name, got 'learning_rate'"),
+        ({"learning_rate": 1e-3}, "sweep.learning_rate must hold at least one value, got 0.001"),
+        ({"learning_rate": ()}, "sweep.learning_rate must hold at least one value"),
+        ({"learning_rate": ("x",)}, "hyperparams.learning_rate must be a finite number > 0, got"),
+        ({"discount": np.linspace(0, 1, 1000), "gae_lambda": np.linspace(0, 1, 1000)}, "at most"),
+    ],
+)
+def test_wrong_values_from_python(axes, message):
+    with pytest.raises(ValueError, match=message):
+        po.run(config(sweep=axes), progress=False)
+
+
+# Trained
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_point_is_the_single_run_to_the_bit(swept, number):
+    dataset, _ = swept
+    point = POINTS[number]
+    values = {
+        "learning_rate": point["learning_rate"],
+        "env_params.gravity": point["gravity"],
+    }
+    single = po.run(config().at(values), progress=False)
+    part = dataset.sel(point)
+    for name in single:
+        assert part[name].values.tobytes() == single[name].values.tobytes(), name
+    assert results.at(part) == point
+    assert po.summarize(part)["final_return"] == po.summarize(single)["final_return"]
+
+
+def test_points_differ(swept):
+    dataset, _ = swept
+    curves = dataset["entropy"].values.reshape(4, -1)
+    assert len(np.unique(curves, axis=0)) == 4
+
+
+def test_a_sweep_of_240_lanes_is_traced_once(monkeypatch):
+    traces, programs = [], []
+    original = lanes.run_window, lanes.compile_program
+
+    def run_window(*arguments):
+        traces.append(1)
+        return original[0](*arguments)
+
+    def compile_program(*arguments):
+        programs.append(1)
+        return original[1](*arguments)
+
+    monkeypatch.setattr(lanes, "run_window", run_window)
+    monkeypatch.setattr(lanes, "compile_program", compile_program)
+    axes = {"learning_rate": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), "clip_eps": (0.1, 0.2, 0.3)}
+    dataset = po.run(config(num_seeds=16, sweep=axes, lanes_per_device=None), progress=False)
+    assert len(traces) == len(programs) == 1
+    assert dict(dataset["final_return"].sizes) == {"learning_rate": 5, "clip_eps": 3, "seed": 16}
+
+
+def test_a_directory_of_a_sweep(swept):
+    dataset, out = swept
+    assert dataset["episode_return"].dims == ("learning_rate", "gravity", "seed", "update")
+    xr.testing.assert_identical(po.load_results(out), dataset)
+    assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((out / "summary.json").read_text())
+    assert [entry["point"] for entry in summary["points"]] == POINTS
+    iqms = [entry["final_return"]["iqm"] for entry in summary["points"]]
+    best = int(np.argmax(iqms))
+    assert summary["best"] == POINTS[best]
+    assert summary["final_return"] == summary["points"][best]["final_return"]
+    assert summary["num_seeds"] == 3
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    named = {
+        lane
+        for x in lines
+        for lane in zip(x["seeds"], x["learning_rate"], x["gravity"], strict=True)
+    }
+    assert named == {(seed, *point.values()) for seed in (5, 6, 7) for point in POINTS}
+    assert len(lines) == 6 * 10
+    assert dataset.to_dataframe().index.names == ["learning_rate", "gravity", "seed", "update"]
+
+
+def test_policies_of_a_point(swept):
+    dataset, out = swept
+    best = po.summarize(dataset)["best"]
+    obs = jnp.ones((2, 4))
+    actions = po.load_policy(out, seed=6, point=best)(obs)
+    assert actions.shape == (2,)
+    evaluation = po.evaluate_run(out, num_episodes=2, point=best)
+    assert dict(evaluation.sizes) == {"seed": 3, "episode": 2}
+    for point, message in [
+        (None, "point must give learning_rate, gravity; got none"),
+        ({"gravity": 9.8}, "point must give learning_rate, gravity; got gravity = 9.8"),
+        ({**best, "gravity": 1}, "point gravity must be one of 9.8, 12, got 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            po.load_policy(out, seed=6, point=point)
+
+
+def test_policies_are_those_of_the_single_run(swept, tmp_path):
+    _, out = swept
+    values = {"learning_rate": 1e-2, "env_params.gravity": 12.0}
+    po.run(config().at(values), tmp_path / "run", progress=False)
+    for point in (values, POINTS[3]):
+        found = [
+            po.experiment.policies.load_policies(path, p).params
+            for path, p in ((out, point), (tmp_path / "run", None))
+        ]
+        for x, y in zip(*map(lanes.jax.tree.leaves, found), strict=True):
+            np.testing.assert_array_equal(x, y)
+    with pytest.raises(ValueError, match="point must give nothing, for this run is no sweep"):
+        po.load_policy(tmp_path / "run", seed=5, point=POINTS[0])
+
+
+@pytest.mark.parametrize("number", [4, 40])
+def test_a_broken_off_sweep_ends_in_the_same_bits(swept, tmp_path, number):
+    _, expected = swept
+    seen = []
+
+    def progress(steps, episode_return):
+        seen.append(1)
+        if len(seen) > number:
+            raise InterruptedError
+
+    out = tmp_path / "run"
+    saving = po.Saving(every_minutes=0.0)
+    with pytest.raises(InterruptedError):
+        po.run(config(), out, progress=progress, saving=saving)
+    po.resume(out, progress=False, saving=saving)
+    assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
+    logs = [sorted((path / "log.jsonl").read_text().splitlines()) for path in (out, expected)]
+    assert logs[0] == logs[1]
+
+
+def test_a_point_that_diverges_is_named_and_leaves_the_others_alone(swept):
+    dataset, _ = swept
+    axes = {"learning_rate": (1e-4, 1e38), "env_params.gravity": (9.8, 12.0)}
+    wild = po.run(config(sweep=axes), progress=False)
+    kept = {"learning_rate": 1e-4}
+    for name in dataset:
+        assert wild[name].sel(kept).values.tobytes() == dataset[name].sel(kept).values.tobytes()
+    summary = po.summarize(wild)
+    assert len(summary["diverged_seeds"]) == 6
+    first = summary["diverged_seeds"][0]
+    assert first == {"learning_rate": 1e38, "gravity": 9.8, "seed": 5, "update": first["update"]}
+    assert [entry["num_diverged"] for entry in summary["points"]] == [0, 0, 3, 3]
+    assert summary["best"]["learning_rate"] == 1e-4
+    with pytest.raises(po.StoppedError, match=r"seed 5 at learning_rate = 1e\+38, gravity = 9.8 d"):
+        po.run(config(sweep=axes, stop_on_divergence=True), progress=False)
+
+
+def test_a_swept_name_that_is_a_diagnostic_too():
+    axes = {"kl_coef": (0.5, 1.0)}
+    algorithm = dataclasses.replace(tiny.ALGORITHMS["ppo"], surrogate="adaptive_kl")
+    dataset = po.run(config(algorithm=algorithm, sweep=axes), progress=False)
+    assert dataset["kl_coef"].dims == ("kl_coef",)
+    assert dataset["kl_coef_in_use"].dims == ("kl_coef", "seed", "update")
+
+
+SHARED = """
+import sys
+import purejax_po as po
+import test_sweep
+processes = po.join_processes(f"localhost:{sys.argv[2]}", 2, int(sys.argv[1]))
+po.run(test_sweep.config(num_devices=1), sys.argv[3], progress=False, processes=processes)
+"""
+
+
+def test_two_processes_share_a_sweep(swept, tmp_path):
+    _, expected = swept
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.path.dirname(__file__),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    out = tmp_path / "run"
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARED, str(index), str(port), str(out)],
+            env=environment, stderr=subprocess.PIPE, text=True,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    for process in running:
+        errors = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, errors
+    assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
+    logs = [sorted((path / "log.jsonl").read_text().splitlines()) for path in (out, expected)]
+    assert logs[0] == logs[1]
+
+
+# What is made of the results
+
+
+def test_a_report_on_a_sweep(swept, tmp_path, capsys):
+    _, out = swept
+    assert cli.main(["report", str(out), "--out", str(tmp_path / "report")]) == 0
+    shown = capsys.readouterr().out
+    assert "learning_rate" in shown
+    assert "best" in shown
+    names = {"sweep.png", "sensitivity.png", "learning_curve.png", "diagnostics.png"}
+    assert {p.name for p in (tmp_path / "report").iterdir()} == {*names, "report.html"}
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("<img") == 4
+    assert "http" not in page
+
+
+def test_a_sweep_is_not_joined_with_other_runs(swept, tmp_path):
+    _, out = swept
+    other = po.run(config(name="trpo", sweep={}), tmp_path / "trpo", progress=False)
+    assert other.sizes["seed"] == 3
+    with pytest.raises(ValueError, match="must be at one point, got a sweep over learning_rate, g"):
+        po.load_runs([out, tmp_path / "trpo"])
+    assert po.load_runs(out)["final_return"].dims == ("learning_rate", "gravity", "seed")
+
+
+def test_overwriting_removes_the_picture_of_a_sweep(swept, tmp_path):
+    _, expected = swept
+    out = tmp_path / "run"
+    shutil.copytree(expected, out)
+    po.run(config(sweep={}), out, overwrite=True, progress=False)
+    assert not (out / "sweep.png").exists()
+
+
+def test_loggers_know_a_lane_by_point_and_seed(tmp_path, monkeypatch):
+    seen = set()
+
+    class Logger:
+        def write(self, names, steps, log):
+            seen.update(names)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(runner.loggers, "check", lambda *_: None)
+    monkeypatch.setattr(runner.loggers, "open_all", lambda *_: [Logger()])
+    po.run(config(), tmp_path / "run", progress=False, log_to=["any"])
+    assert len(seen) == 12
+    assert "learning_rate=0.01,gravity=9.8/seed-7" in seen
