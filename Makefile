@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_ALGORITHMS := reinforce a2c npg trpo ppo
 
-.PHONY: help demo test test-slow lint format benchmark lock clean
+.PHONY: help demo test test-slow lint format benchmark notebooks lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ format: $(READY)  ## format and fix what can be fixed
 
 benchmark: $(READY)  ## speed of PPO and TRPO beside the arithmetic limit of the machine
 	$(BIN)/python benchmarks/throughput.py
+
+notebooks: $(READY)  ## run the notebooks again, outputs kept
+	$(BIN)/python notebooks/run.py
 
 lock: $(READY)  ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/pip install --quiet uv
