@@ -26,7 +26,7 @@ class Categorical(NamedTuple):
 
     def sample_from(self, noise: Array) -> Array:
         """The first action whose cumulative probability exceeds the noise."""
-        cumulative = jnp.cumsum(jax.nn.softmax(self.logits), axis=-1)
+        cumulative = _cumulative_sum(jax.nn.softmax(self.logits))
         # Scaled by the rounded total, an action of probability zero is never drawn.
         threshold = (noise * cumulative[..., -1])[..., None]
         return jnp.sum(cumulative[..., :-1] <= threshold, axis=-1, dtype=jnp.int32)
@@ -173,6 +173,17 @@ class Product(NamedTuple):
         """Each factor's own Fisher product: the joint matrix is block-diagonal."""
         pairs = zip(self.factors, tangent.factors, strict=True)
         return Product(tuple(f.fisher_product(t) for f, t in pairs))
+
+
+def _cumulative_sum(x: Array) -> Array:
+    """Sums of the first 1, 2, … along the last axis.
+
+    Each one by itself, as long as there are few: XLA's cumulative sum is slow on short axes.
+    """
+    size = x.shape[-1]
+    if size > 32:
+        return jnp.cumsum(x, axis=-1)
+    return jnp.sum(jnp.where(jnp.tri(size, dtype=bool), x[..., None, :], 0.0), axis=-1)
 
 
 def _sum_where_positive(probability: Array, value: Array) -> Array:

@@ -10,6 +10,9 @@ from purejax_po.types import Array, Key
 
 State = TypeVar("State")
 
+SMALLEST = 64
+"""Of the sizes that are permuted without a sort: below it the rounds mix too little."""
+
 
 def epochs(
     key: Key,
@@ -46,8 +49,21 @@ def epochs(
 
 
 def permutation(key: Key, size: int) -> Array:
-    """Return a random permutation of `0 … size-1`, int32 `[size]`."""
-    return jax.random.permutation(key, size)
+    """Return a random permutation of `0 … size-1`, int32 `[size]`.
+
+    A power of two from `SMALLEST` on needs no sort: six rounds of i ← (a·i + b) mod size, then
+    i ← i xor ⌊i / 2^⌈bits/2⌉⌋, with a odd and b drawn anew for each round. Every sample is at every
+    place equally often; how often two or three meet in a minibatch is that of uniform permutations
+    as far as 40,000 draws can tell (see the test), though not all of them can be drawn.
+    """
+    if size < SMALLEST or size & (size - 1):
+        return jax.random.permutation(key, size)
+    mask, half = jnp.uint32(size - 1), jnp.uint32(size.bit_length() // 2)
+    index = jnp.arange(size, dtype=jnp.uint32)
+    for factor, offset in jax.random.bits(key, (6, 2)):
+        index = ((factor | 1) * index + offset) & mask
+        index = index ^ (index >> half)
+    return index.astype(jnp.int32)
 
 
 def check_divisible(batch_size: int, num_minibatches: int, units: str = "samples") -> None:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from purejax_po import prng
 from purejax_po.distributions import TanhGaussian
 from purejax_po.types import Array, Carry, EnvParams, Key, Params, Policy, Transition
 
@@ -32,7 +33,7 @@ class Episodes(NamedTuple):
 
 def reset(key: Key, env: Any, env_params: EnvParams, policy: Policy, num_envs: int) -> RolloutState:
     """Start `num_envs` episodes."""
-    keys = jax.random.split(key, num_envs)
+    keys = prng.written_out(jax.random.split(key, num_envs))
     obs, env_state = jax.vmap(env.reset, in_axes=(0, None))(keys, env_params)
     return RolloutState(
         env_state=jax.tree.map(_strongly_typed, env_state),
@@ -64,7 +65,7 @@ def collect(
     noise_key, env_key = jax.random.split(key)
     abstract = jax.eval_shape(policy.step, params, state.carry, state.obs, state.start)[1]
     noise = jax.vmap(abstract.noise)(jax.random.split(noise_key, num_steps))
-    env_keys = jax.random.split(env_key, (num_steps, state.start.shape[0]))
+    env_keys = prng.written_out(jax.random.split(env_key, (num_steps, state.start.shape[0])))
 
     def step(
         state: RolloutState, randomness: tuple[Array, Key]

@@ -24,8 +24,9 @@ ALLOWED = {
     "surrogates": {"types", "distributions"},
     "curvature": {"types", "distributions"},
     "minibatch": {"types"},
+    "prng": {"types"},
     "exact": {"types"},
-    "rollout": {"types", "metrics", "normalization", "distributions"},
+    "rollout": {"types", "metrics", "normalization", "distributions", "prng"},
     "evaluation": {"types", "metrics", "normalization", "rollout"},
     "algorithms": {
         "types",

@@ -65,6 +65,25 @@ def test_the_budget_is_what_is_set_or_a_part_of_what_is_free():
     assert memory.peak_bytes(device) >= 0.9 * memory.resident_bytes()
 
 
+def test_one_trace_however_many_chunks(monkeypatch):
+    traced, original = [], lanes.run_window
+
+    def run_window(*arguments):
+        traced.append(len(arguments))
+        return original(*arguments)
+
+    monkeypatch.setattr(lanes, "run_window", run_window)
+    po.run(tiny.experiment(num_seeds=23, num_devices=2), progress=False)  # 12 chunks, 2 devices
+    assert len(traced) == 1
+
+
+def test_lanes_that_are_fixed_must_fit_the_budget():
+    with pytest.raises(
+        ValueError, match=r"lanes_per_device must fit the memory: 2 lanes take .*iB"
+    ):
+        po.run(tiny.experiment(memory_gib=1e-6), progress=False)
+
+
 def run_out_of_memory(monkeypatch, most):
     """Make every program of more than `most` lanes fail as a full device does."""
     original = lanes.run_blocks

@@ -50,7 +50,7 @@ def test_epochs_differ(visited):
     assert len(sets) > 1
 
 
-@pytest.mark.parametrize("size", [1, 7, 64])
+@pytest.mark.parametrize("size", [1, 7, 64, 1024])
 def test_a_permutation_is_a_bijection(size):
     keys = jax.random.split(jax.random.key(size), 50)
     orders = np.asarray(jax.vmap(lambda key: minibatch.permutation(key, size))(keys))
@@ -66,6 +66,26 @@ def test_where_a_sample_goes_is_uniform_enough():
     in_first = np.asarray(jax.nn.one_hot(orders[:, :4], 16).sum(axis=(0, 1))) / 4000
     # Hoeffding's bound at a chance of 1e-6 over 16 comparisons.
     np.testing.assert_allclose(in_first, 0.25, atol=np.sqrt(np.log(2 * 16 / 1e-6) / 8000))
+
+
+@pytest.mark.parametrize("size", [64, 512])
+def test_samples_meet_as_often_as_under_uniform_permutations(size):
+    """Pairs and triples in one of four minibatches, over 40,000 permutations without a sort."""
+    number, quarter = 40_000, size // 4
+    keys = jax.random.split(jax.random.key(size), number)
+    orders = jax.lax.map(lambda key: minibatch.permutation(key, size), keys, batch_size=1000)
+    group = np.argsort(np.asarray(orders), axis=-1) // quarter
+    rng = np.random.default_rng(0)
+    pair_chance = (quarter - 1) / (size - 1)
+    triple_chance = pair_chance * (quarter - 2) / (size - 2)
+    neighbours = [(0, 1, 2), (0, size // 2, size - 1), (1, 3, 5), (0, 2, 4), (0, size // 4, 1)]
+    for a, b, c in [*neighbours, *(rng.choice(size, 3, replace=False) for _ in range(95))]:
+        together = group[:, a] == group[:, b]
+        all_three = together & (group[:, b] == group[:, c])
+        # Hoeffding's bound at a chance of 1e-6 over 200 comparisons.
+        bound = np.sqrt(np.log(2 * 200 / 1e-6) / (2 * number))
+        assert together.mean() == pytest.approx(pair_chance, abs=bound)
+        assert all_three.mean() == pytest.approx(triple_chance, abs=bound)
 
 
 @pytest.mark.parametrize(("size", "num_minibatches"), [(10, 3), (10, 20), (10, 0), (10, -1)])

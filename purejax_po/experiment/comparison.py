@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purejax_po import environments
 from purejax_po.experiment import directory as files
-from purejax_po.experiment import report, results, runner, runs
+from purejax_po.experiment import locks, report, results, runner, runs
 from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, algorithm_config
 from purejax_po.experiment.runs import COMPARISON
 from purejax_po.types import check_choice
@@ -134,6 +134,15 @@ def execute(
     comparison: Comparison, *, progress: bool = True, saving: "runner.Saving | None" = None
 ) -> "xr.Dataset":
     """Train what is not done yet, and write the comparison's files; see `compare`."""
+    if comparison.directory is None:
+        return _execute(comparison, progress, saving)
+    with locks.hold(comparison.directory):
+        return _execute(comparison, progress, saving)
+
+
+def _execute(
+    comparison: Comparison, progress: bool, saving: "runner.Saving | None"
+) -> "xr.Dataset":
     experiments, directory = comparison
     plan = [
         {
@@ -145,7 +154,6 @@ def execute(
         for (label, env), experiment in experiments.items()
     ]
     if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
         results.write_json(directory / COMPARISON, {"runs": plan, "results": None})
     found: runs.Runs = {}
     for (label, env), experiment in experiments.items():

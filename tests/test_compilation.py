@@ -1,0 +1,52 @@
+"""The persistent compilation cache: the second run compiles nothing, and ends in the same bits."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import purejax_po as po
+
+FLAGS = [
+    "train", "a2c", "--seeds", "2", "--num-envs", "2", "--num-steps", "4", "--network.hidden", "8",
+    "--total-steps", "160",
+]  # fmt: skip
+
+
+def train(out, home, *flags):
+    command = [sys.executable, "-m", "purejax_po", *FLAGS, "--out", str(out), *flags]
+    inherited = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment = {**inherited, "XDG_CACHE_HOME": str(home)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return po.load_results(out), done.stderr
+
+
+def kept(home):
+    return {path.name for path in Path(home).rglob("*-cache")}
+
+
+def test_a_warm_cache_gives_the_same_bits_as_a_cold_one(tmp_path):
+    home = tmp_path / "home"
+    cold, _ = train(tmp_path / "cold", home)
+    programs = kept(home)
+    assert any("window" in name for name in programs)
+    warm, _ = train(tmp_path / "warm", home)
+    assert kept(home) == programs
+    off, _ = train(tmp_path / "off", tmp_path / "elsewhere", "--no-compilation-cache")
+    assert kept(tmp_path / "elsewhere") == set()
+    for run in (warm, off):
+        for name in cold:
+            np.testing.assert_array_equal(run[name], cold[name])
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path):
+    home = tmp_path / "file"
+    home.touch()
+    with pytest.warns(UserWarning, match="no compilation cache: .*file"):
+        assert po.use_compilation_cache(home) is None

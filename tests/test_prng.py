@@ -1,0 +1,49 @@
+"""Threefry written out gives JAX's own numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purejax_po import prng
+
+DRAWS = {
+    "split": lambda key: jax.random.key_data(jax.random.split(key, (3, 2))),
+    "fold_in": lambda key: jax.random.key_data(jax.random.fold_in(key, 12345)),
+    "split of a split": lambda key: jax.random.key_data(jax.random.split(jax.random.split(key)[1])),
+    "uniform": lambda key: jax.random.uniform(key, (5, 3), minval=-0.05, maxval=0.05),
+    "scalar": jax.random.uniform,
+    "normal": lambda key: jax.random.normal(key, (7,)),
+    "randint": lambda key: jax.random.randint(key, (9,), 0, 13),
+    "bernoulli": lambda key: jax.random.bernoulli(key, 0.3, (11,)),
+    "choice": lambda key: jax.random.choice(key, 10, (4,), replace=False),
+    "categorical": lambda key: jax.random.categorical(key, jnp.arange(4.0), shape=(6,)),
+    "bytes": lambda key: jax.random.bits(key, (8,), jnp.uint8),
+    "none": lambda key: jax.random.uniform(key, (0, 3)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_the_numbers_are_those_of_jax(name):
+    draw = DRAWS[name]
+    for seed in (0, 1, 2**31 - 1):
+        key = jax.random.key(seed)
+        np.testing.assert_array_equal(draw(prng.written_out(key)), draw(key))
+
+
+def test_double_precision_too(x64):
+    key = jax.random.key(3)
+    np.testing.assert_array_equal(
+        jax.random.uniform(prng.written_out(key), (5,), jnp.float64),
+        jax.random.uniform(key, (5,), jnp.float64),
+    )
+
+
+def test_batches_of_keys():
+    keys = jax.random.split(jax.random.key(1), (2, 3))
+
+    def draw(key):
+        return jax.random.uniform(jax.random.split(key)[1], (4,))
+
+    drawn = jax.jit(jax.vmap(jax.vmap(draw)))(prng.written_out(keys))
+    np.testing.assert_array_equal(drawn, jax.vmap(jax.vmap(draw))(keys))
