@@ -514,8 +514,9 @@ def test_thirty_kills(tmp_path, name, signal_name):
     """A run in a subprocess is killed at 30 random moments and resumed each time."""
     flags = [
         "--env", "CartPole-v1", "--seeds", "6", "--num-envs", "2", "--num-steps", "16",
-        "--network.hidden", "8", "--lanes-per-device", "2", "--total-steps", "2400000",
-        "--num-windows", "400",
+        "--network.hidden", "8", "--lanes-per-device", "2", "--num-windows", "400",
+        "--total-steps", "2400000" if name == "ppo" else "800000",
+        *([] if name == "ppo" else ["--critic-minibatch-size", "16"]),
     ]  # fmt: skip
     often = ["--checkpoint-every", "0.005"]
     program = [sys.executable, "-m", "purejax_po"]
