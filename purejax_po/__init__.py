@@ -44,7 +44,7 @@ from purejax_po.experiment.processes import ProcessLostError
 from purejax_po.experiment.processes import join as join_processes
 from purejax_po.experiment.report import report
 from purejax_po.experiment.results import load as load_results
-from purejax_po.experiment.results import summarize
+from purejax_po.experiment.results import save_results, summarize
 from purejax_po.experiment.runner import Saving, StoppedError, resume, run
 from purejax_po.experiment.runs import load_runs
 from purejax_po.experiment.signals import Interrupted
@@ -131,6 +131,7 @@ __all__ = [
     "resume_compare",
     "rollout",
     "run",
+    "save_results",
     "seed_keys",
     "shape_reward",
     "softmax_linear_policy",

@@ -118,7 +118,7 @@ class Train:
     preset: str | None = None
     """Start from tuned settings; `purejax-po algorithms` lists them. Other flags still apply."""
     out: Path | None = None
-    """Directory for the run's files (default: runs/ALGORITHM-ENV)."""
+    """Directory for the run's files (default: runs/ALGORITHM-ENV, or runs/sweep-ALGORITHM-ENV)."""
     overwrite: bool = False
     """Replace the run that the directory holds."""
     hosting: HostingFlags = field(default_factory=Hosting)
