@@ -10,15 +10,18 @@ from purejax_po import (
     networks,
     normalization,
     rollout,
+    sequence,
     surrogates,
 )
 from purejax_po.algorithms.a2c import A2CHyperparams, a2c
+from purejax_po.algorithms.group import GRPOHyperparams
+from purejax_po.algorithms.grpo import grpo
 from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
 from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
-from purejax_po.environments.wrappers import reset_from, shape_reward
+from purejax_po.environments.wrappers import judge_outcome, reset_from, shape_reward
 from purejax_po.evaluation import Evaluation, evaluate
 from purejax_po.experiment import statistics
 from purejax_po.experiment.comparison import compare, resume_compare
@@ -32,6 +35,7 @@ from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import (
     A2CConfig,
     ExperimentConfig,
+    GRPOConfig,
     NetworkConfig,
     NPGConfig,
     PPOConfig,
@@ -55,7 +59,16 @@ from purejax_po.networks import (
     mlp_actor_critic,
     softmax_linear_policy,
 )
-from purejax_po.pretraining import Clone, behaviour_clone, warm_start
+from purejax_po.pretraining import (
+    Clone,
+    Pairs,
+    RewardModel,
+    behaviour_clone,
+    preference_accuracy,
+    reward_model,
+    warm_start,
+)
+from purejax_po.sequence import gru_policy, transformer_policy
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
 from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
 
@@ -69,17 +82,21 @@ __all__ = [
     "Critic",
     "Evaluation",
     "ExperimentConfig",
+    "GRPOConfig",
+    "GRPOHyperparams",
     "Interrupted",
     "NPGConfig",
     "NPGHyperparams",
     "NetworkConfig",
     "PPOConfig",
     "PPOHyperparams",
+    "Pairs",
     "Policy",
     "ProcessLostError",
     "REINFORCEConfig",
     "REINFORCEHyperparams",
     "Result",
+    "RewardModel",
     "Rollout",
     "Saving",
     "StoppedError",
@@ -97,8 +114,11 @@ __all__ = [
     "environments",
     "evaluate",
     "evaluate_run",
+    "grpo",
     "gru_actor_critic",
+    "gru_policy",
     "join_processes",
+    "judge_outcome",
     "linear_critic",
     "load_policy",
     "load_results",
@@ -123,21 +143,25 @@ __all__ = [
     "plot_sensitivity",
     "plot_sweep",
     "ppo",
+    "preference_accuracy",
     "reinforce",
     "render",
     "report",
     "reset_from",
     "resume",
     "resume_compare",
+    "reward_model",
     "rollout",
     "run",
     "save_results",
     "seed_keys",
+    "sequence",
     "shape_reward",
     "softmax_linear_policy",
     "statistics",
     "summarize",
     "surrogates",
+    "transformer_policy",
     "trpo",
     "use_compilation_cache",
     "warm_start",

@@ -2,7 +2,8 @@
 
 Pure functions of rewards, values and the two kinds of episode end, all `[T, ...]`. The Monte-Carlo
 ones (`total_return`, `reward_to_go`, `baseline`) are right for episodes that are whole; the others
-bootstrap (`q_value`, `td_residual`, `gae`).
+bootstrap (`q_value`, `td_residual`, `gae`). At the end those of GRPO: an output's return beside the
+others of its group.
 """
 
 from collections.abc import Callable
@@ -144,6 +145,106 @@ ESTIMATORS: dict[str, Estimator] = {
 """The weights Ψ by name."""
 
 
+def outcome(reward: Array, valid: Array, discount: Array | float) -> Array:
+    """Return of each output: Σ_t γᵗ r_t over its valid steps, `[N]`, of rewards `[T, N]`."""
+    chex.assert_equal_shape([reward, valid])
+    factor = jnp.power(discount, jnp.arange(len(reward), dtype=reward.dtype))
+    return jnp.sum(jnp.where(valid > 0, factor[:, None] * reward, 0.0), axis=0)
+
+
+def zscore(
+    outcome: Array, valid: Array, epsilon: Array | float, temperature: Array | float
+) -> Array:
+    """(r − mean)/(std + ε) over the group, std with G in its denominator.
+
+    Args:
+        outcome: r of each output, `[B, G]`: B groups of G.
+        valid: bool `[B, G]`; outputs that are not are left out of the group and get 0.
+        epsilon: ε > 0, outside the square root.
+        temperature: of `softmax`.
+
+    Returns:
+        `[B, G]`, summing to 0 over each group, and 0 exactly where all its rewards are equal.
+
+    Source: Shao et al. 2024, DeepSeekMath, section 4.1.2.
+    """
+    difference = centred(outcome, valid, epsilon, temperature)
+    variance = jnp.sum(jnp.square(difference), axis=-1, keepdims=True) / _count(valid)
+    return difference / (jnp.sqrt(variance) + epsilon)
+
+
+def centred(
+    outcome: Array, valid: Array, epsilon: Array | float, temperature: Array | float
+) -> Array:
+    """R − mean over the group; arguments as `zscore`.
+
+    Source: Liu et al. 2025, Understanding R1-Zero-Like Training, section 3.
+    """
+    chex.assert_equal_shape([outcome, valid])
+    first = jnp.take_along_axis(outcome, jnp.argmax(valid, axis=-1)[..., None], axis=-1)
+    # Relative to one of them: equal rewards leave nothing, not even a rounding error.
+    relative = jnp.where(valid, outcome - first, 0.0)
+    mean = jnp.sum(relative, axis=-1, keepdims=True) / _count(valid)
+    return jnp.where(valid, relative - mean, 0.0)
+
+
+def leave_one_out(
+    outcome: Array, valid: Array, epsilon: Array | float, temperature: Array | float
+) -> Array:
+    """R − mean over the rest of the group, (r − mean)·G/(G − 1); arguments as `zscore`.
+
+    Source: Kool et al. 2019, Buy 4 REINFORCE Samples, Get a Baseline for Free.
+    """
+    count = _count(valid)
+    return centred(outcome, valid, epsilon, temperature) * count / jnp.maximum(count - 1.0, 1.0)
+
+
+def softmax(
+    outcome: Array, valid: Array, epsilon: Array | float, temperature: Array | float
+) -> Array:
+    """exp(r/τ)/Σ exp(r/τ) − 1/G over the group; arguments as `zscore`, τ > 0 the temperature."""
+    share = jax.nn.softmax(outcome / temperature, axis=-1, where=valid)
+    uniform = jnp.where(valid, 1.0, 0.0) / _count(valid)
+    return jnp.where(spread(outcome, valid)[..., None], jnp.where(valid, share, 0.0) - uniform, 0.0)
+
+
+def spread(outcome: Array, valid: Array) -> Array:
+    """Whether the valid rewards of a group differ, `[B]`: only then does it teach anything."""
+    highest = jnp.max(jnp.where(valid, outcome, -jnp.inf), axis=-1)
+    return highest > jnp.min(jnp.where(valid, outcome, jnp.inf), axis=-1)
+
+
+GROUP_ESTIMATORS: dict[str, Callable[[Array, Array, Any, Any], Array]] = {
+    "zscore": zscore,
+    "centred": centred,
+    "rloo": leave_one_out,
+    "softmax": softmax,
+}
+"""Group-relative advantages by name: `(rewards [B, G], valid [B, G], ε, τ) → advantages [B, G]`."""
+
+
+def length_weights(valid: Array, normalization: str) -> Array:
+    """What each step counts in the loss of GRPO, `[T, N]`; N outputs of lengths |o|.
+
+    `per_sequence`: 1/(N·|o|); `per_token`: 1/Σ|o|; `constant`: 1/(N·T). Outputs without a valid
+    step do not count in N.
+
+    Args:
+        valid: weights of the steps, `[T, N]`.
+        normalization: one of the three.
+
+    Source: Shao et al. 2024 (`per_sequence`); Yu et al. 2025, DAPO (`per_token`); Liu et al. 2025
+    (`constant`).
+    """
+    length = jnp.sum(valid, axis=0)
+    num_outputs = jnp.maximum(jnp.sum(length > 0), 1)
+    if normalization == "per_sequence":
+        return valid / (num_outputs * jnp.maximum(length, 1.0))
+    if normalization == "per_token":
+        return valid / jnp.maximum(jnp.sum(length), 1.0)
+    return valid / (num_outputs * valid.shape[0])
+
+
 def normalize(advantage: Array, weight: Array, epsilon: float = 1e-8) -> Array:
     """Shift and scale advantages to weighted mean 0 and standard deviation 1.
 
@@ -183,3 +284,8 @@ def _discounted_sum(x: Array, decay: Array) -> Array:
         return total, total
 
     return jax.lax.scan(backward, jnp.zeros_like(x[0]), (x, decay), reverse=True)[1]
+
+
+def _count(valid: Array) -> Array:
+    """Valid outputs of each group, at least 1, `[B, 1]`."""
+    return jnp.maximum(jnp.sum(valid, axis=-1, keepdims=True, dtype=jnp.result_type(float)), 1.0)

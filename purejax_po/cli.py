@@ -19,6 +19,7 @@ from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import (
     ALGORITHMS,
     PRESETS,
+    TASK_PRESETS,
     ExperimentConfig,
     PPOConfig,
     algorithm_config,
@@ -116,7 +117,8 @@ class Train:
         default_factory=ExperimentConfig
     )
     preset: str | None = None
-    """Start from tuned settings; `purejax-po algorithms` lists them. Other flags still apply."""
+    """Start from tuned settings; `purejax-po algorithms` lists them. Other flags still apply. GRPO
+    on a token task starts from the task's own."""
     out: Path | None = None
     """Directory for the run's files (default: runs/ALGORITHM-ENV, or runs/sweep-ALGORITHM-ENV)."""
     overwrite: bool = False
@@ -135,10 +137,13 @@ class Train:
             kind = "sweep-" if config.sweep else ""
             name = f"{kind}{config.algorithm.name}-{config.env.replace('/', '-')}"
             out = self.out or Path("runs") / name
-            if self.preset is not None and PRESETS[self.preset][1].name != config.algorithm.name:
+            if (
+                self.preset is not None
+                and PRESETS[self.preset].algorithm.name != config.algorithm.name
+            ):
                 raise ValueError(
                     f"preset must be one for {config.algorithm.name}, got {self.preset!r}, "
-                    f"which is for {PRESETS[self.preset][1].name}"
+                    f"which is for {PRESETS[self.preset].algorithm.name}"
                 )
             saving = self.hosting.saving()
             self.hosting.start()
@@ -375,8 +380,8 @@ class Algorithms:
             table.add_row(name, str(config.__doc__).splitlines()[0])
         _console().print(table)
         table = Table("preset", "algorithm", "environment it was tuned for")
-        for name, (env, config) in PRESETS.items():
-            table.add_row(name, config.name, env)
+        for name, preset in PRESETS.items():
+            table.add_row(name, preset.algorithm.name, preset.env)
         _console().print(table)
         return 0
 
@@ -428,7 +433,7 @@ def parse(arguments: Sequence[str]) -> Any:
         and not arguments[1].startswith("-")
     ):
         algorithm_config(arguments[1])
-    preset = _option(arguments, "--preset")
+    preset = _option(arguments, "--preset") or _task_preset(arguments)
     subcommands = {
         name: tyro.conf.subcommand(name, default=_preset_command(command, preset))
         if issubclass(command, Train)
@@ -593,8 +598,17 @@ def _preset_command(command: type[Train], preset: str | None) -> Train:
     if preset is None:
         return command()
     check_choice("preset", preset, tuple(PRESETS))
-    env, algorithm = PRESETS[preset]
-    return command(algorithm=algorithm, experiment=ExperimentConfig(env=env), preset=preset)
+    env, algorithm, total_steps = PRESETS[preset]
+    experiment = ExperimentConfig(env=env, total_steps=total_steps)
+    return command(algorithm=algorithm, experiment=experiment, preset=preset)
+
+
+def _task_preset(arguments: Sequence[str]) -> str | None:
+    """The preset that `train ALGORITHM --env ENV` starts from where it is the task's own."""
+    algorithm = (
+        arguments[1] if arguments[:1] in (["train"], ["sweep"]) and len(arguments) > 1 else ""
+    )
+    return TASK_PRESETS.get((algorithm, _option(arguments, "--env") or ""))
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:

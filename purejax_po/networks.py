@@ -367,9 +367,18 @@ def memoryless(
 def observation_encoder(env: Any, env_params: EnvParams) -> tuple[Callable[[Array], Array], Array]:
     """Return a function that makes flat float vectors of observations, and an example observation.
 
-    Box observations `[..., *shape]` become `[..., prod(shape)]`; discrete ones `[...]` are one-hot.
+    Box observations `[..., *shape]` become `[..., prod(shape)]`; discrete ones `[...]` are one-hot,
+    and so are the tokens of token tasks, NONE = −1 included.
     """
     space = env.observation_space(env_params)
+    if hasattr(env, "num_tokens"):
+        num_tokens, (length,) = env.num_tokens + 1, space.shape
+
+        def encode_tokens(obs: Array) -> Array:
+            one_hot = jax.nn.one_hot(obs + 1, num_tokens)
+            return jnp.reshape(one_hot, (*obs.shape[:-1], length * num_tokens))
+
+        return encode_tokens, jnp.zeros(length, jnp.int32)
     if hasattr(space, "n"):
         return lambda obs: jax.nn.one_hot(obs, space.n), jnp.zeros((), jnp.int32)
     if not hasattr(space, "low"):

@@ -1,6 +1,7 @@
-"""Policies from demonstrations, and algorithms that start from them."""
+"""Policies from demonstrations, algorithms that start from them, rewards from preferences."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +11,13 @@ import optax
 from jax.core import Tracer
 
 from purejax_po import minibatch
+from purejax_po.advantages import weighted_mean
 from purejax_po.distributions import TanhGaussian
 from purejax_po.types import (
+    POSITIVE_FRACTION,
     Algorithm,
     Array,
+    Critic,
     EnvParams,
     Key,
     Params,
@@ -84,6 +88,8 @@ def behaviour_clone(
 def warm_start(algorithm: Algorithm, params: Params) -> Algorithm:
     """Return the algorithm with its policy started from given parameters, its critic afresh.
 
+    They also become the reference of an algorithm that has one (GRPO).
+
     Args:
         algorithm: any algorithm whose state has `params.policy`.
         params: of the policy alone, e.g. `behaviour_clone(...).params`; may be traced, so that
@@ -98,9 +104,98 @@ def warm_start(algorithm: Algorithm, params: Params) -> Algorithm:
 
     def init(key: Key, hyperparams: Any) -> Any:
         state = algorithm.init(key, hyperparams)
-        return state._replace(params=state.params._replace(policy=params))
+        state = state._replace(params=state.params._replace(policy=params))
+        return state._replace(reference=state.params) if hasattr(state, "reference") else state
 
     return algorithm._replace(init=init)
+
+
+class RewardModel(NamedTuple):
+    """What `reward_model` returns."""
+
+    params: Params
+    """The model's parameters."""
+    loss: Array
+    """−mean log σ(R(winner) − R(loser)) of each epoch, in nats, `[num_epochs]`."""
+
+
+class Pairs(NamedTuple):
+    """Preferences between two outputs each; outputs as their last observation shows them."""
+
+    winner: Array
+    """`[B, *obs_shape]`."""
+    loser: Array
+    """`[B, *obs_shape]`."""
+    weight: Array
+    """1 for a preference, 0 for a tie that says nothing, `[B]`."""
+
+
+def reward_model(
+    key: Key,
+    env: Any,
+    env_params: EnvParams,
+    model: Critic,
+    pairs: Pairs,
+    *,
+    replay: Pairs | None = None,
+    replay_fraction: float = 0.1,
+    params: Params | None = None,
+    num_epochs: int = 10,
+    num_minibatches: int = 1,
+    learning_rate: Array | float = 1e-3,
+) -> RewardModel:
+    """Fit R by Adam to preferences, P(a beats b) = σ(R(a) − R(b)).
+
+    Compiled; to train for many seeds map it over keys and pairs with `jax.vmap`.
+
+    Args:
+        key: decides the first parameters, the order of the pairs and which old ones are replayed.
+        env, env_params: a gymnax environment; its observations are what is judged.
+        model: without memory, e.g. the second of `mlp_actor_critic`.
+        pairs: what is new.
+        replay: pairs of earlier rounds, of which some are drawn anew, with replacement.
+        replay_fraction: so many for each new pair, in (0, 1]; used with `replay`.
+        params: go on from these rather than afresh.
+        num_epochs: passes over the pairs.
+        num_minibatches: minibatches per pass; divides the pairs, old ones included.
+        learning_rate: Adam's step size, may be traced.
+
+    Raises:
+        ValueError: for pairs of unequal shapes, or not shaped as the environment observes.
+
+    Source: Bradley & Terry 1952; Christiano et al. 2017, Deep Reinforcement Learning from Human
+    Preferences, section 2.2.3; Shao et al. 2024, section 4.1.4 (replay).
+    """
+    check_count("num_epochs", num_epochs)
+    check_count("num_minibatches", num_minibatches)
+    check_number("learning_rate", learning_rate, Range(0.0, includes_low=False))
+    check_number("replay_fraction", replay_fraction, POSITIVE_FRACTION)
+    if not model.memoryless:
+        raise ValueError("reward_model needs a model without memory, got a recurrent one")
+    for name, given in (("pairs", pairs), ("replay", replay)):
+        if given is not None:
+            _check_pairs(name, env, env_params, given)
+    num_replayed = 0 if replay is None else round(replay_fraction * len(pairs.weight))
+    minibatch.check_divisible(len(pairs.weight) + num_replayed, num_minibatches, "pairs")
+    replayed = None if num_replayed == 0 else replay
+    return _fit_reward(
+        key,
+        model,
+        pairs,
+        replayed,
+        params,
+        learning_rate,
+        num_replayed,
+        num_epochs,
+        num_minibatches,
+    )
+
+
+def preference_accuracy(model: Critic, params: Params, pairs: Pairs) -> Array:
+    """Share of the preferences in which the model scores the winner higher, a scalar."""
+    margin = _margin(model, params, pairs)
+    right = jnp.sum(jnp.where(pairs.weight > 0, margin > 0, False))
+    return right / jnp.maximum(jnp.sum(pairs.weight > 0), 1)
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "num_epochs", "num_minibatches"))
@@ -113,29 +208,91 @@ def _clone(
     num_minibatches: int,
 ) -> Clone:
     init_key, epochs_key = jax.random.split(key)
-    optimizer = optax.adam(learning_rate)
-    params = policy.init(init_key)
 
     def loss(params: Params, batch: tuple[Array, Array]) -> Array:
         obs, action = batch
         start = jnp.zeros(obs.shape[0], bool)
         return -jnp.mean(policy.unroll(params, (), obs, start).log_prob(action))
 
-    def step(carry: Any, batch: tuple[Array, Array]) -> tuple[Any, Array]:
+    params = policy.init(init_key)
+    return Clone(
+        *_fit(epochs_key, loss, params, samples, learning_rate, num_epochs, num_minibatches)
+    )
+
+
+@functools.partial(
+    jax.jit, static_argnames=("model", "num_replayed", "num_epochs", "num_minibatches")
+)
+def _fit_reward(
+    key: Key,
+    model: Critic,
+    pairs: Pairs,
+    replay: Pairs | None,
+    params: Params | None,
+    learning_rate: Array | float,
+    num_replayed: int,
+    num_epochs: int,
+    num_minibatches: int,
+) -> RewardModel:
+    init_key, replay_key, epochs_key = jax.random.split(key, 3)
+    if replay is not None:
+        index = jax.random.randint(replay_key, (num_replayed,), 0, len(replay.weight))
+        pairs = jax.tree.map(lambda new, old: jnp.concatenate([new, old[index]]), pairs, replay)
+
+    def loss(params: Params, pairs: Pairs) -> Array:
+        return -weighted_mean(jax.nn.log_sigmoid(_margin(model, params, pairs)), pairs.weight)
+
+    params = model.init(init_key) if params is None else params
+    fitting = learning_rate, num_epochs, num_minibatches
+    return RewardModel(*_fit(epochs_key, loss, params, pairs, *fitting))
+
+
+def _margin(model: Critic, params: Params, pairs: Pairs) -> Array:
+    """R(winner) − R(loser), `[B]`."""
+    start = jnp.zeros(len(pairs.weight), bool)
+    winner, loser = (model.unroll(params, (), x, start) for x in (pairs.winner, pairs.loser))
+    return winner - loser
+
+
+def _fit(
+    key: Key,
+    loss: Callable[[Params, Any], Array],
+    params: Params,
+    samples: Any,
+    learning_rate: Array | float,
+    num_epochs: int,
+    num_minibatches: int,
+) -> tuple[Params, Array]:
+    """Minimise a loss over minibatches of samples by Adam: parameters, and each epoch's mean."""
+    optimizer = optax.adam(learning_rate)
+
+    def step(carry: Any, batch: Any) -> tuple[Any, Array]:
         params, state = carry
         value, gradient = jax.value_and_grad(loss)(params, batch)
         updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), value
 
     (params, _), losses = minibatch.epochs(
-        epochs_key,
+        key,
         step,
         (params, optimizer.init(params)),
         samples,
         num_epochs=num_epochs,
         num_minibatches=num_minibatches,
     )
-    return Clone(params, jnp.mean(losses, axis=-1))
+    return params, jnp.mean(losses, axis=-1)
+
+
+def _check_pairs(name: str, env: Any, env_params: EnvParams, pairs: Pairs) -> None:
+    """Raise `ValueError` unless pairs are of one shape, and of what the environment observes."""
+    winner, loser, weight = (jnp.shape(x) for x in pairs)
+    if winner != loser or weight != winner[:1]:
+        raise ValueError(
+            f"{name} must hold as many winners as losers and weights, of equal shapes, "
+            f"got winner {list(winner)}, loser {list(loser)}, weight {list(weight)}"
+        )
+    _check_obs(env.name, env.observation_space(env_params), pairs.winner)
+    _check_obs(env.name, env.observation_space(env_params), pairs.loser)
 
 
 def _distribution(policy: Policy, obs: Any) -> Any:

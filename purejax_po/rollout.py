@@ -31,10 +31,20 @@ class Episodes(NamedTuple):
     episode_length: Array
 
 
-def reset(key: Key, env: Any, env_params: EnvParams, policy: Policy, num_envs: int) -> RolloutState:
-    """Start `num_envs` episodes."""
-    keys = prng.written_out(jax.random.split(key, num_envs))
-    obs, env_state = jax.vmap(env.reset, in_axes=(0, None))(keys, env_params)
+def reset(
+    key: Key,
+    env: Any,
+    env_params: EnvParams,
+    policy: Policy,
+    num_envs: int,
+    group_size: int = 1,
+) -> RolloutState:
+    """Start `num_envs` episodes, `group_size` neighbours of them from one state."""
+    keys = prng.written_out(jax.random.split(key, num_envs // group_size))
+    starts = jax.vmap(env.reset, in_axes=(0, None))(keys, env_params)
+    if group_size > 1:
+        starts = jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), starts)
+    obs, env_state = starts
     return RolloutState(
         env_state=jax.tree.map(_strongly_typed, env_state),
         obs=obs,
@@ -53,17 +63,28 @@ def collect(
     params: Params,
     state: RolloutState,
     num_steps: int,
+    *,
+    read_first: int = 0,
 ) -> tuple[RolloutState, Transition, Episodes]:
     """Step the policy `num_steps` times in every environment.
 
     All randomness (action noise and environment keys) is drawn before the scan: drawing it step by
     step costs as much as the steps themselves.
 
+    Args:
+        read_first: let a policy that can do so read the first observations once, each shared by so
+            many neighbours, and none later (0: wherever an episode starts). For rollouts that a
+            reset began and of which `first_episodes` count.
+
     Returns:
         The next state, transitions and episode statistics with leaves `[num_steps, N, ...]`.
     """
     noise_key, env_key = jax.random.split(key)
-    abstract = jax.eval_shape(policy.step, params, state.carry, state.obs, state.start)[1]
+    carry, reads = state.carry, False
+    if policy.read is not None and read_first:
+        state, reads = state._replace(carry=policy.read(params, state.obs, read_first)), True
+    first = (params, state.carry, state.obs, None if reads else state.start)
+    abstract = jax.eval_shape(policy.step, *first)[1]
     noise = jax.vmap(abstract.noise)(jax.random.split(noise_key, num_steps))
     env_keys = prng.written_out(jax.random.split(env_key, (num_steps, state.start.shape[0])))
 
@@ -71,7 +92,8 @@ def collect(
         state: RolloutState, randomness: tuple[Array, Key]
     ) -> tuple[RolloutState, tuple[Transition, Episodes]]:
         noise, keys = randomness
-        carry, distribution = policy.step(params, state.carry, state.obs, state.start)
+        start = None if reads else state.start
+        carry, distribution = policy.step(params, state.carry, state.obs, start)
         action = distribution.sample_from(noise)
         next_state, transition, episodes = env_step(
             keys, env, env_params, state, action, distribution
@@ -79,7 +101,8 @@ def collect(
         return next_state._replace(carry=carry), (transition, episodes)
 
     state, (transition, episodes) = jax.lax.scan(step, state, (noise, env_keys))
-    return state, transition, episodes
+    # What was read once says nothing of the episodes that run now: a reset has to follow.
+    return state._replace(carry=carry) if reads else state, transition, episodes
 
 
 def first_episodes(transition: Transition, episodes: Episodes) -> tuple[Transition, Episodes]:

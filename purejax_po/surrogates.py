@@ -23,19 +23,26 @@ def score(log_prob: Array, psi: Array) -> Array:
     return jax.lax.stop_gradient(psi) * log_prob
 
 
-def clip(ratio: Array, advantage: Array, clip_eps: Array | float) -> Array:
-    """min(ρA, clip(ρ, 1−ε, 1+ε)A).
+def clip(
+    ratio: Array,
+    advantage: Array,
+    clip_eps: Array | float,
+    clip_eps_high: Array | float | None = None,
+) -> Array:
+    """min(ρA, clip(ρ, 1−ε, 1+ε_high)A).
 
-    The gradient is zero exactly where A > 0 and ρ > 1+ε, or A < 0 and ρ < 1−ε.
+    The gradient is zero exactly where A > 0 and ρ > 1+ε_high, or A < 0 and ρ < 1−ε.
 
     Args:
         ratio, advantage: ρ = π_θ(a|s)/π_old(a|s) and A, `[...]`.
         clip_eps: ε > 0.
+        clip_eps_high: ε unless it is given (Yu et al. 2025, DAPO, section 3.1).
 
     Source: Schulman et al. 2017, Proximal Policy Optimization Algorithms, equation 7.
     """
     chex.assert_equal_shape([ratio, advantage])
-    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
+    high = clip_eps if clip_eps_high is None else clip_eps_high
+    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + high)
     return jnp.minimum(ratio * advantage, clipped * advantage)
 
 
@@ -87,6 +94,36 @@ def adapt_kl_coef(kl_coef: Array, kl: Array, kl_target: Array | float) -> Array:
     half = jnp.where(half < jnp.finfo(half.dtype).tiny, kl_coef, half)
     halved = jnp.where(kl < kl_target / 1.5, half, kl_coef)
     return jnp.where(kl > 1.5 * kl_target, 2.0 * kl_coef, halved)
+
+
+def k1(log_ratio: Array) -> Array:
+    """Of a sample's log π/π_ref `[...]`: itself. Its expectation under π is KL(π ‖ π_ref).
+
+    Source: Schulman 2020, Approximating KL Divergence, http://joschu.net/blog/kl-approx.html.
+    """
+    return log_ratio
+
+
+def k3(log_ratio: Array) -> Array:
+    """π_ref/π − log(π_ref/π) − 1 ≥ 0 of a sample's log π/π_ref `[...]`, nats.
+
+    Its expectation under π is KL(π ‖ π_ref), but its gradient alone is that of KL(π_ref ‖ π).
+
+    Source: as `k1`.
+    """
+    return jnp.expm1(-log_ratio) + log_ratio
+
+
+KL_ESTIMATORS: dict[str, Callable[[Any, Any, Array], Array]] = {
+    "k1": lambda policy, reference, action: k1(
+        policy.log_prob(action) - reference.log_prob(action)
+    ),
+    "k3": lambda policy, reference, action: k3(
+        policy.log_prob(action) - reference.log_prob(action)
+    ),
+    "exact": lambda policy, reference, action: policy.kl(reference),
+}
+"""Estimates of KL(π ‖ π_ref) by name: `(π, π_ref, actions) → [...]`, of distributions `[...]`."""
 
 
 Objective = Callable[[Array, Array, Array, Any, Any], Array]

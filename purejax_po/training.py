@@ -82,10 +82,20 @@ def make_trainer(
             `hyperparams.discount`; logs and evaluations keep the true rewards.
 
     Raises:
-        ValueError: if a number is not a positive whole number, or there is nothing to normalise.
+        ValueError: if a number is not a positive whole number, there is nothing to normalise, the
+            environments do not split into groups, or the policy needs whole episodes and the
+            algorithm does not.
     """
     check_count("num_envs", num_envs)
     check_count("num_steps", num_steps)
+    if num_envs % algorithm.group_size:
+        raise ValueError(
+            f"num_envs must be a multiple of the group size {algorithm.group_size}, got {num_envs}"
+        )
+    if algorithm.policy.read is not None and not algorithm.complete_episodes:
+        raise ValueError(
+            "a policy that reads a prompt needs an algorithm that learns from complete episodes"
+        )
     check_flag("normalize_observations", normalize_observations)
     check_flag("normalize_rewards", normalize_rewards)
     if normalize_rewards and not hasattr(algorithm.hyperparams, "discount"):
@@ -118,12 +128,19 @@ def make_trainer(
         hyperparams: Any, state: TrainState, env_params: EnvParams = env_params
     ) -> tuple[TrainState, Log]:
         key, rollout_key, update_key = jax.random.split(state.key, 3)
-        begin = state.rollout
+        begin, group_size = state.rollout, algorithm.group_size
         if algorithm.complete_episodes:
             rollout_key, reset_key = jax.random.split(rollout_key)
-            begin = rollout.reset(reset_key, env, env_params, policy, num_envs)
+            begin = rollout.reset(reset_key, env, env_params, policy, num_envs, group_size)
         rollout_state, transition, episodes = rollout.collect(
-            rollout_key, env, env_params, policy, state.acting_params, begin, num_steps
+            rollout_key,
+            env,
+            env_params,
+            policy,
+            state.acting_params,
+            begin,
+            num_steps,
+            read_first=group_size if algorithm.complete_episodes else 0,
         )
         if algorithm.complete_episodes:
             transition, episodes = rollout.first_episodes(transition, episodes)

@@ -17,6 +17,9 @@ Params = Any
 Carry = Any
 EnvParams = Any
 Info = dict[str, Array]
+Start = Any
+"""Whether observations are the first of an episode, bool; None where a policy is told that none is
+(see `Policy.read`)."""
 
 AnyType = TypeVar("AnyType")
 DistributionType = TypeVar("DistributionType", bound="Distribution")
@@ -73,11 +76,16 @@ class Policy(NamedTuple):
     """`key → params`."""
     initial_carry: Callable[[int], Carry]
     """`num_envs → carry` at the start of an episode."""
-    step: Callable[[Params, Carry, Array, Array], tuple[Carry, Any]]
+    step: Callable[[Params, Carry, Array, Start], tuple[Carry, Any]]
     """`(params, carry, obs [N, ...], start [N]) → (carry, Distribution [N])`."""
-    unroll: Callable[[Params, Carry, Array, Array], Any]
+    unroll: Callable[[Params, Carry, Array, Start], Any]
     """`(params, carry, obs [T, N, ...], start [T, N]) → Distribution [T, N]`."""
     memoryless: bool = True
+    read: Callable[[Params, Array, int], Carry] | None = None
+    """`(params, obs [N, ...], group_size) → carry` of what a first observation, shared by
+    `group_size` neighbours, says once and for all: a prompt. `step` reads it wherever an episode
+    starts. Where all start at once it is read once, and `step` and `unroll` are given `start`
+    None."""
 
 
 class Critic(NamedTuple):
@@ -134,6 +142,8 @@ class Algorithm(NamedTuple):
     complete_episodes: bool = False
     """Each rollout starts anew, and its weights leave each environment's first episode alone (see
     `rollout.first_episodes`)."""
+    group_size: int = 1
+    """With complete episodes: so many neighbouring environments start from one state."""
 
 
 class ActorCriticParams(NamedTuple):

@@ -247,9 +247,60 @@ MISTAKES = {
         ["train", "ppo", "--network.memory", "gru", "--num-minibatches", "8"],
         ["num_minibatches must divide the batch of 4 environments' sequences, got 8"],
     ),
+    "group of one": (
+        ["train", "grpo", "--env", "tokens/copy", "--group-size", "1"],
+        ["group_size must be a whole number ≥ 2, got 1"],
+    ),
+    "groups": (
+        ["train", "grpo", "--num-envs", "12"],
+        ["num_envs must be a multiple of group_size = 8, got 12"],
+    ),
+    "clip": (
+        ["train", "grpo", "--env", "tokens/copy", "--hyperparams.clip-low", "1"],
+        ["hyperparams.clip_low must be a number in (0, 1), got 1.0"],
+    ),
+    "kl_coef": (
+        ["train", "grpo", "--env", "tokens/copy", "--hyperparams.kl-coef", "-0.1"],
+        ["hyperparams.kl_coef must be a finite number ≥ 0, got -0.1"],
+    ),
+    "context": (
+        ["train", "grpo", "--env", "tokens/copy", "--env-options", "length", "8", "context", "8"],
+        ["context must be more than the prompt's 8 tokens, got 8"],
+    ),
+    "end token": (
+        ["train", "grpo", "--env", "tokens/copy", "--env-options", "symbols", "0"],
+        ["vocabulary must hold the end token and a symbol at least, got 1 tokens"],
+    ),
+    "transformer elsewhere": (
+        ["train", "grpo", "--network.memory", "transformer"],
+        ["network.memory must be one of none, gru for grpo on CartPole-v1, got 'transformer'"],
+    ),
+    "heads": (
+        ["train", "grpo", "--env", "tokens/sort", "--network.num-heads", "5"],
+        ["num_heads must divide the width 32, got 5"],
+    ),
     "command": (["trian"], ["command must be one of", "'trian'", "did you mean train?"]),
     "nothing": ([], ["train"]),
 }
+
+
+def test_a_token_task_brings_its_settings():
+    plain, task, changed = (
+        cli.parse(["train", "grpo", "--env", *flags])
+        for flags in (
+            ["CartPole-v1"],
+            ["tokens/copy"],
+            ["tokens/copy", "--group-size", "4", "--total-steps", "9000"],
+        )
+    )
+    assert plain.preset is None
+    assert plain.algorithm.network.memory == "none"
+    assert task.preset == changed.preset == "grpo-copy"
+    assert task.experiment.env == "tokens/copy"
+    assert task.algorithm.network.memory == changed.algorithm.network.memory == "transformer"
+    assert task.experiment.total_steps == 500 * 128 * 7
+    assert changed.experiment.total_steps == 9000
+    assert changed.algorithm.group_size == 4
 
 
 @pytest.mark.parametrize("name", MISTAKES)

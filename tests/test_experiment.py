@@ -256,8 +256,8 @@ def test_defaults_of_configuration_and_factory_agree(name):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_valid(name):
-    env, algorithm = PRESETS[name]
-    po.ExperimentConfig(env=env, algorithm=algorithm).check()
+    env, algorithm, total_steps = PRESETS[name]
+    po.ExperimentConfig(env=env, algorithm=algorithm, total_steps=total_steps).check()
 
 
 def test_a_monte_carlo_run_that_cuts_every_episode_says_so_once():

@@ -17,6 +17,7 @@ ALLOWED = {
     "types": set(),
     "distributions": {"types"},
     "networks": {"types", "distributions"},
+    "sequence": {"types", "distributions"},
     "metrics": {"types"},
     "normalization": {"types", "metrics"},
     "environments": {"types"},
@@ -38,7 +39,7 @@ ALLOWED = {
         "curvature",
         "minibatch",
     },
-    "pretraining": {"types", "distributions", "minibatch"},
+    "pretraining": {"types", "distributions", "minibatch", "advantages"},
     "training": {"types", "metrics", "normalization", "rollout", "evaluation"},
 }
 ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment"}

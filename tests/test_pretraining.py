@@ -237,3 +237,130 @@ def test_parameters_of_another_policy_are_refused(chain):
         with pytest.raises(ValueError, match=message) as error:
             po.warm_start(algorithm, params)
         assert "\n" not in str(error.value)
+
+
+# --- rewards from preferences --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """Pairs of outputs of a tiny task, preferred by a linear score of their last observation."""
+    env, env_params = po.make_env("tokens/copy", length=2, symbols=3)
+    _, model = po.mlp_actor_critic(env, env_params, hidden=(16,))
+    outputs = jax.random.randint(jax.random.key(0), (2, 512, 5), 1, 4)
+    score = jnp.sum(outputs * jnp.arange(1, 6), axis=-1)
+    first = (score[0] > score[1])[:, None]
+    pairs = po.Pairs(
+        jnp.where(first, outputs[0], outputs[1]),
+        jnp.where(first, outputs[1], outputs[0]),
+        jnp.float32(score[0] != score[1]),
+    )
+    return env, env_params, model, pairs
+
+
+def part(pairs, *slices):
+    return jax.tree.map(lambda x: x[slice(*slices)], pairs)
+
+
+def test_a_reward_model_learns_preferences_it_has_not_seen(judged):
+    *task, pairs = judged
+    model = task[-1]
+    settings = {"num_epochs": 60, "num_minibatches": 4, "learning_rate": 3e-3}
+
+    def fit(key):
+        return po.reward_model(key, *task, part(pairs, 384), **settings)
+
+    fitted = jax.vmap(fit)(seed_keys(3))
+    held_out = part(pairs, 384, None)
+    accuracy = jax.vmap(lambda params: po.preference_accuracy(model, params, held_out))(
+        fitted.params
+    )
+    assert (accuracy >= 0.9).all(), accuracy
+    np.testing.assert_allclose(fitted.loss[:, 0], np.log(2), atol=0.1)
+    assert (fitted.loss[:, -1] < 0.2).all()
+    # Seeds side by side are what they are alone.
+    alone = fit(jax.random.key(1))
+    np.testing.assert_allclose(alone.loss, fitted.loss[1], rtol=1e-3)
+
+
+def test_the_loss_of_a_reward_model_is_that_of_bradley_and_terry(judged):
+    *task, pairs = judged
+    model, few = task[-1], part(pairs, 8)
+    params = model.init(jax.random.key(3))
+    start = jnp.zeros(8, bool)
+    margin = np.subtract(*(model.unroll(params, (), x, start) for x in (few.winner, few.loser)))
+    fitted = po.reward_model(jax.random.key(0), *task, few, params=params, num_epochs=1)
+    expected = np.mean(np.log1p(np.exp(-margin))[np.asarray(few.weight) > 0])
+    np.testing.assert_allclose(fitted.loss[0], expected, rtol=1e-5)
+
+
+def test_ties_say_nothing(judged):
+    *task, pairs = judged
+    few = part(pairs, 16)
+    weight = jnp.arange(16) < 8
+    noisy = few._replace(weight=few.weight * weight, winner=few.winner.at[8:].set(1))
+    settings = {"params": task[-1].init(jax.random.key(0)), "num_epochs": 1}
+    fitted = po.reward_model(
+        jax.random.key(0), *task, few._replace(weight=few.weight * weight), **settings
+    )
+    again = po.reward_model(jax.random.key(0), *task, noisy, **settings)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), fitted, again)
+
+
+def test_replay_keeps_what_was_learned_before(judged):
+    """New pairs that say the opposite of half of the old ones; replay remembers the others."""
+    *task, pairs = judged
+    model = task[-1]
+    settings = {"num_epochs": 40, "num_minibatches": 3, "learning_rate": 3e-3}
+    old = part(pairs, 192)
+    params = po.reward_model(jax.random.key(0), *task, old, **settings).params
+    swapped = po.Pairs(old.loser, old.winner, old.weight)
+    forgotten, remembered = (
+        po.reward_model(jax.random.key(1), *task, swapped, params=params, **settings, **replay)
+        for replay in ({}, {"replay": old, "replay_fraction": 1.0})
+    )
+    accuracy = [
+        float(po.preference_accuracy(model, x.params, old)) for x in (forgotten, remembered)
+    ]
+    assert accuracy[0] < 0.35
+    assert accuracy[1] > accuracy[0] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"winner": 7}, "as many winners as losers and weights, of equal shapes, got winner"),
+        ({"weight": 7}, "as many winners as losers and weights, of equal shapes, got winner"),
+    ],
+)
+def test_pairs_of_unequal_shapes_are_refused(judged, change, message):
+    *task, pairs = judged
+    (name, size), *_ = change.items()
+    wrong = part(pairs, 8)._replace(**{name: getattr(pairs, name)[:size]})
+    with pytest.raises(ValueError, match=message) as error:
+        po.reward_model(jax.random.key(0), *task, wrong)
+    assert "\n" not in str(error.value)
+
+
+def test_other_wrong_arguments_of_a_reward_model(judged):
+    *task, pairs = judged
+    few = part(pairs, 8)
+    narrow = po.Pairs(few.winner[:, 1:], few.loser[:, 1:], few.weight)
+    for given, options, message in (
+        (narrow, {}, "obs must have the shape"),
+        (few, {"num_minibatches": 3}, "num_minibatches must divide the batch of 8 pairs, got 3"),
+        (few, {"replay": few, "num_minibatches": 8}, "divide the batch of 9 pairs, got 8"),
+        (few, {"replay_fraction": 0.0}, "replay_fraction must be a number in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            po.reward_model(jax.random.key(0), *task, given, **options)
+
+
+def test_a_warm_start_becomes_the_reference_of_grpo(judged):
+    env, env_params, *_ = judged
+    policy, _ = po.mlp_actor_critic(env, env_params, hidden=(16,))
+    algorithm = po.grpo(policy, group_size=2)
+    given = policy.init(jax.random.key(9))
+    state = po.warm_start(algorithm, given).init(jax.random.key(0), algorithm.hyperparams)
+    for params in (state.params.policy, state.reference.policy):
+        jax.tree.map(np.testing.assert_array_equal, params, given)

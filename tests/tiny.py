@@ -11,6 +11,7 @@ SMALL = {
     "network": po.NetworkConfig(hidden=(8,)),
     "num_epochs": 1,
     "num_minibatches": 2,
+    "group_size": 2,
     "cg_iterations": 2,
     "critic_epochs": 1,
     "critic_minibatch_size": 16,

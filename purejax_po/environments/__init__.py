@@ -8,7 +8,18 @@ from typing import Any
 
 from purejax_po.types import EnvParams, check_choice
 
-OWN = {"Chain-v0": "chain.Chain"}
+OWN = {
+    "Chain-v0": "chain.Chain",
+    "tokens/addition": "tokens.Addition",
+    "tokens/brackets": "tokens.Brackets",
+    "tokens/copy": "tokens.Copy",
+    "tokens/length": "tokens.Length",
+    "tokens/needle": "tokens.Needle",
+    "tokens/parity": "tokens.Parity",
+    "tokens/reverse": "tokens.Reverse",
+    "tokens/sort": "tokens.Sort",
+    "tokens/two": "tokens.TwoTokens",
+}
 """The project's own environments by id: the module here and the class in it."""
 
 

@@ -83,6 +83,37 @@ def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any
     return _replace(env, step_env=step_env)
 
 
+def judge_outcome(env: Any, judge: Callable[[Array], Any]) -> Any:
+    """Return the environment with a reward at the episodes' ends alone: what `judge` says of them.
+
+    For training against a learned reward; evaluate on the original environment.
+
+    Args:
+        env: a gymnax environment.
+        judge: from the last observation, the true successor, to a scalar; e.g. a reward model with
+            its parameters. On token tasks that observation holds prompt and output.
+
+    Raises:
+        ValueError: if `judge` does not return one real number.
+    """
+    obs, _ = jax.eval_shape(env.reset, jax.random.key(0), env.default_params)
+    value = jax.eval_shape(judge, obs)
+    if getattr(value, "shape", None) != () or _kind(value) not in "iuf":
+        raise ValueError(
+            f"judge must return one real number for an observation of {env.name}, "
+            f"got {_forms(value)}"
+        )
+
+    def step_env(
+        key: Key, state: Any, action: Any, params: EnvParams
+    ) -> tuple[Array, Any, Array, Array, Info]:
+        obs, successor, _, terminated, info = env.step_env(key, state, action, params)
+        ended = terminated | env.is_truncated(successor, params)
+        return obs, successor, jnp.where(ended, judge(obs), 0.0), terminated, info
+
+    return _replace(env, step_env=step_env)
+
+
 def _replace(env: Any, **methods: Callable[..., Any]) -> Any:
     changed = copy.copy(env)
     for name, method in methods.items():

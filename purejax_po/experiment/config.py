@@ -5,13 +5,16 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
 
 import numpy as np
 import tyro
 
-from purejax_po import environments, networks
+from purejax_po import environments, networks, sequence
+from purejax_po.algorithms import group
 from purejax_po.algorithms.a2c import A2CHyperparams, a2c
+from purejax_po.algorithms.group import GRPOHyperparams
+from purejax_po.algorithms.grpo import grpo
 from purejax_po.algorithms.natural import FisherProduct
 from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import AdvantageNormalization, PPOHyperparams, Surrogate, ppo
@@ -34,6 +37,7 @@ MAX_SEEDS = 1_000_000
 ENV_PARAMS = "env_params."
 """What the name of a swept field of the environment's parameters begins with."""
 MAKE_NETWORKS = {"none": networks.mlp_actor_critic, "gru": networks.gru_actor_critic}
+MEMORIES = (*MAKE_NETWORKS, "transformer")
 
 CIRCUMSTANCES = ("num_devices", "memory_gib", "stop_on_divergence")
 """Fields of an experiment that its results do not depend on, given the lanes on each device."""
@@ -49,9 +53,12 @@ class NetworkConfig:
     """Activation of the hidden layers."""
     action_distribution: networks.ActionDistribution = "gaussian"
     """Of continuous actions: a Gaussian clipped to their bounds, or squashed into them by tanh."""
-    memory: Literal["none", "gru"] = "none"
+    memory: Literal["none", "gru", "transformer"] = "none"
     """Whether the last hidden layer is a GRU: a recurrent policy and critic. Gradients then reach
-    back num_steps at most."""
+    back num_steps at most. On token tasks, with grpo: a GRU of one layer, or a causal transformer
+    with a layer for each entry of hidden."""
+    num_heads: int = 4
+    """Heads of attention of a transformer; divides its width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,17 +82,27 @@ class AlgorithmConfig:
         Raises:
             ValueError: naming the field, its value and what is allowed.
         """
-        policy, critic = MAKE_NETWORKS[self.network.memory](
-            env,
-            env_params,
-            hidden=self.network.hidden,
-            activation=self.network.activation,
-            action_distribution=self.network.action_distribution,
-        )
         accepted = inspect.signature(type(self).factory).parameters
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return type(self).factory(
-            policy, critic, **{k: v for k, v in options.items() if k in accepted}
+            *self.make_networks(env, env_params),
+            **{k: v for k, v in options.items() if k in accepted},
+        )
+
+    def make_networks(self, env: Any, env_params: EnvParams) -> tuple[Any, ...]:
+        """Make what the factory takes by position: a policy and a critic."""
+        network = self.network
+        if network.memory not in MAKE_NETWORKS:
+            raise ValueError(
+                f"network.memory must be one of {', '.join(MAKE_NETWORKS)} for {self.name} on "
+                f"{env.name}, got {network.memory!r}"
+            )
+        return MAKE_NETWORKS[network.memory](
+            env,
+            env_params,
+            hidden=network.hidden,
+            activation=network.activation,
+            action_distribution=network.action_distribution,
         )
 
     def check(self) -> None:
@@ -108,7 +125,8 @@ class AlgorithmConfig:
             self.network.action_distribution,
             get_args(networks.ActionDistribution),
         )
-        check_choice("network.memory", self.network.memory, tuple(MAKE_NETWORKS))
+        check_choice("network.memory", self.network.memory, MEMORIES)
+        check_count("network.num_heads", self.network.num_heads)
         check_hyperparams(self.hyperparams)
 
 
@@ -261,13 +279,98 @@ class TRPOConfig(NaturalGradientConfig):
         check_count("max_backtracks", self.max_backtracks)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GRPOConfig(AlgorithmConfig):
+    """Group-relative policy optimisation: no critic, groups of outputs (Shao et al. 2024)."""
+
+    name = "grpo"
+    factory = staticmethod(grpo)
+
+    num_envs: int = 16
+    """Environments that each seed steps in parallel; one episode of each counts per update."""
+    num_steps: int = 500
+    """Steps of each environment per update; at least the time limit."""
+    group_size: int = 8
+    """Episodes from one start state that are compared; divides num_envs."""
+    advantage: group.GroupAdvantage = "zscore"
+    """How: standardised, minus the mean, minus the mean of the others, or softmax minus 1/G."""
+    length_normalization: group.LengthNormalization = "per_sequence"
+    """Weight of each step: 1/|o| of its episode, 1/Σ|o| of the batch, or 1/num_steps."""
+    ratio: group.Ratio = "token"
+    """The ratio that is clipped: each step's, or the geometric mean over its episode."""
+    kl_estimator: group.KLEstimator = "k3"
+    """Estimate of the KL to the reference policy at each step."""
+    kl_form: group.KLForm = "loss"
+    """A term of the loss; the same weighted by the ratio, which has the KL's own gradient; part of
+    the reward; or off."""
+    num_epochs: int = 1
+    """Updates on each rollout."""
+    reference_every: int = 0
+    """Updates after which the policy becomes the reference (0: the first one stays)."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    hyperparams: GRPOHyperparams = field(default_factory=GRPOHyperparams)
+
+    @property
+    def options(self) -> group.Options:
+        """The choices that shape a batch's loss."""
+        return group.Options(*(getattr(self, name) for name in group.Options._fields))
+
+    def check(self) -> None:
+        """Raise `ValueError` for a value that no environment allows."""
+        super().check()
+        group.check_options(self.options, self.num_epochs, self.reference_every)
+        if self.num_envs % self.group_size:
+            raise ValueError(
+                f"num_envs must be a multiple of group_size = {self.group_size}, "
+                f"got {self.num_envs}"
+            )
+
+    def make_networks(self, env: Any, env_params: EnvParams) -> tuple[Any, ...]:
+        """Make a policy alone; with memory on token tasks, one that reads prompts."""
+        network, on_tokens = self.network, hasattr(env, "prompt_length")
+        if on_tokens and network.memory == "transformer":
+            heads = network.num_heads
+            made = sequence.transformer_policy(
+                env, env_params, hidden=network.hidden, num_heads=heads
+            )
+            return (made,)
+        if on_tokens and network.memory == "gru":
+            return (sequence.gru_policy(env, env_params, hidden=network.hidden),)
+        return super().make_networks(env, env_params)[:1]
+
+
 ALGORITHMS: dict[str, type[AlgorithmConfig]] = {
-    config.name: config for config in (REINFORCEConfig, A2CConfig, NPGConfig, TRPOConfig, PPOConfig)
+    config.name: config
+    for config in (REINFORCEConfig, A2CConfig, NPGConfig, TRPOConfig, PPOConfig, GRPOConfig)
 }
 """Every algorithm by its command-line name."""
 
-PRESETS: dict[str, tuple[str, AlgorithmConfig]] = {
-    "ppo-pendulum": (
+
+class Preset(NamedTuple):
+    """Tuned settings: what they were tuned for, and for how long."""
+
+    env: str
+    algorithm: AlgorithmConfig
+    total_steps: int = 500_000
+
+
+def _on_tokens(
+    task: str, num_steps: int, num_updates: int, *, group_size: int = 8, **floats: float
+) -> Preset:
+    """GRPO on a token task: 16 prompts, and a transformer of one layer."""
+    algorithm = GRPOConfig(
+        num_envs=16 * group_size,
+        num_steps=num_steps,
+        group_size=group_size,
+        kl_form="off",
+        network=NetworkConfig(hidden=(32,), memory="transformer"),
+        hyperparams=GRPOHyperparams(**floats),
+    )
+    return Preset(f"tokens/{task}", algorithm, num_updates * 16 * group_size * num_steps)
+
+
+PRESETS: dict[str, Preset] = {
+    "ppo-pendulum": Preset(
         "Pendulum-v1",
         PPOConfig(
             num_envs=8,
@@ -279,8 +382,21 @@ PRESETS: dict[str, tuple[str, AlgorithmConfig]] = {
             ),
         ),
     ),
+    "grpo-copy": _on_tokens("copy", 7, 500, learning_rate=3e-3, entropy_coef=0.02),
+    "grpo-reverse": _on_tokens("reverse", 7, 500, learning_rate=3e-3, entropy_coef=0.02),
+    "grpo-sort": _on_tokens("sort", 7, 1500, learning_rate=3e-3, entropy_coef=0.05),
+    "grpo-addition": _on_tokens(
+        "addition", 2, 3000, group_size=16, learning_rate=1e-3, entropy_coef=0.1
+    ),
 }
-"""Tuned settings by name: the environment they were tuned for, and the configuration."""
+"""Tuned settings by name."""
+
+TASK_PRESETS = {
+    (preset.algorithm.name, preset.env): name
+    for name, preset in PRESETS.items()
+    if preset.env.startswith("tokens/")
+}
+"""Presets that are the default on their environment: no settings serve every task."""
 
 
 @dataclass(frozen=True, kw_only=True)
