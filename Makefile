@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 MINUTES ?= 5
 DEMO_ALGORITHMS := reinforce a2c npg trpo ppo
 
-.PHONY: help demo test test-slow lint format benchmark benchmark-quick lock clean
+.PHONY: help demo test test-slow lint format benchmark benchmark-quick notebooks lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -43,6 +43,9 @@ benchmark: $(READY)  ## speed: limit, breakdown, lanes, start-up, and peers in v
 
 benchmark-quick: $(READY)  ## the same with few and short measurements
 	$(BIN)/python benchmarks --quick
+
+notebooks: $(READY)  ## run the notebooks again, outputs kept
+	$(BIN)/python notebooks/run.py
 
 lock: $(READY)  ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/pip install --quiet uv

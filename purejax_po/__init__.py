@@ -48,7 +48,7 @@ from purejax_po.experiment.processes import ProcessLostError
 from purejax_po.experiment.processes import join as join_processes
 from purejax_po.experiment.report import report
 from purejax_po.experiment.results import load as load_results
-from purejax_po.experiment.results import summarize
+from purejax_po.experiment.results import save_results, summarize
 from purejax_po.experiment.runner import Saving, StoppedError, resume, run
 from purejax_po.experiment.runs import load_runs
 from purejax_po.experiment.signals import Interrupted
@@ -153,6 +153,7 @@ __all__ = [
     "reward_model",
     "rollout",
     "run",
+    "save_results",
     "seed_keys",
     "sequence",
     "shape_reward",

@@ -120,7 +120,7 @@ class Train:
     """Start from tuned settings; `purejax-po algorithms` lists them. Other flags still apply. GRPO
     on a token task starts from the task's own."""
     out: Path | None = None
-    """Directory for the run's files (default: runs/ALGORITHM-ENV)."""
+    """Directory for the run's files (default: runs/ALGORITHM-ENV, or runs/sweep-ALGORITHM-ENV)."""
     overwrite: bool = False
     """Replace the run that the directory holds."""
     hosting: HostingFlags = field(default_factory=Hosting)

@@ -356,7 +356,8 @@ def test_read_only_file_system(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["train"], ["train", "ppo"], ["train", "trpo"], ["envs"]]
+    "arguments",
+    [[], ["train"], ["train", "ppo"], ["train", "trpo"], ["sweep", "ppo"], ["evaluate"], ["envs"]],
 )
 def test_help(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:

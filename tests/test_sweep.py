@@ -395,3 +395,92 @@ def test_loggers_know_a_lane_by_point_and_seed(tmp_path, monkeypatch):
     po.run(config(), tmp_path / "run", progress=False, log_to=["any"])
     assert len(seen) == 12
     assert "learning_rate=0.01,gravity=9.8/seed-7" in seen
+
+
+# Results and pictures of sweeps that never took place
+
+
+def made_up(sizes, seeds=6):
+    """Final returns that grow along every axis, and curves that rise to them."""
+    rng = np.random.default_rng(0)
+    axes = {name: (10.0 ** np.arange(-4, size - 4)).tolist() for name, size in sizes.items()}
+    shape = (*sizes.values(), seeds, 10)
+    level = sum(np.indices(shape)[: len(sizes)]) + rng.random(shape)
+    log = results.Log(*[results.Moments(np.ones(shape), x, 0 * level) for x in (
+        {"kl": level, "discount": level}, level, level
+    )])  # fmt: skip
+    log = lanes.jax.tree.map(lambda x: x.reshape(-1, 10), log)
+    dataset = results.to_dataset(
+        log, seeds=range(seeds), updates=range(1, 11), steps_per_update=8, axes=axes
+    )
+    dataset["diverged_at"] = dataset["final_return"].copy(data=np.full(shape[:-1], -1))
+    return dataset.assign_attrs(
+        algorithm="ppo", env="CartPole-v1", versions="{}", lanes_per_device=1, config="{}",
+        compile_seconds=1.5, run_seconds=2.5, env_steps_per_second=1e5, device="2 × cpu",
+    )  # fmt: skip
+
+
+def test_the_best_point_has_the_highest_iqm_and_no_diverged_seed():
+    dataset = made_up({"discount": 3, "gae_lambda": 2})
+    assert "discount_in_use" in dataset
+    top = {
+        "discount": dataset["discount"].values[-1],
+        "gae_lambda": dataset["gae_lambda"].values[-1],
+    }
+    assert results.at(results.best(dataset)) == top
+    dataset["diverged_at"].loc[{**top, "seed": 2}] = 7
+    assert results.at(results.best(dataset)) != top
+    assert po.summarize(dataset)["diverged_seeds"] == [{**top, "seed": 2, "update": 7}]
+    dataset["diverged_at"][:] = 7  # then there is no choice
+    assert po.summarize(dataset)["final_return"]["iqm"] is None
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"discount": 5}, {"discount": 3, "gae_lambda": 4}, {"discount": 2, "gae_lambda": 3, "x": 4}],
+)
+def test_pictures_of_a_sweep(sizes, tmp_path):
+    from test_plots import assert_complete
+
+    dataset = made_up(sizes)
+    for ax in po.plot_axes(dataset):
+        assert_complete(ax)
+    po.report({"sweep": saved(dataset, tmp_path)}, tmp_path)
+    assert (tmp_path / "sweep.png").exists()
+
+
+def saved(dataset, tmp_path):
+    path = tmp_path / "sweep.nc"
+    po.save_results(dataset, path)
+    return path
+
+
+def test_curves_of_the_points_of_a_sweep():
+    dataset = made_up({"discount": 3, "gae_lambda": 4})
+    ax = po.plot(dataset.isel(gae_lambda=0))
+    assert [line.get_label() for line in ax.lines] == ["0.0001", "0.001", "0.01"]
+    assert "gae lambda 0.0001" in ax.get_title()
+    for draw, message in [
+        (po.plot, r"at most 7 points to draw a line of each, got 12; choose some: dataset\.sel\("),
+        (po.plot_diagnostics, r"one point of the sweep: dataset\.sel\(discount=…, gae_lambda=…\)"),
+        (po.plot_comparison, "must hold one point of the sweep"),
+        (lambda d: po.plot_axes(d.isel(discount=0, gae_lambda=0)), "dataset must be a sweep"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            draw(dataset)
+
+
+def test_what_is_saved_is_loaded_again(tmp_path):
+    dataset = made_up({"discount": 2, "gae_lambda": 2})
+    (tmp_path / "summary.json").write_text("{}")  # of something else
+    for part in (dataset, dataset.isel(discount=0), dataset.isel(discount=0, gae_lambda=1)):
+        po.save_results(part, tmp_path / "part.nc")
+        xr.testing.assert_identical(po.load_results(tmp_path / "part.nc"), part)
+    content = (tmp_path / "part.nc").read_bytes()
+    (tmp_path / "part.nc").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"results must be a results\.nc file, got .*part"):
+        po.load_results(tmp_path / "part.nc")
+    with pytest.raises(ValueError, match=r"path must be a \.nc file outside of a run's directory"):
+        po.save_results(dataset, tmp_path / "part.txt")
+    with pytest.raises(ValueError, match="path must be writable"):
+        po.save_results(dataset, tmp_path / "nowhere" / "part.nc")

@@ -140,7 +140,7 @@ def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> A
     """
     from matplotlib.ticker import EngFormatter
 
-    check_one_point(dataset)
+    results.check_one_point(dataset)
     names = [
         n for n in dataset if dataset[n].dims == ("seed", "update") and n not in results.EPISODES
     ]
@@ -206,13 +206,6 @@ def check_one_env(dataset: "xr.Dataset") -> None:
         raise ValueError(
             f"dataset must hold one environment, got {names}; choose one: dataset.sel(env=…)"
         )
-
-
-def check_one_point(dataset: "xr.Dataset") -> None:
-    """Raise `ValueError` if there are several points of a sweep."""
-    if axes := results.swept(dataset):
-        chosen = ", ".join(f"{axis}=…" for axis in axes)
-        raise ValueError(f"dataset must hold one point of the sweep: dataset.sel({chosen})")
 
 
 def title(dataset: "xr.Dataset") -> str:

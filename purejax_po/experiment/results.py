@@ -135,6 +135,13 @@ def at(dataset: "xr.Dataset") -> dict[str, float]:
     }
 
 
+def check_one_point(dataset: "xr.Dataset") -> None:
+    """Raise `ValueError` if there are several points of a sweep."""
+    if axes := swept(dataset):
+        chosen = ", ".join(f"{axis}=…" for axis in axes)
+        raise ValueError(f"dataset must hold one point of the sweep: dataset.sel({chosen})")
+
+
 def points(dataset: "xr.Dataset") -> Iterator["xr.Dataset"]:
     """Yield the part of each point of a sweep; without one, the Dataset itself."""
     axes = swept(dataset)
@@ -281,11 +288,30 @@ def save(dataset: "xr.Dataset", path: Path) -> None:
     write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf")))
 
 
+def save_results(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
+    """Write results as netCDF-4, with all that they say of themselves; `load_results` reads them.
+
+    Args:
+        dataset: results of a run, of a sweep or of several runs, or a part of them.
+        path: the file, whose name ends with `.nc`; replaced whole or not at all.
+
+    Raises:
+        ValueError: for another name, that of a run's own file, or one that cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix != ".nc" or path.with_name("config.json").exists():
+        raise ValueError(f"path must be a .nc file outside of a run's directory, got {path}")
+    try:
+        write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf")))
+    except OSError as error:
+        raise ValueError(f"path must be writable, got {path}: {error.strerror}") from None
+
+
 def load(path: str | Path) -> "xr.Dataset":
     """Read the results of a run, or of several that were joined and saved.
 
     Args:
-        path: a run's directory or its `results.nc`.
+        path: a run's directory, its `results.nc`, or a file of `save_results`.
 
     Raises:
         ValueError: naming the file, if it is missing, damaged or no results file.
@@ -307,7 +333,7 @@ def load(path: str | Path) -> "xr.Dataset":
             f"results must be a results.nc file, got {path}: a netCDF file, but not of this package"
         )
     summary = path.with_name("summary.json")
-    if summary.exists() and "algorithm" in dataset.attrs:
+    if path.name == "results.nc" and summary.exists() and "algorithm" in dataset.attrs:
         dataset.attrs.update(_circumstances(summary))
     return dataset
 

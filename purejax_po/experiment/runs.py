@@ -177,9 +177,13 @@ def final_returns(dataset: "xr.Dataset") -> dict[str, dict[str, Any]]:
     """Return the final returns `[seeds]` by environment and algorithm.
 
     Seeds that diverged, or that ended no episode in the last tenth of training, are left out.
+
+    Raises:
+        ValueError: for a sweep of several points.
     """
     found: dict[str, dict[str, Any]] = {}
     for (algorithm, env), run in split(dataset).items():
+        results.check_one_point(run)
         final = run["final_return"].values
         if "diverged_at" in run:
             final = final[run["diverged_at"].values < 0]

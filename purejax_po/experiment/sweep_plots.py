@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LABEL_ROOM = 0.1
+"""What a tick's label takes of the width of a picture."""
+
 
 def plot_sweep(dataset: "xr.Dataset", x: str, y: str, ax: "Axes | None" = None) -> Any:
     """Draw the IQM of the final return for each pair of values of two swept hyperparameters.
@@ -89,6 +92,7 @@ def plot_sensitivity(
         ax.fill_between(at, low, high, color=look["color"], alpha=0.2, lw=0)
     if at.min() > 0 and at.max() >= 10 * at.min():
         ax.set_xscale("log")
+        _label_values(ax, at)
     ax.set_xlabel(plots.label(x))
     ax.set_ylabel(plots.label("final_return"))
     ax.set_title(f"{plots.title(dataset)}\nIQM, 95 % interval over seeds", fontsize=11)
@@ -98,6 +102,16 @@ def plot_sensitivity(
             loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, title=plots.label(lines)
         )
     return ax
+
+
+def _label_values(ax: "Axes", at: Any) -> None:
+    """Put ticks of a logarithmic axis at the swept values, if there is room for their labels."""
+    from matplotlib.ticker import NullFormatter
+
+    gaps = np.diff(np.sort(np.log(at)))
+    if gaps.min() / gaps.sum() >= LABEL_ROOM:
+        ax.set_xticks(at, [f"{value:g}" for value in at], minor=False)
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def plot_axes(dataset: "xr.Dataset", figure: "Figure | None" = None) -> Any:
