@@ -416,10 +416,12 @@ class _Run:
         limit = getattr(self.trainer.env_params, "max_steps_in_episode", None)
         limits = self.config.sweep.get("env_params.max_steps_in_episode", (limit or 0,))
         hint = "" if limit is None else f"; the time limit is {max(limits):g} steps"
+        has_psi = hasattr(self.config.algorithm, "psi")
+        other = " or choose a psi that bootstraps, such as advantage" if has_psi else ""
         warnings.warn(
             f"{unfinished.mean():.0%} of the episodes did not end within num_steps = "
             f"{self.trainer.num_steps} and were left out, so long episodes do not count: "
-            f"raise num_steps or choose a psi that bootstraps, such as advantage{hint}",
+            f"raise num_steps{other}{hint}",
             stacklevel=2,
         )
 
