@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Minutes that the benchmark may spend on its grid of algorithms, environments and lanes.
+MINUTES ?= 5
 DEMO_ALGORITHMS := reinforce a2c npg trpo ppo
 
-.PHONY: help demo test test-slow lint format benchmark notebooks lock clean
+.PHONY: help demo test test-slow lint format benchmark benchmark-quick notebooks lock clean
 
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("purejax_po needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -36,8 +38,11 @@ format: $(READY)  ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-benchmark: $(READY)  ## speed of PPO and TRPO beside the arithmetic limit of the machine
-	$(BIN)/python benchmarks/throughput.py
+benchmark: $(READY)  ## speed: limit, breakdown, lanes, start-up, and peers in virtual environments of their own
+	$(BIN)/python benchmarks --minutes $(MINUTES)
+
+benchmark-quick: $(READY)  ## the same with few and short measurements
+	$(BIN)/python benchmarks --quick
 
 notebooks: $(READY)  ## run the notebooks again, outputs kept
 	$(BIN)/python notebooks/run.py

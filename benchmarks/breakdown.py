@@ -1,0 +1,247 @@
+"""Where the time of one update goes: its parts as programs of their own, beside the whole.
+
+    python benchmarks/breakdown.py [--quick] [--width K]
+
+Every part is compiled for the same K lanes as the whole and runs on all workers at once, in
+interleaved rounds. A part alone may be compiled otherwise than within the whole, so the parts need
+not add up: `rest` is what they leave of the whole (metrics, guards against what is not finite,
+copies), and may be negative.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import measure
+import numpy as np
+from limit import ENV
+from measure import Figure
+
+import purejax_po as po
+from purejax_po import advantages, curvature, minibatch, rollout
+from purejax_po.algorithms import actor_critic, natural
+from purejax_po.experiment import lanes
+
+Part = Callable[[Any, Any], Any]
+"""`(TrainState, Rollout) →` anything, of one lane."""
+
+
+def make_trainer(config: Any) -> tuple[po.Trainer, po.Critic, po.Policy]:
+    env, env_params = po.make_env(ENV)
+    policy, critic = po.mlp_actor_critic(env, env_params)
+    trainer = po.make_trainer(
+        env,
+        env_params,
+        config.build(env, env_params),
+        num_envs=config.num_envs,
+        num_steps=config.num_steps,
+    )
+    return trainer, critic, policy
+
+
+def common_parts(trainer: po.Trainer) -> dict[str, Part]:
+    """The whole, and what every algorithm has."""
+    hyperparams = trainer.algorithm.hyperparams
+
+    def whole(state: Any, _: Any) -> Any:
+        return trainer.step(hyperparams, state)
+
+    def collect(state: Any, _: Any) -> Any:
+        return rollout.collect(
+            state.key,
+            trainer.env,
+            trainer.env_params,
+            trainer.policy,
+            state.acting_params,
+            state.rollout,
+            trainer.num_steps,
+        )
+
+    return {"whole": whole, "rollout": collect}
+
+
+def ppo_parts(config: po.PPOConfig) -> tuple[po.Trainer, dict[str, Part]]:
+    """PPO: the minibatch steps are what the update leaves besides estimates and shuffling."""
+    trainer, critic, _ = make_trainer(config)
+    hyperparams = trainer.algorithm.hyperparams
+
+    def estimate(state: Any, batch: Any) -> Any:
+        return actor_critic.make_samples(critic, state.algorithm.params.critic, batch, hyperparams)
+
+    def shuffle(state: Any, batch: Any) -> Any:
+        def touch(total: Any, part: Any) -> tuple[Any, None]:
+            leaves = [jnp.sum(x, dtype=jnp.float32) for x in jax.tree.leaves(part)]
+            return total + sum(leaves), None
+
+        filled = jnp.zeros_like(batch.transition.reward)
+        samples = actor_critic.Samples(batch.transition, filled, filled, filled, filled, ())
+        return minibatch.epochs(
+            state.key,
+            touch,
+            jnp.float32(0),
+            actor_critic.units(samples, True),
+            num_epochs=config.num_epochs,
+            num_minibatches=config.num_minibatches,
+        )
+
+    def update(state: Any, batch: Any) -> Any:
+        return trainer.algorithm.update(state.key, hyperparams, state.algorithm, batch)
+
+    parts = {"advantages": estimate, "shuffling": shuffle, "update": update}
+    return trainer, {**common_parts(trainer), **parts}
+
+
+def trpo_parts(config: po.TRPOConfig) -> tuple[po.Trainer, dict[str, Part]]:
+    """TRPO: estimates, gradient, curvature (linearise and solve), line search, critic."""
+    trainer, critic, policy = make_trainer(config)
+    hyperparams = trainer.algorithm.hyperparams
+
+    def estimates(state: Any, batch: Any) -> Any:
+        return actor_critic.estimate(
+            critic,
+            state.algorithm.params.critic,
+            batch.transition,
+            hyperparams.discount,
+            hyperparams.gae_lambda,
+        )
+
+    def surrogate(batch: Any) -> Callable[[Any], Any]:
+        advantage = advantages.normalize(batch.transition.reward, batch.transition.weight)
+        samples, advantage = minibatch.flatten_time((batch.transition, advantage))
+        return lambda params: natural.surrogate(policy, params, samples, advantage)
+
+    def gradient(state: Any, batch: Any) -> Any:
+        params = state.algorithm.params.policy
+        return jax.value_and_grad(surrogate(batch), has_aux=True)(params)
+
+    def solve(state: Any, batch: Any) -> Any:
+        params = state.algorithm.params.policy
+        product = natural.fisher_product(
+            state.key,
+            policy,
+            params,
+            minibatch.flatten_time(batch.transition),
+            kind=config.fisher,
+            fraction=config.fisher_fraction,
+            damping=hyperparams.damping,
+        )
+        return curvature.conjugate_gradient(
+            product,
+            params,
+            max_iterations=config.cg_iterations,
+            tolerance=hyperparams.cg_tolerance,
+        )
+
+    def search(state: Any, batch: Any) -> Any:
+        """The old parameters and one candidate, which is accepted."""
+
+        def evaluate(params: Any) -> Any:
+            value, info = surrogate(batch)(params)
+            return jnp.isfinite(value) & jnp.isfinite(info["kl"]), info
+
+        params = state.algorithm.params.policy
+        step = jax.tree.map(lambda x: 1e-3 * x, params)
+        shrink, most = hyperparams.backtrack_coef, config.max_backtracks
+        return curvature.line_search(evaluate, params, step, shrink=shrink, max_backtracks=most)
+
+    def fit(state: Any, batch: Any) -> Any:
+        import optax
+
+        return actor_critic.fit(
+            state.key,
+            critic,
+            state.algorithm.params.critic,
+            optax.adam(hyperparams.critic_learning_rate),
+            state.algorithm.critic_optimizer,
+            batch.transition,
+            batch.transition.reward,
+            num_epochs=config.critic_epochs,
+            minibatch_size=config.critic_minibatch_size,
+        )
+
+    parts = {
+        "advantages": estimates,
+        "gradient": gradient,
+        "curvature": solve,
+        "line search": search,
+        "critic": fit,
+    }
+    return trainer, {**common_parts(trainer), **parts}
+
+
+def compile_parts(trainer: po.Trainer, parts: dict[str, Part], width: int) -> dict[str, Any]:
+    """Compile every part for `width` lanes; returns what runs it once on all workers."""
+    workers = lanes.local_workers()
+    hyperparams = trainer.algorithm.hyperparams
+    keys = po.seed_keys(width)
+    state = jax.jit(jax.vmap(lambda key: trainer.init(key, hyperparams)))(keys)
+    collect = jax.jit(jax.vmap(parts["rollout"], in_axes=(0, None)))
+    begin, transition, _ = collect(state, None)
+    state = state._replace(rollout=begin)
+    batch = po.Rollout(transition, (), jnp.zeros(width))
+    inputs = [jax.device_put((state, batch), worker) for worker in workers]
+    pool = ThreadPoolExecutor(len(workers))
+
+    def compiled(part: Part) -> Callable[[], None]:
+        program = jax.jit(jax.vmap(part))
+        devices = dict.fromkeys(workers)
+        programs = {
+            device: program.lower(*inputs[workers.index(device)]).compile() for device in devices
+        }
+
+        def run_on(i: int) -> None:
+            jax.block_until_ready(programs[workers[i]](*inputs[i]))
+
+        return lambda: list(pool.map(run_on, range(len(workers))))
+
+    return {name: compiled(part) for name, part in parts.items()}
+
+
+def tabulate(found: dict[str, list[float]]) -> dict[str, Figure]:
+    """Milliseconds of every part; what is only known as a difference is that of each round."""
+    columns = {name: 1e3 * np.asarray(values) for name, values in found.items()}
+    whole = columns.pop("whole")
+    if "update" in columns:
+        update = columns.pop("update")
+        columns["minibatch steps"] = update - columns["advantages"] - columns["shuffling"]
+    columns["rest"] = whole - sum(columns.values())
+    return {
+        name: Figure.of(values.tolist()) for name, values in [("whole", whole), *columns.items()]
+    }
+
+
+def main() -> None:
+    arguments = measure.arguments(__doc__, width=8)
+    rounds, repeats = (3, 3) if arguments.quick else (15, 10)
+    text, results = ["## Breakdown of one update", ""], {}
+    algorithms = ((po.PPOConfig(), ppo_parts), (po.TRPOConfig(), trpo_parts))
+    for config, make in algorithms[: 1 if arguments.quick else None]:
+        programs = compile_parts(*make(config), arguments.width)
+        cases = {
+            name: (lambda run=run: measure.seconds(run, repeats)) for name, run in programs.items()
+        }
+        measure.interleave(cases, 1)  # the first calls touch fresh memory
+        parts = tabulate(measure.interleave(cases, rounds))
+        whole = parts["whole"].median
+        rows = [
+            {
+                config.name: name,
+                "ms": figure.show(".2f"),
+                "share": f"{figure.median / whole:.0%}",
+            }
+            for name, figure in parts.items()
+        ]
+        text += [measure.table(rows), ""]
+        results[config.name] = {name: figure._asdict() for name, figure in parts.items()}
+    text += [
+        f"{arguments.width} lanes on each of {len(lanes.local_workers())} workers, {ENV}; medians"
+        f" of {rounds} interleaved rounds (smallest … largest). Minibatch steps and rest are"
+        " differences."
+    ]
+    measure.write("breakdown", {"width": arguments.width, "milliseconds": results}, "\n".join(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What the benchmarks share: interleaved rounds, medians with extremes, tables, the machine."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+OUT = Path(__file__).parent / "out"
+PACKAGES = ("purejax-po", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
+T = TypeVar("T")
+
+
+class Figure(NamedTuple):
+    """What is left of several measurements of one thing."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Figure":
+        values = list(values)
+        return cls(statistics.median(values), min(values), max(values))
+
+    def show(self, form: str = ",.0f") -> str:
+        """Write the median, with the extremes in brackets."""
+        low, median, high = (format(x, form) for x in (self.low, self.median, self.high))
+        return f"{median} ({low} … {high})"
+
+
+def interleave(cases: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """Measure every case once, then every case again, …: what drifts, drifts for all alike."""
+    found: dict[str, list[T]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, measure in cases.items():
+            found[name].append(measure())
+    return found
+
+
+def seconds(work: Callable[[], Any], repeats: int = 1) -> float:
+    """Return the wall-clock time of one of `repeats` calls in a row."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    return (time.perf_counter() - start) / repeats
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Figure:
+    """Ratio of the medians, between the smallest and the largest ratio within a round."""
+    rounds = [a / b for a, b in zip(ours, theirs, strict=True)]
+    middle = statistics.median(ours) / statistics.median(theirs)
+    return Figure(middle, min([middle, *rounds]), max([middle, *rounds]))
+
+
+def crossover(rates: Mapping[int, float], worth: float = 0.05) -> int:
+    """Return the smallest width that is within `worth` of the best rate: more do not pay."""
+    best = max(rates.values())
+    return min(width for width, rate in rates.items() if rate >= (1 - worth) * best)
+
+
+def iqm(values: Sequence[float]) -> float:
+    """Interquartile mean: that of the middle half, a quarter cut off at each end."""
+    ordered = sorted(values)
+    cut = len(ordered) // 4
+    return statistics.fmean(ordered[cut : len(ordered) - cut])
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Write rows, which have the same keys in the same order, as a Markdown table."""
+    header = list(rows[0])
+    lines = [header, ["---"] * len(header), *([row[key] for key in header] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine, how busy it is with other things, and the versions."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "versions": versions,
+    }
+
+
+def write(name: str, found: Mapping[str, Any], text: str) -> None:
+    """Print the text; keep it as `out/name.md`, and the figures with the machine as JSON."""
+    print(text, flush=True)
+    OUT.mkdir(exist_ok=True)
+    (OUT / f"{name}.md").write_text(text.rstrip() + "\n")
+    whole = {"machine": machine(), **found}
+    (OUT / f"{name}.json").write_text(json.dumps(whole, indent=2, allow_nan=True) + "\n")
+
+
+def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
+    """Parse `--quick`, and an option of its default's type for each keyword."""
+    parser = argparse.ArgumentParser(description=str(doc).splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few and short measurements")
+    for name, default in options.items():
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=type(default), default=default, help=f"default: {default}")
+    return parser.parse_args()
+
+
+def without_cache() -> dict[str, str]:
+    """Return the environment for a process whose compilations are all its own."""
+    return {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not on this system
+        return platform.processor()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

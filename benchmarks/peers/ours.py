@@ -1,0 +1,73 @@
+"""purejax_po, through the same protocol as its peers."""
+
+import functools
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+from serve import serve
+
+import purejax_po as po
+from purejax_po.experiment.config import ALGORITHMS
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from timed import Timed
+
+
+@functools.cache
+def compiled(algorithm, env, num_seeds, steps, settings, episodes):
+    """Compile training and evaluation once for all rounds."""
+    options = json.loads(settings)
+    hyperparams = ALGORITHMS[algorithm]().hyperparams.replace(**options.pop("hyperparams"))
+    network = options.pop("network")
+    network["hidden"] = tuple(network["hidden"])
+    config = ALGORITHMS[algorithm](
+        hyperparams=hyperparams, network=po.NetworkConfig(**network), **options
+    )
+    updates = steps // (config.num_envs * config.num_steps)
+    timed = Timed(config, env, range(num_seeds), updates)
+
+    def evaluate(seed, params):
+        length = int(timed.env_params.max_steps_in_episode)
+        return po.evaluate(
+            jax.random.key(seed),
+            timed.env,
+            timed.env_params,
+            timed.trainer.policy,
+            params,
+            num_episodes=episodes,
+            num_steps=length,
+            greedy=False,
+        ).episode_return.mean()
+
+    return timed, jax.jit(jax.vmap(evaluate))
+
+
+def run(job):
+    timed, evaluate = compiled(
+        job["algorithm"],
+        job["env"],
+        len(job["seeds"]),
+        job["steps"],
+        json.dumps(job["settings"]),
+        job["episodes"],
+    )
+    timed.restart(job["seeds"])
+    rate = timed.run()
+    start = time.perf_counter()
+    returns = []
+    for block in timed.blocks:
+        found = evaluate(block.lanes.seed, block.state.acting_params)
+        returns += found[: block.num_real].tolist()
+    print(f"evaluation: {time.perf_counter() - start:.1f} s")
+    return {
+        "steps_per_second": rate,
+        "compile_seconds": timed.compile_seconds,
+        "returns": returns,
+    }
+
+
+if __name__ == "__main__":
+    serve(run, "purejax-po", "jax", "jaxlib")

@@ -1,0 +1,64 @@
+"""Training in the host layer's own compiled program, to be timed window by window."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+import purejax_po as po
+from purejax_po.experiment import lanes
+from purejax_po.experiment.config import AlgorithmConfig
+
+
+class Timed:
+    """Some seeds of an algorithm, compiled: each `run` goes on from where the last one stopped."""
+
+    def __init__(
+        self,
+        config: AlgorithmConfig,
+        env: str,
+        seeds: Any,
+        updates: int,
+        width: int | None = None,
+    ) -> None:
+        """Compile for K = `width` lanes per device, or as many as the package chooses."""
+        self.env, self.env_params = po.make_env(env)
+        algorithm = config.build(self.env, self.env_params)
+        self.trainer = po.make_trainer(
+            self.env,
+            self.env_params,
+            algorithm,
+            num_envs=config.num_envs,
+            num_steps=config.num_steps,
+        )
+        self.hyperparams = algorithm.hyperparams
+        self.workers, self.width = lanes.plan(len(seeds), width)
+        self.updates = updates
+        self.restart(seeds)
+        self.program = lanes.compile_program(
+            self.trainer, self.blocks[0].lanes, updates, self.workers
+        )
+        self.compile_seconds = self.program.compile_seconds
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of one `run`."""
+        return self.num_seeds * self.updates * self.trainer.steps_per_update
+
+    def restart(self, seeds: Any) -> None:
+        """Begin anew with as many seeds as before, or other values of them."""
+        seeds = np.asarray(seeds)
+        self.num_seeds = len(seeds)
+        everything = lanes.make_lanes(seeds, self.hyperparams, self.env_params)
+        self.blocks = lanes.make_blocks(everything, self.width)
+
+    def run(self) -> float:
+        """Make `updates` updates of every seed; returns environment steps per second."""
+        for block in self.blocks:
+            block.num_windows, block.logs = 0, []
+        start = time.perf_counter()
+        for _ in lanes.run_blocks(self.program, self.blocks, [self.updates]):
+            pass
+        jax.block_until_ready([block.state for block in self.blocks])
+        return self.steps / (time.perf_counter() - start)

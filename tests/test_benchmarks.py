@@ -1,0 +1,124 @@
+"""The pure parts of the benchmarks: figures, tables, operations counted by hand and by XLA."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import purejax_po as po
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts():
+    """Scripts import each other as neighbours."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield
+        for name in ("measure", "limit", "peers", "timed"):
+            sys.modules.pop(name, None)
+
+
+def test_a_figure_is_the_median_with_the_extremes():
+    from measure import Figure
+
+    assert Figure.of([3.0, 1.0, 2000.0]) == (3.0, 1.0, 2000.0)
+    assert Figure.of([3.0, 1.0, 2000.0]).show() == "3 (1 … 2,000)"
+
+
+def test_rounds_are_interleaved():
+    from measure import interleave
+
+    calls = []
+    found = interleave({x: lambda x=x: calls.append(x) or len(calls) for x in "ab"}, rounds=3)
+    assert calls == list("ababab")
+    assert found == {"a": [1, 3, 5], "b": [2, 4, 6]}
+
+
+def test_ratio_of_medians_lies_between_those_of_the_rounds():
+    from measure import ratios
+
+    assert ratios([2.0, 4.0, 9.0], [1.0, 2.0, 3.0]) == (2.0, 2.0, 3.0)
+    assert ratios([1.0, 10.0], [1.0, 1.0]) == (5.5, 1.0, 10.0)
+
+
+def test_crossover_is_the_smallest_width_near_the_best():
+    from measure import crossover
+
+    assert crossover({1: 50.0, 2: 96.0, 4: 100.0, 8: 90.0}) == 2
+    assert crossover({1: 50.0, 2: 96.0, 4: 100.0, 8: 90.0}, worth=0.0) == 4
+    assert crossover({8: 7.0}) == 8
+
+
+def test_iqm_agrees_with_the_package():
+    from measure import iqm
+
+    for values in ([3.0], [1.0, 2.0], [5.0, 1.0, 9.0, 2.0, 100.0, -7.0, 3.0, 3.0, 4.0]):
+        assert iqm(values) == pytest.approx(float(po.statistics.iqm(jnp.array(values))))
+
+
+def test_a_table_is_markdown():
+    from measure import table
+
+    assert table([{"a": "1", "b": "2"}]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_figures_are_written_with_the_machine(tmp_path, monkeypatch, capsys):
+    import measure
+
+    monkeypatch.setattr(measure, "OUT", tmp_path / "out")
+    measure.write("name", {"figure": 1.5}, "text")
+    found = json.loads((tmp_path / "out" / "name.json").read_text())
+    assert found["figure"] == 1.5
+    assert found["machine"]["versions"]["jax"] == jax.__version__
+    assert (tmp_path / "out" / "name.md").read_text() == capsys.readouterr().out == "text\n"
+
+
+def test_xla_counts_the_products_and_activations_of_a_forward_pass_as_by_hand():
+    from limit import ACTIONS, BATCH, HIDDEN, INPUTS, compiled_work
+
+    weights = [jnp.ones(s) for s in ((INPUTS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, ACTIONS))]
+
+    def forward(weights, x):
+        for w in weights[:-1]:
+            x = jnp.tanh(x @ w)
+        return x @ weights[-1]
+
+    work = compiled_work(forward, weights, jnp.ones((BATCH, INPUTS)))
+    by_hand = 2.0 * BATCH * sum(w.size for w in weights)
+    assert by_hand <= work.flops < 1.02 * by_hand
+    assert work.transcendentals == BATCH * 2 * HIDDEN
+
+
+def test_work_by_hand_grows_with_what_the_algorithm_does():
+    from limit import by_hand
+
+    one, two, five = (by_hand(po.PPOConfig(num_epochs=n)) for n in (1, 2, 5))
+    assert five.flops - two.flops == pytest.approx(3 * (two.flops - one.flops))
+    assert five.transcendentals > one.transcendentals
+    short, long = (by_hand(po.TRPOConfig(cg_iterations=n)) for n in (1, 15))
+    assert long.transcendentals == short.transcendentals  # a linearised product has no tanh
+    assert long.flops > short.flops
+
+
+def test_the_second_bound_is_below_the_first():
+    from limit import Rates, Work, bounds
+
+    found = bounds(Work(100.0, 10.0), Rates(1000.0, 100.0))
+    assert found == {"matmul": pytest.approx(10.0), "elementwise": pytest.approx(5.0)}
+
+
+def test_peers_get_our_settings_as_json():
+    from peers import PAIRS, QUICK_STEPS, SCRIPTS, STEPS, settings
+
+    for pair in PAIRS:
+        assert (SCRIPTS / pair.peer.script).exists()
+        assert (SCRIPTS / f"{pair.peer.environment}.txt").exists()
+        ours = json.loads(json.dumps(settings(pair.algorithm)))
+        per_update = ours["num_envs"] * ours["num_steps"]
+        assert STEPS % per_update == QUICK_STEPS % per_update == 0
+        assert ours["hyperparams"].get("learning_rate_decay", 0.0) == 0.0
