@@ -515,7 +515,7 @@ def test_thirty_kills(tmp_path, name, signal_name):
     flags = [
         "--env", "CartPole-v1", "--seeds", "6", "--num-envs", "2", "--num-steps", "16",
         "--network.hidden", "8", "--lanes-per-device", "2", "--num-windows", "400",
-        "--total-steps", "2400000" if name == "ppo" else "800000",
+        "--total-steps", "2400000",
         *([] if name == "ppo" else ["--critic-minibatch-size", "16"]),
     ]  # fmt: skip
     often = ["--checkpoint-every", "0.005"]
