@@ -129,6 +129,8 @@ def transformer_policy(
     def unroll(params: Params, carry: Any, obs: Array, start: Array | None) -> Categorical:
         cache = read(params, obs[0], 1) if start is not None else carry
         length = obs.shape[0]
+        if length > max_tokens:
+            raise ValueError(f"num_steps must be at most {max_tokens} tokens, got {length}")
         x = _embed(params, _fed(obs, shape)) + params["output_position"][:length]
         mask = jnp.tri(length, dtype=bool)
         _, logits = run(params, x, cache, lambda old, new: new, mask)

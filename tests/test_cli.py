@@ -279,6 +279,10 @@ MISTAKES = {
         ["train", "grpo", "--env", "tokens/sort", "--network.num-heads", "5"],
         ["num_heads must divide the width 32, got 5"],
     ),
+    "longer than an output": (
+        ["train", "grpo", "--env", "tokens/copy", "--num-steps", "50"],
+        ["num_steps must be at most the transformer's 7 tokens of an output, got 50"],
+    ),
     "command": (["trian"], ["command must be one of", "'trian'", "did you mean train?"]),
     "nothing": ([], ["train"]),
 }

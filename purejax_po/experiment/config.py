@@ -330,6 +330,11 @@ class GRPOConfig(AlgorithmConfig):
         network, on_tokens = self.network, hasattr(env, "prompt_length")
         if on_tokens and network.memory == "transformer":
             heads = network.num_heads
+            if self.num_steps > env.max_tokens:
+                raise ValueError(
+                    f"num_steps must be at most the transformer's {env.max_tokens} tokens of an "
+                    f"output, got {self.num_steps}"
+                )
             made = sequence.transformer_policy(
                 env, env_params, hidden=network.hidden, num_heads=heads
             )
