@@ -510,7 +510,7 @@ def lanes() -> tuple[Any, Any, Any]:
     )
     trainer = po.make_trainer(env, env_params, algorithm, num_envs=4, num_steps=32)
     tiled = jax.tree.map(lambda x: jnp.full(NUM_LANES, x), algorithm.hyperparams)
-    hyperparams = tiled.replace(max_kl=jnp.logspace(-4, -1, NUM_LANES))
+    hyperparams = tiled.replace(max_kl=jnp.logspace(-4, 0, NUM_LANES))
     states = jax.jit(jax.vmap(trainer.init))(po.seed_keys(NUM_LANES), hyperparams)
     return jax.jit(jax.vmap(trainer.step)), hyperparams, states
 
