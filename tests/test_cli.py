@@ -1,5 +1,6 @@
 """The command line: one clear line and exit code 2 for a user's mistake, readable directories."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -101,6 +102,17 @@ def test_signals_wait_for_what_must_not_be_lost():
         with pytest.raises(Interrupted):
             work()
         assert seen == [True]
+
+
+def test_a_signal_that_was_swallowed_is_not_lost():
+    with stop_signal() as outer:
+        with contextlib.suppress(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted), stop_signal():
+            pass
+        outer.number = None
+        with stop_signal() as inner:
+            assert inner is outer
 
 
 def test_a_second_signal_is_final():

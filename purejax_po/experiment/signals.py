@@ -60,7 +60,16 @@ class StopSignal:
 
 @contextmanager
 def stop_signal() -> Iterator[StopSignal]:
-    """Listen to signals, in the main thread; elsewhere nothing is ever received."""
+    """Listen to signals, in the main thread; elsewhere nothing is ever received.
+
+    Within another `stop_signal` it is the same one: an `Interrupted` that a library has swallowed
+    is raised again at the next occasion.
+    """
+    outer = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if isinstance(outer, StopSignal):
+        outer.check()
+        yield outer
+        return
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop
