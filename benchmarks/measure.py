@@ -7,12 +7,12 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from purejax_po.experiment import results
+
 OUT = Path(__file__).parent / "out"
-PACKAGES = ("purejax-po", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
 T = TypeVar("T")
 
 
@@ -80,18 +80,12 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
 
 def machine() -> dict[str, Any]:
     """Describe the machine, how busy it is with other things, and the versions."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0],
         "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "versions": versions,
+        "versions": results.versions(),
     }
 
 

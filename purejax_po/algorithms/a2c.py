@@ -11,7 +11,7 @@ import flax.struct
 import optax
 
 from purejax_po import surrogates
-from purejax_po.algorithms import actor_critic
+from purejax_po.algorithms import actor_critic, optimizers
 from purejax_po.types import (
     ActorCriticParams,
     Algorithm,
@@ -65,7 +65,7 @@ def a2c(
 
     def init(key: Key, hyperparams: A2CHyperparams) -> A2CState:
         params = actor_critic.init_params(key, policy, critic)
-        return A2CState(params, actor_critic.adam(hyperparams, 0.0).init(params))
+        return A2CState(params, optimizers.adam(hyperparams, 0.0).init(params))
 
     def update(
         key: Key, hyperparams: A2CHyperparams, state: A2CState, rollout: Rollout
@@ -81,7 +81,7 @@ def a2c(
             critic=critic,
             objective=objective,
         )
-        optimizer = actor_critic.adam(hyperparams, rollout.progress)
+        optimizer = optimizers.adam(hyperparams, rollout.progress)
         params, moments, info = actor_critic.step(optimizer, *state, loss, samples)
         info["explained_variance"] = actor_critic.explained_variance(samples)
         return A2CState(params, moments), info

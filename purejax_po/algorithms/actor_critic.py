@@ -248,17 +248,6 @@ def normalize(samples: Samples) -> Samples:
     return samples._replace(advantage=advantages.normalize(samples.advantage, weight))
 
 
-def adam(
-    hyperparams: ActorCriticHyperparams, progress: Array | float
-) -> optax.GradientTransformation:
-    """Adam behind a global-norm clip, rebuilt from traced hyperparameters at every update."""
-    learning_rate = hyperparams.learning_rate * (1.0 - hyperparams.learning_rate_decay * progress)
-    return optax.chain(
-        optax.clip_by_global_norm(hyperparams.max_grad_norm),
-        optax.adam(learning_rate, eps=hyperparams.adam_eps),
-    )
-
-
 def fit(
     key: Key,
     critic: Critic,

@@ -4,7 +4,6 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import flax.struct
 import jax.numpy as jnp
-import optax
 
 from purejax_po import advantages, surrogates
 from purejax_po.types import (
@@ -170,12 +169,3 @@ def mean_over_steps(x: Array, valid: Array) -> Array:
     """The mean over the valid steps of each output, at each of them, `[T, N]`."""
     length = jnp.maximum(jnp.sum(valid, axis=0), 1)
     return jnp.where(valid, jnp.sum(jnp.where(valid, x, 0.0), axis=0) / length, 0.0)
-
-
-def adam(hyperparams: GRPOHyperparams, progress: Array | float) -> optax.GradientTransformation:
-    """Adam behind a global-norm clip, rebuilt from traced hyperparameters at every update."""
-    learning_rate = hyperparams.learning_rate * (1.0 - hyperparams.learning_rate_decay * progress)
-    return optax.chain(
-        optax.clip_by_global_norm(hyperparams.max_grad_norm),
-        optax.adam(learning_rate, eps=hyperparams.adam_eps),
-    )

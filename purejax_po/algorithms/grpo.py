@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from purejax_po.algorithms import group
+from purejax_po.algorithms import group, optimizers
 from purejax_po.algorithms.group import GRPOHyperparams
 from purejax_po.types import (
     Algorithm,
@@ -99,14 +99,16 @@ def grpo(
 
     def init(key: Key, hyperparams: GRPOHyperparams) -> GRPOState:
         params = PolicyParams(policy.init(key))
-        return GRPOState(params, group.adam(hyperparams, 0.0).init(params), params, jnp.int32(0))
+        return GRPOState(
+            params, optimizers.adam(hyperparams, 0.0).init(params), params, jnp.int32(0)
+        )
 
     def update(
         key: Key, hyperparams: GRPOHyperparams, state: GRPOState, rollout: Rollout
     ) -> tuple[GRPOState, Info]:
         reference = None if kl_form == "off" else replay(state.reference, rollout)
         batch, told = group.make_batch(rollout.transition, reference, options, hyperparams)
-        optimizer = group.adam(hyperparams, rollout.progress)
+        optimizer = optimizers.adam(hyperparams, rollout.progress)
 
         def loss(params: PolicyParams) -> tuple[Array, Info]:
             return group.loss(replay(params, rollout), batch, options, hyperparams)

@@ -1,0 +1,65 @@
+"""What each change for speed gains: training with and without it, in interleaved rounds.
+
+    python benchmarks/before_after.py [--algorithm ppo] [--rounds 9] [--quick]
+
+A program without a change is built with what stood in its place; 16 seeds of CartPole-v1.
+"""
+
+from contextlib import ExitStack
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import measure
+from timed import Timed
+
+from purejax_po import distributions, minibatch, prng
+from purejax_po.experiment.config import algorithm_config
+
+SEEDS = range(16)
+UPDATES = 8
+BEFORE = {
+    "keys by threefry written out": (prng, "written_out", lambda keys: keys),
+    "shuffles without a sort": (minibatch, "permutation", jax.random.permutation),
+    "plain short sums": (
+        distributions,
+        "_cumulative_sum",
+        lambda x: jnp.cumsum(x, axis=-1),
+    ),
+}
+"""Change → the function that makes it, and what stood in its place."""
+
+
+def build(algorithm: str, without: list[str], width: int | None = None) -> Timed:
+    """Compile training without some of the changes."""
+    with ExitStack() as stack:
+        for change in without:
+            stack.enter_context(mock.patch.object(*BEFORE[change]))
+        return Timed(algorithm_config(algorithm)(), "CartPole-v1", SEEDS, UPDATES, width)
+
+
+def main() -> None:
+    arguments = measure.arguments(__doc__, algorithm="ppo", rounds=9)
+    cases = {"as it is": build(arguments.algorithm, [])}
+    for change in BEFORE:
+        cases[f"without: {change}"] = build(arguments.algorithm, [change])
+    cases["without all three"] = build(arguments.algorithm, list(BEFORE))
+    cases["4 lanes in a program, not 8"] = build(arguments.algorithm, [], width=4)
+    for case in cases.values():
+        for _ in range(2):
+            case.run()  # the first calls touch fresh memory
+    rounds = 3 if arguments.quick else arguments.rounds
+    rates = measure.interleave({name: case.run for name, case in cases.items()}, rounds)
+    figures = {name: measure.Figure.of(values) for name, values in rates.items()}
+    whole = figures["as it is"].median
+    rows = [
+        {"program": name, "env steps/s": x.show(), "share": f"{x.median / whole:.3f}"}
+        for name, x in figures.items()
+    ]
+    name = f"before_after_{arguments.algorithm}"
+    title = f"## {arguments.algorithm}, 16 seeds, medians of {rounds} interleaved rounds\n\n"
+    measure.write(name, {"env_steps_per_second": rates}, title + measure.table(rows))
+
+
+if __name__ == "__main__":
+    main()
