@@ -13,10 +13,10 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
 HERE = Path(__file__).parent
-CELL_SECONDS = 600
+CELL_SECONDS = 300
 
 
 def run(path, *, keep):
@@ -62,7 +62,7 @@ def main():
     for path in paths:
         try:
             seconds, worked = run(path, keep=not arguments.check)
-        except CellExecutionError as error:
+        except (CellExecutionError, CellTimeoutError) as error:
             sys.exit(f"{path.name}: {error}")
         print(f"{path.name}: {seconds:.0f} s, {worked:.0f} s of processor time", flush=True)
 

@@ -4,11 +4,10 @@ A policy is a table π `[S, A]` of probabilities. Every function is pure JAX, di
 it chooses an action, and computes in the dtype of its inputs: under `jax.enable_x64(True)` an MDP
 made there has float64 tables, and the answers are exact to rounding error.
 
-To work on many MDPs or policies map with `jax.lax.map`, never with `jax.vmap`: each function solves
-a linear system, and several batched LAPACK calls in one program can deadlock on a CPU.
+Every function can be jitted, and vmapped over MDPs, policies or parameters:
 
-    mdps = jax.vmap(lambda key: garnet(key, 10, 4, 3, 0.9))(keys)  # solves nothing: vmap is fine
-    returns = jax.lax.map(lambda mdp: expected_return(mdp, pi), mdps)
+    mdps = jax.vmap(lambda key: garnet(key, 10, 4, 3, 0.9))(keys)
+    returns = jax.vmap(expected_return, in_axes=(0, None))(mdps, pi)
 """
 
 import functools
@@ -125,7 +124,7 @@ def garnet(
 def state_values(mdp: MDP, pi: Array) -> Array:
     """V = (I − γP_π)⁻¹R_π, `[S]`, of a policy table π `[S, A]`."""
     _check_tables(mdp, pi)
-    return jnp.linalg.solve(_resolvent(mdp, pi), jnp.sum(pi * mdp.reward, axis=-1))
+    return _solve(_resolvent(mdp, pi), jnp.sum(pi * mdp.reward, axis=-1))
 
 
 def action_values(mdp: MDP, pi: Array) -> Array:
@@ -148,7 +147,7 @@ def expected_return(mdp: MDP, pi: Array) -> Array:
 def occupancy(mdp: MDP, pi: Array) -> Array:
     """Occupancy d = (1−γ)(I − γP_πᵀ)⁻¹μ = (1−γ) Σ_t γᵗ Pr(s_t = s), `[S]`; sums to 1."""
     _check_tables(mdp, pi)
-    return (1.0 - mdp.discount) * jnp.linalg.solve(_resolvent(mdp, pi).T, mdp.start)
+    return (1.0 - mdp.discount) * _solve(_resolvent(mdp, pi).T, mdp.start)
 
 
 def policy_gradient(mdp: MDP, log_policy: LogPolicy, theta: Params) -> Params:
@@ -287,6 +286,29 @@ def _resolvent(mdp: MDP, pi: Array) -> Array:
     """I − γP_π, `[S, S]`."""
     transition = _einsum("sa,sat->st", pi, mdp.transition)
     return jnp.eye(pi.shape[0], dtype=transition.dtype) - mdp.discount * transition
+
+
+def _solve(matrix: Array, b: Array) -> Array:
+    """Return x `[S]` with matrix · x = b, for a resolvent `[S, S]` or its transpose.
+
+    Gauss-Jordan elimination; without pivoting, which I − γP, being diagonally dominant, does not
+    need. Several batched LAPACK calls in one program can deadlock on a CPU, so there are none.
+    """
+
+    def eliminate(matrix: Array, b: Array) -> Array:
+        def clear(rows: Array, i: Array) -> tuple[Array, None]:
+            pivot = rows[i] / rows[i, i]
+            return (rows - rows[:, i, None] * pivot).at[i].set(pivot), None
+
+        rows = jnp.concatenate([matrix, b[:, None]], axis=1)
+        return jax.lax.scan(clear, rows, jnp.arange(len(b)))[0][:, -1]
+
+    return jax.lax.custom_linear_solve(
+        lambda x: _einsum("st,t->s", matrix, x),
+        b,
+        solve=lambda _, b: eliminate(matrix, b),
+        transpose_solve=lambda _, b: eliminate(matrix.T, b),
+    )
 
 
 def _expected_advantage(mdp: MDP, d: Array, pi_old: Array, pi_new: Array) -> Array:
