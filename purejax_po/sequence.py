@@ -42,7 +42,12 @@ class Memory(NamedTuple):
 
 
 def transformer_policy(
-    env: Any, env_params: EnvParams, *, hidden: Sequence[int] = (32,), num_heads: int = 4
+    env: Any,
+    env_params: EnvParams,
+    *,
+    hidden: Sequence[int] = (32,),
+    num_heads: int = 4,
+    mlp_ratio: int = 4,
 ) -> Policy:
     """Return a causal transformer with a cache, normalised before each sublayer.
 
@@ -50,6 +55,7 @@ def transformer_policy(
         env, env_params: a token task.
         hidden: the width D, once for every layer.
         num_heads: heads of attention; divides D.
+        mlp_ratio: hidden units of each layer's network for each of the D.
 
     Raises:
         ValueError: naming what the environment or the argument has to be.
@@ -58,6 +64,7 @@ def transformer_policy(
     """
     shape = check_token_task(env)
     width = check_layers(hidden, num_heads)
+    check_count("mlp_ratio", mlp_ratio)
     prompt_length, max_tokens, num_tokens = shape
     num_layers = len(hidden)
 
@@ -69,9 +76,11 @@ def transformer_policy(
             return {
                 "qkv": _normal(next(keys), (width, 3 * width), 1.0 / math.sqrt(width)),
                 "attended": _normal(next(keys), (width, width), residual / math.sqrt(width)),
-                "up": _normal(next(keys), (width, 4 * width), math.sqrt(2.0 / width)),
-                "up_bias": jnp.zeros(4 * width),
-                "down": _normal(next(keys), (4 * width, width), residual / math.sqrt(4 * width)),
+                "up": _normal(next(keys), (width, mlp_ratio * width), math.sqrt(2.0 / width)),
+                "up_bias": jnp.zeros(mlp_ratio * width),
+                "down": _normal(
+                    next(keys), (mlp_ratio * width, width), residual / math.sqrt(mlp_ratio * width)
+                ),
                 "scale": jnp.ones((2, width)),
             }
 

@@ -32,7 +32,8 @@ class TrainState(NamedTuple):
     """Updates planned: what schedules run against; infinite if unknown."""
     algorithm: Any
     """The algorithm's own state; its first field is `params`."""
-    rollout: rollout.RolloutState
+    rollout: rollout.RolloutState | None
+    """Where the next rollout goes on; None if every rollout begins with a reset."""
     normalization: Normalization
     """Running statistics; no leaves unless the trainer normalises."""
     diverged_at: Array
@@ -117,7 +118,9 @@ def make_trainer(
             num_done=jnp.int32(0),
             num_planned=jnp.float32(num_updates),
             algorithm=algorithm.init(algorithm_key, hyperparams),
-            rollout=rollout.reset(reset_key, env, env_params, policy, num_envs),
+            rollout=None
+            if algorithm.complete_episodes
+            else rollout.reset(reset_key, env, env_params, policy, num_envs),
             normalization=normalization.init(
                 obs, num_envs, observations=normalize_observations, rewards=normalize_rewards
             ),
@@ -129,7 +132,7 @@ def make_trainer(
     ) -> tuple[TrainState, Log]:
         key, rollout_key, update_key = jax.random.split(state.key, 3)
         begin, group_size = state.rollout, algorithm.group_size
-        if algorithm.complete_episodes:
+        if begin is None:
             rollout_key, reset_key = jax.random.split(rollout_key)
             begin = rollout.reset(reset_key, env, env_params, policy, num_envs, group_size)
         rollout_state, transition, episodes = rollout.collect(
@@ -144,6 +147,7 @@ def make_trainer(
         )
         if algorithm.complete_episodes:
             transition, episodes = rollout.first_episodes(transition, episodes)
+            rollout_state = None
         batch = Rollout(
             normalization.apply(state.normalization, transition),
             begin.carry,

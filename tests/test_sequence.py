@@ -119,6 +119,7 @@ class Endless(tokens.Copy):
         ("tokens/copy", {"hidden": (8, 16)}, "hidden must be one width"),
         ("tokens/copy", {"hidden": (0,)}, "hidden must be a whole number ≥ 1"),
         ("tokens/copy", {"num_heads": 3}, "num_heads must divide the width 32, got 3"),
+        ("tokens/copy", {"mlp_ratio": 0}, "mlp_ratio must be a whole number ≥ 1, got 0"),
         (Endless, {}, "vocabulary of tokens/copy must have an end token, got None"),
     ],
 )

@@ -59,6 +59,8 @@ class NetworkConfig:
     with a layer for each entry of hidden."""
     num_heads: int = 4
     """Heads of attention of a transformer; divides its width."""
+    mlp_ratio: int = 4
+    """Hidden units of a transformer's feed-forward network for each unit of its width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,7 @@ class AlgorithmConfig:
         )
         check_choice("network.memory", self.network.memory, MEMORIES)
         check_count("network.num_heads", self.network.num_heads)
+        check_count("network.mlp_ratio", self.network.mlp_ratio)
         check_hyperparams(self.hyperparams)
 
 
@@ -329,14 +332,17 @@ class GRPOConfig(AlgorithmConfig):
         """Make a policy alone; with memory on token tasks, one that reads prompts."""
         network, on_tokens = self.network, hasattr(env, "prompt_length")
         if on_tokens and network.memory == "transformer":
-            heads = network.num_heads
             if self.num_steps > env.max_tokens:
                 raise ValueError(
                     f"num_steps must be at most the transformer's {env.max_tokens} tokens of an "
                     f"output, got {self.num_steps}"
                 )
             made = sequence.transformer_policy(
-                env, env_params, hidden=network.hidden, num_heads=heads
+                env,
+                env_params,
+                hidden=network.hidden,
+                num_heads=network.num_heads,
+                mlp_ratio=network.mlp_ratio,
             )
             return (made,)
         if on_tokens and network.memory == "gru":
@@ -360,15 +366,25 @@ class Preset(NamedTuple):
 
 
 def _on_tokens(
-    task: str, num_steps: int, num_updates: int, *, group_size: int = 8, **floats: float
+    task: str,
+    num_steps: int,
+    num_updates: int,
+    *,
+    group_size: int = 8,
+    num_heads: int,
+    mlp_ratio: int = 2,
+    **floats: float,
 ) -> Preset:
-    """GRPO on a token task: 16 prompts, and a transformer of one layer."""
+    """GRPO on a token task: 16 prompts, and a transformer of one layer, as small as learns it."""
+    network = NetworkConfig(
+        hidden=(32,), memory="transformer", num_heads=num_heads, mlp_ratio=mlp_ratio
+    )
     algorithm = GRPOConfig(
         num_envs=16 * group_size,
         num_steps=num_steps,
         group_size=group_size,
         kl_form="off",
-        network=NetworkConfig(hidden=(32,), memory="transformer"),
+        network=network,
         hyperparams=GRPOHyperparams(**floats),
     )
     return Preset(f"tokens/{task}", algorithm, num_updates * 16 * group_size * num_steps)
@@ -387,11 +403,20 @@ PRESETS: dict[str, Preset] = {
             ),
         ),
     ),
-    "grpo-copy": _on_tokens("copy", 7, 500, learning_rate=3e-3, entropy_coef=0.02),
-    "grpo-reverse": _on_tokens("reverse", 7, 500, learning_rate=3e-3, entropy_coef=0.02),
-    "grpo-sort": _on_tokens("sort", 7, 1500, learning_rate=3e-3, entropy_coef=0.05),
+    "grpo-copy": _on_tokens("copy", 7, 500, num_heads=1, learning_rate=3e-3, entropy_coef=0.02),
+    "grpo-reverse": _on_tokens(
+        "reverse", 7, 500, num_heads=1, learning_rate=3e-3, entropy_coef=0.02
+    ),
+    "grpo-sort": _on_tokens("sort", 7, 1500, num_heads=2, learning_rate=3e-3, entropy_coef=0.05),
     "grpo-addition": _on_tokens(
-        "addition", 2, 3000, group_size=16, learning_rate=1e-3, entropy_coef=0.1
+        "addition",
+        2,
+        3000,
+        group_size=16,
+        num_heads=2,
+        mlp_ratio=4,
+        learning_rate=1e-3,
+        entropy_coef=0.1,
     ),
 }
 """Tuned settings by name."""
