@@ -119,7 +119,7 @@ def transformer_policy(
                 sources.append((*prompt, None))
             x = _finish(layer, x, _attend(query, sources, num_heads))
             stored.append((keys, values))
-        logits = _normalise(x, params["scale"]) @ params["head"] + params["head_bias"]
+        logits = _product(_normalise(x, params["scale"]), params["head"]) + params["head_bias"]
         return tuple(stored), logits
 
     def advance(params: Params, cache: Cache, obs: Array) -> tuple[Cache, Categorical]:
@@ -179,7 +179,7 @@ def gru_policy(env: Any, env_params: EnvParams, *, hidden: Sequence[int] = (32,)
         }
 
     def look_up(params: Params, tokens: Array) -> Array:
-        return _one_hot(tokens, num_tokens) @ params["inputs"] + params["bias"]
+        return _product(_one_hot(tokens, num_tokens), params["inputs"]) + params["bias"]
 
     def remember(params: Params, hidden: Array, inputs: Array) -> Array:
         """One step on `[N, D]`, given what the gates make of the token, `[N, 3 D]`."""
@@ -200,7 +200,7 @@ def gru_policy(env: Any, env_params: EnvParams, *, hidden: Sequence[int] = (32,)
         return jax.lax.scan(step, hidden, look_up(params, tokens))
 
     def decide(params: Params, hidden: Array) -> Categorical:
-        return Categorical(hidden @ params["head"] + params["head_bias"])
+        return Categorical(_product(hidden, params["head"]) + params["head_bias"])
 
     def read(params: Params, obs: Array, group_size: int) -> Memory:
         prompt = obs[::group_size, :prompt_length]
@@ -315,19 +315,19 @@ def _one_hot(tokens: Array, num_tokens: int) -> Array:
 
 
 def _embed(params: Params, tokens: Array) -> Array:
-    return _one_hot(tokens, params["embedding"].shape[0] - 1) @ params["embedding"]
+    return _product(_one_hot(tokens, params["embedding"].shape[0] - 1), params["embedding"])
 
 
 def _project(layer: dict[str, Array], x: Array) -> list[Array]:
     """Queries, keys and values, `[..., D]`."""
-    return jnp.split(_normalise(x, layer["scale"][0]) @ layer["qkv"], 3, axis=-1)
+    return jnp.split(_product(_normalise(x, layer["scale"][0]), layer["qkv"]), 3, axis=-1)
 
 
 def _finish(layer: dict[str, Array], x: Array, attended: Array) -> Array:
     """What follows attention in a layer."""
-    x = x + attended @ layer["attended"]
-    up = jax.nn.relu(_normalise(x, layer["scale"][1]) @ layer["up"] + layer["up_bias"])
-    return x + up @ layer["down"]
+    x = x + _product(attended, layer["attended"])
+    up = jax.nn.relu(_product(_normalise(x, layer["scale"][1]), layer["up"]) + layer["up_bias"])
+    return x + _product(up, layer["down"])
 
 
 def _normalise(x: Array, scale: Array) -> Array:
@@ -370,3 +370,9 @@ def _attend(
 
 def _normal(key: Key, shape: tuple[int, ...], scale: float) -> Array:
     return scale * jax.random.normal(key, shape)
+
+
+def _product(x: Array, matrix: Array) -> Array:
+    """Of `[..., D]` and `[D, E]`: a product of matrices, and so are its gradients."""
+    flat = jnp.reshape(x, (-1, x.shape[-1])) @ matrix
+    return jnp.reshape(flat, (*x.shape[:-1], matrix.shape[-1]))

@@ -413,7 +413,7 @@ PRESETS: dict[str, Preset] = {
         2,
         3000,
         group_size=16,
-        num_heads=2,
+        num_heads=4,
         mlp_ratio=4,
         learning_rate=1e-3,
         entropy_coef=0.1,
