@@ -135,7 +135,7 @@ class Train:
         try:
             config = self.config()
             kind = "sweep-" if config.sweep else ""
-            name = f"{kind}{config.algorithm.name}-{config.env.replace('/', '-')}"
+            name = f"{kind}{comparison.place_of(config.algorithm.name, config.env)}"
             out = self.out or Path("runs") / name
             if (
                 self.preset is not None
@@ -318,23 +318,22 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Render:
-    """Draw an episode of one seed's final policy as an animated GIF."""
+    """Draw an episode of one seed's final policy: an animated GIF, or a page for Brax."""
 
     directory: Annotated[Path, tyro.conf.Positional]
     """The directory of the run."""
     seed: int = 0
     """Which seed's policy."""
     out: Path | None = None
-    """The file to write (default: DIRECTORY/seed-SEED.gif)."""
+    """The file to write (default: DIRECTORY/seed-SEED.gif, for Brax seed-SEED.html)."""
     point: PointFlags = ()
     """Of a sweep, the value of each axis."""
 
     def execute(self) -> int:
-        """Write the GIF."""
-        path = self.out or self.directory / f"seed-{self.seed}.gif"
+        """Write the file."""
         try:
             point = sweep.parse_point(self.point)
-            frames = policies.render(self.directory, path, seed=self.seed, point=point)
+            path, frames = policies.render(self.directory, self.out, seed=self.seed, point=point)
         except ValueError as error:
             return _fail(error)
         _console().print(f"{path}: {frames} frames")
