@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 import tyro
 
 from purejax_po import environments
-from purejax_po.experiment import comparison, policies, report, results, runner, sweep
+from purejax_po.experiment import comparison, policies, report, results, runner, sweep, table1
 from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import (
     ALGORITHMS,
@@ -385,10 +385,49 @@ class Algorithms:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Table1:
+    """Run the PPO paper's Table 1 on Brax: eleven objectives, seven continuous-control tasks.
+
+    What an earlier call with the same flags has done is not repeated.
+    """
+
+    settings: Annotated[table1.Settings, tyro.conf.arg(name="")] = field(
+        default_factory=table1.Settings
+    )
+    out: Path = Path("runs/table1")
+    """Directory for the runs, the table and the curves."""
+    plan: bool = False
+    """Print the plan and its cost alone."""
+    hosting: HostingFlags = field(default_factory=Hosting)
+
+    def execute(self) -> int:
+        """Print the plan, run it, and print the table."""
+        try:
+            jobs = table1.jobs(self.settings, self.out)
+            saving = self.hosting.saving()
+            self.hosting.start()
+            for job in jobs:
+                table1.check_same(job)
+            print_plan(table1.plan(jobs, table1.probed(jobs)))
+            if self.plan:
+                return 0
+            found = table1.execute(jobs, self.out, saving=saving)
+        except ValueError as error:
+            return _fail(error)
+        except Interrupted as stop:
+            print(f"{PROGRAM}: interrupted; to go on: the same command again", file=sys.stderr)
+            return 128 + stop.signal_number
+        _print_columns("Table 1: scores, 95 % intervals over seeds", table1.cells(found))
+        _console().print(f"files: {self.out}{os.sep}{{{', '.join(table1.FILES)}}}", soft_wrap=True)
+        return 0
+
+
 COMMANDS: dict[str, type] = {
     "train": Train,
     "sweep": Sweep,
     "compare": Compare,
+    "table1": Table1,
     "resume": Resume,
     "report": Report,
     "evaluate": Evaluate,
@@ -571,6 +610,37 @@ def print_comparison(dataset: "xr.Dataset") -> None:
             table.add_section()
         table.add_row(*[row[column] for column in report.BRIEF])
         previous = row["environment"]
+    _console().print(table)
+
+
+def print_plan(costs: "Sequence[table1.Cost]") -> None:
+    """Print what every part of Table 1 will take, and the sum."""
+    rows = [
+        {
+            "task": cost.job.task,
+            "program": cost.job.group,
+            "lanes": str(cost.job.config.num_lanes),
+            "steps": f"{cost.steps:,}" if cost.steps else "complete",
+            "estimate": f"{cost.seconds / 60:.1f} min",
+        }
+        for cost in costs
+    ]
+    steps, minutes = (sum(x) for x in zip(*[(c.steps, c.seconds / 60) for c in costs], strict=True))
+    rows.append(dict.fromkeys(rows[0], "") | {"task": "all", "steps": f"{steps:,}"})
+    rows[-1]["estimate"] = f"{minutes:.0f} min"
+    _print_columns("plan: environment steps of all lanes, time by a probe of each task", rows)
+
+
+def _print_columns(title: str, rows: "Sequence[dict[str, str]]") -> None:
+    """Print rows that have the same columns."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(rows[0]):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row.values())
     _console().print(table)
 
 
