@@ -517,7 +517,7 @@ def execute(
         results.write_json(out / TABLE, found)
         results.write_text(out / PAGE, page(found))
         for task, families in runs.items():
-            table1_plots.save_curves(task, families, found["random"][task], out)
+            table1_plots.save_curves(task, families, found["zero"][task], out)
     return found
 
 
@@ -562,9 +562,12 @@ def table(runs: "Runs", baseline: Mapping[str, References]) -> dict[str, Any]:
             }
         )
     return {
-        "random": low,
-        "best": {task: best(of_task) for task, of_task in found.items()},
-        "untrained": {task: results.over_seeds(b["untrained"]) for task, b in baseline.items()},
+        "zero": low,
+        "one": {task: best(of_task) for task, of_task in found.items()},
+        "references": {
+            task: {kind: results.over_seeds(np.array(x)) for kind, x in of_task.items()}
+            for task, of_task in baseline.items()
+        },
         "rows": rows,
         "steps": {task: _steps(families) for task, families in runs.items()},
         "versions": results.versions(),
@@ -601,7 +604,7 @@ def cells(found: Mapping[str, Any]) -> list[dict[str, str]]:
             "IQM": _interval(".2f", *row["iqm"].values()),
         }
         for task, on_task in row["tasks"].items():
-            form = ".1f" if abs(found["best"][task]) < 100 else ".0f"
+            form = ".1f" if abs(found["one"][task]) < 100 else ".0f"
             text = _interval(form, *(on_task[k] for k in ("iqm", "ci_low", "ci_high")))
             text += f", {on_task['num_diverged']} diverged" * bool(on_task["num_diverged"])
             line[task] = text
@@ -616,8 +619,7 @@ def page(found: Mapping[str, Any]) -> str:
     rows = [header, ["---"] * len(header), *([line[k] for k in header] for line in lines)]
     steps = ", ".join(f"{task} {n:,}" for task, n in found["steps"].items())
     scale = ", ".join(
-        f"{task} {found['random'][task]:.1f} and {found['best'][task]:.1f}"
-        for task in found["random"]
+        f"{task} {found['zero'][task]:.1f} and {found['one'][task]:.1f}" for task in found["zero"]
     )
     return "\n".join(
         ["| " + " | ".join(row) + " |" for row in rows]
