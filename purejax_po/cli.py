@@ -350,6 +350,9 @@ class Envs:
 
         table = Table("environment", "observation", "actions", "time limit (steps)")
         for name in environments.names():
+            if library := environments.library_of(name):  # making it takes seconds
+                table.add_row(name, f"pip install 'purejax-po[{library}]'", "", "")
+                continue
             try:
                 env, env_params = environments.make(name)
             except ValueError as error:

@@ -36,6 +36,28 @@ ADAPTED = {
         "swimmer",
         "walker2d",
     ),
+    "craftax": ("Craftax-Classic-Symbolic-v1", "Craftax-Symbolic-v1"),
+    "jumanji": (
+        "BinPack-v2",
+        "Game2048-v1",
+        "GraphColoring-v1",
+        "JobShop-v0",
+        "Knapsack-v1",
+        "Maze-v0",
+        "Minesweeper-v0",
+        "PacMan-v1",
+        "RubiksCube-v0",
+        "SlidingTilePuzzle-v0",
+        "Snake-v1",
+    ),
+    "pgx": (
+        "2048",
+        "minatar-asterix",
+        "minatar-breakout",
+        "minatar-freeway",
+        "minatar-seaquest",
+        "minatar-space_invaders",
+    ),
 }
 """Other libraries' environments, `LIBRARY/NAME`, by the library: an extra of this package, and a
 module here. Names that a library knows besides work too."""
@@ -71,7 +93,7 @@ def names() -> list[str]:
 def check_name(name: str) -> None:
     """Raise `ValueError` naming the nearest match unless `name` is a known id."""
     known = names()
-    if name in known or _library(name):
+    if name in known or library_of(name):
         return
     by_lower = {k.lower(): k for k in known}
     matches = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.4)
@@ -84,7 +106,7 @@ def _make(name: str, **options: Any) -> tuple[Any, EnvParams]:
         module, cls = OWN[name].split(".")
         env = getattr(importlib.import_module(f"{__name__}.{module}"), cls)(**options)
         return env, env.default_params
-    if library := _library(name):
+    if library := library_of(name):
         env = _adapter(library)(name.partition("/")[2], **options)
         return env, env.default_params
     import gymnax
@@ -95,7 +117,7 @@ def _make(name: str, **options: Any) -> tuple[Any, EnvParams]:
         raise ValueError(f"env {name} downloads its data when made: {error.reason}") from None
 
 
-def _library(name: Any) -> str | None:
+def library_of(name: Any) -> str | None:
     """The library that an id such as `brax/hopper` names."""
     library, slash, task = str(name).partition("/")
     return library if library in ADAPTED and slash and task else None

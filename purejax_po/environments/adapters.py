@@ -6,7 +6,8 @@ Importing this module imports gymnax, which takes seconds.
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ class EnvState(environment.EnvState):
 
     inner: Any
     obs: Array
+    is_cut: Array
+    """The library itself has cut the episode here."""
     starts: Any = ()
     """Pre-drawn `(obs, inner)`, leaves `[P, ...]`; `()` where every reset is a real one."""
 
@@ -33,12 +36,26 @@ class EnvParams(environment.EnvParams):
     max_steps_in_episode: int = 1000
 
 
+class Advance(NamedTuple):
+    """What a library's own step says."""
+
+    obs: Array
+    """Of the true successor."""
+    inner: Any
+    reward: Any
+    terminated: Any
+    truncated: Any = False
+    """By a time limit of the library's own."""
+    info: Any = MappingProxyType({})
+
+
 class Adapter(environment.Environment[EnvState, EnvParams]):
     """An environment of another library: a subclass gives `start`, `advance` and the spaces.
 
     A step returns the true successor as `info["final_observation"]`, and tells `terminated` (by the
-    library's own rule) from `truncated` (by the time limit). An episode that ends is followed by a
-    real reset, which is computed only in steps in which some environment of the program ends one.
+    library's own rule) from `truncated` (by a time limit, ours or the library's). An episode that
+    ends is followed by a real reset, which is computed only in steps in which some environment of
+    the program ends one.
 
     Args:
         reset_pool: P > 0 is the cheaper choice where episodes end at every step somewhere: every
@@ -58,9 +75,13 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
         """Begin an episode: `key → (obs, inner)`."""
         raise NotImplementedError
 
-    def advance(self, key: Key, inner: Any, action: Any) -> tuple[Array, Any, Array, Array, Info]:
-        """Step: `(key, inner, action) → (obs, inner, reward, terminated, info)`."""
+    def advance(self, key: Key, inner: Any, action: Any) -> "Advance":
+        """Step: `(key, inner, action) → Advance`."""
         raise NotImplementedError
+
+    def is_truncated(self, state: EnvState, params: EnvParams) -> Array:
+        """Whether a time limit is reached."""
+        return (state.time >= params.max_steps_in_episode) | state.is_cut
 
     @property
     def default_params(self) -> EnvParams:
@@ -99,7 +120,7 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
         else:
             current = unless_ended(self._begin)(ended, reset_key, params, current)
         next_obs, inner, time = current
-        state = EnvState(time=time, inner=inner, obs=next_obs, starts=state.starts)
+        state = replace(successor, time=time, inner=inner, obs=next_obs, is_cut=jnp.bool_(False))
         info = {
             **info,
             "terminated": terminated,
@@ -112,15 +133,17 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
         """Begin an episode."""
         obs, inner = self.start(key)
         time = jnp.zeros((), jnp.int32)
-        return obs, EnvState(time=time, inner=inner, obs=obs)  # type: ignore[arg-type]
+        state = EnvState(time=time, inner=inner, obs=obs, is_cut=jnp.bool_(False))  # type: ignore[arg-type]
+        return obs, state
 
     def step_env(
         self, key: Key, state: EnvState, action: Any, params: EnvParams
     ) -> tuple[Array, EnvState, Array, Array, Info]:
         """Step without a reset."""
-        obs, inner, reward, terminated, info = self.advance(key, state.inner, action)
-        inner = jax.tree.map(lambda new, old: new.astype(old.dtype), inner, state.inner)
-        state = replace(state, time=state.time + 1, inner=inner, obs=obs)
+        obs, inner, reward, terminated, truncated, info = self.advance(key, state.inner, action)
+        inner = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), inner, state.inner)
+        cut = jnp.bool_(truncated)
+        state = replace(state, time=state.time + 1, inner=inner, obs=obs, is_cut=cut)
         return obs, state, jnp.float32(reward), jnp.bool_(terminated), info
 
     def get_obs(
@@ -132,6 +155,17 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
     def _begin(self, key: Key, params: EnvParams) -> tuple[Array, Any, Any]:
         obs, state = self.reset_env(key, params)
         return obs, state.inner, state.time
+
+
+def raw(key: Key) -> Array:
+    """The key as two numbers, for libraries that keep keys in their states: of one kind always."""
+    return jax.random.key_data(key)
+
+
+def vector(observation: Any) -> Array:
+    """All entries of an observation that is a tree of arrays, float32 `[n]`."""
+    leaves = [jnp.ravel(x).astype(jnp.float32) for x in jax.tree.leaves(observation)]
+    return jnp.concatenate(leaves)
 
 
 Reset = Callable[[Key, Any], Any]
@@ -157,7 +191,7 @@ def unless_ended(reset: Reset, batch_axes: int = 0) -> Callable[..., Any]:
     def reset_if(ended: Array, key: Key, params: Any, state: Any) -> Any:
         def begin() -> Any:
             return jax.tree.map(
-                lambda new, old: _where(ended, new.astype(old.dtype), old),
+                lambda new, old: _where(ended, jnp.asarray(new, old.dtype), old),
                 batched(key, params),
                 state,
             )

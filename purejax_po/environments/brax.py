@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from gymnax.environments import spaces
 from jax.interpreters import partial_eval
 
-from purejax_po.environments.adapters import Adapter
+from purejax_po.environments.adapters import Adapter, Advance
 from purejax_po.types import Array, Info, Key, check_choice
 
 with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -81,16 +81,15 @@ class Brax(Adapter):
         state = self.brax_env.reset(key)
         return state.obs, self._reduce(state)
 
-    def advance(
-        self, key: Key, inner: tuple[Array, ...], action: Array
-    ) -> tuple[Array, tuple[Array, ...], Array, Array, Info]:
+    def advance(self, key: Key, inner: tuple[Array, ...], action: Array) -> Advance:
         """Step; `info["x"]` are the links' positions and rotations, for pictures."""
         leaves = [jnp.zeros(x.shape, x.dtype) for x in self._shapes]
         for i, leaf in zip(self._carried, inner, strict=True):
             leaves[i] = leaf
         state = self.brax_env.step(jax.tree.unflatten(self._structure, leaves), action)
         info = {"x": state.pipeline_state.x} if hasattr(state.pipeline_state, "x") else {}
-        return state.obs, self._reduce(state), state.reward, state.done > 0, info
+        inner = self._reduce(state)
+        return Advance(state.obs, inner, state.reward, state.done > 0, info=info)
 
     def draw(self, infos: Sequence[Info]) -> str:
         """Return a page that shows the steps of an episode, given the `info` of each.
