@@ -1,6 +1,6 @@
 """purejax_po beside its peers: the same work, round by round on the same machine.
 
-    python benchmarks/peers.py [--quick] [--only NAME] [--rounds N]
+    python benchmarks/peers.py [--quick] [--only NAME] [--env ENV] [--rounds N]
 
 Every peer lives in a virtual environment of its own, `.peers/NAME`, with the versions pinned in
 `peers/NAME.txt`, and is a process that waits for jobs. A round is a job for us, then the same job
@@ -41,6 +41,8 @@ class Pair(NamedTuple):
     is_quick: bool = True
     """Whether the quick mode has it."""
     env: str = "CartPole-v1"
+    settings: dict[str, int] = {}  # noqa: RUF012 - never changed
+    """What differs from our defaults."""
 
     @property
     def label(self) -> str:
@@ -53,6 +55,9 @@ SB3_CONTRIB = Peer("sb3-contrib", "sb3", "sb3.py")
 SBX = Peer("sbx-rl", "sbx", "sbx_ppo.py")
 BRAX = Peer("brax", "brax", "brax_ppo.py")
 
+SEQUENCES = {"num_envs": 32, "num_steps": 64, "num_epochs": 10, "num_minibatches": 32}
+"""The batch, epochs and minibatches of the PPO paper, in sequences that brax's PPO can take."""
+
 PAIRS = (
     Pair(REJAX, "ppo", 1, 1, is_quick=False),
     Pair(REJAX, "ppo", 16, 16),
@@ -61,6 +66,8 @@ PAIRS = (
     Pair(SB3_CONTRIB, "trpo", 16, 1),
     Pair(SBX, "ppo", 16, 1),
     Pair(BRAX, "ppo", 1, 1, is_quick=False, env="Pendulum-v1"),
+    Pair(BRAX, "ppo", 1, 1, is_quick=False, env="brax/hopper:spring", settings=SEQUENCES),
+    Pair(BRAX, "ppo", 16, 1, is_quick=False, env="brax/hopper:spring", settings=SEQUENCES),
 )
 STEPS, QUICK_STEPS = 98_304, 8_192
 """Of each seed: whole updates of every algorithm."""
@@ -135,7 +142,7 @@ def compare(pair: Pair, workers: dict[str, Worker], rounds: int, quick: bool) ->
         "algorithm": pair.algorithm,
         "env": pair.env,
         "steps": steps,
-        "settings": settings(pair.algorithm),
+        "settings": {**settings(pair.algorithm), **pair.settings},
         "episodes": 8 if quick else EPISODES,
     }
     answers: dict[str, list[dict[str, Any]]] = {"ours.py": [], pair.peer.script: []}
@@ -173,12 +180,13 @@ def describe(found: dict[str, Any]) -> dict[str, str]:
 
 
 def main() -> None:
-    arguments = measure.arguments(__doc__, only="", rounds=0)
+    arguments = measure.arguments(__doc__, only="", env="", rounds=0)
     rounds = arguments.rounds or (2 if arguments.quick else 3)
     wanted = [pair for pair in PAIRS if pair.is_quick or arguments.only or not arguments.quick]
-    pairs = [pair for pair in wanted if arguments.only in pair.label]
+    pairs = [p for p in wanted if arguments.only in p.label and arguments.env in p.env]
     if not pairs:
-        raise SystemExit(f"--only must be part of one of: {', '.join(p.label for p in PAIRS)}")
+        known = ", ".join(f"{pair.label} on {pair.env}" for pair in PAIRS)
+        raise SystemExit(f"--only and --env must be part of one of: {known}")
     measure.OUT.mkdir(exist_ok=True)
     workers: dict[str, Worker] = {}
     results, missing = [], []

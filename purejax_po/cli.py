@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 import tyro
 
 from purejax_po import environments
-from purejax_po.experiment import comparison, policies, report, results, runner, sweep
+from purejax_po.experiment import comparison, policies, report, results, runner, sweep, table1
 from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import (
     ALGORITHMS,
@@ -135,7 +135,7 @@ class Train:
         try:
             config = self.config()
             kind = "sweep-" if config.sweep else ""
-            name = f"{kind}{config.algorithm.name}-{config.env.replace('/', '-')}"
+            name = f"{kind}{comparison.place_of(config.algorithm.name, config.env)}"
             out = self.out or Path("runs") / name
             if (
                 self.preset is not None
@@ -318,23 +318,22 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Render:
-    """Draw an episode of one seed's final policy as an animated GIF."""
+    """Draw an episode of one seed's final policy: an animated GIF, or a page for Brax."""
 
     directory: Annotated[Path, tyro.conf.Positional]
     """The directory of the run."""
     seed: int = 0
     """Which seed's policy."""
     out: Path | None = None
-    """The file to write (default: DIRECTORY/seed-SEED.gif)."""
+    """The file to write (default: DIRECTORY/seed-SEED.gif, for Brax seed-SEED.html)."""
     point: PointFlags = ()
     """Of a sweep, the value of each axis."""
 
     def execute(self) -> int:
-        """Write the GIF."""
-        path = self.out or self.directory / f"seed-{self.seed}.gif"
+        """Write the file."""
         try:
             point = sweep.parse_point(self.point)
-            frames = policies.render(self.directory, path, seed=self.seed, point=point)
+            path, frames = policies.render(self.directory, self.out, seed=self.seed, point=point)
         except ValueError as error:
             return _fail(error)
         _console().print(f"{path}: {frames} frames")
@@ -351,6 +350,9 @@ class Envs:
 
         table = Table("environment", "observation", "actions", "time limit (steps)")
         for name in environments.names():
+            if library := environments.library_of(name):  # making it takes seconds
+                table.add_row(name, f"pip install 'purejax-po[{library}]'", "", "")
+                continue
             try:
                 env, env_params = environments.make(name)
             except ValueError as error:
@@ -386,10 +388,49 @@ class Algorithms:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Table1:
+    """Run the PPO paper's Table 1 on Brax: eleven objectives, seven continuous-control tasks.
+
+    What an earlier call with the same flags has done is not repeated.
+    """
+
+    settings: Annotated[table1.Settings, tyro.conf.arg(name="")] = field(
+        default_factory=table1.Settings
+    )
+    out: Path = Path("runs/table1")
+    """Directory for the runs, the table and the curves."""
+    plan: bool = False
+    """Print the plan and its cost alone."""
+    hosting: HostingFlags = field(default_factory=Hosting)
+
+    def execute(self) -> int:
+        """Print the plan, run it, and print the table."""
+        try:
+            jobs = table1.jobs(self.settings, self.out)
+            saving = self.hosting.saving()
+            self.hosting.start()
+            for job in jobs:
+                table1.check_same(job)
+            print_plan(table1.plan(jobs, table1.probed(jobs)))
+            if self.plan:
+                return 0
+            found = table1.execute(jobs, self.out, saving=saving)
+        except ValueError as error:
+            return _fail(error)
+        except Interrupted as stop:
+            print(f"{PROGRAM}: interrupted; to go on: the same command again", file=sys.stderr)
+            return 128 + stop.signal_number
+        _print_columns("Table 1: scores, 95 % intervals over seeds", table1.cells(found))
+        _console().print(f"files: {self.out}{os.sep}{{{', '.join(table1.FILES)}}}", soft_wrap=True)
+        return 0
+
+
 COMMANDS: dict[str, type] = {
     "train": Train,
     "sweep": Sweep,
     "compare": Compare,
+    "table1": Table1,
     "resume": Resume,
     "report": Report,
     "evaluate": Evaluate,
@@ -572,6 +613,37 @@ def print_comparison(dataset: "xr.Dataset") -> None:
             table.add_section()
         table.add_row(*[row[column] for column in report.BRIEF])
         previous = row["environment"]
+    _console().print(table)
+
+
+def print_plan(costs: "Sequence[table1.Cost]") -> None:
+    """Print what every part of Table 1 will take, and the sum."""
+    rows = [
+        {
+            "task": cost.job.task,
+            "program": cost.job.group,
+            "lanes": str(cost.job.config.num_lanes),
+            "steps": f"{cost.steps:,}" if cost.steps else "complete",
+            "estimate": f"{cost.seconds / 60:.1f} min",
+        }
+        for cost in costs
+    ]
+    steps, minutes = (sum(x) for x in zip(*[(c.steps, c.seconds / 60) for c in costs], strict=True))
+    rows.append(dict.fromkeys(rows[0], "") | {"task": "all", "steps": f"{steps:,}"})
+    rows[-1]["estimate"] = f"{minutes:.0f} min"
+    _print_columns("plan: environment steps of all lanes, time by a probe of each task", rows)
+
+
+def _print_columns(title: str, rows: "Sequence[dict[str, str]]") -> None:
+    """Print rows that have the same columns."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(rows[0]):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row.values())
     _console().print(table)
 
 

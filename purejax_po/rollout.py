@@ -80,6 +80,11 @@ def collect(
         The next state, transitions and episode statistics with leaves `[num_steps, N, ...]`.
     """
     noise_key, env_key = jax.random.split(key)
+    if hasattr(env, "begin_rollout"):
+        env_key, begin_key = jax.random.split(env_key)
+        keys = prng.written_out(jax.random.split(begin_key, state.start.shape[0]))
+        begun = jax.vmap(env.begin_rollout, in_axes=(0, 0, None))(keys, state.env_state, env_params)
+        state = state._replace(env_state=begun)
     carry, reads = state.carry, False
     if policy.read is not None and read_first:
         state, reads = state._replace(carry=policy.read(params, state.obs, read_first)), True

@@ -1,8 +1,9 @@
-"""brax's PPO on a gymnax environment with continuous actions; one seed at a time.
+"""brax's PPO on its own environments, or on gymnax's with continuous actions; one seed at a time.
 
 Its training runs in three equal parts: the first two may compile, the last is timed. A rollout is
 one sequence per environment and a minibatch is whole sequences, so `num_minibatches` is the number
-of environments at most. It has neither value clipping nor our ε of Adam; actions are Gaussian.
+of environments at most. It has neither value clipping nor our ε of Adam; actions are Gaussian. It
+resets an environment to the state that it first began in, where we draw a new one.
 """
 
 import functools
@@ -11,11 +12,14 @@ import flax.linen as nn
 import gymnax
 import jax
 import jax.numpy as jnp
+from brax import envs
 from brax.envs.base import Env, State
 from brax.training.agents.ppo import networks, train
 from serve import serve
 
 PARTS = 3
+EPISODE_LENGTH = 1000
+"""As brax's own, and as our adapter's."""
 
 
 class GymnaxEnv(Env):
@@ -50,9 +54,18 @@ class GymnaxEnv(Env):
         return self.env.action_space(self.params).shape[0]
 
 
+def make(name):
+    """Return the environment, and the steps of its longest episode."""
+    if not name.startswith("brax/"):
+        env = GymnaxEnv(name)
+        return env, env.length
+    task, _, backend = name.removeprefix("brax/").partition(":")
+    return envs.get_environment(task, **({"backend": backend} if backend else {})), EPISODE_LENGTH
+
+
 def run(job):
     settings, hyperparams = job["settings"], job["settings"]["hyperparams"]
-    network, env = settings["network"], GymnaxEnv(job["env"])
+    network, (env, length) = settings["network"], make(job["env"])
     rates, returns, compile_seconds = [], [], 0.0
     for seed in job["seeds"]:
         parts = []
@@ -63,7 +76,7 @@ def run(job):
             num_eval_envs=job["episodes"],
             progress_fn=lambda _, metrics, parts=parts: parts.append(metrics),
             seed=seed,
-            episode_length=env.length,
+            episode_length=length,
             num_envs=settings["num_envs"],
             unroll_length=settings["num_steps"],
             batch_size=settings["num_envs"] // settings["num_minibatches"],

@@ -22,6 +22,46 @@ OWN = {
 }
 """The project's own environments by id: the module here and the class in it."""
 
+ADAPTED = {
+    "brax": (
+        "ant",
+        "halfcheetah",
+        "hopper",
+        "humanoid",
+        "humanoidstandup",
+        "inverted_double_pendulum",
+        "inverted_pendulum",
+        "pusher",
+        "reacher",
+        "swimmer",
+        "walker2d",
+    ),
+    "craftax": ("Craftax-Classic-Symbolic-v1", "Craftax-Symbolic-v1"),
+    "jumanji": (
+        "BinPack-v2",
+        "Game2048-v1",
+        "GraphColoring-v1",
+        "JobShop-v0",
+        "Knapsack-v1",
+        "Maze-v0",
+        "Minesweeper-v0",
+        "PacMan-v1",
+        "RubiksCube-v0",
+        "SlidingTilePuzzle-v0",
+        "Snake-v1",
+    ),
+    "pgx": (
+        "2048",
+        "minatar-asterix",
+        "minatar-breakout",
+        "minatar-freeway",
+        "minatar-seaquest",
+        "minatar-space_invaders",
+    ),
+}
+"""Other libraries' environments, `LIBRARY/NAME`, by the library: an extra of this package, and a
+module here. Names that a library knows besides work too."""
+
 
 def make(name: str, **options: Any) -> tuple[Any, EnvParams]:
     """Make an environment by its id.
@@ -46,13 +86,14 @@ def names() -> list[str]:
     """Return the ids that `make` knows, sorted."""
     import gymnax  # takes seconds to import: only when environments are asked for
 
-    return sorted([*gymnax.registered_envs, *OWN])
+    adapted = [f"{library}/{name}" for library, tasks in ADAPTED.items() for name in tasks]
+    return sorted([*gymnax.registered_envs, *OWN, *adapted])
 
 
 def check_name(name: str) -> None:
     """Raise `ValueError` naming the nearest match unless `name` is a known id."""
     known = names()
-    if name in known:
+    if name in known or library_of(name):
         return
     by_lower = {k.lower(): k for k in known}
     matches = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.4)
@@ -65,6 +106,9 @@ def _make(name: str, **options: Any) -> tuple[Any, EnvParams]:
         module, cls = OWN[name].split(".")
         env = getattr(importlib.import_module(f"{__name__}.{module}"), cls)(**options)
         return env, env.default_params
+    if library := library_of(name):
+        env = _adapter(library)(name.partition("/")[2], **options)
+        return env, env.default_params
     import gymnax
 
     try:
@@ -73,10 +117,30 @@ def _make(name: str, **options: Any) -> tuple[Any, EnvParams]:
         raise ValueError(f"env {name} downloads its data when made: {error.reason}") from None
 
 
+def library_of(name: Any) -> str | None:
+    """The library that an id such as `brax/hopper` names."""
+    library, slash, task = str(name).partition("/")
+    return library if library in ADAPTED and slash and task else None
+
+
+def _adapter(library: str) -> Any:
+    """Import an adapter, a class named as its module is."""
+    try:
+        module = importlib.import_module(f"{__name__}.{library}")
+    except ImportError as error:
+        raise ValueError(
+            f"environments of {library} need {error.name or library}, which is not installed: "
+            f"pip install 'purejax-po[{library}]'"
+        ) from None
+    return getattr(module, library.capitalize())
+
+
 def _check_options(name: str, options: dict[str, Any]) -> None:
     """Raise `ValueError` for an option that the environment's constructor does not name."""
     parameters = inspect.signature(type(_make(name)[0])).parameters.values()
-    known = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+    known = tuple(
+        p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "task"
+    )
     for option in options:
         if not known:
             raise ValueError(f"env {name} has no options, got {option!r}")

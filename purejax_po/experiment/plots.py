@@ -78,7 +78,7 @@ def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | No
     ax = axes(ax)
     for i, (name, run) in enumerate(parts.items()):
         if variable in run:
-            _draw_curve(ax, run, variable, style(i), name if len(parts) > 1 else None)
+            draw_curve(ax, run, variable, style(i), name if len(parts) > 1 else None)
     ax.xaxis.set_major_formatter(EngFormatter())
     ax.set_xlabel(STEPS)
     ax.set_ylabel(label(variable))
@@ -248,7 +248,7 @@ def _lines(dataset: "xr.Dataset") -> dict[str, "xr.Dataset"]:
     return {", ".join(f"{results.at(part)[axis]:g}" for axis in swept): part for part in parts}
 
 
-def _draw_curve(
+def draw_curve(
     ax: "Axes", run: "xr.Dataset", variable: str, look: dict[str, Any], name: str | None
 ) -> None:
     """Draw the IQM of one run's seeds and its band; a run without a value leaves its label."""

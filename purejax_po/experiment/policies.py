@@ -14,7 +14,7 @@ from purejax_po import rollout
 from purejax_po.evaluation import evaluate
 from purejax_po.experiment import directory as files
 from purejax_po.experiment import runner, sweep
-from purejax_po.types import Array, Carry, check_count
+from purejax_po.types import Array, Carry, Trainer, check_count
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -160,28 +160,52 @@ def evaluate_run(
 
 def render(
     out: str | os.PathLike[str],
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
     *,
     seed: int,
     point: Mapping[str, float] | None = None,
-) -> int:
-    """Draw one greedy episode of a seed's final policy as an animated GIF.
+) -> tuple[Path, int]:
+    """Draw one greedy episode of a seed's final policy.
 
     Args:
         out: the directory of a run.
-        path: the GIF to write.
+        path: the file to write (default: `OUT/seed-SEED.gif`): an animated GIF, or where a library
+            draws its own environments, as Brax, a page `.html`.
         seed: the seed's value.
         point: as `load_policy`.
 
     Returns:
-        The number of frames.
+        The file, and the number of frames.
 
     Raises:
-        ValueError: as `load_policy`; or if gymnax cannot draw the environment.
+        ValueError: as `load_policy`; or if nothing can draw the environment.
     """
-    if not Path(path).absolute().parent.is_dir():
+    if path is not None and not Path(path).absolute().parent.is_dir():
         raise ValueError(f"path must be in a directory that exists, got {path}")
     act = load_policy(out, seed=seed, point=point)
+    config = files.read_config(Path(out))
+    trainer = runner.prepare(config.at(sweep.find(config, point)[1])).trainer
+    has_page = hasattr(trainer.env, "draw")
+    path = Path(path or Path(out) / f"seed-{seed}.{'html' if has_page else 'gif'}")
+    if has_page:
+        if path.suffix != ".html":
+            raise ValueError(f"path must end in .html for {trainer.env.name}, got {path}")
+        infos = _play(trainer, act, seed)[2]
+        path.write_text(trainer.env.draw(infos))
+        return path, len(infos)
+    visualizer = _gif_visualizer()
+    states, returns, _ = _play(trainer, act, seed)
+    try:
+        visualizer(trainer.env, trainer.env_params, states, returns).animate(os.fspath(path))
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError(
+            f"env {trainer.env.name} cannot be drawn: gymnax has no picture of it"
+        ) from None
+    return path, len(states)
+
+
+def _gif_visualizer() -> Any:
+    """Gymnax's class that draws GIFs."""
     for name, value in HEADLESS.items():
         os.environ.setdefault(name, value)
     try:
@@ -191,27 +215,27 @@ def render(
         raise ValueError(
             "rendering needs pygame, which is not installed: pip install 'purejax-po[render]'"
         ) from None
-    config = files.read_config(Path(out))
-    trainer = runner.prepare(config.at(sweep.find(config, point)[1])).trainer
+    return Visualizer
+
+
+def _play(trainer: Trainer, act: Callable[..., Any], seed: int) -> tuple[list[Any], Any, list[Any]]:
+    """Play one episode: states acted on, returns so far, and what the steps said besides."""
     env, env_params = trainer.env, trainer.env_params
     memoryless, memory = trainer.algorithm.policy.memoryless, None
     step = jax.jit(env.step)
     reset_key, key = jax.random.split(jax.random.key(seed))
     obs, state = env.reset(reset_key, env_params)
-    states, returns, total, ended = [], [], 0.0, False
+    states, returns, infos, total, ended = [], [], [], 0.0, False
     while not ended:
         states.append(state)
         key, step_key = jax.random.split(key)
         action, memory = (act(obs), None) if memoryless else act(obs, memory)
-        obs, state, reward, terminated, truncated, _ = step(step_key, state, action, env_params)
+        obs, state, reward, terminated, truncated, info = step(step_key, state, action, env_params)
         total += float(reward)
         returns.append(total)
+        infos.append(info)
         ended = bool(terminated) or bool(truncated)
-    try:
-        Visualizer(env, env_params, states, np.array(returns)).animate(os.fspath(path))
-    except (AttributeError, KeyError, TypeError):
-        raise ValueError(f"env {env.name} cannot be drawn: gymnax has no picture of it") from None
-    return len(states)
+    return states, np.array(returns), infos
 
 
 def _params_of(policies: TrainedPolicies, seed: int) -> Any:

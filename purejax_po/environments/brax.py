@@ -1,0 +1,186 @@
+"""Brax's environments as gymnax environments, `brax/hopper` or `brax/hopper:spring`.
+
+Importing this module imports brax, which takes seconds.
+"""
+
+import contextlib
+import io
+import types
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from gymnax.environments import spaces
+from jax.interpreters import partial_eval
+
+from purejax_po.environments.adapters import Adapter, Advance
+from purejax_po.types import Array, Info, Key, check_choice
+
+with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import brax.envs
+    from brax import fluid
+    from brax.generalized import mass
+    from brax.io import html
+
+BACKENDS = ("generalized", "spring", "positional", "mjx")
+OUTPUTS = (".obs", ".reward", ".done")
+"""What a step is made for, among the leaves of Brax's state."""
+
+
+class _NumpyWithOldClip:
+    """`jax.numpy` whose `clip` still has the keywords that JAX has removed."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(jnp, name)
+
+    def clip(self, x: Array, a_min: Any = None, a_max: Any = None) -> Array:
+        return jnp.clip(x, a_min, a_max)
+
+
+fluid.jp = _NumpyWithOldClip()  # Swimmer is the one environment in a fluid
+
+
+def inverse(matrix: Array) -> Array:
+    """A⁻¹ of a symmetric positive definite matrix `[n, n]`, by elimination without pivots.
+
+    No LAPACK: on a CPU its calls in a program can wait for each other for ever.
+    """
+    n = len(matrix)
+
+    def eliminate(i: Array, both: Array) -> Array:
+        row = both[i] / both[i, i]
+        return (both - both[:, i, None] * row).at[i].set(row)
+
+    both = jnp.concatenate([matrix, jnp.eye(n, dtype=matrix.dtype)], axis=1)
+    return jax.lax.fori_loop(0, n, eliminate, both)[:, n:]
+
+
+_matrix_inv = mass.matrix_inv
+
+
+def _matrix_inv_without_lapack(sys: Any, state: Any, num_iter: int) -> Any:
+    """As Brax's, which refines the last inverse in steps but solves for the first one."""
+    if num_iter > 0:
+        return _matrix_inv(sys, state, num_iter)
+    mx = mass.matrix(sys, state)
+    return state.replace(mass_mx=mx, mass_mx_inv=inverse(mx))
+
+
+mass.matrix_inv = _matrix_inv_without_lapack
+
+
+class Brax(Adapter):
+    """A Brax environment; actions are in [−1, 1], as Brax's own agents give them.
+
+    `terminated` is Brax's `done`, `truncated` the time limit `max_steps_in_episode`. Of Brax's
+    state are carried the leaves that the next step reads, and no metrics.
+
+    Args:
+        task: a name that Brax knows, e.g. `"hopper"`, with `:BACKEND` after it if you like.
+        backend: the physics: `"generalized"` (exact joints, slow), `"spring"`, `"positional"` or
+            `"mjx"`; the task's own default if it is not given.
+        reset_pool: see `Adapter`.
+
+    Raises:
+        ValueError: for an unknown task or backend, or observations that are no vector.
+
+    Source: Freeman et al. 2021, Brax: A Differentiable Physics Engine.
+    """
+
+    def __init__(self, task: str, backend: str | None = None, reset_pool: int = 0):
+        super().__init__(reset_pool)
+        task, colon, suffix = task.partition(":")
+        check_choice("brax environment", task, tuple(sorted(brax.envs._envs)))
+        if colon and backend is not None:
+            raise ValueError(f"backend must be given once, got {suffix!r} and {backend!r}")
+        backend = suffix if colon else backend
+        self._name = f"brax/{task}" + f":{backend}" * (backend is not None)
+        self.brax_env = _make(task, backend)
+        example = jax.eval_shape(self.brax_env.reset, jax.random.key(0))
+        if getattr(example.obs, "ndim", None) != 1:
+            raise ValueError(f"env {self._name} must have vectors as observations")
+        self._num_observations = example.obs.shape[0]
+        self._shapes, self._structure = jax.tree.flatten(example)
+        self._carried = _read_leaves(self._leaves_after, example, self.brax_env.action_size)
+
+    def start(self, key: Key) -> tuple[Array, Any]:
+        """Reset."""
+        state = self.brax_env.reset(key)
+        return state.obs, self._reduce(state)
+
+    def advance(self, key: Key, inner: tuple[Array, ...], action: Array) -> Advance:
+        """Step; `info["x"]` are the links' positions and rotations, for pictures."""
+        leaves = [jnp.zeros(x.shape, x.dtype) for x in self._shapes]
+        for i, leaf in zip(self._carried, inner, strict=True):
+            leaves[i] = leaf
+        state = self.brax_env.step(jax.tree.unflatten(self._structure, leaves), action)
+        info = {"x": state.pipeline_state.x} if hasattr(state.pipeline_state, "x") else {}
+        inner = self._reduce(state)
+        return Advance(state.obs, inner, state.reward, state.done > 0, info=info)
+
+    def draw(self, infos: Sequence[Info]) -> str:
+        """Return a page that shows the steps of an episode, given the `info` of each.
+
+        The page loads Brax's viewer from the network.
+        """
+        frames: list[Any] = [types.SimpleNamespace(x=info["x"]) for info in infos]
+        return html.render(self.brax_env.sys, frames)  # type: ignore[attr-defined]
+
+    @property
+    def name(self) -> str:
+        """The environment's id."""
+        return self._name
+
+    def action_space(self, params: Any = None) -> spaces.Box:
+        """What each actuator is told, in [−1, 1]."""
+        return spaces.Box(-1.0, 1.0, (self.brax_env.action_size,))
+
+    def observation_space(self, params: Any = None) -> spaces.Box:
+        """Vectors without bounds."""
+        return spaces.Box(-jnp.inf, jnp.inf, (self._num_observations,))
+
+    def _reduce(self, state: Any) -> tuple[Array, ...]:
+        leaves = jax.tree.leaves(state)
+        return tuple(leaves[i] for i in self._carried)
+
+    def _leaves_after(self, leaves: Sequence[Array], action: Array) -> list[Array]:
+        state = jax.tree.unflatten(self._structure, leaves)
+        return jax.tree.leaves(self.brax_env.step(state, action))
+
+
+def _make(task: str, backend: str | None) -> Any:
+    """Make Brax's own environment, without its word about being no longer developed."""
+    if backend is not None:
+        check_choice(f"backend of brax/{task}", backend, BACKENDS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return brax.envs.get_environment(task, **({"backend": backend} if backend else {}))
+        except (ValueError, AssertionError, TypeError, NotImplementedError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"env brax/{task} cannot be made: {reason}") from None
+
+
+def _read_leaves(step: Any, example: Any, action_size: int) -> tuple[int, ...]:
+    """Return which leaves of a state the steps after it depend on, as numbers.
+
+    Args:
+        step: `(leaves, action) → leaves` of the next state.
+        example: a state's shapes and dtypes.
+        action_size: entries of an action.
+    """
+    paths, leaves = zip(*jax.tree.leaves_with_path(example), strict=True)
+    action = jax.ShapeDtypeStruct((action_size,), jnp.float32)
+    jaxpr = jax.make_jaxpr(step)(leaves, action).jaxpr
+    outputs = [jax.tree_util.keystr(path) in OUTPUTS for path in paths]
+    read = [False] * len(leaves)
+    while True:
+        wanted = [a or b for a, b in zip(outputs, read, strict=True)]
+        _, used = partial_eval.dce_jaxpr(jaxpr, wanted)
+        following = [a or b for a, b in zip(read, used[: len(read)], strict=True)]
+        if following == read:
+            return tuple(i for i, is_read in enumerate(read) if is_read)
+        read = following
