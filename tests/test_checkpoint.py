@@ -1,12 +1,15 @@
 """Checkpoints and resuming: every fault is detected, and a resumed run ends in the same bits."""
 
 import dataclasses
+import fcntl
+import functools
 import json
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +19,7 @@ import tiny
 from gymnax.environments import environment, spaces
 
 import purejax_po as po
-from purejax_po.experiment import checkpoint, directory, policies, runner
+from purejax_po.experiment import checkpoint, directory, locks, policies, runner
 from purejax_po.experiment.checkpoint import CheckpointError
 
 EVERY_WINDOW = po.Saving(every_minutes=0.0)
@@ -113,8 +116,8 @@ def broken_off(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def restore(broken_off):
-    """A function that tells what a run would start from: blocks done, windows, problems."""
+def bring(broken_off):
+    """A function that brings new blocks to where a run's checkpoints hold them."""
     experiment = runner.prepare_resume(broken_off)
     whole, trainer = experiment.config, experiment.trainer
     lanes = runner.lanes_module.make_lanes(
@@ -129,9 +132,19 @@ def restore(broken_off):
         first.hyperparams, state, first.env_params,
     )  # fmt: skip
 
-    def restored(out):
+    def brought(out):
         blocks = runner.lanes_module.make_blocks(lanes, 2)
-        found = directory.restore(out, whole, blocks, state, log)
+        return directory.restore(out, whole, blocks, state, log), blocks
+
+    return brought
+
+
+@pytest.fixture(scope="module")
+def restore(bring):
+    """A function that tells what a run would start from: blocks done, windows, problems."""
+
+    def restored(out):
+        found, blocks = bring(out)
         return sorted(found.done), [b.num_windows for b in blocks], found.problems
 
     return restored
@@ -149,6 +162,9 @@ def corrupt(path, kind, rng):
         victim.write_bytes(content[: rng.randrange(len(content))])
     elif kind == "remove":
         victim.unlink()
+    elif kind == "dangle":
+        victim.unlink()
+        victim.symlink_to("nothing")
     elif kind == "add":
         (victim.parent / "stray").write_bytes(b"x")
     elif kind == "swap":
@@ -161,9 +177,9 @@ def corrupt(path, kind, rng):
     return {path.name}
 
 
-@pytest.mark.parametrize("kind", ["flip", "truncate", "remove", "add", "swap"])
+@pytest.mark.parametrize("kind", ["flip", "truncate", "remove", "add", "swap", "dangle"])
 def test_every_corruption_is_detected(broken_off, restore, tmp_path, kind):
-    """40 random faults of each kind, 200 in all: none is loaded, and the newest valid step is."""
+    """40 random faults of each kind, 240 in all: none is loaded, and the newest valid step is."""
     rng = random.Random(kind)
     done, windows, _ = restore(broken_off)
     done_name, older_name, newest_name = (p.name for p in stored(broken_off))
@@ -203,7 +219,33 @@ def test_a_damaged_run_still_ends_in_the_same_bits(broken_off, tmp_path, kind):
         po.resume(out, progress=False)
     assert_same_run(out, expected)
     assert {p.name for p in out.iterdir()} == {p.name for p in expected.iterdir()}
-    assert not [p for p in stored(out) if p.name.startswith("step")]
+    assert not [p for p in (out / "checkpoints").iterdir() if p.name.startswith((".", "step"))]
+
+
+def test_steps_that_another_process_needs_are_kept(bring, restore, tmp_path):
+    """Process 0 of two goes on with a block of a run that one process left with two under way."""
+    out = tmp_path / "run"
+    run_until(out, 9)
+    windows = restore(out)[1]
+    assert windows[0] > 0 < windows[1]
+    _, blocks = bring(out)
+    meta = checkpoint.load(stored(out)[-1])[1]
+    for further in (1, 2, 3):
+        blocks[0].num_windows += 1
+        blocks[0].logs.append(blocks[0].logs[-1])
+        directory.save_checkpoint(out, under_way=[blocks[0]], done={}, meta=meta, keep=1, process=0)
+        assert restore(out)[1] == [windows[0] + further, *windows[1:]]
+    assert sum(path.name.endswith("-p0") for path in stored(out)) == 1
+
+
+def test_a_run_without_its_checkpoints_says_that_it_starts_anew(broken_off, tmp_path):
+    expected, out = tmp_path / "expected", tmp_path / "run"
+    po.run(tiny.experiment(), expected, progress=False)
+    shutil.copytree(broken_off, out)
+    shutil.rmtree(out / "checkpoints")
+    with pytest.warns(UserWarning, match="holds no checkpoint: all seeds start anew"):
+        po.resume(out, progress=False)
+    assert_same_run(out, expected)
 
 
 def test_a_damaged_policy_is_left_out_aloud(tmp_path):
@@ -300,6 +342,34 @@ def test_another_configuration_is_refused(broken_off, tmp_path):
     (out / "config.json").write_text(json.dumps(data))
     with pytest.raises(CheckpointError, match="belongs to another configuration"):
         po.resume(out, progress=False)
+
+
+def test_policies_and_results_of_another_configuration_are_refused(tmp_path):
+    out = tmp_path / "run"
+    po.run(tiny.experiment(), out, progress=False)
+    data = json.loads((out / "config.json").read_text())
+    data["algorithm"]["network"]["activation"] = "relu"
+    (out / "config.json").write_text(json.dumps(data))
+    for use in (functools.partial(po.load_policy, seed=0), po.evaluate_run, po.resume):
+        with pytest.raises(ValueError, match=r"belongs to another configuration than config\.json"):
+            use(out)
+
+
+@pytest.mark.parametrize("signs", [True, False])
+def test_a_process_of_the_same_run_is_given_time_to_sign_its_lock(tmp_path, signs):
+    other = tmp_path / ".lock-1"
+    with other.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps({"host": "here", "pid": 1, "session": 6}))  # of an earlier run
+        file.flush()
+        sign = threading.Timer(0.1, other.write_text, [json.dumps({"session": 7})])
+        if signs:
+            sign.start()
+            with locks.hold(tmp_path, 0, session=7):
+                sign.join()
+        else:
+            with pytest.raises(ValueError, match="a run is at work"), locks.hold(tmp_path, 0, 7):
+                pass
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path):

@@ -100,30 +100,44 @@ def verify(directory: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: naming the checkpoint and what is wrong with it.
     """
+    manifest = read_manifest(directory)
+    try:
+        found = {str(p.relative_to(directory)) for p in _files(directory)} - {MANIFEST}
+        for name, expected in manifest["files"].items():
+            if name not in found:
+                raise _unusable(directory, f"{name} is missing")
+            if _sha256(directory / name) != expected:
+                raise _unusable(directory, f"{name} is damaged")
+    except OSError as error:
+        raise _unusable(directory, f"{error.filename}: {error.strerror}") from None
+    if extra := found - set(manifest["files"]):
+        raise _unusable(directory, f"{min(extra)} does not belong to it")
+    return manifest
 
-    def bad(reason: str) -> CheckpointError:
-        return CheckpointError(f"checkpoint {directory} is unusable: {reason}")
 
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Read what a checkpoint says of itself, without a look at its arrays.
+
+    Raises:
+        CheckpointError: naming the checkpoint and what is wrong with its manifest.
+    """
     try:
         manifest = json.loads((directory / MANIFEST).read_bytes())
         claimed = manifest.pop("sha256")
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise bad("its manifest is missing or damaged") from None
+        raise _unusable(directory, "its manifest is missing or damaged") from None
     if claimed != _sha256_of_json(manifest):
-        raise bad("its manifest is damaged")
+        raise _unusable(directory, "its manifest is damaged")
     if manifest["format"] != FORMAT:
-        raise bad(f"its format is {manifest['format']}, this version reads {FORMAT}")
+        version = f"its format is {manifest['format']}, this version reads {FORMAT}"
+        raise _unusable(directory, version)
     if manifest["name"] != directory.name:
-        raise bad(f"it was written as {manifest['name']}")
-    found = {str(p.relative_to(directory)) for p in _files(directory)} - {MANIFEST}
-    for name, expected in manifest["files"].items():
-        if name not in found:
-            raise bad(f"{name} is missing")
-        if _sha256(directory / name) != expected:
-            raise bad(f"{name} is damaged")
-    if extra := found - set(manifest["files"]):
-        raise bad(f"{min(extra)} does not belong to it")
+        raise _unusable(directory, f"it was written as {manifest['name']}")
     return manifest
+
+
+def _unusable(directory: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"checkpoint {directory} is unusable: {reason}")
 
 
 def flatten(tree: Any) -> Arrays:

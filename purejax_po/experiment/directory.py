@@ -13,7 +13,8 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +55,8 @@ class Restored(NamedTuple):
     """By index of the block."""
     problems: list[str]
     """What was wrong with the checkpoints that were not used."""
+    damaged: list[Path]
+    """Those checkpoints."""
     run_seconds: float
     """Time that the run has taken so far."""
 
@@ -64,7 +67,8 @@ class _Stored(NamedTuple):
     path: Path
     is_step: bool
     number: int
-    process: int
+    process: int | None
+    """That wrote it, if several shared the run."""
 
 
 def check_writable(directory: Path, overwrite: bool) -> None:
@@ -219,8 +223,12 @@ def save_checkpoint(
     meta: dict[str, Any],
     keep: int,
     process: int | None = None,
+    finished: Collection[int] = (),
 ) -> None:
     """Write the blocks under way as a step and newly finished ones as done; drop old steps.
+
+    Of its own steps a process drops those behind the newest `keep`, if all their blocks are in
+    newer ones or finished: after a change of the number of processes another one may need them.
 
     Args:
         directory: of the run.
@@ -229,6 +237,7 @@ def save_checkpoint(
             `versions`.
         keep: steps to keep.
         process: the index of this process, if several share the run.
+        finished: blocks that are known to be done.
     """
     stored = _stored(directory)
     number = 1 + max((s.number for s in stored), default=0)
@@ -245,18 +254,21 @@ def save_checkpoint(
         windows = {str(b.index): len(b.logs) for b in under_way}
         path = directory / CHECKPOINTS / f"step-{suffix}"
         checkpoint.save(path, _join(parts), {**meta, "blocks": windows})
-    own = [s.path for s in _stored(directory) if s.is_step and s.process == (process or 0)]
+    own = [s.path for s in _stored(directory) if s.is_step and s.process == process]
+    needless = {*finished, *done, *(b.index for b in under_way)}
     for path in own[: -keep if under_way else None]:
-        shutil.rmtree(path)
+        if _holds_only(path, needless):
+            shutil.rmtree(path)
 
 
 def clean(directory: Path) -> None:
-    """Remove what a complete run needs no more: states of unfinished blocks, half-written files."""
+    """Remove what a complete run needs no more: states of blocks, files half-written or damaged."""
     for stored in _stored(directory):
         if stored.is_step:
             shutil.rmtree(stored.path)
-    for path in (*directory.glob(".*.partial"), *(directory / CHECKPOINTS).glob(".*.partial")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for place in (directory, directory / CHECKPOINTS):
+        for path in (*place.glob(".*.partial"), *place.glob(".*.damaged")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def restore(
@@ -264,57 +276,93 @@ def restore(
 ) -> Restored:
     """Bring blocks to where the valid checkpoints of a run left them.
 
-    Of each process's steps the newest valid one counts; of a block that several hold, the state
-    that is furthest.
+    Of each block the valid state that is furthest counts, whichever process wrote it.
 
     Args:
         directory: of the run.
         config: its configuration.
-        blocks: as new; those of the newest valid step get its state and logs.
+        blocks: as new; they get their state and logs.
         state, log: shapes and dtypes of a block's TrainState and of a window's log, `[K, ...]`.
 
     Raises:
         CheckpointError: if there are checkpoints but none that can be used, or if they belong to
             another configuration or to a run of another structure.
     """
-    found = Restored({}, [], 0.0)
+    found = Restored({}, [], [], 0.0)
     bad: list[tuple[_Stored, str]] = []
-    streams_read: set[int] = set()
-    any_found = False
+    used: list[_Stored] = []
+    windows = math.ceil(config.num_updates / config.log_every)
     for stored in reversed(_stored(directory)):
-        if stored.is_step and stored.process in streams_read:
-            continue
         path = stored.path
         try:
+            if stored.is_step and _brings_nothing(path, blocks, found.done):
+                continue
             arrays, meta = checkpoint.load(path)
         except CheckpointError as error:
-            bad.append((stored, str(error)))
+            # Of the steps of a process the newest valid one counts: what is older is of no use.
+            newer = [s for s in used if s.is_step and s.process == stored.process]
+            if not (stored.is_step and newer):
+                bad.append((stored, str(error)))
             continue
-        any_found = True
-        if meta["config_sha256"] != config_hash(config):
-            raise CheckpointError(f"{path} belongs to another configuration than {CONFIG} holds")
+        _check_config(path, meta, config)
         found = found._replace(run_seconds=max(found.run_seconds, meta.get("run_seconds", 0.0)))
-        if stored.is_step:
-            streams_read.add(stored.process)
+        used.append(stored)
         for index, part in _split(arrays).items():
             block = blocks[index]
             if not stored.is_step:
-                windows = math.ceil(config.num_updates / config.log_every)
                 template = done_shapes(state, log, block.num_real, windows)
                 done = _unflatten(path, meta, template, part)
                 found.done[index] = done._replace(params=None)
-            elif (windows := meta["blocks"][str(index)]) > block.num_windows:
-                template = {"state": state, "log": _stacked(log, block.num_real, windows)}
-                restored = _unflatten(path, meta, template, part)
-                block.state, block.num_windows = restored["state"], windows
-                block.logs = unstack(restored["log"])
-    if bad and not any_found:
-        raise CheckpointError(f"{bad[0][1]}; there is no older one: start anew (--overwrite)")
+            elif meta["blocks"][str(index)] > block.num_windows:
+                _bring(block, path, meta, part, state, log)
+    if bad and not used:
+        raise CheckpointError(
+            f"{bad[0][1]}; there is no older one: start anew "
+            f"(purejax-po train … --out {directory} --overwrite)"
+        )
     for stored, reason in bad:
-        is_covered = stored.is_step and stored.process in streams_read
-        instead = "an older one is used" if is_covered else "its seeds start further back"
+        found.damaged.append(stored.path)
+        has_older = any(s.is_step and s.process == stored.process for s in used)
+        instead = "an older one is used" if has_older else "its seeds start further back"
         found.problems.append(f"{reason}; {instead}")
     return found
+
+
+def _brings_nothing(path: Path, blocks: list[Block], done: Collection[int]) -> bool:
+    """Whether the blocks of a step are done, or as far as there or further."""
+    windows = checkpoint.read_manifest(path)["meta"]["blocks"]
+    return all(int(i) in done or blocks[int(i)].num_windows >= n for i, n in windows.items())
+
+
+def _holds_only(path: Path, indices: Collection[int]) -> bool:
+    """Whether a step holds no other blocks than these; a damaged one holds none."""
+    try:
+        return all(int(i) in indices for i in checkpoint.read_manifest(path)["meta"]["blocks"])
+    except CheckpointError:
+        return True
+
+
+def _check_config(path: Path, meta: dict[str, Any], config: ExperimentConfig) -> None:
+    if meta["config_sha256"] != config_hash(config):
+        raise CheckpointError(f"{path} belongs to another configuration than {CONFIG} holds")
+
+
+def _bring(
+    block: Block, path: Path, meta: dict[str, Any], part: checkpoint.Arrays, state: Any, log: Log
+) -> None:
+    """Bring a block to where a step holds it."""
+    windows = meta["blocks"][str(block.index)]
+    template = {"state": state, "log": _stacked(log, block.num_real, windows)}
+    restored = _unflatten(path, meta, template, part)
+    block.state, block.num_windows = restored["state"], windows
+    block.logs = unstack(restored["log"])
+
+
+def set_aside(paths: Sequence[Path]) -> None:
+    """Rename damaged checkpoints, so that nobody reads or counts them again."""
+    for path in paths:
+        with suppress(FileNotFoundError):  # another process was faster
+            path.rename(path.with_name(f".{path.name}.damaged"))
 
 
 def load_done(
@@ -334,7 +382,8 @@ def load_params(
         Their numbers, whether each one diverged, and parameters with leaves `[lanes, ...]`.
 
     Raises:
-        ValueError: if no lane has finished, or a checkpoint does not fit.
+        ValueError: if no lane has finished, or a checkpoint does not fit or belongs to another
+            configuration.
     """
     shapes = jax.eval_shape(trainer.init, jax.random.key(0), trainer.algorithm.hyperparams)
     numbers, diverged, parts, problems = [], [], [], []
@@ -346,6 +395,7 @@ def load_params(
         except CheckpointError as error:
             problems.append(str(error))
             continue
+        _check_config(path, meta, config)
         width = meta["lanes_per_device"]
         for index, part in _split(arrays).items():
             params = {k[len(".params") :]: v for k, v in part.items() if k.startswith(".params")}
@@ -360,11 +410,12 @@ def load_params(
     if not parts:
         reason = problems[0] if problems else "no seed has finished yet"
         raise ValueError(f"{directory} holds no trained policy: {reason}")
-    for problem in problems:
-        warnings.warn(f"{problem}; its seeds are left out", stacklevel=2)
-    order = np.argsort(np.concatenate(numbers))
+    found, order = np.unique(np.concatenate(numbers), return_index=True)
+    if len(found) < config.num_lanes:
+        for problem in problems:
+            warnings.warn(f"{problem}; its seeds are left out", stacklevel=2)
     joined = jax.tree.map(lambda *x: np.concatenate(x)[order], *parts)
-    return np.concatenate(numbers)[order], np.concatenate(diverged)[order], joined
+    return found, np.concatenate(diverged)[order], joined
 
 
 def stored_lanes_per_device(directory: Path) -> int | None:
@@ -428,7 +479,8 @@ def _stored(directory: Path) -> list[_Stored]:
     for path in (directory / CHECKPOINTS).glob("*"):
         if match := _NAME.fullmatch(path.name):
             kind, number, process = match.groups()
-            found.append(_Stored(path, kind == "step", int(number), int(process or 0)))
+            writer = None if process is None else int(process)
+            found.append(_Stored(path, kind == "step", int(number), writer))
     return sorted(found, key=lambda s: (s.number, s.path.name))
 
 

@@ -18,7 +18,7 @@ NAME = ".lock"
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """How a file system without locks answers."""
 PATIENCE_SECONDS = 0.5
-"""Another process may hold a lock for a moment, to see whether it is held."""
+"""Another process may hold a lock for a moment, to see whether it is held, or before it signs."""
 
 
 @contextmanager
@@ -34,17 +34,17 @@ def hold(directory: Path, process: int = 0, session: int = 0) -> Iterator[None]:
         ValueError: naming who is at work there.
     """
     is_new = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
+    _make(directory)
     path = directory / (f"{NAME}-{process}" if process else NAME)
     file = _take(path)
     try:
-        for other in directory.glob(f"{NAME}*"):
-            if other != path and _is_held(other) and _holder(other).get("session") != session:
-                raise _occupied(other)
         if file is not None:
             holder = {"host": socket.gethostname(), "pid": os.getpid(), "session": session}
             os.ftruncate(file, 0)
             os.write(file, json.dumps(holder).encode())
+        for other in directory.glob(f"{NAME}*"):
+            if other != path and _is_of_another(other, session):
+                raise _occupied(other)
         yield
     finally:
         if file is not None:
@@ -76,6 +76,27 @@ def _take(path: Path) -> int | None:
             if os.stat(path).st_ino == os.fstat(file).st_ino:
                 return file
         os.close(file)  # its last holder has removed it
+
+
+def _make(directory: Path) -> None:
+    """Make a directory, which another process may make or remove meanwhile."""
+    patience = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return directory.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:  # no directory, or none when `mkdir` looked again
+            if time.monotonic() > patience:
+                raise
+
+
+def _is_of_another(path: Path, session: int) -> bool:
+    """Whether a lock is held, and its holder does not sign as one of this session."""
+    patience = time.monotonic() + PATIENCE_SECONDS
+    while _is_held(path) and _holder(path).get("session") != session:
+        if time.monotonic() > patience:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def _is_held(path: Path) -> bool:

@@ -243,6 +243,7 @@ class _Run:
         self._unsaved: dict[int, Done] = {}
         self._seconds_before = 0.0
         self._lost: list[str] = []
+        self._damaged: list[Path] = []
 
     def execute(self, limit: int | None, times_halved: int) -> "xr.Dataset":
         """Train all lanes; `limit` on the lanes of each device comes from an earlier attempt."""
@@ -349,6 +350,7 @@ class _Run:
         self.attendance.reach("restored")
         self.loggers = loggers.open_all(self.log_to, self.config, directory)
         self.attendance.wait("restored")  # nobody writes while somebody reads
+        files.set_aside(self._damaged)
 
     def _restore(self, directory: Path, blocks: list[Block], program: Program) -> None:
         restored = files.restore(
@@ -356,6 +358,10 @@ class _Run:
         )
         for problem in restored.problems:
             warnings.warn(problem, stacklevel=6)
+        begun = restored.done or restored.problems or any(b.num_windows for b in blocks)
+        if not begun and (directory / files.LOG).exists():
+            warnings.warn(f"{directory} holds no checkpoint: all seeds start anew", stacklevel=6)
+        self._damaged = restored.damaged
         self.done, self._seconds_before = restored.done, restored.run_seconds
         ends = [0, *self.updates]
         updates = {b.index: ends[-1 if b.index in self.done else len(b.logs)] for b in blocks}
@@ -444,6 +450,7 @@ class _Run:
                 },
                 keep=self.saving.keep,
                 process=self.processes.index if self.processes.count > 1 else None,
+                finished=self.done.keys(),
             )
             self.has_saved = True
             for lost in self.attendance.lost():
@@ -470,6 +477,11 @@ class _Run:
         return None
 
     def _dataset(self, blocks: list[Block]) -> "xr.Dataset":
+        if lacking := [b.index for b in blocks if b.index not in self.done]:
+            raise StoppedError(
+                f"the checkpoint of block {lacking[0]}, which another process finished, cannot be "
+                f"read; to go on: purejax-po resume {self.directory}"
+            )
         parts = [self.done[block.index] for block in blocks]
         log, diverged_at = jax.tree.map(
             lambda *x: np.concatenate(x), *[(part.log, part.diverged_at) for part in parts]
@@ -529,10 +541,15 @@ def _finished(experiment: Experiment) -> "xr.Dataset | None":
     if directory is None or not (directory / "summary.json").exists():
         return None
     try:
-        return results.load(directory)
+        dataset = results.load(directory)
     except ValueError as error:
         warnings.warn(f"{error}; it is made anew from the checkpoints", stacklevel=4)
         return None
+    if dataset.attrs["config"] != json.dumps(experiment.config.identity()):
+        raise ValueError(
+            f"{directory / 'results.nc'} belongs to another configuration than {files.CONFIG} holds"
+        )
+    return dataset
 
 
 def _write_results(dataset: "xr.Dataset", directory: Path) -> None:
