@@ -72,14 +72,10 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., inputs] → [..., num_outputs]`."""
-        batch = x.shape[:-1]
-        # Products of matrices: the gradients of others are transposed and copied on a CPU.
-        x = jnp.reshape(x, (-1, x.shape[-1]))
         for width in self.hidden:
             x = nn.Dense(width, kernel_init=orthogonal(math.sqrt(2.0)))(x)
             x = self.activation(x)
-        x = nn.Dense(self.num_outputs, kernel_init=orthogonal(self.output_scale))(x)
-        return jnp.reshape(x, (*batch, self.num_outputs))
+        return nn.Dense(self.num_outputs, kernel_init=orthogonal(self.output_scale))(x)
 
 
 class GaussianMLP(nn.Module):
