@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ def test_memory_is_a_line_through_two_small_programs():
     assert need.most_lanes(1049) == 9
     assert need.most_lanes(1050) == 10
     assert need.most_lanes(149) == 0
+    assert need.most_lanes(0.8 * math.inf) > 10**9  # a device without memory statistics
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,9 @@ class Need(NamedTuple):
     per_lane: float
 
     def most_lanes(self, available: float) -> int:
-        """Return the largest K that fits; 0 if not even one lane does."""
+        """Return the largest K that fits; 0 if not even one lane does, no bound if nothing is."""
+        if math.isinf(available):  # the device has no memory statistics
+            return sys.maxsize
         return max(0, math.floor((available - self.fixed) / self.per_lane))
 
 
