@@ -15,7 +15,7 @@ import tyro
 
 from purejax_po import environments
 from purejax_po.experiment import comparison, policies, report, results, runner, sweep, table1
-from purejax_po.experiment.compilation import use_compilation_cache
+from purejax_po.experiment.compilation import use_compilation_cache, use_no_compilation_cache
 from purejax_po.experiment.config import (
     ALGORITHMS,
     PRESETS,
@@ -61,9 +61,8 @@ class Hosting:
         return runner.Saving(self.checkpoint_every, self.keep_checkpoints)
 
     def start(self) -> None:
-        """Turn the compilation cache on."""
-        if self.compilation_cache:
-            use_compilation_cache()
+        """Turn the compilation cache on or off."""
+        use_compilation_cache() if self.compilation_cache else use_no_compilation_cache()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +289,7 @@ class Evaluate:
         """Print the returns, and write `evaluation.json` beside the run's results."""
         try:
             point = sweep.parse_point(self.point)
+            use_compilation_cache()
             evaluation = policies.evaluate_run(
                 self.directory, num_episodes=self.episodes, greedy=not self.sample, point=point
             )
@@ -333,6 +333,7 @@ class Render:
         """Write the file."""
         try:
             point = sweep.parse_point(self.point)
+            use_compilation_cache()
             path, frames = policies.render(self.directory, self.out, seed=self.seed, point=point)
         except ValueError as error:
             return _fail(error)

@@ -135,7 +135,7 @@ def test_a_signal_while_compiling_ends_at_once(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(lanes, "compile_program", compile_program)
     out = tmp_path / "run"
-    assert cli.main(["train", "ppo", *TINY, "--no-compilation-cache", "--out", str(out)]) == 143
+    assert cli.main(["train", "ppo", *TINY, "--out", str(out)]) == 143
     assert capsys.readouterr().err.splitlines()[-1] == "purejax-po: interrupted before training"
     assert not out.exists()
 
