@@ -2,10 +2,9 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -55,7 +54,8 @@ class StopSignal:
         self.number = number
         if not self._is_deferred:
             raise Interrupted(number)
-        print("\nsaving; once more to leave at once", file=sys.stderr)
+        with suppress(OSError):  # not print: the terminal may be gone, or a print under way
+            os.write(2, b"\nsaving; once more to leave at once\n")
 
 
 @contextmanager
