@@ -391,6 +391,10 @@ def test_policies_come_out(undisturbed):
     assert (evaluation["episode_length"] >= 8).all()
     with pytest.raises(ValueError, match=r"seed must be one of .* 0 … 4, got 5"):
         po.load_policy(out, seed=5)
+    with pytest.raises(ValueError, match=r"num_episodes must be at most 2000000 for 5 seeds"):
+        po.evaluate_run(out, num_episodes=10**13)
+    with pytest.raises(ValueError, match=r"path must end in \.gif for CartPole-v1, got .*a\.mp4"):
+        po.render(out, out / "a.mp4", seed=3)
 
 
 def test_a_run_that_normalises_is_resumed_and_its_policies_come_out(tmp_path):
