@@ -181,6 +181,27 @@ except Interrupted:
     assert done.stdout.split() == ["saved", "interrupted"]
 
 
+def test_a_signal_within_a_destructor_is_kept_without_a_word():
+    code = """
+import os, signal
+from purejax_po.experiment.signals import Interrupted, stop_signal
+class Victim:
+    def __init__(self, action): self.action = action
+    def __del__(self): self.action()
+try:
+    with stop_signal() as stop:
+        Victim(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        Victim(lambda: 1 / 0)
+        stop.check()
+except Interrupted:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["interrupted"]
+    assert "ZeroDivisionError" in done.stderr
+    assert "Interrupted" not in done.stderr
+
+
 def test_a_second_signal_is_final():
     code = """
 import os, signal

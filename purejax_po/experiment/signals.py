@@ -2,8 +2,9 @@
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -75,8 +76,21 @@ def stop_signal() -> Iterator[StopSignal]:
         yield stop
         return
     previous: dict[int, Any] = {number: signal.signal(number, stop.handle) for number in SIGNALS}
+    hook = sys.unraisablehook
+    sys.unraisablehook = _silent_about_interrupted(hook)
     try:
         yield stop
     finally:
+        sys.unraisablehook = hook
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _silent_about_interrupted(hook: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """Keep an `Interrupted` that Python cannot raise, as in JAX's gc callback, for `check`."""
+
+    def report(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, Interrupted):
+            hook(unraisable)
+
+    return report
