@@ -350,16 +350,21 @@ def test_a_failed_save_leaves_the_old_one_and_no_rest(tmp_path, monkeypatch):
     assert checkpoint.load(target)[0]["a"].tolist() == [1, 1, 1]
 
 
-def test_a_full_disk_below_the_arrays_is_an_os_error(tmp_path, monkeypatch):
+def test_a_full_disk_below_the_arrays_is_an_os_error(tmp_path, monkeypatch, caplog):
     import orbax.checkpoint as ocp
+    from absl import logging
 
     def full(*arguments, **options):
+        logging.error("Traceback …")
         raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device")
 
     monkeypatch.setattr(ocp.PyTreeCheckpointer, "save", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(tmp_path / "one", {"a": np.zeros(3)}, {})
     assert list(tmp_path.iterdir()) == []
+    assert not caplog.records
+    logging.error("heard again")
+    assert [record.message for record in caplog.records] == ["heard again"]
 
 
 def test_a_damaged_log_loses_its_damaged_lines_alone(tmp_path):

@@ -8,8 +8,11 @@ under another's name are all detected on load. Nothing that is loaded can execut
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +51,8 @@ def save(directory: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
         names = sorted(name for name, array in arrays.items() if array.size)
         numbered = {f"{i:05d}": np.asarray(arrays[name]) for i, name in enumerate(names)}
         try:
-            ocp.PyTreeCheckpointer().save((partial / ARRAYS).absolute(), numbered)
+            with _silent("absl"):  # orbax logs the traceback of an error that it raises too
+                ocp.PyTreeCheckpointer().save((partial / ARRAYS).absolute(), numbered)
         except ValueError as error:  # how its storage layer reports a full disk
             full = "No space left" in str(error)
             number = errno.ENOSPC if full else errno.EIO
@@ -70,6 +74,21 @@ def save(directory: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Drop what a logger is told."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    logger = logging.getLogger(name)
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
 
 
 def load(directory: Path) -> tuple[Arrays, dict[str, Any]]:
