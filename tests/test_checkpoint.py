@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -356,12 +357,17 @@ def test_a_full_disk_below_the_arrays_is_an_os_error(tmp_path, monkeypatch, capl
 
     def full(*arguments, **options):
         logging.error("Traceback …")
+        for message in ("Event loop is closed", "another"):
+            sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(message)))
         raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device")
 
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda u: told.append(str(u.exc_value)))
     monkeypatch.setattr(ocp.PyTreeCheckpointer, "save", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(tmp_path / "one", {"a": np.zeros(3)}, {})
     assert list(tmp_path.iterdir()) == []
+    assert told == ["another"]
     assert not caplog.records
     logging.error("heard again")
     assert [record.message for record in caplog.records] == ["heard again"]

@@ -202,6 +202,16 @@ except Interrupted:
     assert "Interrupted" not in done.stderr
 
 
+def test_listening_to_signals_leaves_the_hook_that_another_has_put_on_top(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", print)
+    with stop_signal():
+        assert sys.unraisablehook is not print
+    assert sys.unraisablehook is print
+    with stop_signal():
+        sys.unraisablehook = repr
+    assert sys.unraisablehook is repr
+
+
 def test_a_second_signal_is_final():
     code = """
 import os, signal

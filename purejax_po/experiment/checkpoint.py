@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ def save(directory: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
         names = sorted(name for name, array in arrays.items() if array.size)
         numbered = {f"{i:05d}": np.asarray(arrays[name]) for i, name in enumerate(names)}
         try:
-            with _silent("absl"):  # orbax logs the traceback of an error that it raises too
+            with _without_tracebacks():
                 ocp.PyTreeCheckpointer().save((partial / ARRAYS).absolute(), numbered)
         except ValueError as error:  # how its storage layer reports a full disk
             full = "No space left" in str(error)
@@ -77,16 +78,26 @@ def save(directory: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """Drop what a logger is told."""
+def _without_tracebacks() -> Iterator[None]:
+    """Silence orbax, which prints the traceback of an error that it raises too.
+
+    Its arrays are written in threads: after an error those that are left cannot tell the event
+    loop, and may say so when the block has ended.
+    """
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
 
     def drop(record: logging.LogRecord) -> bool:
         return False
 
-    logger = logging.getLogger(name)
+    def report(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
     logger.addFilter(drop)
+    sys.unraisablehook = report
     try:
         yield
+        sys.unraisablehook = hook
     finally:
         logger.removeFilter(drop)
 

@@ -77,11 +77,12 @@ def stop_signal() -> Iterator[StopSignal]:
         return
     previous: dict[int, Any] = {number: signal.signal(number, stop.handle) for number in SIGNALS}
     hook = sys.unraisablehook
-    sys.unraisablehook = _silent_about_interrupted(hook)
+    sys.unraisablehook = silent = _silent_about_interrupted(hook)
     try:
         yield stop
     finally:
-        sys.unraisablehook = hook
+        if sys.unraisablehook is silent:  # a failed save may have put its own before it
+            sys.unraisablehook = hook
         for number, handler in previous.items():
             signal.signal(number, handler)
 
