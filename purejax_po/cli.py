@@ -1,6 +1,7 @@
 """The command line `purejax-po`: tyro over `experiment`."""
 
 import contextlib
+import errno
 import io
 import math
 import os
@@ -15,7 +16,8 @@ import tyro
 
 from purejax_po import environments
 from purejax_po.experiment import comparison, policies, report, results, runner, sweep, table1
-from purejax_po.experiment.compilation import use_compilation_cache
+from purejax_po.experiment.checkpoint import MANIFEST
+from purejax_po.experiment.compilation import use_compilation_cache, use_no_compilation_cache
 from purejax_po.experiment.config import (
     ALGORITHMS,
     PRESETS,
@@ -24,7 +26,7 @@ from purejax_po.experiment.config import (
     PPOConfig,
     algorithm_config,
 )
-from purejax_po.experiment.directory import CONFIG, RUN_FILES, SWEEP
+from purejax_po.experiment.directory import CHECKPOINTS, CONFIG, RUN_FILES, SWEEP
 from purejax_po.experiment.processes import Processes, ProcessLostError, join
 from purejax_po.experiment.signals import Interrupted, stop_signal
 from purejax_po.types import Range, check_choice, check_count, check_number
@@ -61,9 +63,8 @@ class Hosting:
         return runner.Saving(self.checkpoint_every, self.keep_checkpoints)
 
     def start(self) -> None:
-        """Turn the compilation cache on."""
-        if self.compilation_cache:
-            use_compilation_cache()
+        """Turn the compilation cache on or off."""
+        use_compilation_cache() if self.compilation_cache else use_no_compilation_cache()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +291,7 @@ class Evaluate:
         """Print the returns, and write `evaluation.json` beside the run's results."""
         try:
             point = sweep.parse_point(self.point)
+            use_compilation_cache()
             evaluation = policies.evaluate_run(
                 self.directory, num_episodes=self.episodes, greedy=not self.sample, point=point
             )
@@ -303,7 +305,6 @@ class Evaluate:
             "final_return": results.over_seeds(means),
             "per_seed": dict(zip(evaluation["seed"].values.tolist(), means.tolist(), strict=True)),
         }
-        results.write_json(self.directory / "evaluation.json", found)
         _print_rows(
             f"evaluation of {self.directory}",
             {
@@ -313,6 +314,7 @@ class Evaluate:
                 **_return_rows(found["final_return"]),
             },
         )
+        results.write_json(self.directory / "evaluation.json", found)
         return 0
 
 
@@ -333,6 +335,7 @@ class Render:
         """Write the file."""
         try:
             point = sweep.parse_point(self.point)
+            use_compilation_cache()
             path, frames = policies.render(self.directory, self.out, seed=self.seed, point=point)
         except ValueError as error:
             return _fail(error)
@@ -443,10 +446,12 @@ COMMANDS: dict[str, type] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: the user's mistake, in one line)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command = None
     try:
         with stop_signal(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return parse(arguments).execute()
+            command = parse(arguments)
+            return command.execute()
     except ValueError as error:
         return _fail(error)
     except Interrupted as stop:
@@ -456,8 +461,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"{PROGRAM}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        told = (error.filename or _place(command), error.strerror or error)
+        print(f"{PROGRAM}: error: {': '.join(str(x) for x in told if x)}", file=sys.stderr)
         return 1
+
+
+def _place(command: Any) -> Path | None:
+    """Where a command writes."""
+    return getattr(command, "out", None) or getattr(command, "directory", None)
 
 
 def parse(arguments: Sequence[str]) -> Any:
@@ -525,9 +536,8 @@ def _execute(experiment: "runner.Experiment | comparison.Comparison", saving: ru
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        found = "its last checkpoint is intact" if out.exists() else "it has vanished"
         reason = f"{out} cannot be written: {error.strerror or error}"
-        print(f"{PROGRAM}: error: {reason}; {found}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {reason}; {_what_is_left(out, error)}", file=sys.stderr)
         return 1
     if isinstance(experiment, comparison.Comparison):
         print_comparison(dataset)
@@ -541,6 +551,15 @@ def _execute(experiment: "runner.Experiment | comparison.Comparison", saving: ru
     files = [*RUN_FILES, *[SWEEP] * bool(results.swept(dataset))]
     _console().print(f"files: {out}{os.sep}{{{', '.join(files)}}}")
     return 0
+
+
+def _what_is_left(out: Path, error: OSError) -> str:
+    """What a run or a comparison that could not write has kept."""
+    if error.errno == errno.ENOENT and not out.exists():
+        return "it has vanished"
+    if any(out.rglob(f"{CHECKPOINTS}/[!.]*/{MANIFEST}")):
+        return "its last checkpoint is intact"
+    return "nothing was saved yet"
 
 
 def _show_warning(message: Any, *details: Any) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -420,16 +421,26 @@ def test_a_failed_save_leaves_the_old_one_and_no_rest(tmp_path, monkeypatch):
     assert checkpoint.load(target)[0]["a"].tolist() == [1, 1, 1]
 
 
-def test_a_full_disk_below_the_arrays_is_an_os_error(tmp_path, monkeypatch):
+def test_a_full_disk_below_the_arrays_is_an_os_error(tmp_path, monkeypatch, caplog):
     import orbax.checkpoint as ocp
+    from absl import logging
 
     def full(*arguments, **options):
+        logging.error("Traceback …")
+        for message in ("Event loop is closed", "another"):
+            sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(message)))
         raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device")
 
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda u: told.append(str(u.exc_value)))
     monkeypatch.setattr(ocp.PyTreeCheckpointer, "save", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(tmp_path / "one", {"a": np.zeros(3)}, {})
     assert list(tmp_path.iterdir()) == []
+    assert told == ["another"]
+    assert not caplog.records
+    logging.error("heard again")
+    assert [record.message for record in caplog.records] == ["heard again"]
 
 
 def test_a_damaged_log_loses_its_damaged_lines_alone(tmp_path):
@@ -461,6 +472,10 @@ def test_policies_come_out(undisturbed):
     assert (evaluation["episode_length"] >= 8).all()
     with pytest.raises(ValueError, match=r"seed must be one of .* 0 … 4, got 5"):
         po.load_policy(out, seed=5)
+    with pytest.raises(ValueError, match=r"num_episodes must be at most 2000000 for 5 seeds"):
+        po.evaluate_run(out, num_episodes=10**13)
+    with pytest.raises(ValueError, match=r"path must end in \.gif for CartPole-v1, got .*a\.mp4"):
+        po.render(out, out / "a.mp4", seed=3)
 
 
 def test_a_run_that_normalises_is_resumed_and_its_policies_come_out(tmp_path):

@@ -1,13 +1,18 @@
 """The command line: one clear line and exit code 2 for a user's mistake, readable directories."""
 
 import contextlib
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import xarray as xr
 
 from purejax_po import cli
 from purejax_po.experiment import lanes
@@ -85,6 +90,51 @@ def test_a_directory_that_vanishes_is_one_line(tmp_path):
     assert line.endswith("cannot be written: No such file or directory; it has vanished")
 
 
+@pytest.mark.parametrize(
+    ("number", "saved", "left"),
+    [
+        (errno.ENOENT, None, "it has vanished"),
+        (errno.ENOSPC, None, "nothing was saved yet"),  # what was begun has been removed
+        (errno.ENOSPC, "checkpoints", "nothing was saved yet"),
+        (errno.ENOSPC, "checkpoints/.step-1.partial", "nothing was saved yet"),
+        (errno.ENOSPC, "checkpoints/step-1", "its last checkpoint is intact"),
+        (errno.ENOSPC, "ppo/checkpoints/done-1", "its last checkpoint is intact"),
+    ],
+)
+def test_a_run_that_cannot_write_says_what_is_left(
+    tmp_path, monkeypatch, capsys, number, saved, left
+):
+    out = tmp_path / "run"
+    if saved:
+        (out / saved).mkdir(parents=True)
+        (out / saved / "manifest.json").touch()
+
+    def fail(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(cli.runner, "execute", fail)
+    assert cli._execute(SimpleNamespace(directory=out), None) == 1
+    line = f"purejax-po: error: {out} cannot be written: {os.strerror(number)}; {left}\n"
+    assert capsys.readouterr().err == line
+
+
+def test_a_table_is_printed_though_it_cannot_be_kept(tmp_path, monkeypatch, capsys):
+    returns = np.arange(6.0).reshape(2, 3)
+    evaluation = xr.Dataset(
+        {"episode_return": (("seed", "episode"), returns)}, coords={"seed": [0, 1]}
+    )
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli.policies, "evaluate_run", lambda *_, **__: evaluation)
+    monkeypatch.setattr(cli.results, "write_json", full)
+    assert cli.main(["evaluate", str(tmp_path)]) == 1
+    shown = capsys.readouterr()
+    assert "final return, IQM" in shown.out
+    assert shown.err == f"purejax-po: error: {tmp_path}: No space left on device\n"
+
+
 def test_signals_wait_for_what_must_not_be_lost():
     number = signal.SIGTERM
     with stop_signal() as stop:
@@ -115,6 +165,53 @@ def test_a_signal_that_was_swallowed_is_not_lost():
             assert inner is outer
 
 
+def test_a_signal_is_noted_though_the_terminal_is_gone():
+    code = """
+import os, signal
+from purejax_po.experiment.signals import Interrupted, stop_signal
+os.close(2)
+try:
+    with stop_signal() as stop, stop.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("saved")
+except Interrupted:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["saved", "interrupted"]
+
+
+def test_a_signal_within_a_destructor_is_kept_without_a_word():
+    code = """
+import os, signal
+from purejax_po.experiment.signals import Interrupted, stop_signal
+class Victim:
+    def __init__(self, action): self.action = action
+    def __del__(self): self.action()
+try:
+    with stop_signal() as stop:
+        Victim(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        Victim(lambda: 1 / 0)
+        stop.check()
+except Interrupted:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["interrupted"]
+    assert "ZeroDivisionError" in done.stderr
+    assert "Interrupted" not in done.stderr
+
+
+def test_listening_to_signals_leaves_the_hook_that_another_has_put_on_top(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", print)
+    with stop_signal():
+        assert sys.unraisablehook is not print
+    assert sys.unraisablehook is print
+    with stop_signal():
+        sys.unraisablehook = repr
+    assert sys.unraisablehook is repr
+
+
 def test_a_second_signal_is_final():
     code = """
 import os, signal
@@ -135,7 +232,7 @@ def test_a_signal_while_compiling_ends_at_once(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(lanes, "compile_program", compile_program)
     out = tmp_path / "run"
-    assert cli.main(["train", "ppo", *TINY, "--no-compilation-cache", "--out", str(out)]) == 143
+    assert cli.main(["train", "ppo", *TINY, "--out", str(out)]) == 143
     assert capsys.readouterr().err.splitlines()[-1] == "purejax-po: interrupted before training"
     assert not out.exists()
 

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import purejax_po as po
+from purejax_po import cli
 
 FLAGS = [
     "train", "a2c", "--seeds", "2", "--num-envs", "2", "--num-steps", "4", "--network.hidden", "8",
@@ -16,10 +18,10 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def train(out, home, *flags):
+def train(out, home, *flags, **more):
     command = [sys.executable, "-m", "purejax_po", *FLAGS, "--out", str(out), *flags]
     inherited = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    environment = {**inherited, "XDG_CACHE_HOME": str(home)}
+    environment = {**inherited, "XDG_CACHE_HOME": str(home), **more}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -38,7 +40,10 @@ def test_a_warm_cache_gives_the_same_bits_as_a_cold_one(tmp_path):
     assert any("window" in name for name in programs)
     warm, _ = train(tmp_path / "warm", home)
     assert kept(home) == programs
-    off, _ = train(tmp_path / "off", tmp_path / "elsewhere", "--no-compilation-cache")
+    elsewhere = str(tmp_path / "elsewhere")  # JAX's own setting does not turn it on again
+    off, _ = train(
+        tmp_path / "off", elsewhere, "--no-compilation-cache", JAX_COMPILATION_CACHE_DIR=elsewhere
+    )
     assert kept(tmp_path / "elsewhere") == set()
     for run in (warm, off):
         for name in cold:
@@ -50,3 +55,26 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path):
     home.touch()
     with pytest.warns(UserWarning, match="no compilation cache: .*file"):
         assert po.use_compilation_cache(home) is None
+
+
+def test_without_a_home_there_is_a_warning(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        with pytest.warns(UserWarning, match="no compilation cache: Could not determine home"):
+            assert po.use_compilation_cache() is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "render"])
+def test_acting_uses_the_cache_too(command, monkeypatch, tmp_path):
+    used = []
+    monkeypatch.setattr(cli, "use_compilation_cache", lambda: used.append(command))
+    assert cli.main([command, str(tmp_path)]) == 2  # no run
+    assert used == [command]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ def test_memory_is_a_line_through_two_small_programs():
     assert need.most_lanes(1049) == 9
     assert need.most_lanes(1050) == 10
     assert need.most_lanes(149) == 0
+    assert need.most_lanes(0.8 * math.inf) > 10**9  # a device without memory statistics
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,31 @@ def test_the_budget_is_what_is_set_or_a_part_of_what_is_free():
     assert memory.in_words(3 * 2**19) == "1.50 MiB"
     assert memory.in_words(100) == "0.10 KiB"
     assert memory.peak_bytes(device) >= 0.9 * memory.resident_bytes()
+
+
+def test_free_memory_is_that_of_the_tightest_group_around_the_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN_CGROUP", tmp_path / "own")
+    whole = memory.free_bytes()
+    assert whole > 10**6
+
+    def limit(group, most, used, inactive):
+        (tmp_path / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / group / "memory.max").write_text(f"{most}\n")
+        (tmp_path / group / "memory.current").write_text(f"{used}\n")
+        (tmp_path / group / "memory.stat").write_text(f"anon 7\ninactive_file {inactive}\n")
+
+    limit("job/step", "max", 300, 100)
+    limit("job", 1000, 500, 200)
+    limit("other", 10, 0, 0)
+    (tmp_path / "own").write_text("4:memory:/elsewhere\n0::/job/step\n")
+    assert memory.free_bytes() == 1000 - (500 - 200)
+    limit("job/step", 600, 300, 100)
+    assert memory.free_bytes() == 600 - (300 - 100)
+    (tmp_path / "own").write_text("0::/of/the/host\n")  # what a container may be told
+    assert memory.free_bytes() > 10**6
+    limit("", 5000, 0, 0)
+    assert memory.free_bytes() == 5000
 
 
 def test_one_trace_however_many_chunks(monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 import purejax_po as po
+from purejax_po.experiment import processes
 from purejax_po.experiment.processes import Attendance, Processes, ProcessLostError, join
 
 SCRIPT = """
@@ -172,6 +173,9 @@ def test_a_process_that_never_starts_is_named(tmp_path):
         (("localhost:1", 2, 2), "process_index must be less than num_processes, got 2 of 2"),
         (("localhost:1", 0, 0), "num_processes must be a whole number ≥ 1, got 0"),
         (("localhost", 2, 0), "coordinator_address must be host:port, got 'localhost'"),
+        ((":80", 2, 0), "coordinator_address must be host:port, got ':80'"),
+        (("localhost:0", 2, 0), "must have a port in 1 … 65535, got 'localhost:0'"),
+        (("localhost:65536", 2, 0), "must have a port in 1 … 65535, got 'localhost:65536'"),
     ],
 )
 def test_arguments_that_do_not_fit_together_are_refused(arguments, message):
@@ -185,6 +189,15 @@ def test_a_coordinator_that_does_not_answer_is_one_clear_line():
         join(f"localhost:{port}", 2, 1, timeout_seconds=1)
     assert "\n" not in str(error.value)
     assert str(port) in str(error.value)
+
+
+def test_a_rendezvous_that_fails_at_once_says_why(monkeypatch):
+    child = "import sys; sys.exit('Traceback …\\n  File …\\nImportError: no libfoo\\n')"
+    monkeypatch.setattr(processes, "_RENDEZVOUS", child)
+    with pytest.raises(ValueError, match=r"bring all .*: ImportError: no libfoo$") as error:
+        join("localhost:1", 2, 0, timeout_seconds=500)
+    assert "no answer" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_processes_need_a_directory():

@@ -8,8 +8,12 @@ under another's name are all detected on load. Nothing that is loaded can execut
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +52,8 @@ def save(directory: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
         names = sorted(name for name, array in arrays.items() if array.size)
         numbered = {f"{i:05d}": np.asarray(arrays[name]) for i, name in enumerate(names)}
         try:
-            ocp.PyTreeCheckpointer().save((partial / ARRAYS).absolute(), numbered)
+            with _without_tracebacks():
+                ocp.PyTreeCheckpointer().save((partial / ARRAYS).absolute(), numbered)
         except ValueError as error:  # how its storage layer reports a full disk
             full = "No space left" in str(error)
             number = errno.ENOSPC if full else errno.EIO
@@ -70,6 +75,31 @@ def save(directory: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """Silence orbax, which prints the traceback of an error that it raises too.
+
+    Its arrays are written in threads: after an error those that are left cannot tell the event
+    loop, and may say so when the block has ended.
+    """
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    def report(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    logger.addFilter(drop)
+    sys.unraisablehook = report
+    try:
+        yield
+        sys.unraisablehook = hook
+    finally:
+        logger.removeFilter(drop)
 
 
 def load(directory: Path) -> tuple[Arrays, dict[str, Any]]:

@@ -25,20 +25,31 @@ def use_compilation_cache(directory: str | os.PathLike[str] | None = None) -> Pa
 
     if directory is None and (chosen := getattr(jax.config, "jax_compilation_cache_dir", None)):
         return Path(chosen)
-    if directory is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        directory = Path(home) / "purejax_po"
-    folder = Path(directory) / f"xla-{_kind_of_cpu()}"
+    folder = None
     try:
+        if directory is None:
+            home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            directory = Path(home) / "purejax_po"
+        folder = Path(directory) / f"xla-{_kind_of_cpu()}"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         warnings.warn(f"no compilation cache: {folder}: {error.strerror}", stacklevel=2)
         return None
+    except RuntimeError as error:  # nobody knows where home is
+        warnings.warn(f"no compilation cache: {error}", stacklevel=2)
+        return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     return folder
+
+
+def use_no_compilation_cache() -> None:
+    """Keep no compiled program, even where JAX's own setting names a folder for them."""
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _kind_of_cpu() -> str:

@@ -10,10 +10,7 @@ import jax
 GIB = 2**30
 USABLE_SHARE = 0.8
 """Of the free memory, unless a budget is set: the rest is for what no analysis foresees."""
-CGROUP_FILES = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
+CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class Need(NamedTuple):
@@ -23,7 +20,9 @@ class Need(NamedTuple):
     per_lane: float
 
     def most_lanes(self, available: float) -> int:
-        """Return the largest K that fits; 0 if not even one lane does."""
+        """Return the largest K that fits; 0 if not even one lane does, no bound if nothing is."""
+        if math.isinf(available):  # the device has no memory statistics
+            return sys.maxsize
         return max(0, math.floor((available - self.fixed) / self.per_lane))
 
 
@@ -75,13 +74,43 @@ def free_bytes() -> float:
     """Main memory that this process may still take: that of the machine or of its container."""
     import psutil
 
-    free = float(psutil.virtual_memory().available)
-    for limit, usage in CGROUP_FILES:
-        try:
-            free = min(free, int(Path(limit).read_text()) - int(Path(usage).read_text()))
-        except (OSError, ValueError):  # no container, or one without a limit ("max")
-            continue
-    return free
+    first_version = CGROUPS / "memory"
+    return min(
+        float(psutil.virtual_memory().available),
+        _left(first_version / "memory.limit_in_bytes", first_version / "memory.usage_in_bytes"),
+        *[
+            _left(group / "memory.max", group / "memory.current") + _reclaimable(group)
+            for group in _own_groups()
+        ],
+    )
+
+
+def _own_groups() -> list[Path]:
+    """The control group (version 2) of this process and those around it; each has its limit."""
+    try:
+        lines = OWN_CGROUP.read_text().splitlines()
+    except OSError:  # not on this system
+        lines = []
+    names = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
+    group = CGROUPS.joinpath(*names)
+    return [path for path in (group, *group.parents) if path.is_relative_to(CGROUPS)]
+
+
+def _left(limit: Path, usage: Path) -> float:
+    """Bytes below a limit; infinite where there is no such file, or no limit ("max")."""
+    try:
+        return int(limit.read_text()) - int(usage.read_text())
+    except (OSError, ValueError):
+        return math.inf
+
+
+def _reclaimable(group: Path) -> int:
+    """Bytes of a group that only hold files not read lately: the kernel gives them up first."""
+    try:
+        lines = (group / "memory.stat").read_text().splitlines()
+        return int(dict(line.split() for line in lines).get("inactive_file", 0))
+    except (OSError, ValueError):
+        return 0
 
 
 def resident_bytes() -> float:

@@ -27,6 +27,12 @@ HEADLESS = {
 """gymnasium draws classic-control environments with pygame: no window, sound or greeting."""
 
 
+MOST_EPISODES = 10**7
+"""Of all seeds of an evaluation, which run side by side."""
+MOST_STEPS = 10**9
+"""Of one seed's episodes: each step has a key of its own."""
+
+
 class TrainedPolicies(NamedTuple):
     """The final policies of a run."""
 
@@ -120,6 +126,9 @@ def evaluate_run(
 
     Returns:
         `episode_return` and `episode_length`, dims `seed`, `episode`.
+
+    Raises:
+        ValueError: as `load_policies`; for more episodes than memory holds, or no policy.
     """
     import xarray as xr
 
@@ -147,6 +156,7 @@ def evaluate_run(
     sound = ~policies.diverged
     if not sound.any():
         raise ValueError(f"{out} holds no policy to evaluate: every seed diverged")
+    _check_episodes(num_episodes, int(sound.sum()), num_steps)
     evaluation = jax.device_get(evaluate_all(jax.tree.map(lambda x: x[sound], policies.params)))
     dims = ("seed", "episode")
     return xr.Dataset(
@@ -156,6 +166,15 @@ def evaluate_run(
         },
         coords={"seed": policies.seeds[sound], "episode": np.arange(num_episodes)},
     )
+
+
+def _check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:
+    most = max(1, min(MOST_EPISODES // num_seeds, MOST_STEPS // num_steps))
+    if num_episodes > most:
+        raise ValueError(
+            f"num_episodes must be at most {most} for {num_seeds} seeds and episodes of "
+            f"{num_steps} steps, got {num_episodes}"
+        )
 
 
 def render(
@@ -182,14 +201,15 @@ def render(
     """
     if path is not None and not Path(path).absolute().parent.is_dir():
         raise ValueError(f"path must be in a directory that exists, got {path}")
-    act = load_policy(out, seed=seed, point=point)
     config = files.read_config(Path(out))
     trainer = runner.prepare(config.at(sweep.find(config, point)[1])).trainer
     has_page = hasattr(trainer.env, "draw")
-    path = Path(path or Path(out) / f"seed-{seed}.{'html' if has_page else 'gif'}")
+    suffix = ".html" if has_page else ".gif"
+    path = Path(path or Path(out) / f"seed-{seed}{suffix}")
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"path must end in {suffix} for {trainer.env.name}, got {path}")
+    act = load_policy(out, seed=seed, point=point)
     if has_page:
-        if path.suffix != ".html":
-            raise ValueError(f"path must end in .html for {trainer.env.name}, got {path}")
         infos = _play(trainer, act, seed)[2]
         path.write_text(trainer.env.draw(infos))
         return path, len(infos)

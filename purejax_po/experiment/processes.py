@@ -245,9 +245,10 @@ def join(
                 f"process_index must be less than num_processes, got {process_index} of "
                 f"{num_processes}"
             )
-    if coordinator_address is not None and not coordinator_address.rpartition(":")[2].isdigit():
-        raise ValueError(f"coordinator_address must be host:port, got {coordinator_address!r}")
+    if coordinator_address is not None:
+        _check_address(coordinator_address)
     whom = coordinator_address or "the cluster's coordinator"
+    begun, errors = time.monotonic(), ""
     try:
         done = subprocess.run(
             [sys.executable, "-c", _RENDEZVOUS, json.dumps([*given, int(timeout_seconds)])],
@@ -257,12 +258,16 @@ def join(
             timeout=2 * timeout_seconds + 60,
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
         )
+        errors = done.stderr
         met = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, ValueError, IndexError):
         reason = "no answer" if coordinator_address else "no cluster found, or no answer"
+        reason += " (--coordinator-timeout)"
+        if time.monotonic() - begun < timeout_seconds and (last := _last_line(errors)):
+            reason = last if coordinator_address else f"no cluster found: {last}"
         raise ValueError(
             f"{whom} must answer within {timeout_seconds:g} s and bring all processes together: "
-            f"{reason} (--coordinator-timeout)"
+            f"{reason}"
         ) from None
     if met["visible_devices"] != "all":
         import jax
@@ -275,6 +280,21 @@ def join(
         start_seconds=timeout_seconds,
         silence_seconds=silence_seconds,
     )
+
+
+def _check_address(address: str) -> None:
+    """Refuse what is not host:port."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"coordinator_address must be host:port, got {address!r}")
+    if not 1 <= int(port) <= 65535:
+        raise ValueError(f"coordinator_address must have a port in 1 … 65535, got {address!r}")
+
+
+def _last_line(errors: str) -> str:
+    """What a process said last, but for a stack trace."""
+    lines = [line for line in errors.splitlines() if line.strip() and line[0] not in " *"]
+    return lines[-1].strip() if lines else ""
 
 
 _RENDEZVOUS = """

@@ -4,8 +4,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -55,7 +55,8 @@ class StopSignal:
         self.number = number
         if not self._is_deferred:
             raise Interrupted(number)
-        print("\nsaving; once more to leave at once", file=sys.stderr)
+        with suppress(OSError):  # not print: the terminal may be gone, or a print under way
+            os.write(2, b"\nsaving; once more to leave at once\n")
 
 
 @contextmanager
@@ -75,8 +76,22 @@ def stop_signal() -> Iterator[StopSignal]:
         yield stop
         return
     previous: dict[int, Any] = {number: signal.signal(number, stop.handle) for number in SIGNALS}
+    hook = sys.unraisablehook
+    sys.unraisablehook = silent = _silent_about_interrupted(hook)
     try:
         yield stop
     finally:
+        if sys.unraisablehook is silent:  # a failed save may have put its own before it
+            sys.unraisablehook = hook
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _silent_about_interrupted(hook: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """Keep an `Interrupted` that Python cannot raise, as in JAX's gc callback, for `check`."""
+
+    def report(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, Interrupted):
+            hook(unraisable)
+
+    return report
