@@ -304,12 +304,19 @@ class Evaluate:
             "greedy": not self.sample,
             "final_return": results.over_seeds(means),
             "per_seed": dict(zip(evaluation["seed"].values.tolist(), means.tolist(), strict=True)),
+            **evaluation.attrs,
+        }
+        left_out = {
+            name.replace("_", " "): ", ".join(map(str, seeds))
+            for name, seeds in evaluation.attrs.items()
+            if seeds
         }
         _print_rows(
             f"evaluation of {self.directory}",
             {
                 **({"point": _point(point)} if point else {}),
                 "seeds, episodes each": f"{len(means)}, {self.episodes}",
+                **left_out,
                 "actions": "sampled" if self.sample else "most likely",
                 **_return_rows(found["final_return"]),
             },

@@ -254,8 +254,10 @@ def test_a_damaged_policy_is_left_out_aloud(tmp_path):
     po.run(tiny.experiment(), out, progress=False, saving=EVERY_WINDOW)
     (stored(out)[0] / "manifest.json").write_bytes(b"")
     with pytest.warns(UserWarning, match="damaged; its seeds are left out"):
-        seeds = policies.load_policies(out).seeds
-    assert 0 < len(seeds) < 5
+        evaluation = po.evaluate_run(out, num_episodes=1)
+    left_out = evaluation.attrs["unfinished_seeds"]
+    assert 0 < len(left_out) < 5
+    assert sorted([*evaluation["seed"].values, *left_out]) == [0, 1, 2, 3, 4]
 
 
 def test_lanes_are_noted_before_the_first_checkpoint(tmp_path):

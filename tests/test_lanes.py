@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 import purejax_po as po
+from purejax_po import cli
 from purejax_po.experiment import lanes, memory, runner
 from purejax_po.experiment.memory import Need
 
@@ -182,6 +183,18 @@ def test_a_diverged_seed_is_named_with_its_update_and_left_out(divergent):
     assert summary["diverged_seeds"] == [{"seed": 3, "update": 4}]
     kept = dataset["final_return"].values[[0, 1, 2, 4]]
     assert summary["final_return"]["mean"] == pytest.approx(np.mean(kept))
+
+
+def test_an_evaluation_says_which_seeds_it_leaves_out(divergent, tmp_path, capsys):
+    out = tmp_path / "run"
+    po.run(divergent, out, progress=False)
+    assert cli.main(["evaluate", str(out), "--episodes", "2"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["diverged", "seeds", "3"] in [[w for w in row if w.isalnum()] for row in rows]
+    found = json.loads((out / "evaluation.json").read_text())
+    assert (found["diverged_seeds"], found["unfinished_seeds"]) == ([3], [])
+    with pytest.warns(UserWarning, match="seed 3 diverged: this is its last finite policy"):
+        po.load_policy(out, seed=3)
 
 
 def test_a_diverged_seed_may_stop_the_run(divergent, tmp_path):

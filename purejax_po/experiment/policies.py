@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -87,6 +88,8 @@ def load_policy(
     policies = load_policies(out, point)
     trainer = policies.experiment.trainer
     params = _params_of(policies, seed)
+    if seed in policies.seeds[policies.diverged]:
+        warnings.warn(f"seed {seed} diverged: this is its last finite policy", stacklevel=2)
     policy = trainer.policy
     space = trainer.env.action_space(trainer.env_params)
 
@@ -125,7 +128,8 @@ def evaluate_run(
         point: as `load_policy`.
 
     Returns:
-        `episode_return` and `episode_length`, dims `seed`, `episode`.
+        `episode_return` and `episode_length`, dims `seed`, `episode`; the attributes
+        `diverged_seeds` and `unfinished_seeds` list those that are left out.
 
     Raises:
         ValueError: as `load_policies`; for more episodes than memory holds, or no policy.
@@ -165,7 +169,17 @@ def evaluate_run(
             "episode_length": (dims, evaluation.episode_length),
         },
         coords={"seed": policies.seeds[sound], "episode": np.arange(num_episodes)},
+        attrs={
+            "diverged_seeds": policies.seeds[~sound].tolist(),
+            "unfinished_seeds": _unfinished_seeds(policies),
+        },
     )
+
+
+def _unfinished_seeds(policies: TrainedPolicies) -> list[int]:
+    config = policies.experiment.config
+    seeds = config.first_seed + np.arange(config.num_seeds)
+    return np.setdiff1d(seeds, policies.seeds).tolist()
 
 
 def _check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:
