@@ -1,10 +1,12 @@
 """What GRPO learns of the token tasks, how fast: greedy exact match on fresh prompts, per seed.
 
     python benchmarks/tokens.py [--tasks copy sort …] [--policies transformer gru] [--seeds 16]
+                                [--num-heads H] [--mlp-ratio M]
 
 Each row is one run of a task's preset over the seeds, with the transformer or with a GRU of 32
-units in its place. Mean and minimum over seeds: an interquartile mean would hide one that is stuck.
-Tokens per second count every position of every rollout, sampled and trained on, compile time apart.
+units in its place; the last two flags change the transformer's size. Mean and minimum over seeds:
+an interquartile mean would hide one that is stuck. Tokens per second count every position of every
+rollout, sampled and trained on, compile time apart.
 """
 
 import argparse
@@ -27,8 +29,10 @@ GRU = {
 """The GRU's hyperparameters where they are not the preset's."""
 
 
-def configuration(task: str, policy: str, num_seeds: int, first_seed: int) -> po.ExperimentConfig:
-    """The preset of a task, with the policy asked for."""
+def configuration(
+    task: str, policy: str, num_seeds: int, first_seed: int, size: dict[str, int]
+) -> po.ExperimentConfig:
+    """The preset of a task, with the policy asked for; `size` changes the transformer's."""
     preset = PRESETS[f"grpo-{task}"]
     algorithm = preset.algorithm
     if policy == "gru":
@@ -37,6 +41,9 @@ def configuration(task: str, policy: str, num_seeds: int, first_seed: int) -> po
             network=NetworkConfig(hidden=(32,), memory="gru"),
             hyperparams=algorithm.hyperparams.replace(**GRU[task]),
         )
+    elif size:
+        network = dataclasses.replace(algorithm.network, **size)
+        algorithm = dataclasses.replace(algorithm, network=network)
     return po.ExperimentConfig(
         algorithm=algorithm,
         env=preset.env,
@@ -53,12 +60,16 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", default=("transformer", "gru"))
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--num-heads", type=int)
+    parser.add_argument("--mlp-ratio", type=int)
     arguments = parser.parse_args()
+    given = {"num_heads": arguments.num_heads, "mlp_ratio": arguments.mlp_ratio}
+    size = {name: value for name, value in given.items() if value is not None}
     print(f"seeds {arguments.first_seed} … {arguments.first_seed + arguments.seeds - 1}")
     print("task      policy        mean     min    tokens/s  compile + run    load")
     for policy in arguments.policies:
         for task in arguments.tasks:
-            config = configuration(task, policy, arguments.seeds, arguments.first_seed)
+            config = configuration(task, policy, arguments.seeds, arguments.first_seed, size)
             with tempfile.TemporaryDirectory() as folder:
                 summary = po.summarize(po.run(config, Path(folder) / "run", progress=False))
                 returns = po.evaluate_run(Path(folder) / "run", num_episodes=NUM_PROMPTS)

@@ -21,6 +21,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
+from purejax_po import elimination
 from purejax_po.types import Array, Key, Params, Range, check_count, check_number
 
 LogPolicy = Callable[[Params], Array]
@@ -291,23 +292,13 @@ def _resolvent(mdp: MDP, pi: Array) -> Array:
 def _solve(matrix: Array, b: Array) -> Array:
     """Return x `[S]` with matrix · x = b, for a resolvent `[S, S]` or its transpose.
 
-    Gauss-Jordan elimination; without pivoting, which I − γP, being diagonally dominant, does not
-    need. Several batched LAPACK calls in one program can deadlock on a CPU, so there are none.
+    I − γP is diagonally dominant, so that elimination needs no pivots.
     """
-
-    def eliminate(matrix: Array, b: Array) -> Array:
-        def clear(rows: Array, i: Array) -> tuple[Array, None]:
-            pivot = rows[i] / rows[i, i]
-            return (rows - rows[:, i, None] * pivot).at[i].set(pivot), None
-
-        rows = jnp.concatenate([matrix, b[:, None]], axis=1)
-        return jax.lax.scan(clear, rows, jnp.arange(len(b)))[0][:, -1]
-
     return jax.lax.custom_linear_solve(
         lambda x: _einsum("st,t->s", matrix, x),
         b,
-        solve=lambda _, b: eliminate(matrix, b),
-        transpose_solve=lambda _, b: eliminate(matrix.T, b),
+        solve=lambda _, b: elimination.solve(matrix, b[:, None])[:, 0],
+        transpose_solve=lambda _, b: elimination.solve(matrix.T, b[:, None])[:, 0],
     )
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from gymnax.environments import spaces
 from jax.interpreters import partial_eval
 
+from purejax_po import elimination
 from purejax_po.environments.adapters import Adapter, Advance
 from purejax_po.types import Array, Info, Key, check_choice
 
@@ -43,30 +44,17 @@ class _NumpyWithOldClip:
 fluid.jp = _NumpyWithOldClip()  # Swimmer is the one environment in a fluid
 
 
-def inverse(matrix: Array) -> Array:
-    """A⁻¹ of a symmetric positive definite matrix `[n, n]`, by elimination without pivots.
-
-    No LAPACK: on a CPU its calls in a program can wait for each other for ever.
-    """
-    n = len(matrix)
-
-    def eliminate(i: Array, both: Array) -> Array:
-        row = both[i] / both[i, i]
-        return (both - both[:, i, None] * row).at[i].set(row)
-
-    both = jnp.concatenate([matrix, jnp.eye(n, dtype=matrix.dtype)], axis=1)
-    return jax.lax.fori_loop(0, n, eliminate, both)[:, n:]
-
-
 _matrix_inv = mass.matrix_inv
 
 
 def _matrix_inv_without_lapack(sys: Any, state: Any, num_iter: int) -> Any:
-    """As Brax's, which refines the last inverse in steps but solves for the first one."""
+    """As Brax's, which refines the last inverse in steps but has LAPACK find the first one."""
     if num_iter > 0:
         return _matrix_inv(sys, state, num_iter)
     mx = mass.matrix(sys, state)
-    return state.replace(mass_mx=mx, mass_mx_inv=inverse(mx))
+    return state.replace(
+        mass_mx=mx, mass_mx_inv=elimination.solve(mx, jnp.eye(len(mx), dtype=mx.dtype))
+    )
 
 
 mass.matrix_inv = _matrix_inv_without_lapack
