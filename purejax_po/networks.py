@@ -61,6 +61,33 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     return init
 
 
+class Convolutions(nn.Module):
+    """3 × 3 convolutions with stride 1 and no padding, as products of the patches of an image.
+
+    With a kernel for each lane a convolution proper runs group by group on a CPU; a product of
+    matrices does not.
+
+    Source: Young and Tian 2019, MinAtar, section 3 (one layer of 16 channels).
+    """
+
+    channels: Sequence[int]
+    activation: Activation
+
+    @nn.compact
+    def __call__(self, image: Array) -> Array:
+        """`[..., H, W, C] → [..., features]`; each layer takes two rows and two columns off."""
+        for width in self.channels:
+            rows, columns = image.shape[-3] - 2, image.shape[-2] - 2
+            shifted = [
+                image[..., i : i + rows, j : j + columns, :] for i in range(3) for j in range(3)
+            ]
+            patches = jnp.concatenate(shifted, axis=-1)
+            layer = nn.Dense(width, kernel_init=orthogonal(math.sqrt(2.0)))
+            pixels = self.activation(layer(jnp.reshape(patches, (-1, patches.shape[-1]))))
+            image = jnp.reshape(pixels, (*patches.shape[:-1], width))
+        return jnp.reshape(image, (*image.shape[:-3], math.prod(image.shape[-3:])))
+
+
 class MLP(nn.Module):
     """Fully connected layers, orthogonally initialised: √2 inside, `output_scale` at the end."""
 
@@ -68,10 +95,14 @@ class MLP(nn.Module):
     num_outputs: int
     activation: Activation
     output_scale: float
+    channels: Sequence[int] = ()
+    """Of convolutions before the layers."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[..., inputs] → [..., num_outputs]`."""
+        """`[..., inputs] → [..., num_outputs]`; with convolutions of images `[..., H, W, C]`."""
+        if self.channels:
+            x = Convolutions(self.channels, self.activation)(x)
         for width in self.hidden:
             x = nn.Dense(width, kernel_init=orthogonal(math.sqrt(2.0)))(x)
             x = self.activation(x)
@@ -100,6 +131,7 @@ def mlp_actor_critic(
     hidden: Sequence[int] = (64, 64),
     activation: str | Activation = "tanh",
     action_distribution: ActionDistribution = "gaussian",
+    channels: Sequence[int] = (),
 ) -> tuple[Policy, Critic]:
     """Return an MLP policy and an MLP critic that share no parameters.
 
@@ -110,18 +142,14 @@ def mlp_actor_critic(
         activation: `"tanh"`, `"relu"`, `"silu"`, `"elu"` or a function.
         action_distribution: in a Box of actions a `"gaussian"`, clipped to it when executed, or a
             `"tanh_gaussian"`, squashed into it (see `distributions.TanhGaussian`).
+        channels: of 3 × 3 convolutions before the hidden layers, where observations are images.
 
     Raises:
-        ValueError: if the policy cannot serve the action space.
+        ValueError: if the policy cannot serve the action space, or convolutions the observations.
     """
-    policy = mlp_policy(
-        env,
-        env_params,
-        hidden=hidden,
-        activation=activation,
-        action_distribution=action_distribution,
-    )
-    return policy, mlp_critic(env, env_params, hidden=hidden, activation=activation)
+    shape: Any = {"hidden": hidden, "activation": activation, "channels": channels}
+    policy = mlp_policy(env, env_params, action_distribution=action_distribution, **shape)
+    return policy, mlp_critic(env, env_params, **shape)
 
 
 def mlp_policy(
@@ -131,14 +159,15 @@ def mlp_policy(
     hidden: Sequence[int] = (64, 64),
     activation: str | Activation = "tanh",
     action_distribution: ActionDistribution = "gaussian",
+    channels: Sequence[int] = (),
 ) -> Policy:
     """Return a categorical, multi-discrete or Gaussian MLP policy, as the action space asks."""
     check_hidden(hidden)
     check_action_distribution(action_distribution, env.action_space(env_params))
+    encode, example = observation_encoder(env, env_params, channels)
     num_outputs, to_distribution = _action_head(env.action_space(env_params))
-    mlp = MLP(tuple(hidden), num_outputs, _activation(activation), output_scale=0.01)
+    mlp = MLP(tuple(hidden), num_outputs, _activation(activation), 0.01, tuple(channels))
     module = GaussianMLP(mlp) if to_distribution is None else mlp
-    encode, example = observation_encoder(env, env_params)
 
     def apply(params: Params, obs: Array) -> Any:
         outputs: Any = module.apply(params, encode(obs))
@@ -167,11 +196,12 @@ def mlp_critic(
     *,
     hidden: Sequence[int] = (64, 64),
     activation: str | Activation = "tanh",
+    channels: Sequence[int] = (),
 ) -> Critic:
     """Return an MLP state-value function."""
     check_hidden(hidden)
-    module = MLP(tuple(hidden), 1, _activation(activation), output_scale=1.0)
-    encode, example = observation_encoder(env, env_params)
+    encode, example = observation_encoder(env, env_params, channels)
+    module = MLP(tuple(hidden), 1, _activation(activation), 1.0, tuple(channels))
 
     def apply(params: Params, obs: Array) -> Any:
         outputs: Any = module.apply(params, encode(obs))
@@ -189,16 +219,22 @@ class Recurrent(nn.Module):
     hidden: Sequence[int]
     activation: Activation
     head: nn.Module
+    channels: Sequence[int] = ()
+    """Of convolutions before the layers."""
 
     def setup(self) -> None:
         """Name the layers."""
         scale = orthogonal(math.sqrt(2.0))
+        if self.channels:
+            self.convolutions = Convolutions(self.channels, self.activation)
         self.layers = [nn.Dense(width, kernel_init=scale) for width in self.hidden[:-1]]
         # flax's default initialiser is a QR decomposition: see `orthogonal`.
         self.cell = nn.GRUCell(self.hidden[-1], recurrent_kernel_init=orthogonal())
 
     def encode(self, x: Array) -> Array:
         """`[..., inputs] → [..., units]`: the layers before the GRU."""
+        if self.channels:
+            x = self.convolutions(x)
         for layer in self.layers:
             x = self.activation(layer(x))
         return x
@@ -224,6 +260,7 @@ def gru_actor_critic(
     hidden: Sequence[int] = (64, 64),
     activation: str | Activation = "tanh",
     action_distribution: ActionDistribution = "gaussian",
+    channels: Sequence[int] = (),
 ) -> tuple[Policy, Critic]:
     """Return a recurrent policy and a recurrent critic that share no parameters.
 
@@ -231,7 +268,7 @@ def gru_actor_critic(
         env, env_params: as `mlp_actor_critic`.
         hidden: widths of the hidden layers, at least one; the last is a GRU.
         activation: of the layers before it.
-        action_distribution: as `mlp_actor_critic`.
+        action_distribution, channels: as `mlp_actor_critic`.
 
     Raises:
         ValueError: if there is no hidden layer, or the policy cannot serve the action space.
@@ -244,9 +281,9 @@ def gru_actor_critic(
     mlp = MLP((), num_outputs, _activation(activation), output_scale=0.01)
     head = GaussianMLP(mlp) if to_distribution is None else mlp
     value_head = MLP((), 1, _activation(activation), output_scale=1.0)
-    encoder = observation_encoder(env, env_params)
-    policy = Recurrent(tuple(hidden), _activation(activation), head)
-    critic = Recurrent(tuple(hidden), _activation(activation), value_head)
+    encoder = observation_encoder(env, env_params, channels)
+    policy = Recurrent(tuple(hidden), _activation(activation), head, tuple(channels))
+    critic = Recurrent(tuple(hidden), _activation(activation), value_head, tuple(channels))
     head_to_distribution = to_distribution or (lambda distribution: distribution)
     actor = recurrent(Policy, policy, encoder, head_to_distribution)
     return (
@@ -298,6 +335,23 @@ def check_hidden(hidden: Any, name: str = "hidden") -> None:
         raise ValueError(f"{name} must be a sequence of widths such as (64, 64), got {hidden!r}")
     for width in hidden:
         check_count(name, width)
+
+
+def check_channels(channels: Any, space: Any = None, name: str = "channels") -> None:
+    """Raise `ValueError` unless they are counts, and observations (if given) large enough."""
+    if not isinstance(channels, tuple | list):
+        raise ValueError(f"{name} must be a sequence of counts such as (16,), got {channels!r}")
+    for count in channels:
+        check_count(name, count)
+    if not channels or space is None:
+        return
+    shape, least = tuple(getattr(space, "shape", ())), 2 * len(channels) + 1
+    if len(shape) != 3 or min(shape[:2]) < least:
+        raise ValueError(
+            f"{name} must be () unless observations are images [height, width, channels] of "
+            f"{least} × {least} pixels or more, got {tuple(channels)} and observations of shape "
+            f"{shape}"
+        )
 
 
 def check_action_distribution(
@@ -364,13 +418,20 @@ def memoryless(
     )
 
 
-def observation_encoder(env: Any, env_params: EnvParams) -> tuple[Callable[[Array], Array], Array]:
+def observation_encoder(
+    env: Any, env_params: EnvParams, channels: Sequence[int] = ()
+) -> tuple[Callable[[Array], Array], Array]:
     """Return a function that makes flat float vectors of observations, and an example observation.
 
-    Box observations `[..., *shape]` become `[..., prod(shape)]`; discrete ones `[...]` are one-hot,
-    and so are the tokens of token tasks, NONE = −1 included.
+    Box observations `[..., *shape]` become `[..., prod(shape)]`, or floats of their own shape where
+    convolutions of so many `channels` read them; discrete ones `[...]` are one-hot, and so are the
+    tokens of token tasks, NONE = −1 included.
+
+    Raises:
+        ValueError: if observations are neither, or convolutions are to read what is no image.
     """
     space = env.observation_space(env_params)
+    check_channels(channels, space)
     if hasattr(env, "num_tokens"):
         num_tokens, (length,) = env.num_tokens + 1, space.shape
 
@@ -387,8 +448,8 @@ def observation_encoder(env: Any, env_params: EnvParams) -> tuple[Callable[[Arra
 
     def encode(obs: Array) -> Array:
         leading = obs.shape[: obs.ndim - len(shape)]
-        flat = jnp.reshape(obs, (*leading, math.prod(shape)))
-        return flat if jnp.issubdtype(flat.dtype, jnp.floating) else flat.astype(jnp.float32)
+        read = obs if channels else jnp.reshape(obs, (*leading, math.prod(shape)))
+        return read if jnp.issubdtype(read.dtype, jnp.floating) else read.astype(jnp.float32)
 
     return encode, jnp.zeros(shape)
 

@@ -173,6 +173,56 @@ def test_real_environments_with_other_observations(name):
     assert value.shape == (3,)
 
 
+IMAGE = spaces.Box(0.0, 1.0, (7, 6, 2))
+
+
+def test_convolutions_are_those_of_the_library():
+    """Products of patches equal `lax.conv_general_dilated` with the same kernels."""
+    module = networks.Convolutions((3, 4), jnp.tanh)
+    image = jax.random.normal(jax.random.key(0), (2, 5, 7, 6, 2))
+    params = module.init(jax.random.key(1), image)
+    expected = image.reshape(10, 7, 6, 2)
+    for i, width in enumerate((3, 4)):
+        layer = params["params"][f"Dense_{i}"]
+        kernel = layer["kernel"].reshape(3, 3, -1, width)
+        product = jax.lax.conv_general_dilated(
+            expected, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        expected = jnp.tanh(product + layer["bias"])
+    found = module.apply(params, image)
+    assert found.shape == (2, 5, 3 * 2 * 4)
+    np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [mlp_actor_critic, networks.gru_actor_critic])
+def test_networks_with_convolutions_see_where_things_are(make):
+    policy, critic = make(make_env(IMAGE), None, hidden=HIDDEN, channels=(3,))
+    obs = jnp.zeros((4, 5, *IMAGE.shape)).at[1, 2, 3, 3, 1].set(1.0)
+    start = jnp.zeros((4, 5), bool)
+    for network in (policy, critic):
+        params = network.init(jax.random.key(0))
+        found = network.unroll(params, network.initial_carry(5), obs, start)
+        values = getattr(found, "logits", found)
+        assert values.shape[:2] == (4, 5)
+        assert not np.allclose(values[1, 2], values[1, 1])
+        assert "Convolutions_0" in str(params) or "convolutions" in str(params)
+
+
+@pytest.mark.parametrize(
+    ("space", "channels", "message"),
+    [
+        (BOX, (4,), r"channels must be \(\) unless observations are images .* shape \(3,\)"),
+        (IMAGE, (4, 4, 4), "of 7 × 7 pixels or more"),
+        (spaces.Discrete(3), (4,), "channels must be"),
+        (IMAGE, (0,), "channels must be"),
+        (IMAGE, 16, "sequence of counts"),
+    ],
+)
+def test_convolutions_need_images(space, channels, message):
+    with pytest.raises(ValueError, match=message):
+        mlp_actor_critic(make_env(space), None, hidden=HIDDEN, channels=channels)
+
+
 def test_an_observation_space_that_cannot_be_served_is_named():
     with pytest.raises(ValueError, match="observations must be Box or Discrete, got Dict"):
         mlp_actor_critic(make_env(observation=spaces.Dict({"a": BOX})), None)

@@ -49,6 +49,9 @@ class NetworkConfig:
 
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers (units)."""
+    channels: tuple[int, ...] = ()
+    """Of 3 × 3 convolutions before the hidden layers, where observations are images, as MinAtar's;
+    without, images are flattened."""
     activation: Literal["tanh", "relu", "silu", "elu"] = "tanh"
     """Activation of the hidden layers."""
     action_distribution: networks.ActionDistribution = "gaussian"
@@ -84,6 +87,8 @@ class AlgorithmConfig:
         Raises:
             ValueError: naming the field, its value and what is allowed.
         """
+        channels, space = self.network.channels, env.observation_space(env_params)
+        networks.check_channels(channels, space, "network.channels")
         accepted = inspect.signature(type(self).factory).parameters
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return type(self).factory(
@@ -105,6 +110,7 @@ class AlgorithmConfig:
             hidden=network.hidden,
             activation=network.activation,
             action_distribution=network.action_distribution,
+            channels=network.channels,
         )
 
     def check(self) -> None:
@@ -112,6 +118,7 @@ class AlgorithmConfig:
         check_count("num_envs", self.num_envs)
         check_count("num_steps", self.num_steps)
         networks.check_hidden(self.network.hidden, "network.hidden")
+        networks.check_channels(self.network.channels, name="network.channels")
         defaults: Any = type(self)
         expected = type(defaults().hyperparams)
         if not isinstance(self.hyperparams, expected):
