@@ -10,6 +10,7 @@ import xarray as xr
 
 from purejax_po import cli, surrogates
 from purejax_po.experiment import table1
+from purejax_po.experiment.table1 import protocol, scores
 
 PAPER = {
     "no clipping or penalty": -0.39,
@@ -27,14 +28,14 @@ PAPER = {
 
 
 def test_the_settings_are_the_papers_eleven():
-    of_ppo = [group for group in table1.GROUPS.values() if group.algorithm == "ppo"]
+    of_ppo = [group for group in protocol.GROUPS.values() if group.algorithm == "ppo"]
     found = {label: paper for group in of_ppo for label, _, paper in group.settings}
     assert found == PAPER
     for label, value in ((s[0], s[1]) for group in of_ppo for s in group.settings):
         number = label.rpartition(" ")[2]
-        assert value == (float(number) if number != "penalty" else table1.NO_CLIP)
+        assert value == (float(number) if number != "penalty" else protocol.NO_CLIP)
     for group in of_ppo:
-        config = table1.make_config("hopper", group, table1.Settings())
+        config = protocol.make_config("hopper", group, table1.Settings())
         assert (config.total_steps, config.num_updates, config.log_every) == (1_000_000, 488, 1)
         algorithm = config.algorithm
         assert (algorithm.num_envs, algorithm.num_steps, algorithm.num_epochs) == (1, 2048, 10)
@@ -48,13 +49,19 @@ def test_the_settings_are_the_papers_eleven():
 
 
 def test_every_group_makes_a_valid_experiment_on_every_task():
-    settings = table1.Settings(algorithms=table1.ALGORITHMS, num_envs=4, scale=0.1)
+    everything = ("ppo", "npg", "trpo", "a2c", "reinforce")
+    settings = table1.Settings(algorithms=everything, num_envs=4, scale=0.1)
     found = table1.jobs(settings, "nowhere")
     assert len(found) == 7 * 7
-    assert sum(len(table1.GROUPS[j.group].settings) for j in found) == 7 * (11 + 4)
+    assert sum(len(protocol.GROUPS[j.group].settings) for j in found) == 7 * (11 + 4)
     for job in found:
         per_update = job.config.algorithm.num_envs * job.config.algorithm.num_steps
         assert per_update == 64 if job.group == "a2c" else 2000 <= per_update <= 2048
+
+
+def test_algorithms_may_be_programs_of_ppo():
+    settings = table1.Settings(tasks=("hopper",), algorithms=("clip", "trpo"))
+    assert [job.group for job in table1.jobs(settings, "nowhere")] == ["clip", "trpo"]
 
 
 def test_unclipped_is_clip_with_an_epsilon_beyond_every_ratio():
@@ -63,7 +70,7 @@ def test_unclipped_is_clip_with_an_epsilon_beyond_every_ratio():
     def mean(objective):
         return jax.value_and_grad(lambda x: objective(jnp.exp(x), advantage).mean())(log_ratio)
 
-    clipped = mean(lambda ratio, a: surrogates.clip(ratio, a, table1.NO_CLIP))
+    clipped = mean(lambda ratio, a: surrogates.clip(ratio, a, protocol.NO_CLIP))
     jax.tree.map(np.testing.assert_array_equal, clipped, mean(surrogates.unclipped))
 
 
@@ -77,12 +84,12 @@ def test_the_score_is_the_mean_of_the_last_hundred_episodes():
     nan = np.nan
     count = [[90, 0, 60, 50], [0, 3, 0, 1], [0, 0, 0, 0], [0, 0, 200, 0]]
     returns = [[9.0, nan, 1.0, 4.0], [nan, 2.0, nan, 6.0], [nan] * 4, [nan, nan, 7.0, nan]]
-    found = table1.last_episodes(dataset(count, returns))
+    found = scores.last_episodes(dataset(count, returns))
     np.testing.assert_allclose(found, [(50 * 4 + 50 * 1) / 100, (3 * 2 + 6) / 4, nan, 7.0])
 
 
 def test_random_is_0_and_the_best_setting_of_ppo_is_1():
-    score = table1.Score
+    score = scores.Score
     found = {
         "reacher": {
             "clipping, ε = 0.2": score(np.array([-5.0, -7.0]), 0),
@@ -90,8 +97,8 @@ def test_random_is_0_and_the_best_setting_of_ppo_is_1():
             "TRPO": score(np.array([-1.0, -1.0]), 0),
         }
     }
-    assert table1.best(found["reacher"]) == -6.0
-    scaled = table1.normalized(found, {"reacher": -46.0})
+    assert scores.best(found["reacher"]) == -6.0
+    scaled = scores.normalized(found, {"reacher": -46.0})
     np.testing.assert_allclose(scaled["clipping, ε = 0.2"][0], [41 / 40, 39 / 40])
     np.testing.assert_allclose(scaled["fixed KL, β = 1"][0], [0.5])
     np.testing.assert_allclose(scaled["TRPO"][0], [45 / 40] * 2)
@@ -102,7 +109,7 @@ def test_random_is_0_and_the_best_setting_of_ppo_is_1():
     [
         (["--tasks", "hoper"], ["tasks must be one of", "'hoper'", "did you mean hopper"]),
         (["--tasks", "hopper", "hopper"], ["tasks must be given once each"]),
-        (["--algorithms", "grpo"], ["algorithms must be one of ppo, npg", "'grpo'"]),
+        (["--algorithms", "grpo"], ["algorithms must be one of ppo, clip, adaptive_kl", "'grpo'"]),
         (["--scale", "0"], ["scale must be", "got 0"]),
         (["--scale", "0.001"], ["total_steps must be at least one update", "2048", "1000"]),
         (["--num-envs", "3"], ["num_envs must divide the horizon 2048, got 3"]),
@@ -119,11 +126,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(flags, words, capsys, tmp_path):
 @pytest.fixture
 def tiny(monkeypatch):
     """One update of 64 steps on a task that needs no extra."""
-    monkeypatch.setattr(table1, "TASKS", {"pendulum": table1.Task("Pendulum-v1", 16)})
-    monkeypatch.setattr(table1, "HORIZON", 64)
-    monkeypatch.setattr(table1, "PPO", {**table1.PPO, "num_minibatches": 1, "num_epochs": 1})
-    monkeypatch.setattr(table1, "REFERENCE_POLICIES", 2)
-    monkeypatch.setattr(table1, "GROUPS", {k: table1.GROUPS[k] for k in ("clip", "trpo")})
+    monkeypatch.setattr(protocol, "TASKS", {"pendulum": protocol.Task("Pendulum-v1", 16)})
+    monkeypatch.setattr(protocol, "HORIZON", 64)
+    monkeypatch.setattr(protocol, "PPO", {**protocol.PPO, "num_minibatches": 1, "num_epochs": 1})
+    monkeypatch.setattr(scores, "REFERENCE_POLICIES", 2)
+    monkeypatch.setattr(protocol, "GROUPS", {k: protocol.GROUPS[k] for k in ("clip", "trpo")})
 
 
 def test_a_table_is_planned_run_and_not_repeated(tiny, tmp_path, capsys, compile_quickly):
@@ -155,15 +162,15 @@ def test_a_table_is_planned_run_and_not_repeated(tiny, tmp_path, capsys, compile
 
 def test_references_are_a_uniform_and_an_untrained_policy(tiny):
     (job, _) = table1.jobs(table1.Settings(tasks=("pendulum",), algorithms=("ppo", "trpo")), "x")
-    found = table1.references(job)
+    found = scores.references(job)
     assert set(found) == {"random", "untrained"}
     assert all(len(values) == 2 and max(values) < 0 for values in found.values())
     noise = jax.random.normal(jax.random.key(0), (4000, 1))
     gaussian = dataclasses.make_dataclass("G", ["x"])(None)
     gaussian.sample_from = lambda noise: noise
-    uniform = table1._Mixed(gaussian, jnp.bool_(True)).sample_from(noise)
+    uniform = scores._Mixed(gaussian, jnp.bool_(True)).sample_from(noise)
     assert abs(float(uniform.var()) - 1 / 3) < 0.02
     assert float(jnp.abs(uniform).max()) <= 1.0
     np.testing.assert_array_equal(
-        table1._Mixed(gaussian, jnp.bool_(False)).sample_from(noise), noise
+        scores._Mixed(gaussian, jnp.bool_(False)).sample_from(noise), noise
     )
