@@ -19,7 +19,7 @@ def scripts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         yield
-        for name in ("measure", "limit", "peers", "timed"):
+        for name in ("launches", "limit", "measure", "peers", "timed"):
             sys.modules.pop(name, None)
 
 
@@ -122,3 +122,22 @@ def test_peers_get_our_settings_as_json():
         per_update = ours["num_envs"] * ours["num_steps"]
         assert STEPS % per_update == QUICK_STEPS % per_update == 0
         assert ours["hyperparams"].get("learning_rate_decay", 0.0) == 0.0
+
+
+def test_launches_are_counted_through_loops_and_branches():
+    from launches import launches
+
+    def body(x, y):
+        return jnp.sort(x) + y, None
+
+    def scanned(x, flag):
+        x = jax.lax.scan(body, x, jnp.ones((7, 4)))[0]
+        return jax.lax.cond(flag, lambda x: jnp.sort(jnp.sin(jnp.sort(x))), lambda x: x, x)
+
+    def count(function):
+        return launches(jax.jit(function).lower(jnp.ones(4), True).compile().as_text())
+
+    once = count(lambda x, flag: jnp.sort(x) + flag)
+    assert 1 <= once <= 4
+    counter = 2  # of the loop: raised and compared
+    assert 7 * (once + counter) <= count(scanned) <= 7 * (once + counter) + 8

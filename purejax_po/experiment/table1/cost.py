@@ -27,8 +27,13 @@ class Cost(NamedTuple):
     seconds: float
 
 
-def probe(job: Job) -> Probe:
-    """Compile a job's program, which the compilation cache keeps, and time one update of it."""
+def build(job: Job) -> tuple[lanes_module.Program, list[lanes_module.Block], int]:
+    """Compile a job's program, which the compilation cache keeps.
+
+    Returns:
+        The program, a block of lanes for every worker, and environment steps of all of them in an
+        update.
+    """
     trainer = runner.prepare(job.config).trainer
     config = job.config
     everything = sweep.make_lanes(config, trainer.algorithm.hyperparams, trainer.env_params)
@@ -37,10 +42,15 @@ def probe(job: Job) -> Probe:
     )
     blocks = lanes_module.make_blocks(everything, width)[: len(workers)]
     program = lanes_module.compile_program(trainer, blocks[0].lanes, config.num_updates, workers)
+    return program, blocks, len(blocks) * width * trainer.steps_per_update
+
+
+def probe(job: Job) -> Probe:
+    """Compile a job's program and time one update of it."""
+    program, blocks, steps = build(job)
     times = []
     for _ in lanes_module.run_blocks(program, blocks, [1, 1, 1], lambda: True):
         times.append(time.perf_counter())
-    steps = len(blocks) * width * trainer.steps_per_update
     return Probe(program.compile_seconds, steps / min(np.diff(times)))
 
 
