@@ -94,6 +94,16 @@ def test_a_run_may_be_resumed_with_another_number_of_devices(tmp_path):
     assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
 
 
+def test_going_on_with_other_versions_is_said(tmp_path):
+    out = tmp_path / "run"
+    run_until(out, 4)
+    begun = json.loads((out / "checkpoints" / "program.json").read_text())
+    changed = {**begun, "versions": {**begun["versions"], "jaxlib": "0.0.1"}}
+    (out / "checkpoints" / "program.json").write_text(json.dumps(changed))
+    with pytest.warns(UserWarning, match=r"was begun with jaxlib 0\.0\.1, now .* last bits"):
+        po.resume(out, progress=False)
+
+
 def test_only_the_newest_steps_are_kept(tmp_path):
     out = tmp_path / "run"
     run_until(out, 9)

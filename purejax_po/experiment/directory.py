@@ -118,7 +118,8 @@ def create(directory: Path, config: ExperimentConfig, lanes_per_device: int) -> 
     remove_other_logs(directory)
     results.write_json(directory / CONFIG, config.to_dict())
     (directory / CHECKPOINTS).mkdir()
-    results.write_json(directory / PROGRAM, {"lanes_per_device": lanes_per_device})
+    begun = {"lanes_per_device": lanes_per_device, "versions": results.versions()}
+    results.write_json(directory / PROGRAM, begun)
 
 
 def read_config(directory: Path) -> ExperimentConfig:
@@ -425,10 +426,29 @@ def stored_lanes_per_device(directory: Path) -> int | None:
             return checkpoint.verify(path)["meta"]["lanes_per_device"]
         except CheckpointError:
             continue
+    return _begun(directory).get("lanes_per_device")
+
+
+def warn_of_versions(directory: Path) -> None:
+    """Warn if a run goes on with other versions than it began with."""
+    found = results.versions()
+    begun = _begun(directory).get("versions", {})
+    changed = [f"{k} {x}, now {found[k]}" for k, x in begun.items() if found.get(k, x) != x]
+    if changed:
+        warnings.warn(
+            f"{directory} was begun with {'; '.join(changed)}: what follows may differ in its last "
+            "bits from a run without interruption",
+            stacklevel=2,
+        )
+
+
+def _begun(directory: Path) -> dict[str, Any]:
+    """What was noted when a run began; nothing if it was killed before that."""
     try:
-        return json.loads((directory / PROGRAM).read_text())["lanes_per_device"]
-    except (OSError, ValueError, KeyError, TypeError):  # killed before it was written
-        return None
+        found = json.loads((directory / PROGRAM).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def done_shapes(state: Any, log: Log, num_real: int, num_windows: int) -> Done:

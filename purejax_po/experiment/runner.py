@@ -343,6 +343,7 @@ class _Run:
             files.create(directory, self.config, program.lanes_per_worker)
         if processes.is_first and self.is_resumed:
             (directory / files.CHECKPOINTS).mkdir(exist_ok=True)
+            files.warn_of_versions(directory)
             files.merge_logs(directory)
         self.attendance.reach("ready", lanes_per_device=program.lanes_per_worker)
         if self.is_resumed:
