@@ -32,6 +32,7 @@ def main() -> None:
     rows = {row["setting"]: row["tasks"] for row in found["rows"]}
     if CLIP in rows:
         parts.append(measure.table(list(beside_references(found, rows[CLIP]))))
+    if CLIP in rows and UNCLIPPED in rows:
         parts.append(measure.table(list(orderings(rows[CLIP], rows[UNCLIPPED]))))
     measure.write("table1", found, "\n\n".join(parts))
 

@@ -62,6 +62,8 @@ def test_every_group_makes_a_valid_experiment_on_every_task():
 def test_algorithms_may_be_programs_of_ppo():
     settings = table1.Settings(tasks=("hopper",), algorithms=("clip", "trpo"))
     assert [job.group for job in table1.jobs(settings, "nowhere")] == ["clip", "trpo"]
+    (job,) = table1.jobs(dataclasses.replace(settings, algorithms=("clip=0.2",)), "nowhere")
+    assert (job.group, job.config.sweep) == ("clip", {"clip_eps": (0.2,)})
 
 
 def test_unclipped_is_clip_with_an_epsilon_beyond_every_ratio():
@@ -109,6 +111,7 @@ def test_random_is_0_and_the_best_setting_of_ppo_is_1():
     [
         (["--tasks", "hoper"], ["tasks must be one of", "'hoper'", "did you mean hopper"]),
         (["--tasks", "hopper", "hopper"], ["tasks must be given once each"]),
+        (["--algorithms", "clip=0.25"], ["algorithms must be", "'clip=0.25'", "clip=0.2?"]),
         (["--algorithms", "grpo"], ["algorithms must be one of ppo, clip, adaptive_kl", "'grpo'"]),
         (["--scale", "0"], ["scale must be", "got 0"]),
         (["--scale", "0.001"], ["total_steps must be at least one update", "2048", "1000"]),

@@ -130,8 +130,8 @@ class Settings:
     tasks: tuple[str, ...] = tuple(TASKS)
     """Of the seven."""
     algorithms: tuple[str, ...] = ("ppo",)
-    """ppo is the paper's eleven settings, in the programs clip, adaptive_kl and fixed_kl; npg,
-    trpo, a2c and reinforce are a setting each."""
+    """ppo is the paper's eleven settings, in the programs clip, adaptive_kl and fixed_kl, of which
+    clip=0.2 is a setting; npg, trpo, a2c and reinforce are a setting each."""
     num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 3
     """Runs of every setting on every task."""
     first_seed: int = 0
@@ -153,7 +153,7 @@ class Settings:
             if not given or len(set(given)) < len(given):
                 raise ValueError(f"{name} must be given once each, got {', '.join(given) or None}")
             for value in given:
-                check_choice(name, value, choices)
+                check_choice(name, value, (*choices, *_settings_of(value.partition("=")[0])))
         check_number("scale", self.scale, Range(0.0, includes_low=False))
         check_count("num_envs", self.num_envs)
         if HORIZON % self.num_envs:
@@ -183,11 +183,26 @@ def jobs(settings: Settings, out: str | os.PathLike[str]) -> list[Job]:
     found = []
     for task in settings.tasks:
         for name, group in GROUPS.items():
-            if {name, group.algorithm} & set(settings.algorithms):
-                config = make_config(task, group, settings)
+            chosen = _chosen(name, group, settings.algorithms)
+            if chosen:
+                config = make_config(task, group._replace(settings=chosen), settings)
                 config.check()
                 found.append(Job(task, name, config, Path(out) / task / name))
     return found
+
+
+def _settings_of(name: str) -> dict[str, tuple[str, float, float | None]]:
+    """Settings of a program by what `algorithms` calls them, as clip=0.2."""
+    group = GROUPS.get(name)
+    return {f"{name}={row[1]:g}": row for row in group.settings} if group and group.axis else {}
+
+
+def _chosen(
+    name: str, group: Group, algorithms: tuple[str, ...]
+) -> tuple[tuple[str, float, float | None], ...]:
+    if name in algorithms or group.algorithm in algorithms:
+        return group.settings
+    return tuple(row for key, row in _settings_of(name).items() if key in algorithms)
 
 
 def make_config(task: str, group: Group, settings: Settings) -> ExperimentConfig:

@@ -111,9 +111,12 @@ def last_episodes(dataset: "xr.Dataset", number: int = SCORED_EPISODES) -> Any:
 
 
 def by_setting(group: str, dataset: "xr.Dataset") -> dict[str, "xr.Dataset"]:
-    """Split a group's results into those of its settings, by label."""
+    """Split a group's results into those of its settings that were run, by label."""
     axis, settings = protocol.GROUPS[group].axis, protocol.GROUPS[group].settings
-    return {label: dataset.sel({axis: value}) if axis else dataset for label, value, _ in settings}
+    if axis is None:
+        return {label: dataset for label, *_ in settings}
+    run = set(dataset[axis].values.tolist())
+    return {label: dataset.sel({axis: value}) for label, value, _ in settings if value in run}
 
 
 def score(part: "xr.Dataset") -> Score:
