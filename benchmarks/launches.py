@@ -5,7 +5,8 @@
 Counted in the programs that XLA compiles for this machine: every fusion, product, sort and the like
 once for each turn of the loops around it. A GPU's compiler fuses otherwise, but not by an order of
 magnitude, and where lanes are few its time is that of the launches, one after the other: so this
-estimates a GPU's run time without one. Lanes side by side share their launches.
+estimates a GPU's run time without one. Lanes side by side share their launches. Of a branch the
+cheaper side counts: the reset of environments, in steps in which an episode ends, comes on top.
 
 Every algorithm on CartPole-v1; or with --table1 the programs of the PPO paper's Table 1
 (`purejax-po table1`), lanes of so many environments, and their sum.
@@ -58,7 +59,7 @@ def launches(hlo: str) -> float:
             turns = int(trips[1]) if trips else 1
             return turns * sum(map(count, names))
         if kind == "conditional":
-            return 1 + max(map(count, names))
+            return 1 + min(map(count, names))
         if kind == "call":
             return sum(map(count, names))
         return float(kind not in NOT_A_KERNEL)

@@ -22,10 +22,11 @@ CLIP, UNCLIPPED = "clipping, ε = 0.2", "no clipping or penalty"
 
 def main() -> None:
     arguments = sys.argv[1:]
-    command = cli.parse(["table1", *arguments])
-    status = cli.main(["table1", *arguments])
-    if status or command.plan:
+    if status := cli.main(["table1", *arguments]):
         raise SystemExit(status)
+    command = cli.parse(["table1", *arguments])
+    if command.plan:
+        return
     found = json.loads((command.out / table1.TABLE).read_text())
     parts = [f"## Continuous control\n\n    purejax-po table1 {' '.join(arguments)}"]
     parts.append((command.out / table1.PAGE).read_text().rstrip())

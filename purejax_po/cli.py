@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 import tyro
 
 from purejax_po import environments
-from purejax_po.experiment import comparison, policies, report, results, runner, sweep, table1
+from purejax_po.experiment import (
+    comparison,
+    loggers,
+    policies,
+    report,
+    results,
+    runner,
+    sweep,
+    table1,
+)
 from purejax_po.experiment.checkpoint import MANIFEST
 from purejax_po.experiment.compilation import use_compilation_cache, use_no_compilation_cache
 from purejax_po.experiment.config import (
@@ -422,15 +431,19 @@ class Table1:
             self.hosting.start()
             for job in jobs:
                 table1.check_same(job)
+                loggers.check(self.hosting.log_to, job.config, job.directory)
             print_plan(table1.plan(jobs, table1.probed(jobs)))
             if self.plan:
                 return 0
-            found = table1.execute(jobs, self.out, saving=saving)
+            found = table1.execute(jobs, self.out, saving=saving, log_to=self.hosting.log_to)
         except ValueError as error:
             return _fail(error)
         except Interrupted as stop:
             print(f"{PROGRAM}: interrupted; to go on: the same command again", file=sys.stderr)
             return 128 + stop.signal_number
+        except runner.StoppedError as error:
+            print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+            return 1
         _print_columns("Table 1: scores, 95 % intervals over seeds", table1.cells(found))
         _console().print(f"files: {self.out}{os.sep}{{{', '.join(table1.FILES)}}}", soft_wrap=True)
         return 0

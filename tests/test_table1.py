@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from purejax_po import cli, surrogates
-from purejax_po.experiment import table1
+from purejax_po.experiment import runner, table1
 from purejax_po.experiment.table1 import protocol, scores
 
 PAPER = {
@@ -62,8 +62,9 @@ def test_every_group_makes_a_valid_experiment_on_every_task():
 def test_algorithms_may_be_programs_of_ppo():
     settings = table1.Settings(tasks=("hopper",), algorithms=("clip", "trpo"))
     assert [job.group for job in table1.jobs(settings, "nowhere")] == ["clip", "trpo"]
-    (job,) = table1.jobs(dataclasses.replace(settings, algorithms=("clip=0.2",)), "nowhere")
-    assert (job.group, job.config.sweep) == ("clip", {"clip_eps": (0.2,)})
+    some = dataclasses.replace(settings, algorithms=("clip=0.2", "clip=none"))
+    (job,) = table1.jobs(some, "nowhere")
+    assert (job.group, job.config.sweep) == ("clip", {"clip_eps": (protocol.NO_CLIP, 0.2)})
 
 
 def test_unclipped_is_clip_with_an_epsilon_beyond_every_ratio():
@@ -106,11 +107,19 @@ def test_random_is_0_and_the_best_setting_of_ppo_is_1():
     np.testing.assert_allclose(scaled["TRPO"][0], [45 / 40] * 2)
 
 
+@pytest.mark.parametrize("low", [-5.0, 0.0])
+def test_a_task_on_which_nothing_beats_random_has_no_scale(low):
+    found = {"reacher": {"clipping, ε = 0.2": scores.Score(np.array([-5.0, -7.0, np.nan]), 0)}}
+    scaled = scores.normalized(found, {"reacher": low})
+    assert [len(x) for x in scaled["clipping, ε = 0.2"]] == [0]
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--tasks", "hoper"], ["tasks must be one of", "'hoper'", "did you mean hopper"]),
         (["--tasks", "hopper", "hopper"], ["tasks must be given once each"]),
+        (["--log-to", "nowhere"], ["log_to must be one of", "'nowhere'"]),
         (["--algorithms", "clip=0.25"], ["algorithms must be", "'clip=0.25'", "clip=0.2?"]),
         (["--algorithms", "grpo"], ["algorithms must be one of ppo, clip, adaptive_kl", "'grpo'"]),
         (["--scale", "0"], ["scale must be", "got 0"]),
@@ -124,6 +133,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(flags, words, capsys, tmp_path):
     (line,) = capsys.readouterr().err.splitlines()
     assert all(word in line for word in words), line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_stops_is_one_line(monkeypatch, tmp_path, capsys):
+    def stop(*arguments, **options):
+        raise runner.StoppedError("out of memory with 1 lane")
+
+    monkeypatch.setattr(table1, "probed", lambda jobs: {})
+    monkeypatch.setattr(table1, "plan", lambda jobs, _: [table1.Cost(jobs[0], 0, 0.0)])
+    monkeypatch.setattr(table1, "execute", stop)
+    flags = ["--tasks", "hopper", "--no-compilation-cache", "--out", str(tmp_path / "out")]
+    assert cli.main(["table1", *flags]) == 1
+    assert "error: out of memory with 1 lane" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def build(job: Job) -> tuple[lanes_module.Program, list[lanes_module.Block], int
     )
     blocks = lanes_module.make_blocks(everything, width)[: len(workers)]
     program = lanes_module.compile_program(trainer, blocks[0].lanes, config.num_updates, workers)
-    return program, blocks, len(blocks) * width * trainer.steps_per_update
+    return program, blocks, sum(block.num_real for block in blocks) * trainer.steps_per_update
 
 
 def probe(job: Job) -> Probe:

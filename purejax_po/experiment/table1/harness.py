@@ -41,6 +41,7 @@ def execute(
     *,
     progress: bool = True,
     saving: "runner.Saving | None" = None,
+    log_to: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train what is not complete, and write the table, its page and the curves of every task.
 
@@ -49,6 +50,7 @@ def execute(
 
     Raises:
         ValueError: if the directory holds runs of other settings.
+        StoppedError: if a run stopped, as where not even one lane fits the memory.
         Interrupted: after SIGINT or SIGTERM, once the state is saved; the same call goes on.
     """
     out = Path(out)
@@ -58,7 +60,7 @@ def execute(
             check_same(job)
         runs: Runs = {}
         for job in all_jobs:
-            dataset = _run(job, progress, saving)
+            dataset = _run(job, progress, saving, log_to)
             runs.setdefault(job.task, {})[job.group] = by_setting(job.group, dataset)
         references = {job.task: read_references(job) for job in all_jobs}
         found = table(runs, references)
@@ -69,14 +71,16 @@ def execute(
     return found
 
 
-def _run(job: Job, progress: bool, saving: "runner.Saving | None") -> "xr.Dataset":
+def _run(
+    job: Job, progress: bool, saving: "runner.Saving | None", log_to: Sequence[str]
+) -> "xr.Dataset":
     read_references(job)
     if job.is_complete():
         return results.load(job.directory)
     is_begun = (job.directory / files.CONFIG).exists()
     experiment = (
-        runner.prepare_resume(job.directory)
+        runner.prepare_resume(job.directory, log_to=log_to)
         if is_begun
-        else runner.prepare(job.config, job.directory)
+        else runner.prepare(job.config, job.directory, log_to=log_to)
     )
     return runner.execute(experiment, progress=progress, saving=saving)

@@ -131,7 +131,7 @@ class Settings:
     """Of the seven."""
     algorithms: tuple[str, ...] = ("ppo",)
     """ppo is the paper's eleven settings, in the programs clip, adaptive_kl and fixed_kl, of which
-    clip=0.2 is a setting; npg, trpo, a2c and reinforce are a setting each."""
+    clip=0.2 and clip=none are settings; npg, trpo, a2c and reinforce are a setting each."""
     num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 3
     """Runs of every setting on every task."""
     first_seed: int = 0
@@ -192,9 +192,13 @@ def jobs(settings: Settings, out: str | os.PathLike[str]) -> list[Job]:
 
 
 def _settings_of(name: str) -> dict[str, tuple[str, float, float | None]]:
-    """Settings of a program by what `algorithms` calls them, as clip=0.2."""
+    """Settings of a program by what `algorithms` calls them, as clip=0.2 and clip=none."""
     group = GROUPS.get(name)
-    return {f"{name}={row[1]:g}": row for row in group.settings} if group and group.axis else {}
+    if group is None or group.axis is None:
+        return {}
+    return {
+        f"{name}={'none' if row[1] == NO_CLIP else f'{row[1]:g}'}": row for row in group.settings
+    }
 
 
 def _chosen(

@@ -144,15 +144,16 @@ def normalized(
         low: the random policy's mean return by task.
 
     Returns:
-        By label, one `[seeds]` per task; runs without an episode are left out.
+        By label, one `[seeds]` per task; runs without an episode are left out, and so are all runs
+        of a task on which nothing beats random: there is no scale from 0 to 1.
     """
     labels = dict.fromkeys(label for of_task in found.values() for label in of_task)
     scaled: dict[str, list[Any]] = {label: [] for label in labels}
     for task, of_task in found.items():
         high = best(of_task)
         for label, score in of_task.items():
-            kept = score.runs[np.isfinite(score.runs)]
-            scaled[label].append(statistics.normalize(kept, low[task], high))
+            kept = score.runs[np.isfinite(score.runs) & (high > low[task])]
+            scaled[label].append(statistics.normalize(kept, low[task], high) if len(kept) else kept)
     return scaled
 
 

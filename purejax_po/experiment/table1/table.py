@@ -52,7 +52,7 @@ def table(runs: "Runs", baseline: Mapping[str, References]) -> dict[str, Any]:
         )
     return {
         "zero": low,
-        "one": {task: best(of_task) for task, of_task in found.items()},
+        "one": {task: results.number(best(of_task)) for task, of_task in found.items()},
         "references": {
             task: {kind: results.over_seeds(np.array(x)) for kind, x in of_task.items()}
             for task, of_task in baseline.items()
@@ -93,7 +93,7 @@ def cells(found: Mapping[str, Any]) -> list[dict[str, str]]:
             "IQM": _interval(".2f", *row["iqm"].values()),
         }
         for task, on_task in row["tasks"].items():
-            form = ".1f" if abs(found["one"][task]) < 100 else ".0f"
+            form = ".1f" if abs(found["one"][task] or 0.0) < 100 else ".0f"
             text = _interval(form, *(on_task[k] for k in ("iqm", "ci_low", "ci_high")))
             text += f", {on_task['num_diverged']} diverged" * bool(on_task["num_diverged"])
             line[task] = text
@@ -107,19 +107,22 @@ def page(found: Mapping[str, Any]) -> str:
     header = list(lines[0])
     rows = [header, ["---"] * len(header), *([line[k] for k in header] for line in lines)]
     steps = ", ".join(f"{task} {n:,}" for task, n in found["steps"].items())
-    scale = ", ".join(
-        f"{task} {found['zero'][task]:.1f} and {found['one'][task]:.1f}" for task in found["zero"]
-    )
+    zero, one = found["zero"], found["one"]
+    scale = ", ".join(f"{task} {x:.1f} and {_text(one[task], '.1f')}" for task, x in zero.items())
+    unscaled = [task for task, x in zero.items() if one[task] is None or one[task] <= x]
+    left_out = f" Not in mean and IQM, for nothing beat random: {', '.join(unscaled)}."
+    best_of = "PPO's settings here" if any(row["paper"] for row in found["rows"]) else "all rows"
     return "\n".join(
         ["| " + " | ".join(row) + " |" for row in rows]
         + [
             "",
-            f"A run's score is the mean return of its last {SCORED_EPISODES} episodes. mean, IQM: "
-            "over all runs on all tasks, scaled by the task so that the uniformly random policy is "
-            "0 and the best setting of PPO (by its mean over seeds) is 1; tasks: IQM of the scores "
-            "over seeds. In brackets 95 % bootstrap intervals over seeds.",
+            f"A run's score is the mean return of its last {SCORED_EPISODES} episodes, or of all "
+            "if there were fewer. mean, IQM: over all runs on all tasks, scaled by the task so that "
+            f"the uniformly random policy is 0 and the best of {best_of} (by its mean over seeds) "
+            "is 1; tasks: IQM of the scores over seeds. In brackets 95 % bootstrap intervals over "
+            "seeds.",
             "",
-            f"Steps of each run: {steps}. 0 and 1 stand for: {scale}.",
+            f"Steps of each run: {steps}. 0 and 1 stand for: {scale}." + left_out * bool(unscaled),
             "",
         ]
     )
