@@ -117,10 +117,10 @@ def page(found: Mapping[str, Any]) -> str:
         + [
             "",
             f"A run's score is the mean return of its last {SCORED_EPISODES} episodes, or of all "
-            "if there were fewer. mean, IQM: over all runs on all tasks, scaled by the task so that "
-            f"the uniformly random policy is 0 and the best of {best_of} (by its mean over seeds) "
-            "is 1; tasks: IQM of the scores over seeds. In brackets 95 % bootstrap intervals over "
-            "seeds.",
+            "if there were fewer. mean, IQM: over all runs on all tasks, scaled by the task so "
+            f"that the uniformly random policy is 0 and the best of {best_of} (by its mean over "
+            "seeds) is 1; tasks: IQM of the scores over seeds. In brackets 95 % bootstrap "
+            "intervals over seeds.",
             "",
             f"Steps of each run: {steps}. 0 and 1 stand for: {scale}." + left_out * bool(unscaled),
             "",
