@@ -43,10 +43,13 @@ class Pair(NamedTuple):
     env: str = "CartPole-v1"
     settings: dict[str, int] = {}  # noqa: RUF012 - never changed
     """What differs from our defaults."""
+    our_env_options: dict[str, int] = {}  # noqa: RUF012 - never changed
 
     @property
     def label(self) -> str:
-        return f"{self.peer.name} {self.algorithm.upper()}, {self.their_seeds} of {self.our_seeds}"
+        seeds = f"{self.their_seeds} of {self.our_seeds}"
+        options = "".join(f", {name} {value}" for name, value in self.our_env_options.items())
+        return f"{self.peer.name} {self.algorithm.upper()}, {seeds}{options}"
 
 
 REJAX = Peer("rejax", "rejax", "rejax_ppo.py")
@@ -68,6 +71,7 @@ PAIRS = (
     Pair(BRAX, "ppo", 1, 1, is_quick=False, env="Pendulum-v1"),
     Pair(BRAX, "ppo", 1, 1, is_quick=False, env="brax/hopper:spring", settings=SEQUENCES),
     Pair(BRAX, "ppo", 16, 1, is_quick=False, env="brax/hopper:spring", settings=SEQUENCES),
+    Pair(BRAX, "ppo", 1, 1, False, "brax/hopper:spring", SEQUENCES, {"reset_pool": 1}),
 )
 STEPS, QUICK_STEPS = 98_304, 8_192
 """Of each seed: whole updates of every algorithm."""
@@ -144,6 +148,7 @@ def compare(pair: Pair, workers: dict[str, Worker], rounds: int, quick: bool) ->
         "steps": steps,
         "settings": {**settings(pair.algorithm), **pair.settings},
         "episodes": 8 if quick else EPISODES,
+        "our_env_options": pair.our_env_options,
     }
     answers: dict[str, list[dict[str, Any]]] = {"ours.py": [], pair.peer.script: []}
     for i in range(rounds):

@@ -21,9 +21,10 @@ class Timed:
         seeds: Any,
         updates: int,
         width: int | None = None,
+        **env_options: Any,
     ) -> None:
         """Compile for K = `width` lanes per device, or as many as the package chooses."""
-        self.env, self.env_params = po.make_env(env)
+        self.env, self.env_params = po.make_env(env, **env_options)
         algorithm = config.build(self.env, self.env_params)
         self.trainer = po.make_trainer(
             self.env,

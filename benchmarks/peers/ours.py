@@ -17,7 +17,7 @@ from timed import Timed
 
 
 @functools.cache
-def compiled(algorithm, env, num_seeds, steps, settings, episodes):
+def compiled(algorithm, env, num_seeds, steps, settings, episodes, env_options):
     """Compile training and evaluation once for all rounds."""
     options = json.loads(settings)
     hyperparams = ALGORITHMS[algorithm]().hyperparams.replace(**options.pop("hyperparams"))
@@ -27,7 +27,7 @@ def compiled(algorithm, env, num_seeds, steps, settings, episodes):
         hyperparams=hyperparams, network=po.NetworkConfig(**network), **options
     )
     updates = steps // (config.num_envs * config.num_steps)
-    timed = Timed(config, env, range(num_seeds), updates)
+    timed = Timed(config, env, range(num_seeds), updates, **json.loads(env_options))
 
     def evaluate(seed, params):
         length = int(timed.env_params.max_steps_in_episode)
@@ -53,6 +53,7 @@ def run(job):
         job["steps"],
         json.dumps(job["settings"]),
         job["episodes"],
+        json.dumps(job["our_env_options"]),
     )
     timed.restart(job["seeds"])
     rate = timed.run()
