@@ -3,10 +3,10 @@
     python benchmarks/launches.py [--table1 ENVS] [--tasks TASK,TASK] [--microseconds 3]
 
 Counted in the programs that XLA compiles for this machine: every fusion, product, sort and the like
-once for each turn of the loops around it. A GPU's compiler fuses otherwise, but not by an order of
-magnitude, and where lanes are few its time is that of the launches, one after the other: so this
-estimates a GPU's run time without one. Lanes side by side share their launches. Of a branch the
-cheaper side counts: the reset of environments, in steps in which an episode ends, comes on top.
+once for each turn of the loops around it. A rough estimate of a GPU's run time without one, where
+lanes are few and its time is that of the launches, one after the other: a GPU's compiler fuses
+otherwise, and the time of a launch is an assumption. Lanes side by side share their launches. Of a
+branch the cheaper side counts: resets, in steps in which an episode ends, come on top.
 
 Every algorithm on CartPole-v1; or with --table1 the programs of the PPO paper's Table 1
 (`purejax-po table1`), lanes of so many environments, and their sum.

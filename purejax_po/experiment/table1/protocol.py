@@ -50,6 +50,16 @@ TASKS = {
 """The paper's tasks, by name."""
 
 
+class Setting(NamedTuple):
+    """A row of the table."""
+
+    label: str
+    value: float
+    """On the axis of its group's sweep."""
+    paper: float | None
+    """The paper's score."""
+
+
 class Group(NamedTuple):
     """Settings that one compiled program serves: the points of a sweep, or one without."""
 
@@ -57,8 +67,8 @@ class Group(NamedTuple):
     options: dict[str, Any]
     """Fields of the algorithm's configuration."""
     axis: str | None
-    settings: tuple[tuple[str, float, float | None], ...]
-    """`(label, value on the axis, the paper's score)`, in the paper's order."""
+    settings: tuple[Setting, ...]
+    """In the paper's order."""
 
 
 PPO = {
@@ -85,10 +95,10 @@ GROUPS = {
         {"surrogate": "clip"},
         "clip_eps",
         (
-            ("no clipping or penalty", NO_CLIP, -0.39),
-            ("clipping, ε = 0.1", 0.1, 0.76),
-            ("clipping, ε = 0.2", 0.2, 0.82),
-            ("clipping, ε = 0.3", 0.3, 0.70),
+            Setting("no clipping or penalty", NO_CLIP, -0.39),
+            Setting("clipping, ε = 0.1", 0.1, 0.76),
+            Setting("clipping, ε = 0.2", 0.2, 0.82),
+            Setting("clipping, ε = 0.3", 0.3, 0.70),
         ),
     ),
     "adaptive_kl": Group(
@@ -96,9 +106,9 @@ GROUPS = {
         {"surrogate": "adaptive_kl"},
         "kl_target",
         (
-            ("adaptive KL, target 0.003", 0.003, 0.68),
-            ("adaptive KL, target 0.01", 0.01, 0.74),
-            ("adaptive KL, target 0.03", 0.03, 0.71),
+            Setting("adaptive KL, target 0.003", 0.003, 0.68),
+            Setting("adaptive KL, target 0.01", 0.01, 0.74),
+            Setting("adaptive KL, target 0.03", 0.03, 0.71),
         ),
     ),
     "fixed_kl": Group(
@@ -106,21 +116,21 @@ GROUPS = {
         {"surrogate": "fixed_kl"},
         "kl_coef",
         (
-            ("fixed KL, β = 0.3", 0.3, 0.62),
-            ("fixed KL, β = 1", 1.0, 0.71),
-            ("fixed KL, β = 3", 3.0, 0.72),
-            ("fixed KL, β = 10", 10.0, 0.69),
+            Setting("fixed KL, β = 0.3", 0.3, 0.62),
+            Setting("fixed KL, β = 1", 1.0, 0.71),
+            Setting("fixed KL, β = 3", 3.0, 0.72),
+            Setting("fixed KL, β = 10", 10.0, 0.69),
         ),
     ),
-    "npg": Group("npg", {}, None, (("NPG", 0.0, None),)),
-    "trpo": Group("trpo", {}, None, (("TRPO", 0.0, None),)),
-    "a2c": Group("a2c", {}, None, (("A2C", 0.0, None),)),
-    "reinforce": Group("reinforce", {}, None, (("REINFORCE", 0.0, None),)),
+    "npg": Group("npg", {}, None, (Setting("NPG", 0.0, None),)),
+    "trpo": Group("trpo", {}, None, (Setting("TRPO", 0.0, None),)),
+    "a2c": Group("a2c", {}, None, (Setting("A2C", 0.0, None),)),
+    "reinforce": Group("reinforce", {}, None, (Setting("REINFORCE", 0.0, None),)),
 }
 """Every program of the table, by the name of its directory."""
 
-PROGRAMS = ("ppo", *GROUPS)
-"""What `algorithms` chooses among: ppo is all of PPO's."""
+CHOICES = ("ppo", *GROUPS)
+"""What `algorithms` names, single settings apart; ppo stands for all groups of PPO."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,7 +158,7 @@ class Settings:
 
     def check(self) -> None:
         """Raise `ValueError` naming the field, its value and what is allowed."""
-        for name, choices in (("tasks", tuple(TASKS)), ("algorithms", PROGRAMS)):
+        for name, choices in (("tasks", tuple(TASKS)), ("algorithms", CHOICES)):
             given = getattr(self, name)
             if not given or len(set(given)) < len(given):
                 raise ValueError(f"{name} must be given once each, got {', '.join(given) or None}")
@@ -191,22 +201,19 @@ def jobs(settings: Settings, out: str | os.PathLike[str]) -> list[Job]:
     return found
 
 
-def _settings_of(name: str) -> dict[str, tuple[str, float, float | None]]:
+def _settings_of(name: str) -> dict[str, Setting]:
     """Settings of a program by what `algorithms` calls them, as clip=0.2 and clip=none."""
     group = GROUPS.get(name)
     if group is None or group.axis is None:
         return {}
-    return {
-        f"{name}={'none' if row[1] == NO_CLIP else f'{row[1]:g}'}": row for row in group.settings
-    }
+    values = {NO_CLIP: "none"}
+    return {f"{name}={values.get(x.value, f'{x.value:g}')}": x for x in group.settings}
 
 
-def _chosen(
-    name: str, group: Group, algorithms: tuple[str, ...]
-) -> tuple[tuple[str, float, float | None], ...]:
+def _chosen(name: str, group: Group, algorithms: tuple[str, ...]) -> tuple[Setting, ...]:
     if name in algorithms or group.algorithm in algorithms:
         return group.settings
-    return tuple(row for key, row in _settings_of(name).items() if key in algorithms)
+    return tuple(x for key, x in _settings_of(name).items() if key in algorithms)
 
 
 def make_config(task: str, group: Group, settings: Settings) -> ExperimentConfig:
@@ -226,7 +233,7 @@ def make_config(task: str, group: Group, settings: Settings) -> ExperimentConfig
         num_windows=min(max(10, num_updates), TOTAL_STEPS // HORIZON),
         lanes_per_device=settings.lanes_per_device,
         num_devices=settings.num_devices,
-        sweep={group.axis: tuple(value for _, value, _ in group.settings)} if group.axis else {},
+        sweep={group.axis: tuple(x.value for x in group.settings)} if group.axis else {},
     )
 
 

@@ -114,9 +114,9 @@ def by_setting(group: str, dataset: "xr.Dataset") -> dict[str, "xr.Dataset"]:
     """Split a group's results into those of its settings that were run, by label."""
     axis, settings = protocol.GROUPS[group].axis, protocol.GROUPS[group].settings
     if axis is None:
-        return {label: dataset for label, *_ in settings}
+        return {x.label: dataset for x in settings}
     run = set(dataset[axis].values.tolist())
-    return {label: dataset.sel({axis: value}) for label, value, _ in settings if value in run}
+    return {x.label: dataset.sel({axis: x.value}) for x in settings if x.value in run}
 
 
 def score(part: "xr.Dataset") -> Score:
@@ -159,8 +159,8 @@ def normalized(
 
 def paper(label: str) -> float | None:
     """The paper's score of a setting."""
-    rows = (row for group in protocol.GROUPS.values() for row in group.settings)
-    return next(score for name, _, score in rows if name == label)
+    settings = (x for group in protocol.GROUPS.values() for x in group.settings)
+    return next(x.paper for x in settings if x.label == label)
 
 
 def _mean(runs: Any) -> float:
