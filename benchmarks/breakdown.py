@@ -21,7 +21,7 @@ from measure import Figure
 
 import purejax_po as po
 from purejax_po import advantages, curvature, minibatch, rollout
-from purejax_po.algorithms import actor_critic, natural
+from purejax_po.algorithms import actor_critic, natural, optimizers
 from purejax_po.experiment import lanes
 
 Part = Callable[[Any, Any], Any]
@@ -135,7 +135,7 @@ def trpo_parts(config: po.TRPOConfig) -> tuple[po.Trainer, dict[str, Part]]:
         )
 
     def search(state: Any, batch: Any) -> Any:
-        """The old parameters and one candidate, which is accepted."""
+        """One candidate, which is accepted."""
 
         def evaluate(params: Any) -> Any:
             value, info = surrogate(batch)(params)
@@ -144,16 +144,17 @@ def trpo_parts(config: po.TRPOConfig) -> tuple[po.Trainer, dict[str, Part]]:
         params = state.algorithm.params.policy
         step = jax.tree.map(lambda x: 1e-3 * x, params)
         shrink, most = hyperparams.backtrack_coef, config.max_backtracks
-        return curvature.line_search(evaluate, params, step, shrink=shrink, max_backtracks=most)
+        old_info = {"kl": jnp.float32(0.0), "entropy": jnp.float32(0.0)}
+        return curvature.line_search(
+            evaluate, params, step, shrink=shrink, max_backtracks=most, old_info=old_info
+        )
 
     def fit(state: Any, batch: Any) -> Any:
-        import optax
-
         return actor_critic.fit(
             state.key,
             critic,
             state.algorithm.params.critic,
-            optax.adam(hyperparams.critic_learning_rate),
+            optimizers.adam(hyperparams.critic_learning_rate),
             state.algorithm.critic_optimizer,
             batch.transition,
             batch.transition.reward,

@@ -62,11 +62,10 @@ def by_hand(config: Config) -> Work:
     if isinstance(config, po.PPOConfig):
         return once.plus(learn_actor.plus(learn_critic), config.num_epochs)
     product = Work(2 * (2 * actor - first), 0.0)
-    searched = 1 + 1  # the old parameters and, mostly, one candidate
     return (
-        once.plus(learn_actor)  # whose forward pass the products' linearisation shares
+        once.plus(learn_actor)  # its forward pass serves the products and the line search too
         .plus(product, config.cg_iterations)
-        .plus(act, searched)
+        .plus(act)  # mostly one candidate
         .plus(learn_critic, config.critic_epochs)
     )
 

@@ -184,6 +184,7 @@ def line_search(
     *,
     shrink: Array | float,
     max_backtracks: int,
+    old_info: Info | None = None,
 ) -> LineSearch:
     """Take the first accepted of the candidates params + shrinkᵏ·step, k = 0 … max_backtracks − 1.
 
@@ -195,6 +196,7 @@ def line_search(
         params, step: pytrees of the same structure.
         shrink: backtracking coefficient in (0, 1).
         max_backtracks: number of candidates, static.
+        old_info: what `evaluate` says of `params`, if it is known already.
 
     Raises:
         ValueError: if `shrink` is outside (0, 1) or `max_backtracks` below 1.
@@ -219,7 +221,8 @@ def line_search(
         first_info = jax.tree.map(lambda a, b: jnp.where(k == 0, a, b), info, first_info)
         return k + 1, moved, accepted, info, first_info
 
-    _, old_info = evaluate(params)
+    if old_info is None:
+        _, old_info = evaluate(params)
     start = jnp.int32(0), params, jnp.bool_(False), old_info, old_info
     k, moved, accepted, info, first_info = jax.lax.while_loop(searching, backtrack, start)
     chosen = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved, params)

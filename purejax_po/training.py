@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejax_po import metrics, normalization, rollout
+from purejax_po import metrics, normalization, prng, rollout
 from purejax_po.metrics import Log
 from purejax_po.normalization import Normalization, NormalizedParams
 from purejax_po.types import (
@@ -112,9 +112,9 @@ def make_trainer(
         env_params: EnvParams = env_params,
         num_updates: Array | float = jnp.inf,
     ) -> TrainState:
-        key, algorithm_key, reset_key = jax.random.split(key, 3)
+        key, algorithm_key, reset_key = jax.random.split(prng.written_out(key), 3)
         return TrainState(
-            key=key,
+            key=prng.as_usual(key),
             num_done=jnp.int32(0),
             num_planned=jnp.float32(num_updates),
             algorithm=algorithm.init(algorithm_key, hyperparams),
@@ -130,7 +130,7 @@ def make_trainer(
     def step(
         hyperparams: Any, state: TrainState, env_params: EnvParams = env_params
     ) -> tuple[TrainState, Log]:
-        key, rollout_key, update_key = jax.random.split(state.key, 3)
+        key, rollout_key, update_key = jax.random.split(prng.written_out(state.key), 3)
         begin, group_size = state.rollout, algorithm.group_size
         if begin is None:
             rollout_key, reset_key = jax.random.split(rollout_key)
@@ -159,7 +159,10 @@ def make_trainer(
         finite = all_finite((algorithm_state, info, statistics))
         healthy = finite & (state.diverged_at < 0)
         proposed = state._replace(
-            key=key, algorithm=algorithm_state, rollout=rollout_state, normalization=statistics
+            key=prng.as_usual(key),
+            algorithm=algorithm_state,
+            rollout=rollout_state,
+            normalization=statistics,
         )
         # A diverged lane stays at its last finite state; its neighbours never notice.
         kept = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), proposed, state)

@@ -1,5 +1,6 @@
 """Initialisation, observation encoding and action heads."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -96,6 +97,30 @@ def test_layers_are_scaled_as_documented():
             singular = np.linalg.svd(params[name]["kernel"], compute_uv=False)
             np.testing.assert_allclose(singular, scale, rtol=1e-5)
             np.testing.assert_array_equal(params[name]["bias"], 0.0)
+
+
+def test_a_last_layer_and_its_derivatives_are_those_of_the_plain_product():
+    policy, _ = mlp_actor_critic(make_env(), None, hidden=(8,))
+    params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 2))
+    inputs = jax.random.normal(jax.random.key(1), (2, 7, 4))
+
+    def apply(params, x):
+        return policy.unroll(params, (), x, None).logits
+
+    def plain(params, x):
+        first, last = (params["params"][f"Dense_{i}"] for i in range(2))
+        return jnp.tanh(x @ first["kernel"] + first["bias"]) @ last["kernel"] + last["bias"]
+
+    def derivatives(network):
+        def of_lane(params, x):
+            logits, push = jax.linearize(lambda p: network(p, x), params)
+            (pulled,) = jax.linear_transpose(push, params)(jnp.cos(logits))
+            return logits, push(jax.tree.map(jnp.sin, params)), pulled
+
+        return jax.jit(jax.vmap(of_lane))(params, inputs)
+
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, derivatives(apply), derivatives(plain))
 
 
 MANY_LANES = """

@@ -31,6 +31,13 @@ def test_the_numbers_are_those_of_jax(name):
         np.testing.assert_array_equal(draw(prng.written_out(key)), draw(key))
 
 
+def test_keys_written_out_can_be_had_back():
+    key = jax.random.key(5)
+    back = prng.as_usual(prng.written_out(key))
+    assert back.dtype == key.dtype
+    np.testing.assert_array_equal(jax.random.key_data(back), jax.random.key_data(key))
+
+
 def test_double_precision_too(x64):
     key = jax.random.key(3)
     np.testing.assert_array_equal(

@@ -65,7 +65,7 @@ def a2c(
 
     def init(key: Key, hyperparams: A2CHyperparams) -> A2CState:
         params = actor_critic.init_params(key, policy, critic)
-        return A2CState(params, optimizers.adam(hyperparams, 0.0).init(params))
+        return A2CState(params, optimizers.clipped_adam(hyperparams, 0.0).init(params))
 
     def update(
         key: Key, hyperparams: A2CHyperparams, state: A2CState, rollout: Rollout
@@ -81,7 +81,7 @@ def a2c(
             critic=critic,
             objective=objective,
         )
-        optimizer = optimizers.adam(hyperparams, rollout.progress)
+        optimizer = optimizers.clipped_adam(hyperparams, rollout.progress)
         params, moments, info = actor_critic.step(optimizer, *state, loss, samples)
         info["explained_variance"] = actor_critic.explained_variance(samples)
         return A2CState(params, moments), info

@@ -10,6 +10,7 @@ import optax
 
 from purejax_po import advantages, minibatch
 from purejax_po.advantages import gae, weighted_mean
+from purejax_po.algorithms import optimizers
 from purejax_po.types import (
     ActorCriticParams,
     Array,
@@ -232,7 +233,7 @@ def step(
     gradient, info = jax.grad(loss, has_aux=True)(params, samples)
     updates, moments = optimizer.update(gradient, moments, params)
     new_params: Any = optax.apply_updates(params, updates)
-    return new_params, moments, {**info, "grad_norm": optax.tree.norm(gradient)}
+    return new_params, moments, {**info, "grad_norm": optimizers.norm(gradient)}
 
 
 def mean_kl(policy: Policy, params: Params, samples: Samples) -> Array:

@@ -100,7 +100,7 @@ def grpo(
     def init(key: Key, hyperparams: GRPOHyperparams) -> GRPOState:
         params = PolicyParams(policy.init(key))
         return GRPOState(
-            params, optimizers.adam(hyperparams, 0.0).init(params), params, jnp.int32(0)
+            params, optimizers.clipped_adam(hyperparams, 0.0).init(params), params, jnp.int32(0)
         )
 
     def update(
@@ -108,7 +108,7 @@ def grpo(
     ) -> tuple[GRPOState, Info]:
         reference = None if kl_form == "off" else replay(state.reference, rollout)
         batch, told = group.make_batch(rollout.transition, reference, options, hyperparams)
-        optimizer = optimizers.adam(hyperparams, rollout.progress)
+        optimizer = optimizers.clipped_adam(hyperparams, rollout.progress)
 
         def loss(params: PolicyParams) -> tuple[Array, Info]:
             return group.loss(replay(params, rollout), batch, options, hyperparams)
@@ -117,7 +117,7 @@ def grpo(
             params, moments = carry
             gradient, info = jax.grad(loss, has_aux=True)(params)
             updates, moments = optimizer.update(gradient, moments, params)
-            info["grad_norm"] = optax.tree.norm(gradient)
+            info["grad_norm"] = optimizers.norm(gradient)
             return (optax.apply_updates(params, updates), moments), info
 
         before = state.params, state.optimizer

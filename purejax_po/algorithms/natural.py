@@ -8,7 +8,7 @@ import optax
 
 from purejax_po import advantages, curvature, minibatch
 from purejax_po.advantages import weighted_mean
-from purejax_po.algorithms import actor_critic
+from purejax_po.algorithms import actor_critic, optimizers
 from purejax_po.types import (
     POSITIVE_FRACTION,
     ActorCriticParams,
@@ -38,7 +38,7 @@ class State(NamedTuple):
 def init(key: Key, policy: Policy, critic: Critic, critic_learning_rate: Array | float) -> State:
     """Draw both networks, and start the critic's Adam."""
     params = actor_critic.init_params(key, policy, critic)
-    return State(params, optax.adam(critic_learning_rate).init(params.critic))
+    return State(params, optimizers.adam(critic_learning_rate).init(params.critic))
 
 
 def surrogate(

@@ -8,10 +8,9 @@ from typing import Literal
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 
 from purejax_po import advantages, curvature, minibatch
-from purejax_po.algorithms import actor_critic, natural
+from purejax_po.algorithms import actor_critic, natural, optimizers
 from purejax_po.types import (
     ActorCriticParams,
     Algorithm,
@@ -114,7 +113,8 @@ def npg(
         def surrogate(params: Params) -> tuple[Array, Info]:
             return natural.surrogate(policy, params, samples, advantage)
 
-        (old_value, _), gradient = jax.value_and_grad(surrogate, has_aux=True)(old_params)
+        (old_value, old_info), gradient = jax.value_and_grad(surrogate, has_aux=True)(old_params)
+        old_info["improvement"] = 0.0 * old_value
         product = natural.fisher_product(
             step_key,
             policy,
@@ -140,12 +140,14 @@ def npg(
             return jnp.bool_(True), {**info, "improvement": value - old_value}
 
         # One candidate, refused only if something is not finite.
-        search = curvature.line_search(evaluate, old_params, step, shrink=0.5, max_backtracks=1)
+        search = curvature.line_search(
+            evaluate, old_params, step, shrink=0.5, max_backtracks=1, old_info=old_info
+        )
         critic_params, critic_optimizer, value_loss = actor_critic.fit(
             critic_key,
             critic,
             state.params.critic,
-            optax.adam(hyperparams.critic_learning_rate),
+            optimizers.adam(hyperparams.critic_learning_rate),
             state.critic_optimizer,
             transition,
             estimates.value_target,

@@ -101,7 +101,7 @@ def ppo(
     def init(key: Key, hyperparams: PPOHyperparams) -> PPOState:
         params = actor_critic.init_params(key, policy, critic)
         kl_coef = jnp.asarray(hyperparams.kl_coef, jnp.result_type(float))
-        return PPOState(params, optimizers.adam(hyperparams, 0.0).init(params), kl_coef)
+        return PPOState(params, optimizers.clipped_adam(hyperparams, 0.0).init(params), kl_coef)
 
     def update(
         key: Key, hyperparams: PPOHyperparams, state: PPOState, rollout: Rollout
@@ -109,7 +109,7 @@ def ppo(
         samples = actor_critic.make_samples(critic, state.params.critic, rollout, hyperparams)
         if normalize_advantage == "batch":
             samples = actor_critic.normalize(samples)
-        optimizer = optimizers.adam(hyperparams, rollout.progress)
+        optimizer = optimizers.clipped_adam(hyperparams, rollout.progress)
 
         def objective(distribution: Any, batch: Samples) -> tuple[Array, Info]:
             ratio = jnp.exp(distribution.log_prob(batch.transition.action) - batch.log_prob)

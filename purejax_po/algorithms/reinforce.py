@@ -13,7 +13,7 @@ import optax
 
 from purejax_po import advantages, surrogates
 from purejax_po.advantages import weighted_mean
-from purejax_po.algorithms import actor_critic
+from purejax_po.algorithms import actor_critic, optimizers
 from purejax_po.types import (
     ActorCriticParams,
     Algorithm,
@@ -123,7 +123,7 @@ def reinforce(
         gradient, info = jax.grad(loss, has_aux=True)(policy_params, policy, transition, weights)
         updates, policy_moments = policy_adam.update(gradient, policy_moments)
         policy_params = optax.apply_updates(policy_params, updates)
-        info["grad_norm"] = optax.tree.norm(gradient)
+        info["grad_norm"] = optimizers.norm(gradient)
         if psi not in WITHOUT_CRITIC:
             of_value = psi if psi == "baseline" else "advantage"
             target = value + estimate(of_value, transition, value, next_value, hyperparams)
@@ -200,4 +200,5 @@ def _optimizers(
     hyperparams: REINFORCEHyperparams,
 ) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
     """Adam for the policy and for the critic."""
-    return optax.adam(hyperparams.learning_rate), optax.adam(hyperparams.critic_learning_rate)
+    rates = hyperparams.learning_rate, hyperparams.critic_learning_rate
+    return optimizers.adam(rates[0]), optimizers.adam(rates[1])

@@ -5,10 +5,9 @@ Source: Schulman et al. 2015, Trust Region Policy Optimization.
 
 import flax.struct
 import jax
-import optax
 
 from purejax_po import advantages, curvature, minibatch
-from purejax_po.algorithms import actor_critic, natural
+from purejax_po.algorithms import actor_critic, natural, optimizers
 from purejax_po.types import (
     ActorCriticParams,
     Algorithm,
@@ -112,7 +111,8 @@ def trpo(
         def surrogate(params: Params) -> tuple[Array, Info]:
             return natural.surrogate(policy, params, samples, advantage)
 
-        (old_value, _), gradient = jax.value_and_grad(surrogate, has_aux=True)(old_params)
+        (old_value, old_info), gradient = jax.value_and_grad(surrogate, has_aux=True)(old_params)
+        old_info["improvement"] = 0.0 * old_value
         product = natural.fisher_product(
             step_key,
             policy,
@@ -139,12 +139,13 @@ def trpo(
             step,
             shrink=hyperparams.backtrack_coef,
             max_backtracks=max_backtracks,
+            old_info=old_info,
         )
         critic_params, critic_optimizer, value_loss = actor_critic.fit(
             critic_key,
             critic,
             state.params.critic,
-            optax.adam(hyperparams.critic_learning_rate),
+            optimizers.adam(hyperparams.critic_learning_rate),
             state.critic_optimizer,
             transition,
             estimates.value_target,
