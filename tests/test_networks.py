@@ -102,7 +102,7 @@ def test_layers_are_scaled_as_documented():
 def test_a_last_layer_and_its_derivatives_are_those_of_the_plain_product():
     policy, _ = mlp_actor_critic(make_env(), None, hidden=(8,))
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 2))
-    inputs = jax.random.normal(jax.random.key(1), (2, 7, 4))
+    inputs = jax.random.normal(jax.random.key(1), (2, 7, 3))
 
     def apply(params, x):
         return policy.unroll(params, (), x, None).logits
