@@ -54,7 +54,10 @@ def main() -> None:
     for change in BEFORE:
         cases[f"without: {change}"] = build(arguments.algorithm, [change])
     cases["without all of them"] = build(arguments.algorithm, list(BEFORE))
-    cases["4 lanes in a program, not 8"] = build(arguments.algorithm, [], width=4)
+    width = cases["as it is"].width
+    cases[f"{12 - width} lanes in a program, not {width}"] = build(
+        arguments.algorithm, [], width=12 - width
+    )
     for case in cases.values():
         for _ in range(2):
             case.run()  # the first calls touch fresh memory

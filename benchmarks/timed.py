@@ -34,7 +34,9 @@ class Timed:
             num_steps=config.num_steps,
         )
         self.hyperparams = algorithm.hyperparams
-        self.workers, self.width = lanes.plan(len(seeds), width)
+        self.workers, self.width = lanes.plan(
+            len(seeds), width, lanes_per_core=config.lanes_per_core
+        )
         self.updates = updates
         self.restart(seeds)
         self.program = lanes.compile_program(

@@ -29,6 +29,7 @@ def as_usual(keys: Key) -> Key:
     return jax.random.wrap_key_data(jax.random.key_data(keys))
 
 
+@jax.jit  # traced once for each shape
 def threefry(key: Array, high: Array, low: Array) -> tuple[Array, Array]:
     """Encrypt counters `(high, low)` of any equal shape by a key, uint32 `[2]`: 20 rounds."""
     schedule = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))

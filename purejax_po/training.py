@@ -210,13 +210,14 @@ def run_window(
     trainer: Trainer, hyperparams: Any, state: TrainState, env_params: EnvParams, length: Array
 ) -> tuple[TrainState, Log]:
     """Make `length` updates and merge their logs; traced, so that one program serves any length."""
+    step = jax.jit(trainer.step)  # traced once for both
 
     def update(_: Array, carry: tuple[TrainState, Log]) -> tuple[TrainState, Log]:
         state, log = carry
-        state, latest = trainer.step(hyperparams, state, env_params)
+        state, latest = step(hyperparams, state, env_params)
         return state, metrics.merge_logs(log, latest)
 
-    shapes = jax.eval_shape(trainer.step, hyperparams, state, env_params)[1]
+    shapes = jax.eval_shape(step, hyperparams, state, env_params)[1]
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return jax.lax.fori_loop(0, length, update, (state, empty))
 

@@ -75,6 +75,8 @@ class AlgorithmConfig:
 
     name: ClassVar[str]
     factory: ClassVar[Callable[..., Algorithm]]
+    lanes_per_core: ClassVar[int] = 8
+    """Lanes of one program on a core of a CPU: with more the working set leaves its cache."""
 
     num_envs: int
     num_steps: int
@@ -230,6 +232,8 @@ class PPOConfig(AlgorithmConfig):
 @dataclass(frozen=True, kw_only=True)
 class NaturalGradientConfig(AlgorithmConfig):
     """What NPG and TRPO have in common."""
+
+    lanes_per_core = 4  # their products are over whole batches
 
     num_envs: int = 8
     """Environments that each seed steps in parallel."""

@@ -28,8 +28,8 @@ from purejax_po.metrics import Log
 from purejax_po.training import run_window
 from purejax_po.types import Trainer
 
-BEST_LANES_PER_DEVICE = {"cpu": 8, "gpu": 4096, "tpu": 4096}
-"""Beyond 8 lanes the working set leaves a CPU core's cache."""
+BEST_LANES_PER_ACCELERATOR = 4096
+"""The best number of lanes on a CPU's core depends on the algorithm; 8 unless it is known."""
 
 SMALL = 8
 """Up to this width a program is compiled first and measured then."""
@@ -120,7 +120,10 @@ def make_lanes(seeds: Any, hyperparams: Any, env_params: Any) -> Lanes:
 
 
 def plan(
-    num_lanes: int, lanes_per_device: int | None = None, num_devices: int | None = None
+    num_lanes: int,
+    lanes_per_device: int | None = None,
+    num_devices: int | None = None,
+    lanes_per_core: int = 8,
 ) -> tuple[list[Any], int]:
     """Choose workers and K: as few rounds as the best width allows, evenly filled.
 
@@ -128,6 +131,7 @@ def plan(
         num_lanes: lanes to run.
         lanes_per_device: K, if it is not to be chosen.
         num_devices: workers to use; more than there are devices or cores share them.
+        lanes_per_core: the best width on a CPU.
 
     Returns:
         Each worker's device, and K.
@@ -136,7 +140,8 @@ def plan(
     if num_devices is not None:
         workers = [workers[i % len(workers)] for i in range(num_devices)]
     if lanes_per_device is None:
-        best = BEST_LANES_PER_DEVICE.get(workers[0].platform, 8)
+        is_cpu = workers[0].platform == "cpu"
+        best = lanes_per_core if is_cpu else BEST_LANES_PER_ACCELERATOR
         rounds = math.ceil(num_lanes / (best * len(workers)))
         lanes_per_device = math.ceil(num_lanes / (rounds * len(workers)))
     return workers[: math.ceil(num_lanes / lanes_per_device)], lanes_per_device
@@ -261,26 +266,28 @@ def compile_program(
     inputs = jax.device_put(tuple(lanes), devices[0])
     jitted_init = jax.jit(jax.vmap(init))
     jitted = _jit_window(trainer)
-    init_shapes = jax.eval_shape(jitted_init, *inputs)
+    lowered_init = jitted_init.lower(*inputs)
 
     def lower(device: Any) -> Any:
         state = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SingleDeviceSharding(device)),
-            init_shapes,
+            lowered_init.out_info,
         )
         hyperparams, env_params, length = jax.device_put((*lanes[1:], np.int32(0)), device)
         return jitted.lower(hyperparams, state, env_params, length)
 
-    lowered = [jitted_init.lower(*inputs), *map(lower, devices)]
     with ThreadPoolExecutor() as pool:
-        compiled_init, *windows = pool.map(lambda program: program.compile(), lowered)
+        compiling = pool.submit(lowered_init.compile)  # while the window is traced
+        lowered = [lower(device) for device in devices]
+        windows = list(pool.map(lambda program: program.compile(), lowered))
+        compiled_init = compiling.result()
     return Program(
         workers=workers,
         lanes_per_worker=len(lanes.seed),
         init=compiled_init,
         window=dict(zip(devices, windows, strict=True)),
-        state_shapes=init_shapes,
-        log_shapes=lowered[1].out_info[1],
+        state_shapes=lowered_init.out_info,
+        log_shapes=lowered[0].out_info[1],
         bytes_per_worker=max(map(memory.program_bytes, windows)),
         compile_seconds=time.perf_counter() - start,
     )

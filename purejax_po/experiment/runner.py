@@ -323,7 +323,9 @@ class _Run:
                     f"{directory / files.CONFIG} holds"
                 )
         share = math.ceil(self.config.num_lanes / processes.count)
-        workers, width = lanes_module.plan(share, fixed, config.num_devices)
+        workers, width = lanes_module.plan(
+            share, fixed, config.num_devices, config.algorithm.lanes_per_core
+        )
         width = min(width, limit or width)
         if fixed is not None:
             first = lanes_module.make_blocks(lanes, width)[0].lanes

@@ -38,7 +38,10 @@ def build(job: Job) -> tuple[lanes_module.Program, list[lanes_module.Block], int
     config = job.config
     everything = sweep.make_lanes(config, trainer.algorithm.hyperparams, trainer.env_params)
     workers, width = lanes_module.plan(
-        config.num_lanes, config.lanes_per_device, config.num_devices
+        config.num_lanes,
+        config.lanes_per_device,
+        config.num_devices,
+        config.algorithm.lanes_per_core,
     )
     blocks = lanes_module.make_blocks(everything, width)[: len(workers)]
     program = lanes_module.compile_program(trainer, blocks[0].lanes, config.num_updates, workers)
