@@ -41,7 +41,7 @@ ALLOWED = {
         "minibatch",
     },
     "pretraining": {"types", "distributions", "minibatch", "advantages"},
-    "training": {"types", "metrics", "normalization", "rollout", "evaluation"},
+    "training": {"types", "metrics", "normalization", "rollout", "evaluation", "prng"},
 }
 ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment"}
 # A library -> the only parts that may import it.
