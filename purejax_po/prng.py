@@ -17,16 +17,26 @@ from purejax_po.types import Array, Key
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
+_USUAL = "threefry2x32"
 
 
 def written_out(keys: Key) -> Key:
-    """The same keys, for whoever splits them or draws from them next."""
+    """The same keys, for whoever splits them or draws from them next.
+
+    Keys of another generator than threefry are left as they are.
+    """
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        keys = jax.random.wrap_key_data(keys)
+    if jax.random.key_impl(keys) != _USUAL:
+        return keys
     return jax.random.wrap_key_data(jax.random.key_data(keys), impl=_THREEFRY)
 
 
 def as_usual(keys: Key) -> Key:
     """The same keys, as JAX has them: the inverse of `written_out`."""
-    return jax.random.wrap_key_data(jax.random.key_data(keys))
+    if jax.random.key_impl(keys) != _THREEFRY:
+        return keys
+    return jax.random.wrap_key_data(jax.random.key_data(keys), impl=_USUAL)
 
 
 @jax.jit  # traced once for each shape
@@ -54,7 +64,7 @@ def _seed(seed: Array) -> Array:
 
 
 def _split(key: Array, shape: tuple[int, ...]) -> Array:
-    return jnp.stack(_count(key, shape), axis=-1)
+    return _fenced(jnp.stack(_count(key, shape), axis=-1))
 
 
 def _random_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
@@ -65,7 +75,15 @@ def _random_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
 
 
 def _fold_in(key: Array, data: Array | int) -> Array:
-    return jnp.stack(threefry(key, jnp.uint32(0), jnp.uint32(data)))
+    return _fenced(jnp.stack(threefry(key, jnp.uint32(0), jnp.uint32(data))))
+
+
+def _fenced(keys: Array) -> Array:
+    """Keep the making of keys apart from that of what they are for.
+
+    Fused, a key of a key of a key would be one expression that grows by a factor with every split.
+    """
+    return jax.lax.optimization_barrier(keys)
 
 
 _THREEFRY = define_prng_impl(

@@ -38,6 +38,19 @@ def test_keys_written_out_can_be_had_back():
     np.testing.assert_array_equal(jax.random.key_data(back), jax.random.key_data(key))
 
 
+def test_keys_of_other_generators_are_left_as_they_are():
+    key = jax.random.key(5, impl="rbg")
+    assert prng.written_out(key).dtype == key.dtype
+    assert prng.as_usual(key).dtype == key.dtype
+
+
+def test_raw_keys_are_taken_too():
+    np.testing.assert_array_equal(
+        jax.random.uniform(prng.written_out(jax.random.PRNGKey(5))),
+        jax.random.uniform(jax.random.key(5)),
+    )
+
+
 def test_double_precision_too(x64):
     key = jax.random.key(3)
     np.testing.assert_array_equal(
