@@ -5,7 +5,8 @@
 A width K is K lanes on each worker (a CPU core, an accelerator), all workers busy. The grid is
 walked from coarse to fine until the minutes are used up; what was not reached is not in the tables.
 A width that does not fit the memory, or whose call would take too long, is left out and listed.
-`4096 seeds` is what the package makes of that many: blocks of the width it chooses.
+`4096 seeds` is what the package makes of that many, blocks of the width it chooses, in rounds
+beside the best width of the table.
 
 The MinAtar game is seen through one layer of 16 convolutions and one of 128 units, as in its paper.
 """
@@ -31,6 +32,11 @@ COARSE = WIDTHS[::3]
 MANY_SEEDS = 4096
 LONGEST_CALL = 20.0
 """Seconds; of a single update of all lanes."""
+MANY_SEEDS_OF = ("ppo", "a2c", "trpo")
+LONGEST_CALL_OF_MANY = 55.0
+MOST_UPDATES = 10
+"""Of many seeds in a call: as many as there are between two lines of the log of a run of PPO for
+500,000 steps."""
 ROUNDS, SHORTEST_CALL = 3, 0.2
 
 
@@ -151,15 +157,28 @@ def time_row(row: Row, deadline: float) -> tuple[dict[int, Cell], list[str]]:
     return cells, skipped
 
 
-def many_seeds(algorithm: str, env: str, rate: float, num_seeds: int) -> tuple[int, float] | None:
-    """Time blocks of the width that the package chooses; `None` if that would take too long."""
+def many_seeds(
+    algorithm: str, env: str, best: int, rate: float, num_seeds: int
+) -> tuple[int, Figure, Figure] | None:
+    """Time blocks of the width that the package chooses beside one block of the `best` width.
+
+    Returns:
+        The chosen width, env steps/s, and the share of the best width's in the same rounds; `None`
+        if an update of so many seeds would take too long.
+    """
     config = ALGORITHMS[algorithm]()
-    steps = num_seeds * config.num_envs * config.num_steps
-    if steps / rate > LONGEST_CALL:
+    seconds = num_seeds * config.num_envs * config.num_steps / rate
+    if seconds > LONGEST_CALL_OF_MANY:
         return None
-    timed = Timed(config, env, range(num_seeds), updates=1)
-    timed.run()
-    return timed.width, timed.run()
+    updates = min(MOST_UPDATES, max(1, int(LONGEST_CALL_OF_MANY / seconds)))
+    many = Timed(config, env, range(num_seeds), updates=updates)
+    few = Timed(config, env, range(best * len(many.workers)), updates=1, width=best)
+    for timed in (many, few):
+        timed.run()  # initialises
+    few.updates = max(1, round(LONGEST_CALL / 4 * rate / few.steps))
+    found = measure.interleave({"many": many.run, "few": few.run}, ROUNDS)
+    share = measure.ratios(found["many"], found["few"])
+    return many.width, Figure.of(found["many"]), share
 
 
 def show(cells: dict[int, Cell]) -> str:
@@ -191,7 +210,7 @@ def main() -> None:
     num_seeds = 64 if arguments.quick else MANY_SEEDS
     deadline = time.monotonic() + 60 * minutes
     found: dict[tuple[str, str], dict[int, Cell]] = {}
-    many: dict[tuple[str, str], tuple[int, float]] = {}
+    many: dict[tuple[str, str], tuple[int, Figure, Figure]] = {}
     skipped: list[str] = []
     for row in grid(arguments.quick):
         if time.monotonic() > deadline:
@@ -201,9 +220,9 @@ def main() -> None:
         skipped += left_out
         key = row.algorithm, row.env
         found.setdefault(key, {}).update(cells)
-        best = max(cell.rate.median for cell in found[key].values())
-        if key not in many and row.env == ENVS[0]:
-            chosen = many_seeds(*key, best, num_seeds)
+        if key not in many and row.env == ENVS[0] and row.algorithm in MANY_SEEDS_OF:
+            best = max(cells, key=lambda width, cells=cells: cells[width].rate.median)
+            chosen = many_seeds(*key, best, cells[best].rate.median, num_seeds)
             if chosen is None:
                 skipped.append(f"{row.algorithm} on {row.env}, {num_seeds} seeds: takes too long")
             else:
@@ -211,14 +230,13 @@ def main() -> None:
     text = [f"## Lanes\n\n{len(lanes.local_workers())} × {jax.devices()[0].device_kind}"]
     for key, cells in found.items():
         rates = {width: cell.rate.median for width, cell in cells.items()}
-        best = max(rates.values())
         text.append(f"### {key[0].upper()} on {key[1]}\n\n{show(cells)}")
         line = f"Within 5 % of the best from {measure.crossover(rates)} lanes per worker on."
         if key in many:
-            width, rate = many[key]
+            width, rate, share = many[key]
             line += (
-                f" {num_seeds} seeds in blocks of {width}: {rate:,.0f} env steps/s,"
-                f" {rate / best:.0%} of the best width's."
+                f" {num_seeds} seeds in blocks of {width}: {rate.show()} env steps/s,"
+                f" {share.show('.0%')} of the best width's in the same rounds."
             )
         text.append(line)
     text.append(
@@ -239,8 +257,15 @@ def main() -> None:
         for width, cell in cells.items()
     ]
     blocks = [
-        {"algorithm": algorithm, "env": env, "seeds": num_seeds, "lanes_per_worker": k, "rate": r}
-        for (algorithm, env), (k, r) in many.items()
+        {
+            "algorithm": algorithm,
+            "env": env,
+            "seeds": num_seeds,
+            "lanes_per_worker": width,
+            "rate": rate._asdict(),
+            "share": share._asdict(),
+        }
+        for (algorithm, env), (width, rate, share) in many.items()
     ]
     figures = {"cells": rows, "many_seeds": blocks, "not_measured": skipped}
     measure.write("widths", figures, "\n\n".join(text))
