@@ -17,7 +17,7 @@ import measure
 import optax
 from timed import Timed
 
-from purejax_po import distributions, minibatch, networks, prng
+from purejax_po import distributions, jacobian, minibatch, networks, prng
 from purejax_po.algorithms import optimizers
 from purejax_po.experiment.config import algorithm_config
 
@@ -34,6 +34,7 @@ BEFORE: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
         (optax, "flatten", lambda optimizer: optimizer),
         (optimizers, "norm", optax.tree.norm),
     ],
+    "Fisher products layer by layer": [(jacobian, "gains", lambda *sizes: False)],
 }
 """Change → the functions that make it, and what stood in their places."""
 

@@ -47,9 +47,9 @@ def by_hand(config: Config) -> Work:
     """Count the matrix products and the activations of one environment step.
 
     A forward pass multiplies once by every weight; a backward pass again for every weight's
-    gradient and, but for the first layer, for every input's. It needs no new tanh. A linearised
-    Fisher-vector product is one tangent and one transposed pass, each two products per layer but
-    one in the first, and no tanh either.
+    gradient and, but for the first layer, for every input's. It needs no new tanh. A Fisher-vector
+    product that goes layer by layer is two products with matrices of every layer's size, and no
+    tanh either; before the first one there is a backward pass for each action but one.
     """
     first = 2.0 * INPUTS * HIDDEN
     actor, critic = (first + 2.0 * HIDDEN * (HIDDEN + outputs) for outputs in (ACTIONS, 1))
@@ -61,9 +61,11 @@ def by_hand(config: Config) -> Work:
     once = act.plus(values)
     if isinstance(config, po.PPOConfig):
         return once.plus(learn_actor.plus(learn_critic), config.num_epochs)
-    product = Work(2 * (2 * actor - first), 0.0)
+    product = Work(2 * actor, 0.0)
+    backward = Work(actor - first, 0.0)
     return (
         once.plus(learn_actor)  # its forward pass serves the products and the line search too
+        .plus(backward, ACTIONS - 1)
         .plus(product, config.cg_iterations)
         .plus(act)  # mostly one candidate
         .plus(learn_critic, config.critic_epochs)
@@ -118,7 +120,9 @@ def by_xla(config: Config) -> Work:
             def apply(params: Any) -> Any:
                 return policy.unroll(params, (), samples.obs, samples.start)
 
-            multiply = curvature.gauss_newton_product(apply, params, samples.weight, 0.1)
+            multiply = curvature.gauss_newton_product(
+                apply, params, samples.weight, 0.1, layerwise=policy.layerwise
+            )
             for _ in range(times):
                 v = multiply(v)
             return v

@@ -41,7 +41,7 @@ CASES = (
 
 
 def product_in_forward_passes(rounds: int, applications: int = 200) -> list[float]:
-    """Time a linearised Gauss-Newton product in units of one forward pass, batch 1024."""
+    """Time a Gauss-Newton product in units of one forward pass, batch 1024."""
     env, env_params = po.make_env(limit.ENV)
     policy = mlp_policy(env, env_params)
     params = policy.init(jax.random.key(0))
@@ -60,7 +60,9 @@ def product_in_forward_passes(rounds: int, applications: int = 200) -> list[floa
 
     @jax.jit
     def products(params):
-        product = curvature.gauss_newton_product(apply, params, jnp.ones(1024), 0.1)
+        product = curvature.gauss_newton_product(
+            apply, params, jnp.ones(1024), 0.1, layerwise=policy.layerwise
+        )
         return jax.lax.fori_loop(0, applications, lambda _, v: product(v), params)
 
     def seconds(function) -> float:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from purejax_po import jacobian
 from purejax_po.types import Array, Info, Params, Range, check_count, check_number
 
 Apply = Callable[[Params], Any]
@@ -44,28 +45,37 @@ class LineSearch(NamedTuple):
 
 
 def gauss_newton_product(
-    apply: Apply, params: Params, weight: Array, damping: Array | float
+    apply: Apply,
+    params: Params,
+    weight: Array,
+    damping: Array | float,
+    *,
+    layerwise: bool = False,
 ) -> Product:
     """Fisher-vector product as Jᵀ F_d J v: positive semi-definite by construction.
 
     J is the Jacobian of parameters → distribution parameters, F_d the distribution's own Fisher.
-    An application is one tangent and one transposed pass, about the work of 3 forward passes.
+    An application is one tangent and one transposed pass, about the work of 3 forward passes, or
+    half of that layer by layer.
 
     Args:
         apply: `params → Distribution [B]`.
         params: where the Fisher matrix is taken.
         weight: `[B]`; the product is a mean over samples, weight 0 leaves one out.
         damping: added times v.
+        layerwise: whether J goes layer by layer, where `jacobian.layerwise` can serve `apply`.
 
     Source: Martens 2020, New Insights and Perspectives on the Natural Gradient Method, section 9.
     """
-    distribution, push = jax.linearize(apply, params)
-    pull = jax.linear_transpose(push, params)
     share = weight / jnp.sum(weight)
+    if layerwise:
+        distribution, push, pull = jacobian.layerwise(apply, params, weight.shape[0])
+    else:
+        distribution, push, pull = jacobian.linearized(apply, params)
 
     def product(v: Params) -> Params:
         tangent = distribution.fisher_product(push(v))
-        (pulled,) = pull(jax.tree.map(lambda x: x * _align(share, x), tangent))
+        pulled = pull(jax.tree.map(lambda x: x * _align(share, x), tangent))
         return jax.tree.map(lambda f, u: f + damping * u, pulled, v)
 
     return product

@@ -1,4 +1,4 @@
-"""Flax networks behind `(init, step, unroll)`: the one place that imports flax.linen."""
+"""Flax networks behind `(init, step, unroll)`: flax.linen is imported here and in `jacobian`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejax_po import jacobian
 from purejax_po.distributions import Categorical, DiagonalGaussian, Product, TanhGaussian
 from purejax_po.types import (
     Array,
@@ -186,6 +187,8 @@ def mlp_policy(
         return outputs if to_distribution is None else to_distribution(outputs)
 
     policy = memoryless(Policy, lambda key: module.init(key, encode(example)), apply)
+    if to_distribution is Categorical and not channels:
+        policy = policy._replace(layerwise=jacobian.gains(hidden, num_outputs - 1))
     return squashed(policy) if action_distribution == "tanh_gaussian" else policy
 
 

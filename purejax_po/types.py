@@ -86,6 +86,8 @@ class Policy(NamedTuple):
     `group_size` neighbours, says once and for all: a prompt. `step` reads it wherever an episode
     starts. Where all start at once it is read once, and `step` and `unroll` are given `start`
     None."""
+    layerwise: bool = False
+    """Whether `jacobian.layerwise` can serve `unroll`, and gains."""
 
 
 class Critic(NamedTuple):

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
-from purejax_po import curvature, exact
+from purejax_po import curvature, exact, jacobian
 from purejax_po.distributions import Categorical, DiagonalGaussian, Product
+from purejax_po.networks import MLP
 
 NUM_OBS, NUM_HIDDEN = 2, 3
 FAMILIES = ("categorical", "multi_discrete", "gaussian")
@@ -554,3 +555,54 @@ def test_line_search_keeps_the_dtype_of_the_parameters():
     result = search_anything(params, step)
     assert result.params["x"].dtype == jnp.float32
     np.testing.assert_array_equal(result.params["x"], np.full(3, 0.1, np.float32))
+
+
+@pytest.mark.parametrize("num_actions", [2, 3])
+@pytest.mark.parametrize("hidden", [(3,), (3, 4)])
+def test_products_go_layer_by_layer_too(num_actions, hidden):
+    mlp = MLP(hidden, num_actions, jnp.tanh, output_scale=1.0)
+    params, obs, weight = random_mlp(mlp, num_samples=5)
+
+    def apply(params):
+        return Categorical(mlp.apply(params, obs))
+
+    whole, layerwise = (
+        as_matrix(
+            curvature.gauss_newton_product(apply, params, weight, 0.1, layerwise=by_layer), params
+        )
+        for by_layer in (False, True)
+    )
+    np.testing.assert_allclose(layerwise, whole, rtol=0, atol=1e-12)
+
+
+def test_layerwise_parts_are_those_of_the_jacobian():
+    mlp = MLP((3,), 3, jnp.tanh, output_scale=1.0)
+    params, obs, _ = random_mlp(mlp, num_samples=4)
+    flat, unravel = ravel_pytree(params)
+
+    def differences(x):
+        logits = mlp.apply(unravel(x), obs)
+        return logits[:, :-1] - logits[:, -1:]
+
+    matrix = jax.jacobian(differences)(flat)
+    distribution, push, pull = jacobian.layerwise(
+        lambda params: Categorical(mlp.apply(params, obs)), params, 4
+    )
+    np.testing.assert_array_equal(distribution.logits, mlp.apply(params, obs))
+    tangent = push(unravel(jnp.arange(flat.size, dtype=float))).logits
+    np.testing.assert_allclose(tangent[:, :-1], matrix @ jnp.arange(flat.size), atol=1e-12)
+    np.testing.assert_array_equal(tangent[:, -1], 0.0)
+    cotangent = jax.random.normal(jax.random.key(1), (4, 3))
+    cotangent -= cotangent.mean(axis=1, keepdims=True)
+    pulled = ravel_pytree(pull(Categorical(cotangent)))[0]
+    expected = jnp.einsum("bm,bmi->i", cotangent[:, :-1], matrix)
+    np.testing.assert_allclose(pulled, expected, atol=1e-12)
+
+
+def random_mlp(mlp, num_samples):
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = mlp.init(keys[0], jnp.zeros(2))
+    flat, unravel = ravel_pytree(params)
+    params = unravel(flat + jax.random.normal(keys[1], flat.shape))  # biases too
+    obs = jax.random.normal(keys[2], (num_samples, 2))
+    return params, obs, jax.random.uniform(keys[3], (num_samples,), minval=0.2)

@@ -16,14 +16,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "types": set(),
     "distributions": {"types"},
-    "networks": {"types", "distributions"},
+    "jacobian": {"types", "distributions"},
+    "networks": {"types", "distributions", "jacobian"},
     "sequence": {"types", "distributions"},
     "metrics": {"types"},
     "normalization": {"types", "metrics"},
     "environments": {"types", "elimination"},
     "advantages": {"types"},
     "surrogates": {"types", "distributions"},
-    "curvature": {"types", "distributions"},
+    "curvature": {"types", "distributions", "jacobian"},
     "minibatch": {"types"},
     "prng": {"types"},
     "elimination": {"types"},
@@ -46,7 +47,7 @@ ALLOWED = {
 ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment"}
 # A library -> the only parts that may import it.
 ONLY = {
-    "flax.linen": {"networks"},
+    "flax.linen": {"networks", "jacobian"},
     "matplotlib": {"experiment"},
     "xarray": {"experiment", "cli"},
     "orbax": {"experiment"},

@@ -83,7 +83,9 @@ def fisher_product(
         return policy.unroll(params, (), samples.obs, samples.start)
 
     if kind == "gauss_newton":
-        return curvature.gauss_newton_product(apply, params, samples.weight, damping)
+        return curvature.gauss_newton_product(
+            apply, params, samples.weight, damping, layerwise=policy.layerwise
+        )
     if kind == "kl_hessian":
         return curvature.kl_hessian_product(apply, params, samples.weight, damping)
     return curvature.empirical_product(apply, params, samples.weight, damping, samples.action)
