@@ -280,6 +280,22 @@ def test_the_action_space_decides_the_distribution(space, kind, action_shape):
 
 
 @pytest.mark.parametrize(
+    ("num_actions", "hidden", "layerwise"),
+    [
+        (2, (64, 64), True),
+        (2, (64, 63), False),
+        (3, (64, 64), False),
+        (3, (128,), True),
+        (1, (64,), False),
+        (2, (), False),
+    ],
+)
+def test_wide_policies_of_few_actions_go_layer_by_layer(num_actions, hidden, layerwise):
+    env = make_env(action=spaces.Discrete(num_actions))
+    assert networks.mlp_policy(env, None, hidden=hidden).layerwise == layerwise
+
+
+@pytest.mark.parametrize(
     "space",
     [
         spaces.Dict({"a": TWO_ACTIONS}),
