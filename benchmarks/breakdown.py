@@ -2,10 +2,10 @@
 
     python benchmarks/breakdown.py [--quick] [--width K]
 
-Every part is compiled for the same K lanes as the whole and runs on all workers at once, in
-interleaved rounds. A part alone may be compiled otherwise than within the whole, so the parts need
-not add up: `rest` is what they leave of the whole (metrics, guards against what is not finite,
-copies), and may be negative.
+Every part is compiled for the same K lanes as the whole, by default as many as the package puts on
+a core, and runs on all workers at once, in interleaved rounds. A part alone may be compiled
+otherwise than within the whole, so the parts need not add up: `rest` is what they leave of the
+whole (metrics, guards against what is not finite, copies), and may be negative.
 """
 
 from collections.abc import Callable
@@ -214,12 +214,13 @@ def tabulate(found: dict[str, list[float]]) -> dict[str, Figure]:
 
 
 def main() -> None:
-    arguments = measure.arguments(__doc__, width=8)
+    arguments = measure.arguments(__doc__, width=0)
     rounds, repeats = (3, 3) if arguments.quick else (15, 10)
-    text, results = ["## Breakdown of one update", ""], {}
+    text, results, widths = ["## Breakdown of one update", ""], {}, {}
     algorithms = ((po.PPOConfig(), ppo_parts), (po.TRPOConfig(), trpo_parts))
     for config, make in algorithms[: 1 if arguments.quick else None]:
-        programs = compile_parts(*make(config), arguments.width)
+        widths[config.name] = width = arguments.width or config.lanes_per_core
+        programs = compile_parts(*make(config), width)
         cases = {
             name: (lambda run=run: measure.seconds(run, repeats)) for name, run in programs.items()
         }
@@ -236,12 +237,12 @@ def main() -> None:
         ]
         text += [measure.table(rows), ""]
         results[config.name] = {name: figure._asdict() for name, figure in parts.items()}
+    shown = ", ".join(f"{width} lanes ({name})" for name, width in widths.items())
     text += [
-        f"{arguments.width} lanes on each of {len(lanes.local_workers())} workers, {ENV}; medians"
-        f" of {rounds} interleaved rounds (smallest … largest). Minibatch steps and rest are"
-        " differences."
+        f"{shown} on each of {len(lanes.local_workers())} workers, {ENV}; medians of {rounds}"
+        " interleaved rounds (smallest … largest). Minibatch steps and rest are differences."
     ]
-    measure.write("breakdown", {"width": arguments.width, "milliseconds": results}, "\n".join(text))
+    measure.write("breakdown", {"widths": widths, "milliseconds": results}, "\n".join(text))
 
 
 if __name__ == "__main__":

@@ -90,8 +90,13 @@ def machine() -> dict[str, Any]:
 
 
 def write(name: str, found: Mapping[str, Any], text: str) -> None:
-    """Print the text; keep it as `out/name.md`, and the figures with the machine as JSON."""
+    """Print the text; keep it and the figures."""
     print(text, flush=True)
+    save(name, found, text)
+
+
+def save(name: str, found: Mapping[str, Any], text: str) -> None:
+    """Keep the text as `out/name.md`, and the figures with the machine as JSON."""
     OUT.mkdir(exist_ok=True)
     (OUT / f"{name}.md").write_text(text.rstrip() + "\n")
     whole = {"machine": machine(), **found}

@@ -7,7 +7,6 @@ a fresh process with an empty persistent cache, then in another one with the cac
 one left, at the width that the package chooses for 16 seeds.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -30,8 +29,8 @@ def import_seconds(module: str) -> float:
     return float(found.stdout)
 
 
-def compile_here(names: list[str]) -> dict[str, float]:
-    """Compile algorithms in this process; one small program comes first, to start XLA."""
+def compile_here(name: str) -> float:
+    """Compile an algorithm in this process; a small program comes first, to start XLA."""
     import jax
     from timed import Timed
 
@@ -39,28 +38,24 @@ def compile_here(names: list[str]) -> dict[str, float]:
 
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)  # as the package does
     jax.jit(lambda x: x + 1)(0).block_until_ready()
-    found = {}
-    for name in names:
-        config = ALGORITHMS[name]()
-        found[name] = Timed(config, "CartPole-v1", range(NUM_SEEDS), 1).compile_seconds
-    return found
+    return Timed(ALGORITHMS[name](), "CartPole-v1", range(NUM_SEEDS), 1).compile_seconds
 
 
-def compile_in_process(names: list[str], cache: str) -> dict[str, float]:
+def compile_in_process(name: str, cache: str) -> float:
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
-    command = [sys.executable, __file__, "--compile", *names]
+    command = [sys.executable, __file__, "--compile", name]
     found = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(found.stdout.splitlines()[-1])
+    return float(found.stdout.splitlines()[-1])
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--compile"]:
-        print(json.dumps(compile_here(sys.argv[2:])))
+        print(compile_here(sys.argv[2]))
         return
     arguments = measure.arguments(__doc__)
     from purejax_po.experiment.config import ALGORITHMS
 
-    import_rounds, compile_rounds = (3, 1) if arguments.quick else (7, 2)
+    import_rounds, compile_rounds = (3, 1) if arguments.quick else (7, 3)
     names = [name for name in ALGORITHMS if name != "grpo"]  # which has an environment of its own
     if arguments.quick:
         names = ["ppo"]
@@ -68,17 +63,19 @@ def main() -> None:
         {module: (lambda module=module: import_seconds(module)) for module in IMPORTS},
         import_rounds,
     )
-    cold, warm = [], []
+    cold = {name: [] for name in names}
+    warm = {name: [] for name in names}
     for _ in range(compile_rounds):
-        with tempfile.TemporaryDirectory() as cache:
-            cold.append(compile_in_process(names, cache))
-            warm.append(compile_in_process(names, cache))
+        for name in names:
+            with tempfile.TemporaryDirectory() as cache:
+                cold[name].append(compile_in_process(name, cache))
+                warm[name].append(compile_in_process(name, cache))
     more = [b - a for a, b in zip(*imports.values(), strict=True)]
     rows = [
         {
             "algorithm": name,
-            "compile, no cache (s)": Figure.of([x[name] for x in cold]).show(".2f"),
-            "compile, warm cache (s)": Figure.of([x[name] for x in warm]).show(".2f"),
+            "compile, no cache (s)": Figure.of(cold[name]).show(".2f"),
+            "compile, warm cache (s)": Figure.of(warm[name]).show(".2f"),
         }
         for name in names
     ]
@@ -92,8 +89,8 @@ def main() -> None:
             "",
             measure.table(rows),
             "",
-            f"Tracing, lowering and compiling for {NUM_SEEDS} seeds on CartPole-v1, medians of"
-            f" {compile_rounds} pairs of processes.",
+            f"Tracing, lowering and compiling for {NUM_SEEDS} seeds on CartPole-v1, each in"
+            f" processes of their own; medians of {compile_rounds} pairs of them.",
         )
     )
     measure.write("startup", {"import_seconds": imports, "cold": cold, "warm": warm}, text)

@@ -3,7 +3,8 @@
     python benchmarks/widths.py [--quick] [--minutes M]
 
 A width K is K lanes on each worker (a CPU core, an accelerator), all workers busy. The grid is
-walked from coarse to fine until the minutes are used up; what was not reached is not in the tables.
+walked from coarse to fine until the minutes are used up; what was not reached is listed. Every row
+is kept in `out/` as soon as it is there.
 A width that does not fit the memory, or whose call would take too long, is left out and listed.
 `4096 seeds` is what the package makes of that many, blocks of the width it chooses, in rounds
 beside the best width of the table; PPO, A2C and TRPO alone are timed with so many.
@@ -12,6 +13,7 @@ The MinAtar game is seen through one layer of 16 convolutions and one of 128 uni
 """
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -181,71 +183,83 @@ def many_seeds(
     return many.width, Figure.of(found["many"]), share
 
 
-def show(cells: dict[int, Cell]) -> str:
-    """The table of an algorithm on an environment; the estimate is drawn through two widths."""
-    widths = sorted(cells)
-    few, more = (widths[0], widths[min(1, len(widths) - 1)])
-    need = None
-    if few != more:
-        points = [(width, cells[width].program_bytes) for width in (few, more)]
-        need = memory.extrapolate(*points)
+class Findings(NamedTuple):
+    """What the rows have given so far."""
+
+    cells: dict[tuple[str, str], dict[int, Cell]]
+    """By algorithm and environment, by width."""
+    many: dict[tuple[str, str], tuple[int, Figure, Figure]]
+    """What `many_seeds` returned, by algorithm and environment."""
+    skipped: list[str]
+
+
+def columns(cells: dict[str, dict[int, Cell]], show: Callable[[Cell], str]) -> str:
+    """A table of widths by algorithms."""
     return measure.table(
         [
-            {
-                "lanes per worker": f"{width}",
-                "env steps/s": cells[width].rate.show(),
-                "program": memory.in_words(cells[width].program_bytes),
-                "estimate": memory.in_words(need.fixed + need.per_lane * width) if need else "–",
-                "peak over the start": memory.in_words(cells[width].peak_bytes),
-                "compile": f"{cells[width].compile_seconds:.1f} s",
-            }
-            for width in widths
+            {"lanes per worker": f"{width}"}
+            | {name: show(own[width]) if width in own else "–" for name, own in cells.items()}
+            for width in sorted({width for own in cells.values() for width in own})
         ]
     )
 
 
-def main() -> None:
-    arguments = measure.arguments(__doc__, minutes=5.0)
-    minutes = min(arguments.minutes, 1.0) if arguments.quick else arguments.minutes
-    num_seeds = 64 if arguments.quick else MANY_SEEDS
-    deadline = time.monotonic() + 60 * minutes
-    found: dict[tuple[str, str], dict[int, Cell]] = {}
-    many: dict[tuple[str, str], tuple[int, Figure, Figure]] = {}
-    skipped: list[str] = []
-    for row in grid(arguments.quick):
-        if time.monotonic() > deadline:
-            skipped.append(f"{row.algorithm} on {row.env}, {row.widths} lanes: no time left")
+def rate_in_thousands(cell: Cell) -> str:
+    figure = Figure(*(x / 1000 for x in cell.rate))
+    return figure.show(",.1f" if figure.median < 100 else ",.0f")
+
+
+def memory_and_compile(cell: Cell) -> str:
+    sizes = (memory.in_words(x) for x in (cell.program_bytes, cell.peak_bytes))
+    return "; ".join((*sizes, f"{cell.compile_seconds:.1f} s"))
+
+
+def estimates(cells: dict[int, Cell]) -> str:
+    """How far the straight line through the two smallest widths' memory is off at the largest."""
+    widths = sorted(cells)
+    if len(widths) < 3:
+        return ""
+    need = memory.extrapolate(*((width, cells[width].program_bytes) for width in widths[:2]))
+    found, last = cells[widths[-1]].program_bytes, widths[-1]
+    ratio = found / (need.fixed + need.per_lane * last)
+    return f"; at {last} the program takes {ratio:.2f} times the line through its smallest two"
+
+
+def in_words(found: Findings, num_seeds: int) -> str:
+    """The report: tables by environment, and where more lanes stop paying."""
+    parts = [f"## Lanes\n\n{len(lanes.local_workers())} × {jax.devices()[0].device_kind}"]
+    for env in ENVS:
+        cells = {name: own for (name, other), own in found.cells.items() if other == env}
+        if not cells:
             continue
-        cells, left_out = time_row(row, deadline)
-        skipped += left_out
-        key = row.algorithm, row.env
-        found.setdefault(key, {}).update(cells)
-        if key not in many and row.env == ENVS[0] and row.algorithm in MANY_SEEDS_OF:
-            best = max(cells, key=lambda width, cells=cells: cells[width].rate.median)
-            chosen = many_seeds(*key, best, cells[best].rate.median, num_seeds)
-            if chosen is None:
-                skipped.append(f"{row.algorithm} on {row.env}, {num_seeds} seeds: takes too long")
-            else:
-                many[key] = chosen
-    text = [f"## Lanes\n\n{len(lanes.local_workers())} × {jax.devices()[0].device_kind}"]
-    for key, cells in found.items():
-        rates = {width: cell.rate.median for width, cell in cells.items()}
-        text.append(f"### {key[0].upper()} on {key[1]}\n\n{show(cells)}")
-        line = f"Within 5 % of the best from {measure.crossover(rates)} lanes per worker on."
-        if key in many:
-            width, rate, share = many[key]
-            line += (
-                f" {num_seeds} seeds in blocks of {width}: {rate.show()} env steps/s,"
-                f" {share.show('.0%')} of the best width's in the same rounds."
-            )
-        text.append(line)
-    text.append(
-        f"Medians of {ROUNDS} interleaved rounds (smallest … largest); programs of a table were"
+        parts.append(f"### {env}\n\nThousands of env steps/s:")
+        parts.append(columns(cells, rate_in_thousands))
+        parts.append("Memory of a worker's program; peak of the process over the start; compile:")
+        parts.append(columns(cells, memory_and_compile))
+        lines = []
+        for name, own in cells.items():
+            best = measure.crossover({width: cell.rate.median for width, cell in own.items()})
+            line = f"- {name}: within 5 % of the best from {best} lanes per worker on"
+            lines.append(line + estimates(own))
+            if (name, env) in found.many:
+                width, rate, share = found.many[name, env]
+                lines.append(
+                    f"- {name}, {num_seeds} seeds in blocks of {width}: {rate.show()} env steps/s,"
+                    f" {share.show('.0%')} of the best width's in the same rounds"
+                )
+        parts.append("\n".join(lines))
+    parts.append(
+        f"Medians of {ROUNDS} interleaved rounds (smallest … largest); programs of a row were"
         " compiled side by side (`startup.py` times one alone)."
     )
-    if skipped:
-        text.append("Not measured:\n" + "\n".join(f"- {line}" for line in skipped))
-    rows: list[dict[str, Any]] = [
+    if found.skipped:
+        parts.append("Not measured:\n\n" + "\n".join(f"- {line}" for line in found.skipped))
+    return "\n\n".join(parts)
+
+
+def figures(found: Findings, num_seeds: int) -> dict[str, list[Any]]:
+    """The same for `measure.save`."""
+    cells = [
         {
             "algorithm": algorithm,
             "env": env,
@@ -253,8 +267,8 @@ def main() -> None:
             **cell._asdict(),
             "rate": cell.rate._asdict(),
         }
-        for (algorithm, env), cells in found.items()
-        for width, cell in cells.items()
+        for (algorithm, env), own in found.cells.items()
+        for width, cell in own.items()
     ]
     blocks = [
         {
@@ -265,10 +279,42 @@ def main() -> None:
             "rate": rate._asdict(),
             "share": share._asdict(),
         }
-        for (algorithm, env), (width, rate, share) in many.items()
+        for (algorithm, env), (width, rate, share) in found.many.items()
     ]
-    figures = {"cells": rows, "many_seeds": blocks, "not_measured": skipped}
-    measure.write("widths", figures, "\n\n".join(text))
+    return {"cells": cells, "many_seeds": blocks, "not_measured": found.skipped}
+
+
+def measure_row(row: Row, found: Findings, deadline: float, num_seeds: int) -> None:
+    """Add a row to what was found."""
+    cells, left_out = time_row(row, deadline)
+    found.skipped.extend(left_out)
+    key = row.algorithm, row.env
+    found.cells.setdefault(key, {}).update(cells)
+    if key in found.many or row.env != ENVS[0] or row.algorithm not in MANY_SEEDS_OF:
+        return
+    best = max(cells, key=lambda width: cells[width].rate.median)
+    chosen = many_seeds(*key, best, cells[best].rate.median, num_seeds)
+    if chosen is None:
+        found.skipped.append(f"{row.algorithm} on {row.env}, {num_seeds} seeds: takes too long")
+    else:
+        found.many[key] = chosen
+
+
+def main() -> None:
+    arguments = measure.arguments(__doc__, minutes=5.0)
+    minutes = min(arguments.minutes, 1.0) if arguments.quick else arguments.minutes
+    num_seeds = 64 if arguments.quick else MANY_SEEDS
+    start = time.monotonic()
+    found = Findings({}, {}, [])
+    for row in grid(arguments.quick):
+        elapsed = (time.monotonic() - start) / 60
+        if elapsed > minutes:
+            found.skipped.append(f"{row.algorithm} on {row.env}, {row.widths} lanes: no time left")
+            continue
+        print(f"{elapsed:5.1f} min: {row.algorithm} on {row.env}, {row.widths} lanes", flush=True)
+        measure_row(row, found, start + 60 * minutes, num_seeds)
+        measure.save("widths", figures(found, num_seeds), in_words(found, num_seeds))
+    measure.write("widths", figures(found, num_seeds), in_words(found, num_seeds))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def scripts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         yield
-        for name in ("launches", "limit", "measure", "peers", "timed"):
+        for name in ("launches", "limit", "measure", "peers", "timed", "widths"):
             sys.modules.pop(name, None)
 
 
@@ -141,3 +141,26 @@ def test_launches_are_counted_through_loops_and_branches():
     assert 1 <= once <= 4
     counter = 2  # of the loop: raised and compared
     assert 7 * (once + counter) <= count(scanned) <= 7 * (once + counter) + 8
+
+
+def test_a_report_on_lanes_names_what_was_and_what_was_not_measured():
+    from measure import Figure
+    from widths import Cell, Findings, figures, in_words
+
+    def cells(scale, widths):
+        rates = {w: Figure(scale * w, scale * w, scale * w) for w in widths}
+        return {w: Cell(2 * w, rates[w], 5.0, 2**20 * w, 2**21 * w) for w in widths}
+
+    found = Findings(
+        {("ppo", "CartPole-v1"): cells(1000.0, (1, 8, 64)), ("a2c", "CartPole-v1"): cells(2, (8,))},
+        {("ppo", "CartPole-v1"): (8, Figure(9, 8, 10), Figure(0.9, 0.8, 1.0))},
+        ["trpo on CartPole-v1, (1, 8) lanes: no time left"],
+    )
+    report = in_words(found, num_seeds=4096)
+    assert "| 64 | 64.0 (64.0 … 64.0) | – |" in report
+    assert "| 64 | 64.00 MiB; 0.12 GiB; 5.0 s | – |" in report
+    assert "- ppo: within 5 % of the best from 64 lanes" in report
+    assert "at 64 the program takes 1.00 times the line" in report
+    assert "4096 seeds in blocks of 8: 9 (8 … 10) env steps/s, 90% (80% … 100%)" in report
+    assert "- trpo on CartPole-v1, (1, 8) lanes: no time left" in report
+    assert [x["lanes_per_worker"] for x in figures(found, 4096)["cells"]] == [1, 8, 64, 8]

@@ -1,6 +1,7 @@
 """How many lanes fit, what happens when they do not, and what a diverged seed leads to."""
 
 import dataclasses
+import gc
 import json
 import math
 
@@ -55,6 +56,24 @@ def test_lanes_are_chosen_to_fit(small, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda *_: 10.0)
     with pytest.raises(ValueError, match="must hold a lane on each of 1 workers: a lane takes"):
         lanes.compile_to_fit(trainer, many, 10, workers, 4)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_tracing_leaves_the_garbage_collector_as_it_was(small, collects):
+    trainer, many = small
+    workers, was_enabled, at_tracing = lanes.local_workers()[:1], gc.isenabled(), []
+
+    def init(*arguments):
+        at_tracing.append(gc.isenabled())
+        raise RuntimeError("cannot be traced")
+
+    try:
+        gc.enable() if collects else gc.disable()
+        with pytest.raises(RuntimeError, match="cannot be traced"):
+            lanes.compile_program(trainer._replace(init=init), many, 10, workers)
+        assert (at_tracing, gc.isenabled()) == ([False], collects)
+    finally:
+        gc.enable() if was_enabled else gc.disable()
 
 
 def test_the_budget_is_what_is_set_or_a_part_of_what_is_free():

@@ -10,12 +10,13 @@ neighbours, its place, or the number of lanes, blocks and workers.
 """
 
 import dataclasses
+import gc
 import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -266,7 +267,8 @@ def compile_program(
     inputs = jax.device_put(tuple(lanes), devices[0])
     jitted_init = jax.jit(jax.vmap(init))
     jitted = _jit_window(trainer)
-    lowered_init = jitted_init.lower(*inputs)
+    with _garbage_kept():
+        lowered_init = jitted_init.lower(*inputs)
 
     def lower(device: Any) -> Any:
         state = jax.tree.map(
@@ -278,7 +280,8 @@ def compile_program(
 
     with ThreadPoolExecutor() as pool:
         compiling = pool.submit(lowered_init.compile)  # while the window is traced
-        lowered = [lower(device) for device in devices]
+        with _garbage_kept():
+            lowered = [lower(device) for device in devices]
         windows = list(pool.map(lambda program: program.compile(), lowered))
         compiled_init = compiling.result()
     return Program(
@@ -291,6 +294,18 @@ def compile_program(
         bytes_per_worker=max(map(memory.program_bytes, windows)),
         compile_seconds=time.perf_counter() - start,
     )
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """No garbage collection meanwhile: tracing makes many objects, few of them garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def run_blocks(
