@@ -18,11 +18,18 @@ import optax
 from timed import Timed
 
 from purejax_po import distributions, jacobian, minibatch, networks, prng
-from purejax_po.algorithms import optimizers
+from purejax_po.algorithms import actor_critic, optimizers
 from purejax_po.experiment.config import algorithm_config
 
 SEEDS = range(16)
 UPDATES = 8
+
+
+def every_successor(critic: Any, params: Any, transition: Any, value: Any) -> Any:
+    """V(next_obs), all of them."""
+    return critic.unroll(params, (), transition.next_obs, jnp.zeros_like(transition.start))
+
+
 BEFORE: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
     "keys by threefry written out": [(prng, "written_out", lambda keys: keys)],
     "shuffles without a sort": [(minibatch, "permutation", jax.random.permutation)],
@@ -34,6 +41,7 @@ BEFORE: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
         (optax, "flatten", lambda optimizer: optimizer),
         (optimizers, "norm", optax.tree.norm),
     ],
+    "successors' values of the next step": [(actor_critic, "successor_values", every_successor)],
     "Fisher products layer by layer": [(jacobian, "gains", lambda *sizes: False)],
 }
 """Change → the functions that make it, and what stood in their places."""

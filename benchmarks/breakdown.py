@@ -5,7 +5,7 @@
 Every part is compiled for the same K lanes as the whole, by default as many as the package puts on
 a core, and runs on all workers at once, in interleaved rounds. A part alone may be compiled
 otherwise than within the whole, so the parts need not add up: `rest` is what they leave of the
-whole (metrics, guards against what is not finite, copies), and may be negative.
+whole, and may be negative. `metrics` are the log and the guard against what is not finite.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from limit import ENV
 from measure import Figure
 
 import purejax_po as po
-from purejax_po import advantages, curvature, minibatch, rollout
+from purejax_po import advantages, curvature, metrics, minibatch, rollout, training
 from purejax_po.algorithms import actor_critic, natural, optimizers
 from purejax_po.experiment import lanes
 
@@ -59,7 +59,21 @@ def common_parts(trainer: po.Trainer) -> dict[str, Part]:
             trainer.num_steps,
         )
 
-    return {"whole": whole, "rollout": collect}
+    def record(state: Any, batch: Any) -> Any:
+        """The log, and the guard against what is not finite, with numbers of no meaning."""
+        reward, ended = batch.transition.reward, batch.transition.terminated
+        shapes = jax.eval_shape(trainer.step, hyperparams, state)[1]
+        episodes = metrics.of_masked(reward, ended), metrics.of_masked(2.0 * reward, ended)
+        info = jax.tree.map(lambda x: jnp.full(x.shape, reward[0, 0]), shapes.info)
+        log = metrics.Log(info, *episodes)
+        proposed = jax.tree.map(lambda x: x * reward[0, 0].astype(x.dtype), state.algorithm)
+        healthy = training.all_finite((proposed, info))
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(healthy, new, old), proposed, state.algorithm
+        )
+        return kept, metrics.merge_logs(log, metrics.mask_log(log, healthy))
+
+    return {"whole": whole, "rollout": collect, "metrics": record}
 
 
 def ppo_parts(config: po.PPOConfig) -> tuple[po.Trainer, dict[str, Part]]:

@@ -46,17 +46,18 @@ class Rates(NamedTuple):
 def by_hand(config: Config) -> Work:
     """Count the matrix products and the activations of one environment step.
 
-    A forward pass multiplies once by every weight; a backward pass again for every weight's
+        A forward pass multiplies once by every weight; a backward pass again for every weight's
     gradient and, but for the first layer, for every input's. It needs no new tanh. A Fisher-vector
     product that goes layer by layer is two products with matrices of every layer's size, and no
-    tanh either; before the first one there is a backward pass for each action but one.
+    tanh either; before the first one there is a backward pass for each action but one. A critic
+    judges every observation, and the successors of the last step.
     """
     first = 2.0 * INPUTS * HIDDEN
     actor, critic = (first + 2.0 * HIDDEN * (HIDDEN + outputs) for outputs in (ACTIONS, 1))
     train_actor, train_critic = 3 * actor - first, 3 * critic - first
     units, softmax = 2.0 * HIDDEN, ACTIONS + 1.0
     act = Work(actor, units + softmax)
-    values = Work(2 * critic, 2 * units)
+    values = Work(critic, units).plus(Work(critic, units), 1 / config.num_steps)
     learn_actor, learn_critic = Work(train_actor, units + softmax + 1), Work(train_critic, units)
     once = act.plus(values)
     if isinstance(config, po.PPOConfig):
@@ -104,7 +105,13 @@ def by_xla(config: Config) -> Work:
     def update(state: Any, batch: Any) -> Any:
         return algorithm.update(key, hyperparams, state, batch)
 
+    def judge(params: Any, obs: Any) -> Any:
+        return critic.unroll(params, (), obs, jnp.zeros(BATCH, bool))
+
     total = compiled_work(collect, state.params, begin).plus(compiled_work(update, state, batch))
+    # Of one step the successors are all last ones; others are judged in a loop, if any.
+    value = compiled_work(judge, state.params.critic, begin.obs)
+    total = total.plus(value, 1 / config.num_steps - 2)
     if is_ppo:
 
         def estimate(params: Any, batch: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import purejax_po as po
-from purejax_po import advantages, exact, surrogates
+from purejax_po import advantages, exact, networks, surrogates
 from purejax_po.algorithms import a2c as a2c_module
 from purejax_po.algorithms import actor_critic, reinforce
 from purejax_po.environments.finite_mdp import make_finite_mdp
@@ -422,3 +422,30 @@ def test_impossible_kl_targets_are_refused(target):
             surrogate="adaptive_kl",
             hyperparams=po.PPOHyperparams(kl_target=target),
         )
+
+
+# --- the values of successors --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("num_steps", "rate"), [(1, 0.5), (9, 0.0), (9, 0.2), (9, 0.7), (9, 1.0)])
+def test_values_of_successors_are_those_of_the_true_ones(num_steps, rate):
+    """However often episodes are truncated, in however many lanes; terminated ones do not count."""
+    num_lanes, num_envs = 3, 4
+    obs_key, end_key, cut_key = jax.random.split(jax.random.key(0), 3)
+    shape = num_lanes, num_steps + 1, num_envs
+    obs = jax.random.normal(obs_key, (*shape, 2))
+    terminated = jax.random.bernoulli(end_key, 0.2, shape)[:, 1:]
+    truncated = jax.random.bernoulli(cut_key, rate, shape)[:, 1:]
+    ended = (terminated | truncated)[..., None]
+    next_obs = jnp.where(ended, 10.0 + obs[:, 1:], obs[:, 1:])
+    said = truncated.at[-1].set(False)  # in the last lane successors differ without a word
+    transition = po.Transition(
+        obs[:, :-1], *[None] * 2, next_obs, terminated, said, terminated, *[None] * 2
+    )
+
+    critic = networks.memoryless(po.Critic, lambda key: jnp.ones(2), lambda w, obs: obs @ w)
+    params = jnp.array([1.0, 2.0])
+    value, next_value = jax.vmap(lambda x: actor_critic.values(critic, params, (), x))(transition)
+    np.testing.assert_allclose(value, critic.unroll(params, (), obs[:, :-1], None), rtol=1e-6)
+    expected = critic.unroll(params, (), next_obs, None)
+    np.testing.assert_allclose(next_value[~terminated], expected[~terminated], rtol=1e-6)

@@ -105,13 +105,13 @@ def acting(policy: Policy, critic: Critic) -> Policy:
 def values(
     critic: Critic, params: Params, carry: Carry, transition: Transition
 ) -> tuple[Array, Array]:
-    """V(obs_t) and V(next_obs_t), `[T, N]`; with memory, the latter remembers all up to obs_t."""
+    """V(obs_t) and V(next_obs_t), `[T, N]`; the latter has no meaning where an episode terminated.
+
+    With memory, V(next_obs_t) remembers all up to obs_t.
+    """
     if critic.memoryless:
-        value, next_value = (
-            critic.unroll(params, (), obs, transition.start)
-            for obs in (transition.obs, transition.next_obs)
-        )
-        return value, next_value
+        value = critic.unroll(params, (), transition.obs, transition.start)
+        return value, successor_values(critic, params, transition, value)
 
     def step(carry: Carry, seen: tuple[Array, Array, Array]) -> Any:
         obs, next_obs, start = seen
@@ -121,6 +121,38 @@ def values(
 
     seen = transition.obs, transition.next_obs, transition.start
     return jax.lax.scan(step, carry, seen)[1]
+
+
+def successor_values(critic: Critic, params: Params, transition: Transition, value: Array) -> Array:
+    """V(next_obs_t) of a critic without memory, where no episode terminated.
+
+    It is V(obs_{t+1}), which is known, but at the last step and where next_obs_t is another one:
+    where an episode was truncated. Such steps are rare, and are judged one after the other, of all
+    environments at once.
+
+    Args:
+        value: V(obs_t), `[T, N]`.
+    """
+    env = jnp.arange(value.shape[1])
+
+    def judge(obs: Any) -> Array:
+        return critic.unroll(params, (), obs, jnp.zeros(env.shape, bool))
+
+    def some_left(state: tuple[Array, Array]) -> Array:
+        return jnp.any(state[1])
+
+    def one_of_each(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        next_value, left = state
+        t = jnp.argmax(left, axis=0)
+        found = jnp.where(left[t, env], judge(transition.next_obs[t, env]), next_value[t, env])
+        return next_value.at[t, env].set(found), left.at[t, env].set(False)
+
+    next_value = jnp.concatenate([value[1:], judge(transition.next_obs[-1])[None]])
+    axes = tuple(range(2, transition.obs.ndim))
+    differ = jnp.any(transition.next_obs[:-1] != transition.obs[1:], axis=axes)
+    left = jnp.concatenate([differ, jnp.zeros_like(differ, shape=(1, len(env)))])
+    left &= ~transition.terminated
+    return jax.lax.while_loop(some_left, one_of_each, (next_value, left))[0]
 
 
 def estimate(
