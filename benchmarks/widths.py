@@ -12,6 +12,7 @@ beside the best width of the table; PPO, A2C and TRPO alone are timed with so ma
 The MinAtar game is seen through one layer of 16 convolutions and one of 128 units, as in its paper.
 """
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,9 +37,9 @@ LONGEST_CALL = 20.0
 """Seconds; of a single update of all lanes."""
 MANY_SEEDS_OF = ("ppo", "a2c", "trpo")
 LONGEST_CALL_OF_MANY = 55.0
-MOST_UPDATES = 10
-"""Of many seeds in a call: as many as there are between two lines of the log of a run of PPO for
-500,000 steps."""
+LINES = 500_000, 100
+"""Environment steps of a run whose log has so many lines: many seeds are timed in calls as long as
+from one of them to the next, unless that takes too long."""
 ROUNDS, SHORTEST_CALL = 3, 0.2
 
 
@@ -173,7 +174,8 @@ def many_seeds(
     seconds = num_seeds * config.num_envs * config.num_steps / rate
     if seconds > LONGEST_CALL_OF_MANY:
         return None
-    updates = min(MOST_UPDATES, max(1, int(LONGEST_CALL_OF_MANY / seconds)))
+    between_lines = math.ceil(LINES[0] / (config.num_envs * config.num_steps) / LINES[1])
+    updates = min(between_lines, max(1, int(LONGEST_CALL_OF_MANY / seconds)))
     many = Timed(config, env, range(num_seeds), updates=updates)
     few = Timed(config, env, range(best * len(many.workers)), updates=1, width=best)
     for timed in (many, few):

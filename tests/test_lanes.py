@@ -58,6 +58,12 @@ def test_lanes_are_chosen_to_fit(small, monkeypatch):
         lanes.compile_to_fit(trainer, many, 10, workers, 4)
 
 
+def test_fewer_lanes_share_a_core_where_one_takes_more_memory():
+    images = po.NetworkConfig(channels=(16,))
+    configs = po.PPOConfig(), po.TRPOConfig(), po.PPOConfig(network=images)
+    assert [config.lanes_per_core for config in configs] == [8, 4, 1]
+
+
 @pytest.mark.parametrize("collects", [True, False])
 def test_tracing_leaves_the_garbage_collector_as_it_was(small, collects):
     trainer, many = small

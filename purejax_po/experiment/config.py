@@ -75,13 +75,18 @@ class AlgorithmConfig:
 
     name: ClassVar[str]
     factory: ClassVar[Callable[..., Algorithm]]
-    lanes_per_core: ClassVar[int] = 8
-    """Lanes of one program on a core of a CPU: with more the working set leaves its cache."""
+    lanes_in_cache: ClassVar[int] = 8
+    """Lanes of small networks on a core of a CPU: with more the working set leaves its cache."""
 
     num_envs: int
     num_steps: int
     network: NetworkConfig
     hyperparams: Any
+
+    @property
+    def lanes_per_core(self) -> int:
+        """The best number of lanes on a core of a CPU; images of a single one fill its cache."""
+        return 1 if self.network.channels else self.lanes_in_cache
 
     def build(self, env: Any, env_params: EnvParams) -> Algorithm:
         """Make the networks for an environment, and the algorithm on them.
@@ -233,7 +238,7 @@ class PPOConfig(AlgorithmConfig):
 class NaturalGradientConfig(AlgorithmConfig):
     """What NPG and TRPO have in common."""
 
-    lanes_per_core = 4  # their products are over whole batches
+    lanes_in_cache = 4  # their products are over whole batches
 
     num_envs: int = 8
     """Environments that each seed steps in parallel."""
