@@ -1,6 +1,6 @@
 """Throughput of every algorithm against the number of lanes in the compiled program.
 
-    python benchmarks/widths.py [--quick] [--minutes M]
+    python benchmarks/widths.py [--quick] [--minutes M] [--algorithms ppo,a2c] [--envs CartPole-v1]
 
 A width K is K lanes on each worker (a CPU core, an accelerator), all workers busy. The grid is
 walked from coarse to fine until the minutes are used up; what was not reached is listed. Every row
@@ -304,12 +304,17 @@ def measure_row(row: Row, found: Findings, deadline: float, num_seeds: int) -> N
 
 
 def main() -> None:
-    arguments = measure.arguments(__doc__, minutes=5.0)
+    arguments = measure.arguments(
+        __doc__, minutes=5.0, algorithms=",".join(ALGORITHMS), envs=",".join(ENVS)
+    )
     minutes = min(arguments.minutes, 1.0) if arguments.quick else arguments.minutes
     num_seeds = 64 if arguments.quick else MANY_SEEDS
     start = time.monotonic()
     found = Findings({}, {}, [])
+    algorithms, envs = arguments.algorithms.split(","), arguments.envs.split(",")
     for row in grid(arguments.quick):
+        if row.algorithm not in algorithms or row.env not in envs:
+            continue
         elapsed = (time.monotonic() - start) / 60
         if elapsed > minutes:
             found.skipped.append(f"{row.algorithm} on {row.env}, {row.widths} lanes: no time left")
