@@ -46,7 +46,7 @@ class Rates(NamedTuple):
 def by_hand(config: Config) -> Work:
     """Count the matrix products and the activations of one environment step.
 
-        A forward pass multiplies once by every weight; a backward pass again for every weight's
+    A forward pass multiplies once by every weight; a backward pass again for every weight's
     gradient and, but for the first layer, for every input's. It needs no new tanh. A Fisher-vector
     product that goes layer by layer is two products with matrices of every layer's size, and no
     tanh either; before the first one there is a backward pass for each action but one. A critic

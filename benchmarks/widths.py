@@ -29,6 +29,7 @@ from purejax_po.experiment import lanes, memory
 from purejax_po.experiment.config import ALGORITHMS, AlgorithmConfig, NetworkConfig
 
 MINATAR = "Breakout-MinAtar"
+NAMES = ("ppo", *(name for name in ALGORITHMS if name not in ("ppo", "grpo")))
 ENVS = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", MINATAR)
 WIDTHS = tuple(2**i for i in range(13))
 COARSE = WIDTHS[::3]
@@ -65,18 +66,17 @@ def grid(quick: bool) -> list[Row]:
     """Return the rows from the most telling to the finest."""
     if quick:
         return [Row("ppo", "CartPole-v1", (1, 8, 64)), Row("a2c", MINATAR, (8,))]
-    names = ["ppo", *(name for name in ALGORITHMS if name not in ("ppo", "grpo"))]
     cart_pole, others = ENVS[0], ENVS[1:]
     fine = tuple(width for width in WIDTHS if width not in COARSE)
     return [
-        *(Row(name, cart_pole, COARSE) for name in names),
+        *(Row(name, cart_pole, COARSE) for name in NAMES),
         *(Row("ppo", env, COARSE) for env in others),
         Row("ppo", cart_pole, fine),
-        *(Row(name, env, COARSE) for name in names[1:] for env in others),
+        *(Row(name, env, COARSE) for name in NAMES[1:] for env in others),
         *(
             Row(name, env, fine)
             for env in ENVS
-            for name in names
+            for name in NAMES
             if (name, env) != ("ppo", ENVS[0])
         ),
     ]
@@ -305,16 +305,18 @@ def measure_row(row: Row, found: Findings, deadline: float, num_seeds: int) -> N
 
 def main() -> None:
     arguments = measure.arguments(
-        __doc__, minutes=5.0, algorithms=",".join(ALGORITHMS), envs=",".join(ENVS)
+        __doc__, minutes=5.0, algorithms=",".join(NAMES), envs=",".join(ENVS)
     )
     minutes = min(arguments.minutes, 1.0) if arguments.quick else arguments.minutes
     num_seeds = 64 if arguments.quick else MANY_SEEDS
     start = time.monotonic()
     found = Findings({}, {}, [])
     algorithms, envs = arguments.algorithms.split(","), arguments.envs.split(",")
-    for row in grid(arguments.quick):
-        if row.algorithm not in algorithms or row.env not in envs:
-            continue
+    rows = [r for r in grid(arguments.quick) if r.algorithm in algorithms and r.env in envs]
+    if not rows:
+        known = f"{', '.join(NAMES)}; {', '.join(ENVS)}"
+        raise SystemExit(f"--algorithms and --envs must name some of: {known}")
+    for row in rows:
         elapsed = (time.monotonic() - start) / 60
         if elapsed > minutes:
             found.skipped.append(f"{row.algorithm} on {row.env}, {row.widths} lanes: no time left")

@@ -135,7 +135,7 @@ def successor_values(critic: Critic, params: Params, transition: Transition, val
     """
     env = jnp.arange(value.shape[1])
 
-    def judge(obs: Any) -> Array:
+    def judge(obs: Array) -> Array:
         return critic.unroll(params, (), obs, jnp.zeros(env.shape, bool))
 
     def some_left(state: tuple[Array, Array]) -> Array:
