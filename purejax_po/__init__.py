@@ -31,7 +31,7 @@ from purejax_po.experiment.comparison_plots import (
     plot_improvement,
     plot_profile,
 )
-from purejax_po.experiment.compilation import use_compilation_cache
+from purejax_po.experiment.compilation import compiler_options, use_compilation_cache
 from purejax_po.experiment.config import (
     A2CConfig,
     ExperimentConfig,
@@ -109,6 +109,7 @@ __all__ = [
     "advantages",
     "behaviour_clone",
     "compare",
+    "compiler_options",
     "curvature",
     "distributions",
     "environments",

@@ -1,7 +1,8 @@
 """Training as a pure function: rollout, any algorithm and metrics, scanned."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,13 @@ from purejax_po.types import (
     Params,
     Rollout,
     Trainer,
+    check_choice,
     check_count,
     check_flag,
 )
+
+
+MatmulPrecision = Literal["default", "bfloat16", "tensorfloat32", "float32"]
 
 
 class TrainState(NamedTuple):
@@ -68,6 +73,7 @@ def make_trainer(
     num_steps: int,
     normalize_observations: bool = False,
     normalize_rewards: bool = False,
+    matmul_precision: MatmulPrecision = "default",
 ) -> Trainer:
     """Join an environment, an algorithm and a rollout into `(init, step)`.
 
@@ -81,6 +87,9 @@ def make_trainer(
             running moments of the lane's observations up to the last update.
         normalize_rewards: let the algorithm see r / std of the running return discounted by
             `hyperparams.discount`; logs and evaluations keep the true rewards.
+        matmul_precision: what products of matrices round their factors to, sums being float32:
+            `"bfloat16"`, `"tensorfloat32"`, `"float32"`, or JAX's own `"default"`, which is
+            tensorfloat32 on recent NVIDIA GPUs. On a CPU all are float32.
 
     Raises:
         ValueError: if a number is not a positive whole number, there is nothing to normalise, the
@@ -99,6 +108,7 @@ def make_trainer(
         )
     check_flag("normalize_observations", normalize_observations)
     check_flag("normalize_rewards", normalize_rewards)
+    check_choice("matmul_precision", matmul_precision, get_args(MatmulPrecision))
     if normalize_rewards and not hasattr(algorithm.hyperparams, "discount"):
         raise ValueError("normalize_rewards must be False for hyperparams without discount")
     policy, obs = algorithm.policy, jnp.zeros(())
@@ -178,6 +188,8 @@ def make_trainer(
         )
         return kept, metrics.mask_log(log, healthy)
 
+    if matmul_precision != "default":
+        init, step = (_at_precision(matmul_precision, f) for f in (init, step))
     return Trainer(init, step, env, env_params, algorithm, num_envs, num_steps, policy)
 
 
@@ -226,6 +238,17 @@ def window_lengths(num_updates: int, log_every: int) -> Array:
     """Split `num_updates` into windows of `log_every` and a shorter last one, int32 `[W]`."""
     full, rest = divmod(num_updates, log_every)
     return jnp.asarray([log_every] * full + [rest] * (rest > 0), jnp.int32)
+
+
+def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, traced with another precision of products of matrices."""
+
+    @functools.wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return function(*args, **kwargs)
+
+    return traced
 
 
 def all_finite(tree: Any) -> Array:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -78,3 +79,41 @@ def test_acting_uses_the_cache_too(command, monkeypatch, tmp_path):
     monkeypatch.setattr(cli, "use_compilation_cache", lambda: used.append(command))
     assert cli.main([command, str(tmp_path)]) == 2  # no run
     assert used == [command]
+
+
+def test_the_compiler_knows_the_options_and_xla_flags_go_before_them(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    for platform in ("cpu", "gpu"):  # an unknown name or value would be refused
+        jax.jit(jnp.sin, compiler_options=po.compiler_options(platform))(1.0)
+    assert "WHILE" in po.compiler_options("gpu")["xla_gpu_enable_command_buffer"]
+    assert po.compiler_options() == po.compiler_options("cpu")
+    assert po.compiler_options("tpu") == {}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=128 --xla_gpu_autotune_level=0")
+    assert po.compiler_options("cpu").keys() == {"xla_cpu_scheduler_type"}
+
+
+def products(**options):
+    """Which precision the products of a small trainer's update ask for."""
+    env, env_params = po.make_env("CartPole-v1")
+    algorithm = po.a2c(*po.mlp_actor_critic(env, env_params, hidden=(8,)))
+    trainer = po.make_trainer(env, env_params, algorithm, num_envs=2, num_steps=4, **options)
+    state = jax.eval_shape(trainer.init, jax.random.key(0), algorithm.hyperparams)
+    text = jax.jit(trainer.step).lower(algorithm.hyperparams, state).as_text()
+    return [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "tensorfloat32", "float32"])
+def test_the_precision_of_products_is_that_of_the_trainer(precision):
+    named = {"bfloat16": "DEFAULT", "tensorfloat32": "HIGH", "float32": "HIGHEST"}[precision]
+    lines = products(matmul_precision=precision)
+    assert lines
+    assert all(f"precision = [{named}, {named}]" in line for line in lines)
+    assert products(matmul_precision="default") == products()
+
+
+def test_an_unknown_precision_is_refused():
+    message = "^matmul_precision must be one of .*, got 'bfloat'; did you mean bfloat16?"
+    with pytest.raises(ValueError, match=message):
+        products(matmul_precision="bfloat")
+    with pytest.raises(ValueError, match=message):
+        po.run(po.ExperimentConfig(matmul_precision="bfloat"), progress=False)  # type: ignore[arg-type]

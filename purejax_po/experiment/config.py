@@ -21,6 +21,7 @@ from purejax_po.algorithms.ppo import AdvantageNormalization, PPOHyperparams, Su
 from purejax_po.algorithms.reinforce import Psi, REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.minibatch import check_divisible
+from purejax_po.training import MatmulPrecision
 from purejax_po.types import (
     POSITIVE_FRACTION,
     Algorithm,
@@ -469,6 +470,9 @@ class ExperimentConfig:
     """Show policy and critic (obs − mean)/std, clipped to ±10; the moments run with training."""
     normalize_rewards: bool = False
     """Train on reward / std of the running discounted return; results keep the true rewards."""
+    matmul_precision: MatmulPrecision = "default"
+    """What products of matrices round their factors to; "default" is tensorfloat32 on recent NVIDIA
+    GPUs. On a CPU all are float32."""
     num_windows: int = 100
     """Points of the learning curve, at least 10: updates are averaged in windows."""
     lanes_per_device: int | None = None
@@ -532,6 +536,7 @@ class ExperimentConfig:
         check_count("total_steps", self.total_steps)
         check_flag("normalize_observations", self.normalize_observations)
         check_flag("normalize_rewards", self.normalize_rewards)
+        check_choice("matmul_precision", self.matmul_precision, get_args(MatmulPrecision))
         check_count("num_windows", self.num_windows, minimum=10)
         if self.num_seeds > MAX_SEEDS:
             raise ValueError(f"num_seeds must be at most {MAX_SEEDS}, got {self.num_seeds}")

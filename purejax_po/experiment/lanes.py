@@ -25,6 +25,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from purejax_po.experiment import memory
+from purejax_po.experiment.compilation import compiler_options
 from purejax_po.metrics import Log
 from purejax_po.training import run_window
 from purejax_po.types import Trainer
@@ -282,7 +283,8 @@ def compile_program(
         compiling = pool.submit(lowered_init.compile)  # while the window is traced
         with _garbage_kept():
             lowered = [lower(device) for device in devices]
-        windows = list(pool.map(lambda program: program.compile(), lowered))
+        options = compiler_options(devices[0].platform)
+        windows = list(pool.map(lambda program: program.compile(options), lowered))
         compiled_init = compiling.result()
     return Program(
         workers=workers,

@@ -535,6 +535,7 @@ def _make_trainer(config: ExperimentConfig) -> Trainer:
         num_steps=config.algorithm.num_steps,
         normalize_observations=config.normalize_observations,
         normalize_rewards=config.normalize_rewards,
+        matmul_precision=config.matmul_precision,
     )
 
 
