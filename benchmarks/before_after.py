@@ -17,7 +17,7 @@ import measure
 import optax
 from timed import Timed
 
-from purejax_po import distributions, jacobian, minibatch, networks, prng
+from purejax_po import distributions, jacobian, minibatch, prng, products
 from purejax_po.algorithms import actor_critic, optimizers
 from purejax_po.experiment.config import algorithm_config
 
@@ -36,7 +36,10 @@ BEFORE: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
     "plain short sums": [
         (distributions, "_cumulative_sum", functools.partial(jnp.cumsum, axis=-1))
     ],
-    "last layers used transposed": [(networks, "_few_outputs", jax.lax.dot_general)],
+    "kernels' gradients of copies": [
+        (products, "transposed", lambda x: x.T),
+        (jacobian, "transposed", lambda x: x.T),
+    ],
     "Adam on one vector": [
         (optax, "flatten", lambda optimizer: optimizer),
         (optimizers, "norm", optax.tree.norm),

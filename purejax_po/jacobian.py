@@ -17,10 +17,8 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from purejax_po.distributions import Categorical
+from purejax_po.products import transposed
 from purejax_po.types import Array, Params
-
-FEW = 8
-"""The gradient of a kernel with fewer outputs is taken transposed (see `networks._few_outputs`)."""
 
 
 def linearized(
@@ -88,6 +86,8 @@ def layerwise(
         backward(jnp.broadcast_to(row, z.shape))[0] for row in jnp.eye(z.shape[1], dtype=z.dtype)
     ]
 
+    copies = {path: transposed(a) for path, a in inputs.items()}
+
     def push(v: Params) -> Categorical:
         layers: dict[Any, Any] = dict(flatten_dict(v))
         moves = {
@@ -105,8 +105,10 @@ def layerwise(
         pulled = {}
         for path, a in inputs.items():
             g = _total(u[:, None] * delta[path] for u, delta in columns)
-            few = g.shape[1] < FEW
-            kernel = jax.lax.optimization_barrier(g.T @ a).T if few else a.T @ g
+            if g.shape[1] < a.shape[1]:  # the other way around where that copies less
+                kernel = jax.lax.optimization_barrier(transposed(g) @ a).T
+            else:
+                kernel = copies[path] @ g
             pulled["params", *path, "kernel"] = kernel
             pulled["params", *path, "bias"] = _total(u @ delta[path] for u, delta in columns)
         return unflatten_dict(pulled)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po import jacobian
+from purejax_po import jacobian, products
 from purejax_po.distributions import Categorical, DiagonalGaussian, Product, TanhGaussian
 from purejax_po.types import (
     Array,
@@ -89,17 +89,6 @@ class Convolutions(nn.Module):
         return jnp.reshape(image, (*image.shape[:-3], math.prod(image.shape[-3:])))
 
 
-def _few_outputs(x: Array, kernel: Array, dimensions: Any, precision: Any = None) -> Array:
-    """The product of a last layer, whose kernel is used, and so differentiated, transposed.
-
-    The gradient of a kernel `[features, outputs]` with few outputs takes a CPU ten times as long as
-    that of `[outputs, features]`. Without the barrier XLA would make the former of the latter.
-    """
-    ((features,), _), batch = dimensions
-    transposed = jax.lax.optimization_barrier(kernel.T)
-    return jax.lax.dot_general(x, transposed, (((features,), (1,)), batch), precision)
-
-
 class MLP(nn.Module):
     """Fully connected layers, orthogonally initialised: √2 inside, `output_scale` at the end."""
 
@@ -116,10 +105,12 @@ class MLP(nn.Module):
         if self.channels:
             x = Convolutions(self.channels, self.activation)(x)
         for width in self.hidden:
-            x = nn.Dense(width, kernel_init=orthogonal(math.sqrt(2.0)))(x)
-            x = self.activation(x)
+            layer = nn.Dense(
+                width, kernel_init=orthogonal(math.sqrt(2.0)), dot_general=products.dense
+            )
+            x = self.activation(layer(x))
         scale = orthogonal(self.output_scale)
-        return nn.Dense(self.num_outputs, kernel_init=scale, dot_general=_few_outputs)(x)
+        return nn.Dense(self.num_outputs, kernel_init=scale, dot_general=products.dense)(x)
 
 
 class GaussianMLP(nn.Module):

@@ -23,7 +23,6 @@ from purejax_po.types import (
     check_flag,
 )
 
-
 MatmulPrecision = Literal["default", "bfloat16", "tensorfloat32", "float32"]
 
 

@@ -16,8 +16,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "types": set(),
     "distributions": {"types"},
-    "jacobian": {"types", "distributions"},
-    "networks": {"types", "distributions", "jacobian"},
+    "products": {"types"},
+    "jacobian": {"types", "distributions", "products"},
+    "networks": {"types", "distributions", "jacobian", "products"},
     "sequence": {"types", "distributions"},
     "metrics": {"types"},
     "normalization": {"types", "metrics"},

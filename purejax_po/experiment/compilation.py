@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from platform import machine, processor
 import tempfile
 import warnings
 from pathlib import Path
+from platform import machine, processor
 from typing import Any
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -33,12 +33,10 @@ def compiler_options(platform: str | None = None) -> dict[str, Any]:
         platform: `"gpu"`, `"cpu"`, …; by default that of JAX's first device. What `XLA_FLAGS` sets
             stays as it is set there.
     """
-    if platform is None:
-        import jax
+    import jax
 
-        platform = jax.devices()[0].platform
+    options = OPTIONS.get(platform or str(jax.devices()[0].platform), {})
     flags = os.environ.get("XLA_FLAGS", "")
-    options = OPTIONS.get(platform, {})
     return {name: value for name, value in options.items() if f"--{name}=" not in flags}
 
 
