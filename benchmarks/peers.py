@@ -82,7 +82,8 @@ EPISODES = 32
 class Worker:
     """A process that answers jobs (`peers/serve.py`)."""
 
-    def __init__(self, python: Path, script: str) -> None:
+    def __init__(self, python: Path, script: str, variables: dict[str, str]) -> None:
+        self.variables = variables
         self.log = (measure.OUT / f"{Path(script).stem}.log").open("w")
         self.process = subprocess.Popen(
             [python, SCRIPTS / script],
@@ -90,7 +91,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            env={**measure.without_cache(), "JAX_TRACEBACK_FILTERING": "off"},
+            env={**measure.without_cache(), "JAX_TRACEBACK_FILTERING": "off", **variables},
         )
 
     def ask(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -127,6 +128,15 @@ def install(environment: str) -> Path:
         subprocess.run(pip, check=True)
         ready.write_text(pins)
     return python
+
+
+def our_variables(pair: Pair) -> dict[str, str]:
+    """Environment variables of our side: those that the command line sets for itself."""
+    from purejax_po.experiment.config import ALGORITHMS, ExperimentConfig
+
+    algorithm = ALGORITHMS[pair.algorithm](**pair.settings)
+    config = ExperimentConfig(algorithm=algorithm, env=pair.env, num_seeds=pair.our_seeds)
+    return {"PJRT_NPROC": "1"} if config.keeps_one_core_busy else {}
 
 
 def settings(algorithm: str) -> dict[str, Any]:
@@ -199,9 +209,16 @@ def main() -> None:
         for pair in pairs:
             try:
                 python = install(pair.peer.environment)
-                for script, of in (("ours.py", Path(sys.executable)), (pair.peer.script, python)):
-                    if script not in workers or workers[script].process.poll() is not None:
-                        workers[script] = Worker(of, script)
+                sides = (
+                    ("ours.py", Path(sys.executable), our_variables(pair)),
+                    (pair.peer.script, python, {}),
+                )
+                for script, of, variables in sides:
+                    worker = workers.get(script)
+                    if worker is not None and worker.variables != variables:
+                        worker.close()
+                    if worker is None or worker.process.poll() is not None:
+                        workers[script] = Worker(of, script, variables)
                 results.append(compare(pair, workers, rounds, arguments.quick))
             except (
                 RuntimeError,

@@ -26,7 +26,11 @@ from purejax_po.experiment import (
     table1,
 )
 from purejax_po.experiment.checkpoint import MANIFEST
-from purejax_po.experiment.compilation import use_compilation_cache, use_no_compilation_cache
+from purejax_po.experiment.compilation import (
+    use_compilation_cache,
+    use_no_compilation_cache,
+    use_one_thread,
+)
 from purejax_po.experiment.config import (
     ALGORITHMS,
     PRESETS,
@@ -157,6 +161,8 @@ class Train:
                 )
             saving = self.hosting.saving()
             self.hosting.start()
+            if config.keeps_one_core_busy:
+                use_one_thread()
             processes = self.sharing.join()
             experiment = runner.prepare(
                 config,

@@ -12,6 +12,7 @@ import pytest
 
 import purejax_po as po
 from purejax_po import cli
+from purejax_po.experiment import compilation
 
 FLAGS = [
     "train", "a2c", "--seeds", "2", "--num-envs", "2", "--num-steps", "4", "--network.hidden", "8",
@@ -117,3 +118,33 @@ def test_an_unknown_precision_is_refused():
         products(matmul_precision="bfloat")
     with pytest.raises(ValueError, match=message):
         po.run(po.ExperimentConfig(matmul_precision="bfloat"), progress=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sequential"),
+    [
+        ({}, True),
+        ({"algorithm": po.A2CConfig()}, True),
+        ({"num_seeds": 2}, False),
+        ({"sweep": {"clip_eps": (0.1, 0.2)}}, False),
+        ({"env": "brax/hopper"}, False),
+        ({"algorithm": po.PPOConfig(network=po.NetworkConfig(hidden=(512,)))}, False),
+        ({"algorithm": po.PPOConfig(network=po.NetworkConfig(channels=(16,)))}, False),
+        ({"algorithm": po.TRPOConfig(network=po.NetworkConfig(hidden=(128, 128)))}, False),
+    ],
+)
+def test_a_single_small_lane_is_run_in_one_thread(changes, sequential):
+    assert po.ExperimentConfig(**changes).keeps_one_core_busy is sequential
+
+
+@pytest.mark.parametrize("given", [{}, {"NPROC": "2"}, {"PJRT_NPROC": "2"}])
+def test_the_number_of_threads_is_the_users_if_it_is_given(monkeypatch, given):
+    monkeypatch.delenv("NPROC", raising=False)
+    monkeypatch.delenv("PJRT_NPROC", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    compilation.use_one_thread()
+    assert os.environ.get("PJRT_NPROC") == (
+        None if "NPROC" in given else given.get("PJRT_NPROC", "1")
+    )
+    monkeypatch.delenv("PJRT_NPROC", raising=False)

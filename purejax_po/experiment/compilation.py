@@ -77,6 +77,16 @@ def use_compilation_cache(directory: str | os.PathLike[str] | None = None) -> Pa
     return folder
 
 
+def use_one_thread() -> None:
+    """Let XLA run programs on a CPU in a single thread.
+
+    The operations of a small program end sooner than another thread begins to work. Nothing happens
+    if JAX has been used already, or if `NPROC` or `PJRT_NPROC` is set.
+    """
+    if "NPROC" not in os.environ:
+        os.environ.setdefault("PJRT_NPROC", "1")
+
+
 def use_no_compilation_cache() -> None:
     """Keep no compiled program, even where JAX's own setting names a folder for them."""
     import jax

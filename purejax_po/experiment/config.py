@@ -40,6 +40,9 @@ ENV_PARAMS = "env_params."
 MAKE_NETWORKS = {"none": networks.mlp_actor_critic, "gru": networks.gru_actor_critic}
 MEMORIES = (*MAKE_NETWORKS, "transformer")
 
+SHARED_PRODUCT = 2**23
+"""Multiplications of a product of matrices from which on two cores are faster at it than one."""
+
 CIRCUMSTANCES = ("num_devices", "memory_gib", "stop_on_divergence")
 """Fields of an experiment that its results do not depend on, given the lanes on each device."""
 
@@ -83,6 +86,13 @@ class AlgorithmConfig:
     num_steps: int
     network: NetworkConfig
     hyperparams: Any
+
+    @property
+    def is_small(self) -> bool:
+        """Whether a product of its networks is too small for two cores to share it."""
+        batch = self.num_envs * self.num_steps // getattr(self, "num_minibatches", 1)
+        widest = max(self.network.hidden, default=1)
+        return not self.network.channels and batch * widest**2 <= SHARED_PRODUCT
 
     @property
     def lanes_per_core(self) -> int:
@@ -511,6 +521,11 @@ class ExperimentConfig:
     def num_lanes(self) -> int:
         """Training runs: seeds at each point."""
         return self.num_points * self.num_seeds
+
+    @property
+    def keeps_one_core_busy(self) -> bool:
+        """Whether it is a single small lane, on an environment of gymnax or our own."""
+        return self.num_lanes == 1 and self.algorithm.is_small and "/" not in self.env
 
     def at(self, point: Mapping[str, float]) -> "ExperimentConfig":
         """Return the experiment without a sweep, at values by the names that a sweep takes."""
