@@ -5,6 +5,7 @@ Two bounds. `matmul`: only matrix products take time, at the rate of a chain of 
 other with the products. Everything else (Adam, gathers, random numbers, environments) is free.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -152,11 +153,13 @@ def by_xla(config: Config) -> Work:
 def machine_rates(length: int = 4000) -> Rates:
     """Measure both rates, on all workers at once."""
 
-    @jax.jit
+    compiled = functools.partial(jax.jit, compiler_options=po.compiler_options())
+
+    @compiled
     def products(x: jax.Array, w: jax.Array) -> jax.Array:
         return jax.lax.fori_loop(0, length, lambda _, y: y @ w, x)
 
-    @jax.jit
+    @compiled
     def activations(x: jax.Array, w: jax.Array) -> jax.Array:
         return jax.lax.fori_loop(0, length, lambda _, y: jnp.tanh(y), x)
 

@@ -38,6 +38,7 @@ class Timed:
             len(seeds), width, lanes_per_core=config.lanes_per_core
         )
         self.updates = updates
+        self.windows = 1
         self.restart(seeds)
         self.program = lanes.compile_program(
             self.trainer, self.blocks[0].lanes, updates, self.workers
@@ -47,7 +48,7 @@ class Timed:
     @property
     def steps(self) -> int:
         """Environment steps of one `run`."""
-        return self.num_seeds * self.updates * self.trainer.steps_per_update
+        return self.num_seeds * self.windows * self.updates * self.trainer.steps_per_update
 
     def restart(self, seeds: Any) -> None:
         """Begin anew with as many seeds as before, or other values of them."""
@@ -57,11 +58,11 @@ class Timed:
         self.blocks = lanes.make_blocks(everything, self.width)
 
     def run(self) -> float:
-        """Make `updates` updates of every seed; returns environment steps per second."""
+        """Make `windows` times `updates` updates of every seed; returns env steps per second."""
         for block in self.blocks:
             block.num_windows, block.logs = 0, []
         start = time.perf_counter()
-        for _ in lanes.run_blocks(self.program, self.blocks, [self.updates]):
+        for _ in lanes.run_blocks(self.program, self.blocks, [self.updates] * self.windows):
             pass
         jax.block_until_ready([block.state for block in self.blocks])
         return self.steps / (time.perf_counter() - start)

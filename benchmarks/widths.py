@@ -39,8 +39,10 @@ LONGEST_CALL = 20.0
 MANY_SEEDS_OF = ("ppo", "a2c", "trpo")
 LONGEST_CALL_OF_MANY = 55.0
 LINES = 500_000, 100
-"""Environment steps of a run whose log has so many lines: many seeds are timed in calls as long as
-from one of them to the next, unless that takes too long."""
+"""Environment steps of a run whose log has so many lines: many seeds are timed from one of them to
+the next, unless that takes too long."""
+MOST_LINES = 5
+"""To which a block of lanes is timed before the next one, if there is time; a run's is to all."""
 ROUNDS, SHORTEST_CALL = 3, 0.2
 
 
@@ -180,6 +182,7 @@ def many_seeds(
     few = Timed(config, env, range(best * len(many.workers)), updates=1, width=best)
     for timed in (many, few):
         timed.run()  # initialises
+    many.windows = max(1, min(MOST_LINES, int(LONGEST_CALL_OF_MANY / seconds / updates)))
     few.updates = max(1, round(LONGEST_CALL / 4 * rate / few.steps))
     found = measure.interleave({"many": many.run, "few": few.run}, ROUNDS)
     share = measure.ratios(found["many"], found["few"])
