@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import measure
 import numpy as np
-from limit import ENV
+from limit import ENV, MANY_LANES
 from measure import Figure
 
 import purejax_po as po
@@ -200,7 +200,7 @@ def compile_parts(trainer: po.Trainer, parts: dict[str, Part], width: int) -> di
     pool = ThreadPoolExecutor(len(workers))
 
     def compiled(part: Part) -> Callable[[], None]:
-        program = jax.jit(jax.vmap(part))
+        program = jax.jit(jax.vmap(part), compiler_options=po.compiler_options())
         devices = dict.fromkeys(workers)
         programs = {
             device: program.lower(*inputs[workers.index(device)]).compile() for device in devices
@@ -231,9 +231,11 @@ def main() -> None:
     arguments = measure.arguments(__doc__, width=0)
     rounds, repeats = (3, 3) if arguments.quick else (15, 10)
     text, results, widths = ["## Breakdown of one update", ""], {}, {}
+    on_cpu = lanes.local_workers()[0].platform == "cpu"
     algorithms = ((po.PPOConfig(), ppo_parts), (po.TRPOConfig(), trpo_parts))
     for config, make in algorithms[: 1 if arguments.quick else None]:
-        widths[config.name] = width = arguments.width or config.lanes_per_core
+        best = config.lanes_per_core if on_cpu else MANY_LANES
+        widths[config.name] = width = arguments.width or best
         programs = compile_parts(*make(config), width)
         cases = {
             name: (lambda run=run: measure.seconds(run, repeats)) for name, run in programs.items()

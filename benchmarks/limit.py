@@ -2,10 +2,12 @@
 
 Two bounds. `matmul`: only matrix products take time, at the rate of a chain of 128×64×64 products.
 `elementwise`: so do tanh and exp, at the rate of a chain of tanh over 128×64 numbers, one after the
-other with the products. Everything else (Adam, gathers, random numbers, environments) is free.
+other with the products. Everything else (Adam, gathers, random numbers, environments) is free. On
+an accelerator both chains are of 2048 lanes side by side, each with a kernel of its own.
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ from purejax_po.experiment import lanes
 
 ENV = "CartPole-v1"
 INPUTS, ACTIONS, HIDDEN, BATCH = 4, 2, 64, 128
+MANY_LANES = 2048
 Config = po.PPOConfig | po.TRPOConfig | po.NPGConfig
 
 
@@ -164,12 +167,17 @@ def machine_rates(length: int = 4000) -> Rates:
         return jax.lax.fori_loop(0, length, lambda _, y: jnp.tanh(y), x)
 
     workers = lanes.local_workers()
+    shape = () if workers[0].platform == "cpu" else (MANY_LANES,)
+    factors = (
+        jnp.ones((*shape, BATCH, HIDDEN)),
+        jnp.broadcast_to(jnp.eye(HIDDEN), (*shape, HIDDEN, HIDDEN)),
+    )
 
     def rate(chain: Any, work: float) -> float:
+        work *= math.prod(shape)
+
         def run(device: Any) -> None:
-            jax.block_until_ready(
-                chain(*jax.device_put((jnp.ones((BATCH, HIDDEN)), jnp.eye(HIDDEN)), device))
-            )
+            jax.block_until_ready(chain(*jax.device_put(factors, device)))
 
         with ThreadPoolExecutor(len(workers)) as pool:
             list(pool.map(run, workers))

@@ -1,20 +1,23 @@
 """purejax_po beside its peers: the same work, round by round on the same machine.
 
-    python benchmarks/peers.py [--quick] [--only NAME] [--env ENV] [--rounds N]
+    python benchmarks/peers.py [--quick] [--only NAME] [--env ENV] [--rounds N] [--here 1]
 
 Every peer lives in a virtual environment of its own, `.peers/NAME`, with the versions pinned in
-`peers/NAME.txt`, and is a process that waits for jobs. A round is a job for us, then the same job
-for the peer, with the same settings, steps and seeds; compiling is apart.
+`peers/NAME.txt`, or with `--here 1` in this one, and is a process that waits for jobs. A round is a
+job for us, then the same job for the peer, with the same settings, steps and seeds; compiling is
+apart.
 """
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import venv
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import measure
 from measure import Figure
 
@@ -57,6 +60,8 @@ SB3 = Peer("stable-baselines3", "sb3", "sb3.py")
 SB3_CONTRIB = Peer("sb3-contrib", "sb3", "sb3.py")
 SBX = Peer("sbx-rl", "sbx", "sbx_ppo.py")
 BRAX = Peer("brax", "brax", "brax_ppo.py")
+MANY = 2048
+"""Seeds that only an accelerator trains in good time."""
 
 SEQUENCES = {"num_envs": 32, "num_steps": 64, "num_epochs": 10, "num_minibatches": 32}
 """The batch, epochs and minibatches of the PPO paper, in sequences that brax's PPO can take."""
@@ -73,6 +78,7 @@ PAIRS = (
     Pair(BRAX, "ppo", 16, 1, is_quick=False, env="brax/hopper:spring", settings=SEQUENCES),
     Pair(BRAX, "ppo", 1, 1, False, "brax/hopper:spring", SEQUENCES, {"reset_pool": 1}),
 )
+ON_ACCELERATORS = (Pair(REJAX, "ppo", MANY, MANY),)
 STEPS, QUICK_STEPS = 98_304, 8_192
 """Of each seed: whole updates of every algorithm."""
 EPISODES = 32
@@ -195,22 +201,25 @@ def describe(found: dict[str, Any]) -> dict[str, str]:
 
 
 def main() -> None:
-    arguments = measure.arguments(__doc__, only="", env="", rounds=0)
+    arguments = measure.arguments(__doc__, only="", env="", rounds=0, here=0)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes share the device
     rounds = arguments.rounds or (2 if arguments.quick else 3)
-    wanted = [pair for pair in PAIRS if pair.is_quick or arguments.only or not arguments.quick]
+    known = PAIRS if jax.devices()[0].platform == "cpu" else (*ON_ACCELERATORS, *PAIRS)
+    wanted = [pair for pair in known if pair.is_quick or arguments.only or not arguments.quick]
     pairs = [p for p in wanted if arguments.only in p.label and arguments.env in p.env]
     if not pairs:
-        known = ", ".join(f"{pair.label} on {pair.env}" for pair in PAIRS)
-        raise SystemExit(f"--only and --env must be part of one of: {known}")
+        labels = ", ".join(f"{pair.label} on {pair.env}" for pair in known)
+        raise SystemExit(f"--only and --env must be part of one of: {labels}")
     measure.OUT.mkdir(exist_ok=True)
     workers: dict[str, Worker] = {}
     results, missing = [], []
     try:
         for pair in pairs:
             try:
-                python = install(pair.peer.environment)
+                here = Path(sys.executable)
+                python = here if arguments.here else install(pair.peer.environment)
                 sides = (
-                    ("ours.py", Path(sys.executable), our_variables(pair)),
+                    ("ours.py", here, our_variables(pair)),
                     (pair.peer.script, python, {}),
                 )
                 for script, of, variables in sides:

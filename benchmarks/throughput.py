@@ -40,6 +40,13 @@ CASES = (
 )
 
 
+MANY = (
+    Case("ppo, 2048 seeds", po.PPOConfig(), limit.MANY_LANES, 8),
+    Case("trpo, 2048 seeds", po.TRPOConfig(), limit.MANY_LANES, 2),
+)
+"""In place of the cases of 16 seeds on an accelerator."""
+
+
 def product_in_forward_passes(rounds: int, applications: int = 200) -> list[float]:
     """Time a Gauss-Newton product in units of one forward pass, batch 1024."""
     env, env_params = po.make_env(limit.ENV)
@@ -112,7 +119,8 @@ def main() -> None:
     """Run all cases in interleaved rounds and print the table."""
     arguments = measure.arguments(__doc__)
     rounds = 3 if arguments.quick else 15
-    cases = CASES[::2] if arguments.quick else CASES
+    cases = CASES if jax.devices()[0].platform == "cpu" else (*MANY, CASES[1])
+    cases = cases[::2] if arguments.quick else cases
     timed = {
         case.label: Timed(case.config, limit.ENV, range(case.num_seeds), case.updates)
         for case in cases

@@ -13,6 +13,7 @@ The MinAtar game is seen through one layer of 16 convolutions and one of 128 uni
 """
 
 import math
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -120,7 +121,7 @@ def compile_row(row: Row) -> dict[int, Timed]:
         config = configuration(row.algorithm, row.env)
         return Timed(config, row.env, seeds, updates=1, width=width)
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(row.widths, pool.map(compile_one, row.widths), strict=True))
 
 

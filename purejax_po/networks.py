@@ -1,5 +1,6 @@
 """Flax networks behind `(init, step, unroll)`: flax.linen is imported here and in `jacobian`."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
@@ -44,22 +45,26 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     """
 
     def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-        rows, columns = math.prod(shape[:-1]), shape[-1]
-        short, long = min(rows, columns), max(rows, columns)
-        vectors = jax.random.normal(key, (short, long), dtype)
-
-        def orthonormalize(i: Array, vectors: Array) -> Array:
-            earlier = jnp.where(jnp.arange(short)[:, None] < i, vectors, 0.0)
-            vector = vectors[i]
-            for _ in range(2):  # the second pass removes what rounding left
-                vector = vector - earlier.T @ (earlier @ vector)
-            return vectors.at[i].set(vector / jnp.linalg.norm(vector))
-
-        vectors = jax.lax.fori_loop(0, short, orthonormalize, vectors)
-        matrix = vectors if rows <= columns else vectors.T
-        return (scale * matrix).reshape(shape)
+        return (scale * _orthonormal(key, math.prod(shape[:-1]), shape[-1], dtype)).reshape(shape)
 
     return init
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))  # flax traces it at every call of a layer
+def _orthonormal(key: Key, rows: int, columns: int, dtype: Any) -> Array:
+    """A matrix `[rows, columns]` whose rows or columns, whichever are fewer, are orthonormal."""
+    short, long = min(rows, columns), max(rows, columns)
+    vectors = jax.random.normal(key, (short, long), dtype)
+
+    def orthonormalize(i: Array, vectors: Array) -> Array:
+        earlier = jnp.where(jnp.arange(short)[:, None] < i, vectors, 0.0)
+        vector = vectors[i]
+        for _ in range(2):  # the second pass removes what rounding left
+            vector = vector - earlier.T @ (earlier @ vector)
+        return vectors.at[i].set(vector / jnp.linalg.norm(vector))
+
+    vectors = jax.lax.fori_loop(0, short, orthonormalize, vectors)
+    return vectors if rows <= columns else vectors.T
 
 
 class Convolutions(nn.Module):

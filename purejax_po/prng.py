@@ -7,11 +7,14 @@ of a dozen kernels. The numbers are the same to the bit.
 Source: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3, section 3.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
 from jax.extend.random import define_prng_impl
+from jax.interpreters import batching, mlir
 
 from purejax_po.types import Array, Key
 
@@ -39,17 +42,27 @@ def as_usual(keys: Key) -> Key:
     return jax.random.wrap_key_data(jax.random.key_data(keys), impl=_USUAL)
 
 
-@jax.jit  # traced once for each shape
 def threefry(key: Array, high: Array, low: Array) -> tuple[Array, Array]:
     """Encrypt counters `(high, low)` of any equal shape by a key, uint32 `[2]`: 20 rounds."""
-    schedule = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
-    x, y = high + schedule[0], low + schedule[1]
+    first, second = (jnp.broadcast_to(half, low.shape) for half in key)
+    x, y = _rounds.bind(first, second, high, low)
+    return x, y
+
+
+def _write_out(first: Array, second: Array, high: Array, low: Array) -> tuple[Array, Array]:
+    """The 20 rounds, of keys `(first, second)` as many as counters; in lax, to be traced fast."""
+    add, xor, either = jax.lax.add, jax.lax.bitwise_xor, jax.lax.bitwise_or
+    constant = functools.cache(functools.partial(jax.lax.full_like, low))
+    schedule = first, second, xor(xor(first, second), constant(_PARITY))
+    x, y = add(high, first), add(low, second)
     for i in range(5):
         for distance in _ROTATIONS[i % 2]:
-            x = x + y
-            y = x ^ ((y << jnp.uint32(distance)) | (y >> jnp.uint32(32 - distance)))
-        x = x + schedule[(i + 1) % 3]
-        y = y + schedule[(i + 2) % 3] + jnp.uint32(i + 1)
+            x = add(x, y)
+            left = jax.lax.shift_left(y, constant(distance))
+            right = jax.lax.shift_right_logical(y, constant(32 - distance))
+            y = xor(x, either(left, right))
+        x = add(x, schedule[(i + 1) % 3])
+        y = add(add(y, schedule[(i + 2) % 3]), constant(i + 1))
     return x, y
 
 
@@ -85,6 +98,14 @@ def _fenced(keys: Array) -> Array:
     """
     return jax.lax.optimization_barrier(keys)
 
+
+# A primitive, so that what maps over keys maps over one operation and not over a hundred.
+_rounds = Primitive("threefry2x32_written_out")
+_rounds.multiple_results = True
+_rounds.def_impl(jax.jit(_write_out))
+_rounds.def_abstract_eval(lambda *words: [words[0]] * 2)
+batching.defbroadcasting(_rounds)
+mlir.register_lowering(_rounds, mlir.lower_fun(_write_out, multiple_results=True))
 
 _THREEFRY = define_prng_impl(
     key_shape=(2,),

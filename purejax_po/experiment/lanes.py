@@ -34,7 +34,8 @@ BEST_LANES_PER_ACCELERATOR = 4096
 """The best number of lanes on a CPU's core depends on the algorithm; 8 unless it is known."""
 
 SMALL = 8
-"""Up to this width a program is compiled first and measured then."""
+"""On a CPU up to this width a program is compiled first and measured then; on an accelerator, where
+the programs to extrapolate from take as long to compile as the wide one, any program is."""
 
 PROBE_WIDTHS = (1, 2)
 """Of the two small programs whose memory is extrapolated."""
@@ -191,7 +192,7 @@ def compile_to_fit(
     def compile_for(width: int) -> Program:
         return compile_program(trainer, _first(lanes, width), num_updates, workers)
 
-    if lanes_per_device > SMALL:
+    if lanes_per_device > SMALL and workers[0].platform == "cpu":
         return compile_for(widest())
     program = compile_for(lanes_per_device)
     share = memory.available(workers[0], budget_gib) / workers.count(workers[0])
