@@ -2,7 +2,8 @@
 
     python benchmarks/before_after.py [--algorithm ppo] [--rounds 9] [--quick]
 
-A program without a change is built with what stood in its place; 16 seeds of CartPole-v1.
+A program without a change is built with what stood in its place; 16 seeds of CartPole-v1, or 2048
+on an accelerator.
 """
 
 import functools
@@ -19,9 +20,11 @@ from timed import Timed
 
 from purejax_po import distributions, jacobian, minibatch, prng, products
 from purejax_po.algorithms import actor_critic, optimizers
+from purejax_po.experiment import lanes
 from purejax_po.experiment.config import algorithm_config
 
-SEEDS = range(16)
+ON_CPU = jax.devices()[0].platform == "cpu"
+SEEDS = range(16 if ON_CPU else 2048)
 UPDATES = 8
 
 
@@ -31,6 +34,7 @@ def every_successor(critic: Any, params: Any, transition: Any, value: Any) -> An
 
 
 BEFORE: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
+    "options of the compiler": [(lanes, "compiler_options", lambda platform: {})],
     "keys by threefry written out": [(prng, "written_out", lambda keys: keys)],
     "shuffles without a sort": [(minibatch, "permutation", jax.random.permutation)],
     "plain short sums": [
@@ -66,10 +70,11 @@ def main() -> None:
     for change in BEFORE:
         cases[f"without: {change}"] = build(arguments.algorithm, [change])
     cases["without all of them"] = build(arguments.algorithm, list(BEFORE))
-    width = cases["as it is"].width
-    cases[f"{12 - width} lanes in a program, not {width}"] = build(
-        arguments.algorithm, [], width=12 - width
-    )
+    if ON_CPU:
+        width = cases["as it is"].width
+        cases[f"{12 - width} lanes in a program, not {width}"] = build(
+            arguments.algorithm, [], width=12 - width
+        )
     for case in cases.values():
         for _ in range(2):
             case.run()  # the first calls touch fresh memory
@@ -87,7 +92,9 @@ def main() -> None:
         for name, x in figures.items()
     ]
     name = f"before_after_{arguments.algorithm}"
-    title = f"## {arguments.algorithm}, 16 seeds, medians of {rounds} interleaved rounds\n\n"
+    title = (
+        f"## {arguments.algorithm}, {len(SEEDS)} seeds, medians of {rounds} interleaved rounds\n\n"
+    )
     measure.write(name, {"env_steps_per_second": rates}, title + measure.table(rows))
 
 

@@ -103,9 +103,19 @@ def collect(
         next_state, transition, episodes = env_step(
             keys, env, env_params, state, action, distribution
         )
+        # What follows from the rest is made afterwards: to stack it costs a kernel for each step.
+        transition = transition._replace(start=None, weight=None)
+        episodes = episodes._replace(ended=None)
         return next_state._replace(carry=carry), (transition, episodes)
 
+    first_start = state.start
     state, (transition, episodes) = jax.lax.scan(step, state, (noise, env_keys))
+    ended = transition.terminated | transition.truncated
+    transition = transition._replace(
+        start=jnp.concatenate([first_start[None], ended[:-1]]),
+        weight=jnp.ones_like(transition.reward),
+    )
+    episodes = episodes._replace(ended=ended)
     # What was read once says nothing of the episodes that run now: a reset has to follow.
     return state._replace(carry=carry) if reads else state, transition, episodes
 

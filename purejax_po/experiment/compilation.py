@@ -9,13 +9,11 @@ from platform import machine, processor
 from typing import Any
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    # Loops too become CUDA graphs, so that a rollout is one launch and not one for each step; and
-    # two turns of a loop are one, which saves copies between them.
+    # Loops too become CUDA graphs, so that a rollout is one launch and not one for each step.
     "gpu": {
         "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,"
         "WHILE,CONDITIONAL,DYNAMIC_SLICE_FUSION",
         "xla_gpu_graph_min_graph_size": 1,
-        "xla_gpu_enable_while_loop_double_buffering": True,
     },
     # Vectors as wide as the CPU has them, where XLA stops at half of AVX-512's; and what is made is
     # used soon, while it is in the cache.
