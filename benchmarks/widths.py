@@ -299,6 +299,8 @@ def measure_row(row: Row, found: Findings, deadline: float, num_seeds: int) -> N
     found.cells.setdefault(key, {}).update(cells)
     if key in found.many or row.env != ENVS[0] or row.algorithm not in MANY_SEEDS_OF:
         return
+    if len(cells) < 2:  # nobody knows the best one
+        return
     best = max(cells, key=lambda width: cells[width].rate.median)
     chosen = many_seeds(*key, best, cells[best].rate.median, num_seeds)
     if chosen is None:
