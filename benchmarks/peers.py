@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import venv
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,7 +119,8 @@ class Worker:
     def close(self) -> None:
         """Let the process end: its input is over."""
         assert self.process.stdin
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):  # it died
+            self.process.stdin.close()
         self.process.wait()
         self.log.close()
 

@@ -39,7 +39,7 @@ from purejax_po.experiment.config import (
     PPOConfig,
     algorithm_config,
 )
-from purejax_po.experiment.directory import CHECKPOINTS, CONFIG, RUN_FILES, SWEEP
+from purejax_po.experiment.directory import CHECKPOINTS, CONFIG, RUN_FILES, SWEEP, read_config
 from purejax_po.experiment.processes import Processes, ProcessLostError, join
 from purejax_po.experiment.signals import Interrupted, stop_signal
 from purejax_po.types import Range, check_choice, check_count, check_number
@@ -161,6 +161,7 @@ class Train:
                 )
             saving = self.hosting.saving()
             self.hosting.start()
+            config.check()
             if config.keeps_one_core_busy:
                 use_one_thread()
             processes = self.sharing.join()
@@ -190,8 +191,13 @@ class Resume:
         try:
             saving = self.hosting.saving()
             self.hosting.start()
+            is_comparison = comparison.is_comparison(self.directory)
+            if not is_comparison:
+                (config := read_config(self.directory)).check()
+                if config.keeps_one_core_busy:
+                    use_one_thread()
             processes, log_to = self.sharing.join(), self.hosting.log_to
-            if comparison.is_comparison(self.directory):
+            if is_comparison:
                 if self.sharing.distributed:
                     raise ValueError(
                         "distributed must be off for a comparison: resume its runs one by one"

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from purejax_po.distributions import Categorical
-from purejax_po.products import transposed
+from purejax_po.products import apart, transposed
 from purejax_po.types import Array, Params
 
 
@@ -105,10 +105,8 @@ def layerwise(
         pulled = {}
         for path, a in inputs.items():
             g = _total(u[:, None] * delta[path] for u, delta in columns)
-            if g.shape[1] < a.shape[1]:  # the other way around where that copies less
-                kernel = jax.lax.optimization_barrier(transposed(g) @ a).T
-            else:
-                kernel = copies[path] @ g
+            narrow = g.shape[1] < a.shape[1]  # it is g of which a copy is less
+            kernel = apart(transposed(g) @ a).T if narrow else copies[path] @ g
             pulled["params", *path, "kernel"] = kernel
             pulled["params", *path, "bias"] = _total(u @ delta[path] for u, delta in columns)
         return unflatten_dict(pulled)

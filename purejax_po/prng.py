@@ -9,6 +9,7 @@ Source: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3, section
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,12 +100,24 @@ def _fenced(keys: Array) -> Array:
     return jax.lax.optimization_barrier(keys)
 
 
+def _map_rounds(words: Any, axes: Any) -> tuple[Any, list[int]]:
+    """The rounds of a batch, in front of the words that have one and of those that have none."""
+    size = next(
+        word.shape[axis] for word, axis in zip(words, axes, strict=True) if axis is not None
+    )
+    words = (
+        jnp.broadcast_to(word, (size, *word.shape)) if axis is None else jnp.moveaxis(word, axis, 0)
+        for word, axis in zip(words, axes, strict=True)
+    )
+    return _rounds.bind(*words), [0, 0]
+
+
 # A primitive, so that what maps over keys maps over one operation and not over a hundred.
 _rounds = Primitive("threefry2x32_written_out")
 _rounds.multiple_results = True
 _rounds.def_impl(jax.jit(_write_out))
 _rounds.def_abstract_eval(lambda *words: [words[0]] * 2)
-batching.defbroadcasting(_rounds)
+batching.primitive_batchers[_rounds] = _map_rounds
 mlir.register_lowering(_rounds, mlir.lower_fun(_write_out, multiple_results=True))
 
 _THREEFRY = define_prng_impl(

@@ -15,9 +15,14 @@ from jax.custom_derivatives import SymbolicZero
 from purejax_po.types import Array
 
 
+def apart(x: Array) -> Array:
+    """Keep x, on a CPU, apart from what is made of it: XLA would undo a transpose in between."""
+    return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+
+
 def transposed(x: Array) -> Array:
-    """A copy of xᵀ; without the barrier XLA would read x across its rows after all."""
-    return jax.lax.optimization_barrier(x.T)
+    """A copy of xᵀ."""
+    return apart(x.T)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -48,8 +53,6 @@ dense.defjvp(_dense_jvp, symbolic_zeros=True)
 
 def _moved(x: Array, kernel_dot: Array, precision: Any) -> Array:
     """Return x ∂W, `[B, outputs]`."""
-    if jax.default_backend() != "cpu":
-        return jnp.matmul(x, kernel_dot, precision=precision)
     if kernel_dot.shape[1] < kernel_dot.shape[0]:
         return transposed(jnp.matmul(transposed(kernel_dot), x.T, precision=precision))
     return jnp.matmul(transposed(x).T, kernel_dot, precision=precision)

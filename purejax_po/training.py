@@ -86,9 +86,9 @@ def make_trainer(
             running moments of the lane's observations up to the last update.
         normalize_rewards: let the algorithm see r / std of the running return discounted by
             `hyperparams.discount`; logs and evaluations keep the true rewards.
-        matmul_precision: what products of matrices round their factors to, sums being float32:
-            `"bfloat16"`, `"tensorfloat32"`, `"float32"`, or JAX's own `"default"`, which is
-            tensorfloat32 on recent NVIDIA GPUs. On a CPU all are float32.
+        matmul_precision: of products of matrices, by JAX's names: `"default"`, `"bfloat16"`,
+            `"tensorfloat32"`, `"float32"`. What they are is the device's: on recent NVIDIA GPUs
+            all but the last are tensorfloat32, on a CPU all are float32.
 
     Raises:
         ValueError: if a number is not a positive whole number, there is nothing to normalise, the

@@ -243,6 +243,10 @@ MISTAKES = {
         ["train", "ppo", "--env", "CartPoel-v1"],
         ["env must be", "'CartPoel-v1'", "did you mean CartPole-v1?"],
     ),
+    "no minibatches": (
+        ["train", "ppo", "--num-minibatches", "0"],
+        ["num_minibatches must be", "got 0"],
+    ),
     "minibatches": (
         ["train", "ppo", "--num-minibatches", "7"],
         ["num_minibatches must divide the batch of 512 samples, got 7"],

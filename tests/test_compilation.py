@@ -139,8 +139,9 @@ def test_a_single_small_lane_is_run_in_one_thread(changes, sequential):
 
 @pytest.mark.parametrize("given", [{}, {"NPROC": "2"}, {"PJRT_NPROC": "2"}])
 def test_the_number_of_threads_is_the_users_if_it_is_given(monkeypatch, given):
-    monkeypatch.delenv("NPROC", raising=False)
-    monkeypatch.delenv("PJRT_NPROC", raising=False)
+    for name in ("NPROC", "PJRT_NPROC"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     compilation.use_one_thread()

@@ -67,3 +67,19 @@ def test_batches_of_keys():
 
     drawn = jax.jit(jax.vmap(jax.vmap(draw)))(prng.written_out(keys))
     np.testing.assert_array_equal(drawn, jax.vmap(jax.vmap(draw))(keys))
+
+
+@pytest.mark.parametrize("axes", [(None, 0), (0, None), (0, 0)])
+def test_keys_or_what_is_folded_into_them_may_be_mapped_alone(axes):
+    keys = jax.random.split(jax.random.key(3), 4) if axes[0] == 0 else jax.random.key(3)
+    data = jnp.arange(4) if axes[1] == 0 else jnp.int32(5)
+
+    def fold(keys, data):
+        return jax.random.key_data(jax.vmap(jax.random.fold_in, axes)(keys, data))
+
+    expected = fold(keys, data)
+    np.testing.assert_array_equal(jax.jit(fold)(prng.written_out(keys), data), expected)
+    nested = jax.jit(jax.vmap(fold, (None, None), axis_size=2))(prng.written_out(keys), data)
+    np.testing.assert_array_equal(nested, np.stack([expected] * 2))
+    closed_over = jax.jit(lambda: fold(prng.written_out(keys), data))()
+    np.testing.assert_array_equal(closed_over, expected)

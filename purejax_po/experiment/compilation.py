@@ -28,8 +28,8 @@ def compiler_options(platform: str | None = None) -> dict[str, Any]:
     """Return XLA's options for training programs, which `jax.jit` takes as `compiler_options`.
 
     Args:
-        platform: `"gpu"`, `"cpu"`, …; by default that of JAX's first device. What `XLA_FLAGS` sets
-            stays as it is set there.
+        platform: `"gpu"`, `"cpu"`, …; by default that of JAX's first device. What `XLA_FLAGS`
+            names stays as it is set there.
     """
     import jax
 
@@ -76,10 +76,10 @@ def use_compilation_cache(directory: str | os.PathLike[str] | None = None) -> Pa
 
 
 def use_one_thread() -> None:
-    """Let XLA run programs on a CPU in a single thread.
+    """Let XLA run programs on a CPU in a single thread, by `PJRT_NPROC` for this process.
 
-    The operations of a small program end sooner than another thread begins to work. Nothing happens
-    if JAX has been used already, or if `NPROC` or `PJRT_NPROC` is set.
+    The operations of a small program end sooner than another thread begins to work. It has no
+    effect if JAX has been used already; `NPROC` and `PJRT_NPROC` go before it.
     """
     if "NPROC" not in os.environ:
         os.environ.setdefault("PJRT_NPROC", "1")

@@ -89,7 +89,7 @@ class AlgorithmConfig:
 
     @property
     def is_small(self) -> bool:
-        """Whether a product of its networks is too small for two cores to share it."""
+        """Whether a product between its hidden layers is too small for two cores to share it."""
         batch = self.num_envs * self.num_steps // getattr(self, "num_minibatches", 1)
         widest = max(self.network.hidden, default=1)
         return not self.network.channels and batch * widest**2 <= SHARED_PRODUCT
@@ -481,8 +481,8 @@ class ExperimentConfig:
     normalize_rewards: bool = False
     """Train on reward / std of the running discounted return; results keep the true rewards."""
     matmul_precision: MatmulPrecision = "default"
-    """What products of matrices round their factors to; "default" is tensorfloat32 on recent NVIDIA
-    GPUs. On a CPU all are float32."""
+    """Of products of matrices, by JAX's names. On recent NVIDIA GPUs all but float32 are
+    tensorfloat32, on a CPU all are float32."""
     num_windows: int = 100
     """Points of the learning curve, at least 10: updates are averaged in windows."""
     lanes_per_device: int | None = None
@@ -524,7 +524,7 @@ class ExperimentConfig:
 
     @property
     def keeps_one_core_busy(self) -> bool:
-        """Whether it is a single small lane, on an environment of gymnax or our own."""
+        """Whether it is a single small lane, on an environment that is no other library's."""
         return self.num_lanes == 1 and self.algorithm.is_small and "/" not in self.env
 
     def at(self, point: Mapping[str, float]) -> "ExperimentConfig":

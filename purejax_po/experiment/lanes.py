@@ -194,7 +194,12 @@ def compile_to_fit(
 
     if lanes_per_device > SMALL and workers[0].platform == "cpu":
         return compile_for(widest())
-    program = compile_for(lanes_per_device)
+    try:
+        program = compile_for(lanes_per_device)
+    except jax.errors.JaxRuntimeError as error:  # some compilers say so
+        if not memory.is_exhausted(error):
+            raise
+        return compile_for(widest())
     share = memory.available(workers[0], budget_gib) / workers.count(workers[0])
     if program.bytes_per_worker <= share:
         return program
