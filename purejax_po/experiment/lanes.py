@@ -37,7 +37,7 @@ SMALL = 8
 """On a CPU up to this width a program is compiled first and measured then; on an accelerator, where
 the programs to extrapolate from take as long to compile as the wide one, any program is."""
 
-PROBE_WIDTHS = (1, 2)
+PROBE_WIDTHS = (2, 8)
 """Of the two small programs whose memory is extrapolated."""
 
 
@@ -232,7 +232,8 @@ def memory_need(trainer: Trainer, lanes: Lanes, num_updates: int, device: Any) -
         inputs = jax.device_put((few.hyperparams, few.env_params, np.int32(0)), device)
         lowered = _jit_window(trainer).lower(inputs[0], state, *inputs[1:])
         cheap = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else {}
-        return width, memory.program_bytes(lowered.compile(compiler_options=cheap))
+        options = {**compiler_options(device.platform), **cheap}
+        return width, memory.program_bytes(lowered.compile(compiler_options=options))
 
     with ThreadPoolExecutor() as pool:
         few, more = pool.map(probe, PROBE_WIDTHS)
