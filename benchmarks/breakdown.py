@@ -20,7 +20,7 @@ from limit import ENV, MANY_LANES
 from measure import Figure
 
 import purejax_po as po
-from purejax_po import advantages, curvature, metrics, minibatch, rollout, training
+from purejax_po import advantages, curvature, metrics, minibatch, rollout
 from purejax_po.algorithms import actor_critic, natural, optimizers
 from purejax_po.experiment import lanes
 
@@ -67,7 +67,7 @@ def common_parts(trainer: po.Trainer) -> dict[str, Part]:
         info = jax.tree.map(lambda x: jnp.full(x.shape, reward[0, 0]), shapes.info)
         log = metrics.Log(info, *episodes)
         proposed = jax.tree.map(lambda x: x * reward[0, 0].astype(x.dtype), state.algorithm)
-        healthy = training.all_finite((proposed, info))
+        healthy = metrics.all_finite((proposed, info))
         kept = jax.tree.map(
             lambda new, old: jnp.where(healthy, new, old), proposed, state.algorithm
         )

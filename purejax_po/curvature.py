@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from purejax_po import jacobian
+from purejax_po.metrics import all_finite
 from purejax_po.types import Array, Info, Params, Range, check_count, check_number
 
 Apply = Callable[[Params], Any]
@@ -218,8 +219,7 @@ def line_search(
         fraction = jnp.power(shrink, k)
         moved = jax.tree.map(lambda p, s: p + (fraction * s).astype(p.dtype), params, step)
         acceptable, info = evaluate(moved)
-        finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((moved, info))]
-        return moved, acceptable & jnp.all(jnp.stack(finite)), info
+        return moved, acceptable & all_finite((moved, info)), info
 
     def searching(carry: Any) -> Array:
         k, _, accepted, _, _ = carry

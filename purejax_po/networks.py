@@ -67,6 +67,17 @@ def _orthonormal(key: Key, rows: int, columns: int, dtype: Any) -> Array:
     return vectors if rows <= columns else vectors.T
 
 
+class Dense(nn.Dense):
+    """flax's layer, but that flax traces all initialisers at every call to compare the shapes."""
+
+    @nn.nowrap
+    def param(self, name: str, init_fn: Any, *args: Any, **kwargs: Any) -> Any:
+        """A parameter: looked up if it is there, drawn if the network is being initialised."""
+        if self.has_variable("params", name):
+            return self.get_variable("params", name)
+        return super().param(name, init_fn, *args, **kwargs)
+
+
 class Convolutions(nn.Module):
     """3 × 3 convolutions with stride 1 and no padding, as products of the patches of an image.
 
@@ -88,7 +99,7 @@ class Convolutions(nn.Module):
                 image[..., i : i + rows, j : j + columns, :] for i in range(3) for j in range(3)
             ]
             patches = jnp.concatenate(shifted, axis=-1)
-            layer = nn.Dense(width, kernel_init=orthogonal(math.sqrt(2.0)))
+            layer = Dense(width, kernel_init=orthogonal(math.sqrt(2.0)))
             pixels = self.activation(layer(jnp.reshape(patches, (-1, patches.shape[-1]))))
             image = jnp.reshape(pixels, (*patches.shape[:-1], width))
         return jnp.reshape(image, (*image.shape[:-3], math.prod(image.shape[-3:])))
@@ -110,12 +121,10 @@ class MLP(nn.Module):
         if self.channels:
             x = Convolutions(self.channels, self.activation)(x)
         for width in self.hidden:
-            layer = nn.Dense(
-                width, kernel_init=orthogonal(math.sqrt(2.0)), dot_general=products.dense
-            )
+            layer = Dense(width, kernel_init=orthogonal(math.sqrt(2.0)), dot_general=products.dense)
             x = self.activation(layer(x))
         scale = orthogonal(self.output_scale)
-        return nn.Dense(self.num_outputs, kernel_init=scale, dot_general=products.dense)(x)
+        return Dense(self.num_outputs, kernel_init=scale, dot_general=products.dense)(x)
 
 
 class GaussianMLP(nn.Module):
@@ -238,7 +247,7 @@ class Recurrent(nn.Module):
         scale = orthogonal(math.sqrt(2.0))
         if self.channels:
             self.convolutions = Convolutions(self.channels, self.activation)
-        self.layers = [nn.Dense(width, kernel_init=scale) for width in self.hidden[:-1]]
+        self.layers = [Dense(width, kernel_init=scale) for width in self.hidden[:-1]]
         # flax's default initialiser is a QR decomposition: see `orthogonal`.
         self.cell = nn.GRUCell(self.hidden[-1], recurrent_kernel_init=orthogonal())
 

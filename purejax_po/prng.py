@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import stablehlo
 from jax.extend.random import define_prng_impl
 from jax.interpreters import batching, mlir
 
@@ -50,18 +52,27 @@ def threefry(key: Array, high: Array, low: Array) -> tuple[Array, Array]:
     return x, y
 
 
-def _write_out(first: Array, second: Array, high: Array, low: Array) -> tuple[Array, Array]:
-    """The 20 rounds, of keys `(first, second)` as many as counters; in lax, to be traced fast."""
-    add, xor, either = jax.lax.add, jax.lax.bitwise_xor, jax.lax.bitwise_or
-    constant = functools.cache(functools.partial(jax.lax.full_like, low))
+def _write_out(_: Any, first: Any, second: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    """The 20 rounds, of keys `(first, second)` and as many counters `(x, y)`.
+
+    In the compiler's own operations: JAX's would be traced first, at ten times the cost.
+    """
+    add, xor, either = stablehlo.add, stablehlo.xor, stablehlo.or_
+    left, right = stablehlo.shift_left, stablehlo.shift_right_logical
+
+    @functools.cache
+    def constant(value: int) -> Any:
+        array = ir.RankedTensorType(x.type)
+        number = ir.IntegerAttr.get(array.element_type, value)
+        return stablehlo.constant(ir.DenseElementsAttr.get_splat(array, number))
+
     schedule = first, second, xor(xor(first, second), constant(_PARITY))
-    x, y = add(high, first), add(low, second)
+    x, y = add(x, first), add(y, second)
     for i in range(5):
         for distance in _ROTATIONS[i % 2]:
             x = add(x, y)
-            left = jax.lax.shift_left(y, constant(distance))
-            right = jax.lax.shift_right_logical(y, constant(32 - distance))
-            y = xor(x, either(left, right))
+            rotated = either(left(y, constant(distance)), right(y, constant(32 - distance)))
+            y = xor(x, rotated)
         x = add(x, schedule[(i + 1) % 3])
         y = add(add(y, schedule[(i + 2) % 3]), constant(i + 1))
     return x, y
@@ -115,10 +126,10 @@ def _map_rounds(words: Any, axes: Any) -> tuple[Any, list[int]]:
 # A primitive, so that what maps over keys maps over one operation and not over a hundred.
 _rounds = Primitive("threefry2x32_written_out")
 _rounds.multiple_results = True
-_rounds.def_impl(jax.jit(_write_out))
+_rounds.def_impl(jax.jit(_rounds.bind))
 _rounds.def_abstract_eval(lambda *words: [words[0]] * 2)
 batching.primitive_batchers[_rounds] = _map_rounds
-mlir.register_lowering(_rounds, mlir.lower_fun(_write_out, multiple_results=True))
+mlir.register_lowering(_rounds, _write_out)
 
 _THREEFRY = define_prng_impl(
     key_shape=(2,),

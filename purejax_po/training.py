@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from purejax_po import metrics, normalization, prng, rollout
-from purejax_po.metrics import Log
+from purejax_po.metrics import Log, all_finite
 from purejax_po.normalization import Normalization, NormalizedParams
 from purejax_po.types import (
     Algorithm,
@@ -248,12 +248,6 @@ def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[...,
             return function(*args, **kwargs)
 
     return traced
-
-
-def all_finite(tree: Any) -> Array:
-    """Return whether every floating-point leaf is finite."""
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
 def _float_observation(env: Any, env_params: EnvParams) -> Any:

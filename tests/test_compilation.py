@@ -149,3 +149,15 @@ def test_the_number_of_threads_is_the_users_if_it_is_given(monkeypatch, given):
         None if "NPROC" in given else given.get("PJRT_NPROC", "1")
     )
     monkeypatch.delenv("PJRT_NPROC", raising=False)
+
+
+def test_a_deep_stack_changes_neither_arguments_nor_results():
+    @compilation.with_deep_stack
+    def divide(a, b=1):
+        """Of two numbers."""
+        return divmod(a, b)
+
+    assert divide(7, b=2) == (3, 1)
+    assert divide.__doc__ == "Of two numbers."
+    with pytest.raises(ZeroDivisionError):
+        divide(7, 0)

@@ -87,6 +87,15 @@ def test_single_observations_merge_as_pytrees():
     np.testing.assert_array_equal(ravel(metrics.merge(total, ignored)), ravel(total))
 
 
+def test_all_is_finite_but_where_a_float_is_not():
+    tree = {"a": jnp.ones((2, 3)), "b": (jnp.int32(2**31 - 1), jnp.float32(3e38))}
+    check = jax.jit(jax.vmap(metrics.all_finite))
+    trees = jax.tree.map(lambda x: jnp.stack([x] * 4), tree)
+    trees["a"] = trees["a"].at[1, 1, 2].set(jnp.nan)
+    trees["b"] = (trees["b"][0], trees["b"][1].at[3].set(-jnp.inf))
+    np.testing.assert_array_equal(check(trees), [True, False, True, False])
+
+
 def test_a_masked_log_is_neutral_even_if_it_is_not_finite():
     part = metrics.of_masked(jnp.array([1.0, 3.0]), jnp.ones(2, bool))
     log = Log(metrics.of_single({"loss": jnp.float32(2.0)}), part, part)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import flax.errors
+import flax.linen as nn
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -97,6 +99,25 @@ def test_layers_are_scaled_as_documented():
             singular = np.linalg.svd(params[name]["kernel"], compute_uv=False)
             np.testing.assert_allclose(singular, scale, rtol=1e-5)
             np.testing.assert_array_equal(params[name]["bias"], 0.0)
+
+
+def test_an_initialiser_is_called_when_parameters_are_drawn_and_never_again():
+    calls = []
+
+    def initialize(key, shape, dtype=jnp.float32):
+        calls.append(shape)
+        return jax.random.normal(key, shape, dtype)
+
+    ours, theirs = (kind(2, kernel_init=initialize) for kind in (networks.Dense, nn.Dense))
+    params = ours.init(jax.random.key(0), jnp.ones(3))
+    jax.tree.map(np.testing.assert_array_equal, params, theirs.init(jax.random.key(0), jnp.ones(3)))
+    drawn = len(calls)
+    output = ours.apply(params, jnp.ones((4, 3)))
+    assert len(calls) == drawn
+    np.testing.assert_array_equal(output, theirs.apply(params, jnp.ones((4, 3))))
+    assert len(calls) == drawn + 1
+    with pytest.raises(flax.errors.ScopeParamNotFoundError, match="bias"):
+        ours.apply({"params": {"kernel": params["params"]["kernel"]}}, jnp.ones((4, 3)))
 
 
 def test_a_last_layer_and_its_derivatives_are_those_of_the_plain_product():

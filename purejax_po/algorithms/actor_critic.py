@@ -11,6 +11,7 @@ import optax
 from purejax_po import advantages, minibatch
 from purejax_po.advantages import gae, weighted_mean
 from purejax_po.algorithms import optimizers
+from purejax_po.metrics import all_finite
 from purejax_po.types import (
     ActorCriticParams,
     Array,
@@ -326,7 +327,6 @@ def fit(
         num_epochs=num_epochs,
         num_minibatches=size // minibatch_size,
     )
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(fitted)]))
-    before = params, optimizer_state
+    finite, before = all_finite(fitted), (params, optimizer_state)
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), fitted, before)
     return *kept, jnp.mean(losses)

@@ -1,12 +1,20 @@
 """How programs are compiled: a cache of them on disk, and the compiler's options."""
 
+import functools
 import hashlib
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from platform import machine, processor
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+STACK_WORDS = 40_000
+"""Of a frame that has a chunk of Python's stack to itself and to all that it calls."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 OPTIONS: dict[str, dict[str, Any]] = {
     # Loops too become CUDA graphs, so that a rollout is one launch and not one for each step.
@@ -101,3 +109,18 @@ def _kind_of_cpu() -> str:
     except OSError:  # not on this system
         pass
     return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
+
+
+def with_deep_stack(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, for which Python's stack is laid out in one piece.
+
+    CPython has it in pieces of 16 KiB. A call that begins a new one allocates it and gives it back
+    on return, and tracing calls from the same depth a hundred thousand times. A frame that needs
+    more than such a piece gets a larger one, of which what it calls has the rest.
+    """
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return function(*args, **kwargs)
+
+    call.__code__ = call.__code__.replace(co_stacksize=STACK_WORDS)
+    return functools.wraps(function)(call)

@@ -25,7 +25,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from purejax_po.experiment import memory
-from purejax_po.experiment.compilation import compiler_options
+from purejax_po.experiment.compilation import compiler_options, with_deep_stack
 from purejax_po.metrics import Log
 from purejax_po.training import run_window
 from purejax_po.types import Trainer
@@ -255,6 +255,7 @@ def _first(lanes: Lanes, width: int) -> Lanes:
     return jax.tree.map(lambda x: x[index], lanes)
 
 
+@with_deep_stack
 def compile_program(
     trainer: Trainer, lanes: Lanes, num_updates: int, workers: list[Any]
 ) -> Program:
