@@ -59,7 +59,7 @@ class Categorical(NamedTuple):
         """(diag(p) − ppᵀ) v."""
         p = jax.nn.softmax(self.logits)
         weighted = p * tangent.logits
-        return Categorical(weighted - p * jnp.sum(weighted, axis=-1, keepdims=True))
+        return Categorical(weighted - p * _total(weighted)[..., None])
 
 
 class DiagonalGaussian(NamedTuple):
@@ -173,6 +173,12 @@ class Product(NamedTuple):
         """Each factor's own Fisher product: the joint matrix is block-diagonal."""
         pairs = zip(self.factors, tangent.factors, strict=True)
         return Product(tuple(f.fisher_product(t) for f, t in pairs))
+
+
+def _total(x: Array) -> Array:
+    """The sum over the last axis, term by term where they are few: XLA's is slow on short axes."""
+    size = x.shape[-1]
+    return sum((x[..., i] for i in range(1, size)), x[..., 0]) if size <= 8 else jnp.sum(x, axis=-1)
 
 
 def _cumulative_sum(x: Array) -> Array:

@@ -87,6 +87,12 @@ def layerwise(
     ]
 
     copies = {path: transposed(a) for path, a in inputs.items()}
+    # Where there are fewer of them than outputs, the inputs [a, 1] take the factor u, and not δ.
+    few = {
+        path: transposed(jnp.pad(a, ((0, 0), (0, 1)), constant_values=1.0))
+        for path, a in inputs.items()
+        if a.shape[1] * len(deltas) < deltas[0][path].shape[1]
+    }
 
     def push(v: Params) -> Categorical:
         layers: dict[Any, Any] = dict(flatten_dict(v))
@@ -104,11 +110,15 @@ def layerwise(
         columns = list(zip(cotangent.logits.T, deltas, strict=False))  # all but the last one's
         pulled = {}
         for path, a in inputs.items():
-            g = _total(u[:, None] * delta[path] for u, delta in columns)
-            narrow = g.shape[1] < a.shape[1]  # it is g of which a copy is less
-            kernel = apart(transposed(g) @ a).T if narrow else copies[path] @ g
-            pulled["params", *path, "kernel"] = kernel
-            pulled["params", *path, "bias"] = _total(u @ delta[path] for u, delta in columns)
+            if path in few:
+                both = _total((few[path] * u) @ delta[path] for u, delta in columns)
+                kernel, bias = both[:-1], both[-1]
+            else:
+                g = _total(u[:, None] * delta[path] for u, delta in columns)
+                narrow = g.shape[1] < a.shape[1]  # it is g of which a copy is less
+                kernel = apart(transposed(g) @ a).T if narrow else copies[path] @ g
+                bias = _total(u @ delta[path] for u, delta in columns)
+            pulled["params", *path, "kernel"], pulled["params", *path, "bias"] = kernel, bias
         return unflatten_dict(pulled)
 
     return distribution, push, pull
