@@ -18,7 +18,7 @@ import measure
 import optax
 from timed import Timed
 
-from purejax_po import distributions, jacobian, minibatch, prng, products
+from purejax_po import curvature, distributions, jacobian, minibatch, prng, products, training
 from purejax_po.algorithms import actor_critic, optimizers
 from purejax_po.experiment import lanes
 from purejax_po.experiment.config import algorithm_config
@@ -33,12 +33,19 @@ def every_successor(critic: Any, params: Any, transition: Any, value: Any) -> An
     return critic.unroll(params, (), transition.next_obs, jnp.zeros_like(transition.start))
 
 
+def chain_of_checks(tree: Any) -> Any:
+    """Whether all is finite, as XLA fuses it with everything that asks."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+
+
 BEFORE: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
     "options of the compiler": [(lanes, "compiler_options", lambda platform: {})],
     "keys by threefry written out": [(prng, "written_out", lambda keys: keys)],
     "shuffles without a sort": [(minibatch, "permutation", jax.random.permutation)],
     "plain short sums": [
-        (distributions, "_cumulative_sum", functools.partial(jnp.cumsum, axis=-1))
+        (distributions, "_cumulative_sum", functools.partial(jnp.cumsum, axis=-1)),
+        (distributions, "_total", functools.partial(jnp.sum, axis=-1)),
     ],
     "kernels' gradients of copies": [
         (products, "transposed", lambda x: x.T),
@@ -49,6 +56,9 @@ BEFORE: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
         (optimizers, "norm", optax.tree.norm),
     ],
     "successors' values of the next step": [(actor_critic, "successor_values", every_successor)],
+    "one check that all is finite": [
+        (module, "all_finite", chain_of_checks) for module in (training, curvature, actor_critic)
+    ],
     "Fisher products layer by layer": [(jacobian, "gains", lambda *sizes: False)],
 }
 """Change → the functions that make it, and what stood in their places."""

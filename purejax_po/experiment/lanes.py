@@ -223,6 +223,7 @@ def check_fit(program: Program, budget_gib: float | None = None) -> None:
 def memory_need(trainer: Trainer, lanes: Lanes, num_updates: int, device: Any) -> memory.Need:
     """Extrapolate a worker's memory from two small programs; their code is not optimised."""
 
+    @with_deep_stack
     def probe(width: int) -> tuple[int, int]:
         few = _first(lanes, width)
         state = jax.eval_shape(
