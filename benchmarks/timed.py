@@ -1,5 +1,6 @@
 """Training in the host layer's own compiled program, to be timed window by window."""
 
+import math
 import time
 from typing import Any
 
@@ -21,9 +22,13 @@ class Timed:
         seeds: Any,
         updates: int,
         width: int | None = None,
+        planned: float = math.inf,
         **env_options: Any,
     ) -> None:
-        """Compile for K = `width` lanes per device, or as many as the package chooses."""
+        """Compile for K = `width` lanes per device, or as many as the package chooses.
+
+        Schedules run against `planned` updates; with none planned they stay where they begin.
+        """
         self.env, self.env_params = po.make_env(env, **env_options)
         algorithm = config.build(self.env, self.env_params)
         self.trainer = po.make_trainer(
@@ -41,7 +46,7 @@ class Timed:
         self.windows = 1
         self.restart(seeds)
         self.program = lanes.compile_program(
-            self.trainer, self.blocks[0].lanes, updates, self.workers
+            self.trainer, self.blocks[0].lanes, planned, self.workers
         )
         self.compile_seconds = self.program.compile_seconds
 

@@ -74,8 +74,8 @@ def merge_logs(a: Log, b: Log) -> Log:
 
 
 def all_finite(tree: Any) -> Array:
-    """Return whether every floating-point leaf is finite."""
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    """Return whether every leaf of real or complex floats is finite."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
     finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves])
     # Without the barrier a compiler writes `all` out as a chain of ands, and the whole chain anew
     # for everything that depends on it: it was half of what a program consisted of.

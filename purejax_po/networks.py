@@ -50,7 +50,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     return init
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))  # flax traces it at every call of a layer
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))  # traced once for all layers of a shape
 def _orthonormal(key: Key, rows: int, columns: int, dtype: Any) -> Array:
     """A matrix `[rows, columns]` whose rows or columns, whichever are fewer, are orthonormal."""
     short, long = min(rows, columns), max(rows, columns)
@@ -68,13 +68,15 @@ def _orthonormal(key: Key, rows: int, columns: int, dtype: Any) -> Array:
 
 
 class Dense(nn.Dense):
-    """flax's layer, but that flax traces all initialisers at every call to compare the shapes."""
+    """flax's layer; flax itself traces the initialisers at every call, to compare the shapes."""
 
     @nn.nowrap
     def param(self, name: str, init_fn: Any, *args: Any, **kwargs: Any) -> Any:
-        """A parameter: looked up if it is there, drawn if the network is being initialised."""
+        """A parameter: looked up if it is there in the right shape, else what flax makes of it."""
         if self.has_variable("params", name):
-            return self.get_variable("params", name)
+            value = self.get_variable("params", name)
+            if args and getattr(value, "shape", None) == args[0]:
+                return value
         return super().param(name, init_fn, *args, **kwargs)
 
 

@@ -55,7 +55,8 @@ def threefry(key: Array, high: Array, low: Array) -> tuple[Array, Array]:
 def _write_out(_: Any, first: Any, second: Any, x: Any, y: Any) -> tuple[Any, Any]:
     """The 20 rounds, of keys `(first, second)` and as many counters `(x, y)`.
 
-    In the compiler's own operations: JAX's would be traced first, at ten times the cost.
+    In the compiler's own operations, on arrays of static shape: JAX's would be traced first, at ten
+    times the cost.
     """
     add, xor, either = stablehlo.add, stablehlo.xor, stablehlo.or_
     left, right = stablehlo.shift_left, stablehlo.shift_right_logical
@@ -123,10 +124,17 @@ def _map_rounds(words: Any, axes: Any) -> tuple[Any, list[int]]:
     return _rounds.bind(*words), [0, 0]
 
 
+def _run(*words: Any) -> Any:
+    """The rounds of words that are there, compiled even if nothing else is to be."""
+    with jax.disable_jit(False):
+        return _compiled_rounds(*words)
+
+
 # A primitive, so that what maps over keys maps over one operation and not over a hundred.
 _rounds = Primitive("threefry2x32_written_out")
 _rounds.multiple_results = True
-_rounds.def_impl(jax.jit(_rounds.bind))
+_compiled_rounds = jax.jit(_rounds.bind)
+_rounds.def_impl(_run)
 _rounds.def_abstract_eval(lambda *words: [words[0]] * 2)
 batching.primitive_batchers[_rounds] = _map_rounds
 mlir.register_lowering(_rounds, _write_out)

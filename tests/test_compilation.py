@@ -159,5 +159,6 @@ def test_a_deep_stack_changes_neither_arguments_nor_results():
 
     assert divide(7, b=2) == (3, 1)
     assert divide.__doc__ == "Of two numbers."
+    assert divide.__code__.co_stacksize == compilation.STACK_WORDS
     with pytest.raises(ZeroDivisionError):
         divide(7, 0)

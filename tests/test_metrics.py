@@ -96,6 +96,12 @@ def test_all_is_finite_but_where_a_float_is_not():
     np.testing.assert_array_equal(check(trees), [True, False, True, False])
 
 
+def test_complex_numbers_and_those_of_python_may_not_be_finite_either():
+    assert not metrics.all_finite({"a": jnp.array([jnp.nan + 0j]), "b": 1.0})
+    assert not metrics.all_finite({"a": float("inf"), "b": 1})
+    assert metrics.all_finite((1.0, 2, jnp.array([1 + 2j])))
+
+
 def test_a_masked_log_is_neutral_even_if_it_is_not_finite():
     part = metrics.of_masked(jnp.array([1.0, 3.0]), jnp.ones(2, bool))
     log = Log(metrics.of_single({"loss": jnp.float32(2.0)}), part, part)

@@ -120,6 +120,21 @@ def test_an_initialiser_is_called_when_parameters_are_drawn_and_never_again():
         ours.apply({"params": {"kernel": params["params"]["kernel"]}}, jnp.ones((4, 3)))
 
 
+@pytest.mark.parametrize("other", ["wider", "deeper", "three actions", "the critic's", "a bias"])
+def test_parameters_of_another_shape_are_refused(other):
+    policy, _ = mlp_actor_critic(make_env(), None, hidden=HIDDEN)
+    params = policy.init(jax.random.key(0))
+    hidden = {"wider": (16,), "deeper": (8, 8)}.get(other, HIDDEN)
+    action = spaces.Discrete(3) if other == "three actions" else TWO_ACTIONS
+    others = mlp_actor_critic(make_env(action=action), None, hidden=hidden)
+    wrong = others[other == "the critic's"].init(jax.random.key(0))
+    if other == "a bias":
+        wrong["params"]["Dense_1"]["bias"] = jnp.zeros(1)
+    assert jax.tree.map(jnp.shape, wrong) != jax.tree.map(jnp.shape, params)
+    with pytest.raises(flax.errors.ScopeParamShapeError, match="Dense"):
+        policy.step(wrong, (), jnp.ones((4, 3)), jnp.zeros(4, bool))
+
+
 def test_a_last_layer_and_its_derivatives_are_those_of_the_plain_product():
     policy, _ = mlp_actor_critic(make_env(), None, hidden=(8,))
     params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 2))

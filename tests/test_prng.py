@@ -31,6 +31,13 @@ def test_the_numbers_are_those_of_jax(name):
         np.testing.assert_array_equal(draw(prng.written_out(key)), draw(key))
 
 
+def test_numbers_can_be_drawn_where_nothing_else_is_compiled():
+    key = jax.random.key(3)
+    with jax.disable_jit():
+        ours = DRAWS["bytes"](prng.written_out(jax.random.split(prng.written_out(key))[1]))
+    np.testing.assert_array_equal(ours, DRAWS["bytes"](jax.random.split(key)[1]))
+
+
 def test_keys_written_out_can_be_had_back():
     key = jax.random.key(5)
     back = prng.as_usual(prng.written_out(key))

@@ -258,14 +258,14 @@ def _first(lanes: Lanes, width: int) -> Lanes:
 
 @with_deep_stack
 def compile_program(
-    trainer: Trainer, lanes: Lanes, num_updates: int, workers: list[Any]
+    trainer: Trainer, lanes: Lanes, num_updates: float, workers: list[Any]
 ) -> Program:
     """Compile `init` once and `window` for each device; it is traced once.
 
     Args:
         trainer: what to compile.
         lanes: one block's lanes; their values do not matter.
-        num_updates: what schedules run against.
+        num_updates: what schedules run against; infinite for none.
         workers: each worker's device.
     """
 
