@@ -23,6 +23,7 @@ import purejax_po as po
 from purejax_po import advantages, curvature, metrics, minibatch, rollout
 from purejax_po.algorithms import actor_critic, natural, optimizers
 from purejax_po.experiment import lanes
+from purejax_po.types import all_finite
 
 Part = Callable[[Any, Any], Any]
 """`(TrainState, Rollout) →` anything, of one lane."""
@@ -67,7 +68,7 @@ def common_parts(trainer: po.Trainer) -> dict[str, Part]:
         info = jax.tree.map(lambda x: jnp.full(x.shape, reward[0, 0]), shapes.info)
         log = metrics.Log(info, *episodes)
         proposed = jax.tree.map(lambda x: x * reward[0, 0].astype(x.dtype), state.algorithm)
-        healthy = metrics.all_finite((proposed, info))
+        healthy = all_finite((proposed, info))
         kept = jax.tree.map(
             lambda new, old: jnp.where(healthy, new, old), proposed, state.algorithm
         )

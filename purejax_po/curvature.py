@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from purejax_po import jacobian
-from purejax_po.metrics import all_finite
-from purejax_po.types import Array, Info, Params, Range, check_count, check_number
+from purejax_po.types import Array, Info, Params, Range, all_finite, check_count, check_number
 
 Apply = Callable[[Params], Any]
 """`params → Distribution` over the samples of a batch, leaves `[B, ...]`."""

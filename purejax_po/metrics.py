@@ -73,15 +73,6 @@ def merge_logs(a: Log, b: Log) -> Log:
     return Log(*(merge(x, y) for x, y in zip(a, b, strict=True)))
 
 
-def all_finite(tree: Any) -> Array:
-    """Return whether every leaf of real or complex floats is finite."""
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
-    finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves])
-    # Without the barrier a compiler writes `all` out as a chain of ands, and the whole chain anew
-    # for everything that depends on it: it was half of what a program consisted of.
-    return jnp.all(jax.lax.optimization_barrier(finite))
-
-
 def mask_log(log: Log, keep: Array) -> Log:
     """Return the log, or an empty one where `keep` is false."""
     return jax.tree.map(lambda x: jnp.where(keep, x, jnp.zeros_like(x)), log)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from purejax_po import metrics, normalization, prng, rollout
-from purejax_po.metrics import Log, all_finite
+from purejax_po.metrics import Log
 from purejax_po.normalization import Normalization, NormalizedParams
 from purejax_po.types import (
     Algorithm,
@@ -18,6 +18,7 @@ from purejax_po.types import (
     Params,
     Rollout,
     Trainer,
+    all_finite,
     check_choice,
     check_count,
     check_flag,

@@ -1,4 +1,4 @@
-"""The types that the modules exchange, and the ranges that hyperparameters declare."""
+"""The types that the modules exchange, the ranges that hyperparameters declare, and checks."""
 
 import dataclasses
 import difflib
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, get_type_hints
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 
 Array = jax.Array
@@ -268,3 +269,12 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         matches = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
         hint = f"; did you mean {matches[0]}?" if matches else ""
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
+
+
+def all_finite(tree: Any) -> Array:
+    """Return whether every leaf of real or complex floats is finite."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves])
+    # Without the barrier a compiler writes `all` out as a chain of ands, and the whole chain anew
+    # for everything that depends on it: it was half of what a program consisted of.
+    return jnp.all(jax.lax.optimization_barrier(finite))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from purejax_po import metrics
 from purejax_po.metrics import Log, Moments
+from purejax_po.types import all_finite
 
 SIZE = 8  # one shape, so that every example runs the same compiled program
 numbers = st.lists(st.floats(-1e3, 1e3, allow_subnormal=False), min_size=SIZE, max_size=SIZE).map(
@@ -89,7 +90,7 @@ def test_single_observations_merge_as_pytrees():
 
 def test_all_is_finite_but_where_a_float_is_not():
     tree = {"a": jnp.ones((2, 3)), "b": (jnp.int32(2**31 - 1), jnp.float32(3e38))}
-    check = jax.jit(jax.vmap(metrics.all_finite))
+    check = jax.jit(jax.vmap(all_finite))
     trees = jax.tree.map(lambda x: jnp.stack([x] * 4), tree)
     trees["a"] = trees["a"].at[1, 1, 2].set(jnp.nan)
     trees["b"] = (trees["b"][0], trees["b"][1].at[3].set(-jnp.inf))
@@ -97,9 +98,9 @@ def test_all_is_finite_but_where_a_float_is_not():
 
 
 def test_complex_numbers_and_those_of_python_may_not_be_finite_either():
-    assert not metrics.all_finite({"a": jnp.array([jnp.nan + 0j]), "b": 1.0})
-    assert not metrics.all_finite({"a": float("inf"), "b": 1})
-    assert metrics.all_finite((1.0, 2, jnp.array([1 + 2j])))
+    assert not all_finite({"a": jnp.array([jnp.nan + 0j]), "b": 1.0})
+    assert not all_finite({"a": float("inf"), "b": 1})
+    assert all_finite((1.0, 2, jnp.array([1 + 2j])))
 
 
 def test_a_masked_log_is_neutral_even_if_it_is_not_finite():

@@ -11,7 +11,6 @@ import optax
 from purejax_po import advantages, minibatch
 from purejax_po.advantages import gae, weighted_mean
 from purejax_po.algorithms import optimizers
-from purejax_po.metrics import all_finite
 from purejax_po.types import (
     ActorCriticParams,
     Array,
@@ -26,6 +25,7 @@ from purejax_po.types import (
     Rollout,
     Transition,
     UnitInterval,
+    all_finite,
 )
 
 
