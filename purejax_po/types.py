@@ -276,5 +276,5 @@ def all_finite(tree: Any) -> Array:
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
     finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves])
     # Without the barrier a compiler writes `all` out as a chain of ands, and the whole chain anew
-    # for everything that depends on it: it was half of what a program consisted of.
+    # for everything that depends on it: much of what a program consisted of.
     return jnp.all(jax.lax.optimization_barrier(finite))

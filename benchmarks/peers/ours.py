@@ -27,8 +27,8 @@ def compiled(algorithm, env, num_seeds, steps, settings, episodes, env_options):
         hyperparams=hyperparams, network=po.NetworkConfig(**network), **options
     )
     updates = steps // (config.num_envs * config.num_steps)
-    made = json.loads(env_options)
-    timed = Timed(config, env, range(num_seeds), updates, planned=updates, **made)
+    env_options = json.loads(env_options)
+    timed = Timed(config, env, range(num_seeds), updates, planned=updates, **env_options)
 
     def evaluate(seed, params):
         length = int(timed.env_params.max_steps_in_episode)
