@@ -8,10 +8,13 @@ from purejax_po.products import dense
 
 SHAPES = {
     "wide": ((7, 3), (3, 5)),
-    "narrow": ((7, 5), (5, 2)),
+    "narrow": ((7, 6), (6, 4)),
+    "column by column": ((7, 5), (5, 2)),
     "one output": ((7, 5), (5, 1)),
-    "time and environments": ((4, 3, 5), (5, 2)),
+    "time and environments": ((4, 3, 5), (5, 4)),
+    "those, column by column": ((4, 3, 5), (5, 3)),
     "one sample": ((5,), (5, 6)),
+    "one sample, column by column": ((5,), (5, 2)),
 }
 
 
