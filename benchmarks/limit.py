@@ -1,9 +1,11 @@
 """The arithmetic that one environment step needs, by hand and from XLA, and the machine's rates.
 
 Two bounds. `matmul`: only matrix products take time, at the rate of a chain of 128×64×64 products.
-`elementwise`: so do tanh and exp, at the rate of a chain of tanh over 128×64 numbers, one after the
-other with the products. Everything else (Adam, gathers, random numbers, environments) is free. On
-an accelerator both chains are of 2048 lanes side by side, each with a kernel of its own.
+`elementwise`: so do tanh and exp, at the rate of a chain of tanh(x + b) over 128×64 numbers, one
+after the other with the products: with the bias added, as in a layer, for XLA has a slower kernel
+for a tanh by itself. Everything else (Adam, gathers, random numbers, environments) is free. On an
+accelerator both chains are of 2048 lanes side by side, each with a kernel of its own. For
+comparison there is the rate of the products of eight lanes side by side, which a core may reach.
 """
 
 import functools
@@ -23,7 +25,7 @@ from purejax_po.experiment import lanes
 
 ENV = "CartPole-v1"
 INPUTS, ACTIONS, HIDDEN, BATCH = 4, 2, 64, 128
-MANY_LANES = 2048
+LANES, MANY_LANES = 8, 2048
 Config = po.PPOConfig | po.TRPOConfig | po.NPGConfig
 
 
@@ -44,6 +46,9 @@ class Rates(NamedTuple):
     """What the machine does in a second, on all workers at once."""
 
     flops: float
+    """In products one after the other."""
+    flops_of_lanes: float
+    """In products of `LANES` lanes side by side, one such batch after the other."""
     transcendentals: float
 
 
@@ -154,27 +159,25 @@ def by_xla(config: Config) -> Work:
 
 
 def machine_rates(length: int = 4000) -> Rates:
-    """Measure both rates, on all workers at once."""
-
-    compiled = functools.partial(jax.jit, compiler_options=po.compiler_options())
-
-    @compiled
-    def products(x: jax.Array, w: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, length, lambda _, y: y @ w, x)
-
-    @compiled
-    def activations(x: jax.Array, w: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, length, lambda _, y: jnp.tanh(y), x)
-
+    """Measure the rates, on all workers at once."""
     workers = lanes.local_workers()
     shape = () if workers[0].platform == "cpu" else (MANY_LANES,)
-    factors = (
-        jnp.ones((*shape, BATCH, HIDDEN)),
-        jnp.broadcast_to(jnp.eye(HIDDEN), (*shape, HIDDEN, HIDDEN)),
-    )
 
-    def rate(chain: Any, work: float) -> float:
-        work *= math.prod(shape)
+    def products(y: jax.Array, w: jax.Array) -> jax.Array:
+        return y @ w
+
+    def activations(y: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.tanh(y + w[..., :1, :])
+
+    def rate(kernel: Any, work: float, shape: tuple[int, ...], turns: int = length) -> float:
+        factors = (
+            jnp.ones((*shape, BATCH, HIDDEN)),
+            jnp.broadcast_to(jnp.eye(HIDDEN), (*shape, HIDDEN, HIDDEN)),
+        )
+
+        @functools.partial(jax.jit, compiler_options=po.compiler_options())
+        def chain(x: jax.Array, w: jax.Array) -> jax.Array:
+            return jax.lax.fori_loop(0, turns, lambda _, y: kernel(y, w), x)
 
         def run(device: Any) -> None:
             jax.block_until_ready(chain(*jax.device_put(factors, device)))
@@ -183,9 +186,13 @@ def machine_rates(length: int = 4000) -> Rates:
             list(pool.map(run, workers))
             start = time.perf_counter()
             list(pool.map(run, workers))
-            return len(workers) * length * work / (time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+        return len(workers) * turns * work * math.prod(shape) / seconds
 
-    return Rates(rate(products, 2.0 * BATCH * HIDDEN * HIDDEN), rate(activations, BATCH * HIDDEN))
+    flops = 2.0 * BATCH * HIDDEN * HIDDEN
+    one_by_one = rate(products, flops, shape)
+    side_by_side = one_by_one if shape else rate(products, flops, (LANES,), length // LANES)
+    return Rates(one_by_one, side_by_side, rate(activations, BATCH * HIDDEN, shape))
 
 
 def bounds(work: Work, rates: Rates) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Throughput of PPO, TRPO and NPG beside the arithmetic limit, measured in the same run.
 
-    python benchmarks/throughput.py [--quick]
+    python benchmarks/throughput.py [--windows 10] [--quick]
 
 Every figure is the median of interleaved rounds, with the smallest and the largest. Compile time is
 apart. `limit.py` says what the two limits are.
@@ -22,7 +22,8 @@ from purejax_po.experiment import lanes
 from purejax_po.networks import mlp_policy
 
 WINDOWS = 10
-"""Timed at once: the workers' waiting for each other at the end weighs little, as in a run."""
+"""Timed at once by default: the workers' waiting for each other at the end weighs little, as in a
+run."""
 
 
 class Case(NamedTuple):
@@ -120,7 +121,7 @@ def show(case: dict[str, float]) -> dict[str, str]:
 
 def main() -> None:
     """Run all cases in interleaved rounds and print the table."""
-    arguments = measure.arguments(__doc__)
+    arguments = measure.arguments(__doc__, windows=WINDOWS)
     rounds = 3 if arguments.quick else 15
     cases = CASES if jax.devices()[0].platform == "cpu" else (*MANY, CASES[1])
     cases = cases[::2] if arguments.quick else cases
@@ -129,7 +130,7 @@ def main() -> None:
         for case in cases
     }
     for case in timed.values():
-        case.windows = WINDOWS
+        case.windows = arguments.windows
     for _ in range(2):  # the first calls touch fresh memory
         for case in timed.values():
             case.run()
@@ -145,9 +146,10 @@ def main() -> None:
         (
             "## Throughput and limit",
             "",
-            f"{device}, {rates.flops / 1e9:.0f} GFLOP/s in 128×64×64 products and"
+            f"{device}, {rates.flops / 1e9:.0f} GFLOP/s in 128×64×64 products"
+            f" ({rates.flops_of_lanes / 1e9:.0f} in those of lanes side by side) and"
             f" {rates.transcendentals / 1e9:.2f} billion tanh per second; {limit.ENV}; medians of"
-            f" {rounds} interleaved rounds (smallest … largest).",
+            f" {rounds} interleaved rounds of {arguments.windows} windows (smallest … largest).",
             "",
             measure.table([show(case) for case in results]),
             "",

@@ -108,7 +108,7 @@ def test_work_by_hand_grows_with_what_the_algorithm_does():
 def test_the_second_bound_is_below_the_first():
     from limit import Rates, Work, bounds
 
-    found = bounds(Work(100.0, 10.0), Rates(1000.0, 100.0))
+    found = bounds(Work(100.0, 10.0), Rates(1000.0, 2000.0, 100.0))
     assert found == {"matmul": pytest.approx(10.0), "elementwise": pytest.approx(5.0)}
 
 
