@@ -3,8 +3,8 @@
 The gradient xᵀ ∂y of a kernel is a product of which the first factor is read across its rows. A CPU
 takes up to twice as long for it as for a product of xᵀ copied, and the copy included; of the two
 factors the narrower is copied. A kernel with two or three outputs is multiplied column by column,
-for a product that narrow costs a CPU as much as one of full width. Elsewhere both are left to the
-compiler.
+for which a CPU takes less time than for a product so narrow and its gradients. Elsewhere both are
+left to the compiler.
 """
 
 import functools

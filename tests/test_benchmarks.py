@@ -19,7 +19,7 @@ def scripts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         yield
-        for name in ("launches", "limit", "measure", "peers", "timed", "widths"):
+        for name in ("kernels", "launches", "limit", "measure", "peers", "timed", "widths"):
             sys.modules.pop(name, None)
 
 
@@ -141,6 +141,20 @@ def test_launches_are_counted_through_loops_and_branches():
     assert 1 <= once <= 4
     counter = 2  # of the loop: raised and compared
     assert 7 * (once + counter) <= count(scanned) <= 7 * (once + counter) + 8
+
+
+def test_kernels_are_told_apart_and_their_operations_counted():
+    from kernels import kernels
+
+    def layer(x, w, b):
+        return jnp.tanh(x @ w + b)
+
+    shapes = [jax.ShapeDtypeStruct((2, *s), jnp.float32) for s in ((128, 64), (64, 64), (64,))]
+    found = kernels(jax.jit(jax.vmap(layer)).lower(*shapes).compile().as_text()).values()
+    assert {x.flops for x in found if x.kind == "products of hidden layers"} == {
+        2.0 * 2 * 128 * 64 * 64
+    }
+    assert any(x.kind == "tanh" for x in found)
 
 
 def test_a_report_on_lanes_names_what_was_and_what_was_not_measured():
