@@ -25,7 +25,8 @@ from purejax_po.experiment.config import algorithm_config
 
 ON_CPU = jax.devices()[0].platform == "cpu"
 SEEDS = range(16 if ON_CPU else 2048)
-UPDATES = 8
+WINDOWS, STEPS = 10, 5000
+"""A call's windows, and each one's environment steps of a seed, as in a run for 500,000."""
 
 
 def every_successor(critic: Any, params: Any, transition: Any, value: Any) -> Any:
@@ -71,7 +72,11 @@ def build(algorithm: str, without: list[str], width: int | None = None) -> Timed
         for change in without:
             for part in BEFORE[change]:
                 stack.enter_context(mock.patch.object(*part))
-        return Timed(algorithm_config(algorithm)(), "CartPole-v1", SEEDS, UPDATES, width)
+        config = algorithm_config(algorithm)()
+        updates = round(STEPS / (config.num_envs * config.num_steps))
+        timed = Timed(config, "CartPole-v1", SEEDS, updates, width)
+    timed.windows = WINDOWS
+    return timed
 
 
 def main() -> None:

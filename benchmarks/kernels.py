@@ -4,8 +4,8 @@
 
 One worker in one thread, with the lanes that the package gives a core. Where a kernel belongs shows
 in how often an update runs it; what it does, in the compiled program's text. Products have their
-operations counted, so that their rate stands beside the one that `limit.py` measures. The profiler
-takes a fraction of a microsecond of every kernel's time.
+operations counted; the rates of `limit.py` are measured beside them. The profiler lengthens every
+kernel: the difference to updates without it, in equal parts, is taken off all of them.
 """
 
 import math
@@ -40,7 +40,7 @@ would be handed back to the system and fetched again, which takes longer than so
 
 UPDATES = 8
 WIDE = 32
-"""A product whose three dimensions have so many is one between hidden layers."""
+"""A product is wide if all of its three dimensions are as large, as between hidden layers."""
 
 SHAPE = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \w+\[([\d,]*)\]", re.MULTILINE)
 DOT = re.compile(
@@ -77,7 +77,7 @@ def kernels(hlo: str) -> dict[str, Kernel]:
                 sizes, contracted = numbers(out), [shapes[left][i] for i in numbers(contracting)]
                 flops += 2.0 * math.prod(sizes) * math.prod(contracted)
                 wide |= len(sizes) > 1 and min([*sizes[-2:], *contracted]) >= WIDE
-            return Kernel("products of hidden layers" if wide else "other products", flops)
+            return Kernel("wide products" if wide else "narrow products", flops)
         if "tanh(" in text:
             return Kernel("tanh", 0.0)
         if re.search(r"%?(transpose_)?copy[\w.]* = ", line):
@@ -111,48 +111,69 @@ def durations(run: Callable[[], Any]) -> dict[str, list[float]]:
     return found
 
 
+def group(timed: Timed) -> dict[tuple[int, str], tuple[int, float, float]]:
+    """Profile one window.
+
+    Returns:
+        For `(times per update, kind)` the kernels, and what an update spends in them in
+        microseconds and in floating-point operations.
+    """
+    (program,) = timed.program.window.values()
+    known = kernels(program.as_text())
+    found: dict[tuple[int, str], tuple[int, float, float]] = {}
+    for name, times in durations(timed.run).items():
+        per_update = len(times) / UPDATES
+        if name in known and per_update >= 1 and "while" not in name:
+            key = round(per_update), known[name].kind
+            count, spent, flops = found.get(key, (0, 0.0, 0.0))
+            spent += per_update * statistics.median(times)
+            found[key] = count + 1, spent, flops + per_update * known[name].flops
+    return found
+
+
 def main() -> None:
     """Print the table of kinds."""
     if any(name not in os.environ for name in SETTINGS):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **SETTINGS})
     arguments = measure.arguments(__doc__, algorithm="ppo")
+    if jax.default_backend() != "cpu":
+        raise SystemExit("kernels.py is for a CPU: set JAX_PLATFORMS=cpu")
     config = algorithm_config(arguments.algorithm)()
     width = config.lanes_per_core
     timed = Timed(config, limit.ENV, range(width), UPDATES, width)
-    speeds = [timed.run() for _ in range(5 if arguments.quick else 25)][2:]
-    (program,) = timed.program.window.values()
-    known = kernels(program.as_text())
-    groups = defaultdict(lambda: [0, 0.0, 0.0])
-    for name, times in durations(timed.run).items():
-        if name in known and (per_update := len(times) / UPDATES) >= 1 and "while" not in name:
-            group = groups[round(per_update), known[name].kind]
-            group[0] += 1
-            group[1] += per_update * statistics.median(times)
-            group[2] += per_update * known[name].flops
-    whole = width * timed.trainer.steps_per_update / statistics.median(speeds) * 1e3
-    total = sum(group[1] for group in groups.values()) / 1e3
-    rows = [
-        {
+    timed.windows = 10
+    speeds = [timed.run() for _ in range(3 if arguments.quick else 15)][1:]
+    whole = width * timed.trainer.steps_per_update / statistics.median(speeds) * 1e6
+    timed.windows = 1
+    groups = group(timed)
+    rates = limit.machine_rates()
+    launches = sum(times * count for (times, _), (count, _, _) in groups.items())
+    profiled = sum(spent for _, spent, _ in groups.values())
+    each = max(0.0, profiled - whole) / launches
+    rows = []
+    for (times, kind), (count, spent, flops) in groups.items():
+        own = max(0.0, spent - each * times * count)
+        row = {
             "times per update": str(times),
             "kind": kind,
             "kernels": str(count),
-            "µs each time": f"{spent / times:.1f}",
-            "ms per update": f"{spent / 1e3:.2f}",
-            "share": f"{spent / 1e3 / total:.0%}",
-            "GFLOP/s": f"{flops / spent / 1e3:.0f}" if flops else "",
+            "µs, all of them once": f"{own / times:.1f}",
+            "ms per update": f"{own / 1e3:.2f}",
+            "share": f"{own / whole:.0%}",
+            "GFLOP/s": f"{flops / own / 1e3:.0f}" if flops else "",
         }
-        for (times, kind), (count, spent, flops) in sorted(
-            groups.items(), key=lambda item: -item[1][1]
-        )
-        if spent / 1e3 > 0.01 * total
-    ]
+        rows.append((own, row))
+    rows.sort(key=lambda pair: -pair[0])
+    shown = [row for own, row in rows if own > 0.01 * whole]
     text = (
-        f"## Kernels of an update, {arguments.algorithm}\n\n{measure.table(rows)}\n\n"
-        f"{width} lanes on one core in one thread, {limit.ENV}: {total:.2f} ms in kernels by the"
-        f" profiler, of which kinds below 1 % are not shown; {whole:.2f} ms is the median update"
-        " without the profiler."
+        f"## Kernels of an update, {arguments.algorithm}\n\n{measure.table(shown)}\n\n"
+        f"{width} lanes on one core in one thread, {limit.ENV}: {whole / 1e3:.2f} ms an update, the"
+        f" median; {profiled / 1e3:.2f} ms in kernels by the profiler, so {each:.2f} µs were taken"
+        f" off each of {launches} launches. Kinds below 1 % are not shown. One such core reaches"
+        f" {rates.flops / 1e9:.0f} GFLOP/s in 128×64×64 products, {rates.flops_of_lanes / 1e9:.0f}"
+        " in those of lanes side by side."
     )
-    figures = {"rows": rows, "kernels_ms": total, "update_ms": whole}
+    figures = {"rows": [row for _, row in rows], "update_us": whole, "profiled_us": profiled}
     measure.write(f"kernels_{arguments.algorithm}", figures, text)
 
 

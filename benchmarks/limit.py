@@ -46,9 +46,9 @@ class Rates(NamedTuple):
     """What the machine does in a second, on all workers at once."""
 
     flops: float
-    """In products one after the other."""
+    """In products one after the other; on an accelerator in those of `MANY_LANES` lanes."""
     flops_of_lanes: float
-    """In products of `LANES` lanes side by side, one such batch after the other."""
+    """In products of `LANES` lanes side by side on each core; the same on an accelerator."""
     transcendentals: float
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from purejax_po.experiment import results
+from purejax_po.experiment.config import ALGORITHMS
 
 OUT = Path(__file__).parent / "out"
 T = TypeVar("T")
@@ -104,13 +105,27 @@ def save(name: str, found: Mapping[str, Any], text: str) -> None:
 
 
 def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
-    """Parse `--quick`, and an option of its default's type for each keyword."""
+    """Parse `--quick`, and an option of its default's type for each keyword.
+
+    An integer whose default is positive has to be so too; `algorithm` is one of the package's.
+    """
     parser = argparse.ArgumentParser(description=str(doc).splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few and short measurements")
     for name, default in options.items():
         flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=type(default), default=default, help=f"default: {default}")
+        kind = _positive if type(default) is int and default > 0 else type(default)
+        choices = tuple(ALGORITHMS) if name == "algorithm" else None
+        parser.add_argument(
+            flag, type=kind, default=default, choices=choices, help=f"default: {default}"
+        )
     return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    """Read a number of things, at least one."""
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text}")
 
 
 def without_cache() -> dict[str, str]:

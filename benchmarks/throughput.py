@@ -123,7 +123,8 @@ def main() -> None:
     """Run all cases in interleaved rounds and print the table."""
     arguments = measure.arguments(__doc__, windows=WINDOWS)
     rounds = 3 if arguments.quick else 15
-    cases = CASES if jax.devices()[0].platform == "cpu" else (*MANY, CASES[1])
+    on_cpu = jax.devices()[0].platform == "cpu"
+    cases = CASES if on_cpu else (*MANY, CASES[1])
     cases = cases[::2] if arguments.quick else cases
     timed = {
         case.label: Timed(case.config, limit.ENV, range(case.num_seeds), case.updates)
@@ -142,12 +143,13 @@ def main() -> None:
 
     results = [describe(case, timed[case.label], found[case.label], rates) for case in cases]
     device = f"{len(lanes.local_workers())} × {jax.devices()[0].device_kind}"
+    side_by_side = f" ({rates.flops_of_lanes / 1e9:.0f} in those of {limit.LANES} lanes at once)"
     text = "\n".join(
         (
             "## Throughput and limit",
             "",
             f"{device}, {rates.flops / 1e9:.0f} GFLOP/s in 128×64×64 products"
-            f" ({rates.flops_of_lanes / 1e9:.0f} in those of lanes side by side) and"
+            f"{side_by_side if on_cpu else ''} and"
             f" {rates.transcendentals / 1e9:.2f} billion tanh per second; {limit.ENV}; medians of"
             f" {rounds} interleaved rounds of {arguments.windows} windows (smallest … largest).",
             "",
