@@ -52,7 +52,7 @@ BEFORE: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
         (products, "transposed", lambda x: x.T),
         (jacobian, "transposed", lambda x: x.T),
     ],
-    "narrow products by columns": [(products, "narrow", lambda outputs: False)],
+    "narrow products by columns": [(products, "by_columns", lambda outputs: False)],
     "Adam on one vector": [
         (optax, "flatten", lambda optimizer: optimizer),
         (optimizers, "norm", optax.tree.norm),

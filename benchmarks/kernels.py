@@ -23,7 +23,7 @@ import jax
 import limit
 import measure
 from jax.profiler import ProfileData
-from launches import METADATA
+from launches import split
 from timed import Timed
 
 from purejax_po.experiment.config import algorithm_config
@@ -42,7 +42,7 @@ UPDATES = 8
 WIDE = 32
 """A product is wide if all of its three dimensions are as large, as between hidden layers."""
 
-SHAPE = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \w+\[([\d,]*)\]", re.MULTILINE)
+SHAPE = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \w+\[([\d,]*)\]")
 DOT = re.compile(
     r"= \w+\[([\d,]*)\]\S* dot\((?:\w+\[[^%]*)?%([\w.\-]+).*lhs_contracting_dims=\{([\d,]*)\}"
 )
@@ -58,15 +58,9 @@ class Kernel(NamedTuple):
 
 def kernels(hlo: str) -> dict[str, Kernel]:
     """Tell every instruction's kind by its name."""
-    computations: dict[str, list[str]] = defaultdict(list)
-    name = ""
-    for line in METADATA.sub("", hlo).splitlines():
-        if line.endswith("{") and not line.startswith((" ", "HloModule")):
-            name = re.split(r"[\s(]", line.removeprefix("ENTRY ").lstrip("%"))[0]
-        elif SHAPE.match(line):
-            computations[name].append(line)
+    computations, _ = split(hlo)
     lines = [line for body in computations.values() for line in body]
-    shapes = {name: numbers(dims) for line in lines for name, dims in SHAPE.findall(line)}
+    named = {match[1]: (line, numbers(match[2])) for line in lines if (match := SHAPE.match(line))}
 
     def describe(line: str) -> Kernel:
         called = CALLS.search(line)
@@ -74,7 +68,7 @@ def kernels(hlo: str) -> dict[str, Kernel]:
         if dots := DOT.findall(text):  # a library may have several in one kernel
             wide, flops = False, 0.0
             for out, left, contracting in dots:
-                sizes, contracted = numbers(out), [shapes[left][i] for i in numbers(contracting)]
+                sizes, contracted = numbers(out), [named[left][1][i] for i in numbers(contracting)]
                 flops += 2.0 * math.prod(sizes) * math.prod(contracted)
                 wide |= len(sizes) > 1 and min([*sizes[-2:], *contracted]) >= WIDE
             return Kernel("wide products" if wide else "narrow products", flops)
@@ -84,11 +78,7 @@ def kernels(hlo: str) -> dict[str, Kernel]:
             return Kernel("copies and transposes", 0.0)
         return Kernel("other", 0.0)
 
-    found = {}
-    for line in lines:
-        if match := SHAPE.match(line):
-            found[match[1]] = describe(line)
-    return found
+    return {name: describe(line) for name, (line, _) in named.items()}
 
 
 def numbers(text: str) -> list[int]:
@@ -146,7 +136,7 @@ def main() -> None:
     whole = width * timed.trainer.steps_per_update / statistics.median(speeds) * 1e6
     timed.windows = 1
     groups = group(timed)
-    rates = limit.machine_rates()
+    rates = limit.machine_rates()  # of the one thread, which all workers share
     launches = sum(times * count for (times, _), (count, _, _) in groups.items())
     profiled = sum(spent for _, spent, _ in groups.values())
     each = max(0.0, profiled - whole) / launches

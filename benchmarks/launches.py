@@ -30,7 +30,7 @@ NOT_A_KERNEL = {
     "after-all", "partition-id", "replica-id", "while", "conditional", "call", "reshape",
 }  # fmt: skip
 METADATA = re.compile(r"metadata=\{[^}]*\}")
-INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (.*)$")
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = ")
 OPCODE = re.compile(r"(?:^|[\s)}\]])([a-z][a-z0-9\-]*)\(")
 CALLED = re.compile(
     r"\b(?:condition|body|to_apply|true_computation|false_computation)=(%[\w.\-]+)"
@@ -77,8 +77,8 @@ def split(hlo: str) -> tuple[dict[str, list[str]], str]:
             name = re.split(r"[\s(]", head)[0]
             computations[name] = []
             entry = name if line.startswith("ENTRY") else entry
-        elif found := INSTRUCTION.match(line):
-            computations[name].append(found[1])
+        elif INSTRUCTION.match(line):
+            computations[name].append(line)
     return computations, entry
 
 

@@ -32,13 +32,13 @@ def dense(x: Array, kernel: Array, dimensions: Any, precision: Any = None) -> Ar
 
     Arguments as `jax.lax.dot_general`, for which flax's `Dense` takes it.
     """
-    if narrow(kernel.shape[1]):
+    if by_columns(kernel.shape[1]):
         columns = [jax.lax.dot_general(x, w, dimensions, precision) for w in kernel.T]
         return jnp.stack(columns, axis=-1)
     return _dense(x, kernel, dimensions, precision)
 
 
-def narrow(outputs: int) -> bool:
+def by_columns(outputs: int) -> bool:
     """Whether a product is made column by column."""
     return 1 < outputs < 4 and jax.default_backend() == "cpu"
 
