@@ -3,9 +3,10 @@
     python benchmarks/throughput.py [--windows 10] [--quick]
 
 Every figure is the median of interleaved rounds, with the smallest and the largest. Compile time is
-apart. `limit.py` says what the two limits are.
+apart. `limit.py` says what the two limits are, `networks_alone.py` what PPO's networks alone do.
 """
 
+import statistics
 import time
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import limit
 import measure
 from measure import Figure
+from networks_alone import NetworksAlone
 from timed import Timed
 
 import purejax_po as po
@@ -130,18 +132,24 @@ def main() -> None:
         case.label: Timed(case.config, limit.ENV, range(case.num_seeds), case.updates)
         for case in cases
     }
-    for case in timed.values():
-        case.windows = arguments.windows
+    ppo = cases[0]
+    alone = NetworksAlone(ppo.config, ppo.num_seeds, ppo.updates)
+    programs = [*timed.values(), alone]
+    for program in programs:
+        program.windows = arguments.windows
     for _ in range(2):  # the first calls touch fresh memory
-        for case in timed.values():
-            case.run()
+        for program in programs:
+            program.run()
     work = {label: case.run for label, case in timed.items()}
+    work["networks alone"] = alone.run
     found = measure.interleave({**work, "machine": limit.machine_rates}, rounds)
-    machine = found.pop("machine")
+    machine, networks = found.pop("machine"), found.pop("networks alone")
     rates = limit.Rates(*(Figure.of(column).median for column in zip(*machine, strict=True)))
     units = product_in_forward_passes(rounds)
 
     results = [describe(case, timed[case.label], found[case.label], rates) for case in cases]
+    speed, most = results[0]["env_steps_per_second_median"], results[0]["limit_matmul"]
+    reached = statistics.median(networks)
     device = f"{len(lanes.local_workers())} × {jax.devices()[0].device_kind}"
     side_by_side = f" ({rates.flops_of_lanes / 1e9:.0f} in those of {limit.LANES} lanes at once)"
     text = "\n".join(
@@ -155,6 +163,10 @@ def main() -> None:
             "",
             measure.table([show(case) for case in results]),
             "",
+            f"Networks of {ppo.label}, alone: {Figure.of(networks).show()} env steps/s,"
+            f" {reached / most:.0%} of the limit of the products, compiled in"
+            f" {alone.compile_seconds:.1f} s. {ppo.label} reaches {speed / reached:.0%} of that.",
+            "",
             f"Fisher-vector product: {Figure.of(units).show('.2f')} forward passes, batch 1024.",
         )
     )
@@ -162,6 +174,7 @@ def main() -> None:
         "device": device,
         "machine_rates": [rate._asdict() for rate in machine],
         "cases": results,
+        "networks_alone": networks,
         "product_in_forward_passes": units,
     }
     measure.write("throughput", figures, text)

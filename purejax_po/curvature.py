@@ -151,7 +151,7 @@ def conjugate_gradient(
         new_r_square = new_r @ new_r
         new_x = x + alpha * p
         new_p = new_r + (new_r_square / r_square) * p
-        finite = jnp.isfinite(new_r_square) & jnp.all(jnp.isfinite(new_x))
+        finite = all_finite((new_r_square, new_x))
         good = active & (p_product_p > 0) & finite
         x = jnp.where(good, new_x, x)
         r, p = jnp.where(good, new_r, r), jnp.where(good, new_p, p)

@@ -19,7 +19,16 @@ def scripts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         yield
-        for name in ("kernels", "launches", "limit", "measure", "peers", "timed", "widths"):
+        for name in (
+            "kernels",
+            "launches",
+            "limit",
+            "measure",
+            "networks_alone",
+            "peers",
+            "timed",
+            "widths",
+        ):
             sys.modules.pop(name, None)
 
 
@@ -156,6 +165,22 @@ def test_kernels_are_told_apart_and_their_operations_counted():
     found = kernels(jax.jit(jax.vmap(layer)).lower(*shapes).compile().as_text()).values()
     assert {x.flops for x in found if x.kind == "wide products"} == {2.0 * 2 * 128 * 64 * 64}
     assert any(x.kind == "tanh" for x in found)
+
+
+def test_networks_alone_make_every_step_of_adam_that_training_makes():
+    from networks_alone import NetworksAlone
+
+    config = po.PPOConfig(num_envs=2, num_steps=8, num_epochs=2, num_minibatches=2)
+    alone = NetworksAlone(config, num_seeds=3, updates=5)
+    alone.windows = 2
+    assert alone.run() > 0.0
+    lanes_done = 0
+    for params, moments in alone.states:
+        (count,) = (x for x in jax.tree.leaves(moments) if jnp.issubdtype(x.dtype, jnp.integer))
+        assert (count == 2 * 5 * 2 * 2).all()  # windows, updates, epochs, minibatches
+        assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(params))
+        lanes_done += len(count)
+    assert lanes_done >= 3
 
 
 @pytest.mark.parametrize("words", [["--algorithm", "nonsense"], ["--rounds", "0"]])

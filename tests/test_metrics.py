@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,6 +96,16 @@ def test_all_is_finite_but_where_a_float_is_not():
     trees["a"] = trees["a"].at[1, 1, 2].set(jnp.nan)
     trees["b"] = (trees["b"][0], trees["b"][1].at[3].set(-jnp.inf))
     np.testing.assert_array_equal(check(trees), [True, False, True, False])
+
+
+@pytest.mark.parametrize("size", [1, 17, 9155])
+def test_one_number_that_is_not_finite_is_found_among_large_ones(size):
+    check = jax.jit(jax.vmap(all_finite))
+    lanes = np.full((5, size), np.finfo(np.float32).max)  # of which no sum would be finite
+    for lane, value in enumerate((np.inf, -np.inf, np.nan), start=1):
+        lanes[lane, size // 2] = value
+    lanes[4] = np.finfo(np.float32).smallest_subnormal
+    np.testing.assert_array_equal(check(lanes), [True, False, False, False, True])
 
 
 def test_complex_numbers_and_those_of_python_may_not_be_finite_either():
