@@ -35,7 +35,7 @@ def every_successor(critic: Any, params: Any, transition: Any, value: Any) -> An
 
 
 def chain_of_checks(tree: Any) -> Any:
-    """Whether all is finite, as XLA fuses it with everything that asks."""
+    """Whether all is finite, by joined booleans, as XLA fuses it with everything that asks."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
