@@ -1,8 +1,9 @@
 """The kernels of one update on a CPU core: what each kind takes, by JAX's profiler.
 
-    python benchmarks/kernels.py [--algorithm ppo] [--quick]
+    python benchmarks/kernels.py [--algorithm ppo] [--networks-alone 1] [--quick]
 
-One worker in one thread, with the lanes that the package gives a core. Where a kernel belongs shows
+One worker in one thread, with the lanes that the package gives a core; `--networks-alone 1` is of
+the program of `networks_alone.py`, PPO's networks and nothing else. Where a kernel belongs shows
 in how often an update runs it; what it does, in the compiled program's text. Products have their
 operations counted; the rates of `limit.py` are measured beside them. The profiler lengthens every
 kernel: the difference to updates without it, in equal parts, is taken off all of them.
@@ -24,9 +25,11 @@ import limit
 import measure
 from jax.profiler import ProfileData
 from launches import split
+from networks_alone import NetworksAlone
 from timed import Timed
 
-from purejax_po.experiment.config import algorithm_config
+import purejax_po as po
+from purejax_po.experiment.config import AlgorithmConfig, algorithm_config
 
 SETTINGS = {
     "PJRT_NPROC": "1",
@@ -41,6 +44,8 @@ would be handed back to the system and fetched again, which takes longer than so
 UPDATES = 8
 WIDE = 32
 """A product is wide if all of its three dimensions are as large, as between hidden layers."""
+NEEDED = ("wide products", "narrow products", "tanh")
+"""Kinds that the networks have in whatever way they are written."""
 
 SHAPE = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \w+\[([\d,]*)\]")
 DOT = re.compile(
@@ -101,17 +106,16 @@ def durations(run: Callable[[], Any]) -> dict[str, list[float]]:
     return found
 
 
-def group(timed: Timed) -> dict[tuple[int, str], tuple[int, float, float]]:
-    """Profile one window.
+def group(hlo: str, run: Callable[[], Any]) -> dict[tuple[int, str], tuple[int, float, float]]:
+    """Profile one window of the program with that text.
 
     Returns:
         For `(times per update, kind)` the kernels, and what an update spends in them in
         microseconds and in floating-point operations.
     """
-    (program,) = timed.program.window.values()
-    known = kernels(program.as_text())
+    known = kernels(hlo)
     found: dict[tuple[int, str], tuple[int, float, float]] = {}
-    for name, times in durations(timed.run).items():
+    for name, times in durations(run).items():
         per_update = len(times) / UPDATES
         if name in known and per_update >= 1 and "while" not in name:
             key = round(per_update), known[name].kind
@@ -121,28 +125,43 @@ def group(timed: Timed) -> dict[tuple[int, str], tuple[int, float, float]]:
     return found
 
 
+def compiled(config: AlgorithmConfig, networks_alone: bool) -> tuple[Timed | NetworksAlone, Any]:
+    """Return training, or of PPO its networks alone, for one core, and the program of it."""
+    width = config.lanes_per_core
+    if not networks_alone:
+        training = Timed(config, limit.ENV, range(width), UPDATES, width)
+        (program,) = training.program.window.values()
+        return training, program
+    if not isinstance(config, po.PPOConfig):
+        measure.refuse(f"--networks-alone 1 is of ppo, not of {config.name}")
+    alone = NetworksAlone(config, width, UPDATES, width)
+    (program,) = alone.programs.values()
+    return alone, program
+
+
 def main() -> None:
     """Print the table of kinds."""
     if any(name not in os.environ for name in SETTINGS):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **SETTINGS})
-    arguments = measure.arguments(__doc__, algorithm="ppo")
+    arguments = measure.arguments(__doc__, algorithm="ppo", networks_alone=0)
     if jax.default_backend() != "cpu":
-        raise SystemExit("kernels.py is for a CPU: set JAX_PLATFORMS=cpu")
+        measure.refuse("kernels.py is for a CPU: set JAX_PLATFORMS=cpu")
     config = algorithm_config(arguments.algorithm)()
-    width = config.lanes_per_core
-    timed = Timed(config, limit.ENV, range(width), UPDATES, width)
+    timed, program = compiled(config, arguments.networks_alone)
     timed.windows = 10
     speeds = [timed.run() for _ in range(3 if arguments.quick else 15)][1:]
-    whole = width * timed.trainer.steps_per_update / statistics.median(speeds) * 1e6
+    steps = config.lanes_per_core * config.num_envs * config.num_steps
+    whole = steps / statistics.median(speeds) * 1e6
     timed.windows = 1
-    groups = group(timed)
+    groups = group(program.as_text(), timed.run)
     rates = limit.machine_rates()  # of the one thread, which all workers share
     launches = sum(times * count for (times, _), (count, _, _) in groups.items())
     profiled = sum(spent for _, spent, _ in groups.values())
     each = max(0.0, profiled - whole) / launches
-    rows = []
+    rows, needed = [], 0.0
     for (times, kind), (count, spent, flops) in groups.items():
         own = max(0.0, spent - each * times * count)
+        needed += own * (kind in NEEDED)
         row = {
             "times per update": str(times),
             "kind": kind,
@@ -155,16 +174,19 @@ def main() -> None:
         rows.append((own, row))
     rows.sort(key=lambda pair: -pair[0])
     shown = [row for own, row in rows if own > 0.01 * whole]
+    title = f"{config.name}, its networks alone" if arguments.networks_alone else config.name
     text = (
-        f"## Kernels of an update, {arguments.algorithm}\n\n{measure.table(shown)}\n\n"
-        f"{width} lanes on one core in one thread, {limit.ENV}: {whole / 1e3:.2f} ms an update, the"
-        f" median; {profiled / 1e3:.2f} ms in kernels by the profiler, so {each:.2f} µs were taken"
+        f"## Kernels of an update, {title}\n\n{measure.table(shown)}\n\n"
+        f"{config.lanes_per_core} lanes on one core in one thread, {limit.ENV}:"
+        f" {whole / 1e3:.2f} ms an update, the median, {needed / 1e3:.2f} of it in products and"
+        f" tanh; {profiled / 1e3:.2f} ms in kernels by the profiler, so {each:.2f} µs were taken"
         f" off each of {launches} launches. Kinds below 1 % are not shown. One such core reaches"
         f" {rates.flops / 1e9:.0f} GFLOP/s in 128×64×64 products, {rates.flops_of_lanes / 1e9:.0f}"
         " in those of lanes side by side."
     )
     figures = {"rows": [row for _, row in rows], "update_us": whole, "profiled_us": profiled}
-    measure.write(f"kernels_{arguments.algorithm}", figures, text)
+    suffix = "_networks_alone" if arguments.networks_alone else ""
+    measure.write(f"kernels_{config.name}{suffix}", figures, text)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from purejax_po.experiment import results
 from purejax_po.experiment.config import ALGORITHMS
@@ -119,6 +120,12 @@ def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
             flag, type=kind, default=default, choices=choices, help=f"default: {default}"
         )
     return parser.parse_args()
+
+
+def refuse(message: str) -> NoReturn:
+    """Stop at a wrong argument, as the parser does."""
+    print(message, file=sys.stderr)
+    raise SystemExit(2)
 
 
 def _positive(text: str) -> int:

@@ -23,9 +23,11 @@ from purejax_po.experiment import lanes
 class NetworksAlone:
     """Compiled for all workers, to be timed as `timed.Timed` is."""
 
-    def __init__(self, config: po.PPOConfig, num_seeds: int, updates: int) -> None:
-        """Compile windows of `updates` updates."""
-        self.workers, width = lanes.plan(num_seeds, None, lanes_per_core=config.lanes_per_core)
+    def __init__(
+        self, config: po.PPOConfig, num_seeds: int, updates: int, width: int | None = None
+    ) -> None:
+        """Compile windows of `updates` updates for `width` lanes, by default the package's."""
+        self.workers, width = lanes.plan(num_seeds, width, lanes_per_core=config.lanes_per_core)
         self.blocks = -(-num_seeds // width)
         self.windows = 1
         self.steps_of_window = num_seeds * updates * config.num_envs * config.num_steps

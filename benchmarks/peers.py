@@ -211,7 +211,7 @@ def main() -> None:
     pairs = [p for p in wanted if arguments.only in p.label and arguments.env in p.env]
     if not pairs:
         labels = ", ".join(f"{pair.label} on {pair.env}" for pair in known)
-        raise SystemExit(f"--only and --env must be part of one of: {labels}")
+        measure.refuse(f"--only and --env must be part of one of: {labels}")
     measure.OUT.mkdir(exist_ok=True)
     workers: dict[str, Worker] = {}
     results, missing = [], []

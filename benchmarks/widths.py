@@ -1,11 +1,13 @@
 """Throughput of every algorithm against the number of lanes in the compiled program.
 
     python benchmarks/widths.py [--quick] [--minutes M] [--algorithms ppo,a2c] [--envs CartPole-v1]
+                                [--widths 2048,4096] [--longest-call SECONDS]
 
 A width K is K lanes on each worker (a CPU core, an accelerator), all workers busy. The grid is
 walked from coarse to fine until the minutes are used up; what was not reached is listed. Every row
 is kept in `out/` as soon as it is there.
-A width that does not fit the memory, or whose call would take too long, is left out and listed.
+A width that does not fit the memory, or of which one update would take longer than
+`--longest-call`, is left out and listed.
 `4096 seeds` is what the package makes of that many, blocks of the width it chooses, in rounds
 beside the best width of the table; PPO, A2C and TRPO alone are timed with so many.
 
@@ -15,7 +17,8 @@ The MinAtar game is seen through one layer of 16 convolutions and one of 128 uni
 import math
 import os
 import time
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +39,7 @@ WIDTHS = tuple(2**i for i in range(13))
 COARSE = WIDTHS[::3]
 MANY_SEEDS = 4096
 LONGEST_CALL = 20.0
-"""Seconds; of a single update of all lanes."""
+"""Seconds, by default; of a single update of all lanes."""
 MANY_SEEDS_OF = ("ppo", "a2c", "trpo")
 LONGEST_CALL_OF_MANY = 55.0
 LINES = 500_000, 100
@@ -85,6 +88,31 @@ def grid(quick: bool) -> list[Row]:
     ]
 
 
+def chosen(arguments: Namespace) -> list[Row]:
+    """Return the part of the grid that the command line names."""
+    names = listed("--algorithms", arguments.algorithms, NAMES)
+    envs = listed("--envs", arguments.envs, ENVS)
+    widths = [int(x) for x in listed("--widths", arguments.widths, map(str, WIDTHS))]
+    rows = [
+        row._replace(widths=tuple(width for width in row.widths if width in widths))
+        for row in grid(arguments.quick)
+        if row.algorithm in names and row.env in envs
+    ]
+    rows = [row for row in rows if row.widths]
+    if not rows:
+        measure.refuse("--algorithms, --envs, --widths: --quick has none of these")
+    return rows
+
+
+def listed(option: str, value: str, known: Iterable[str]) -> list[str]:
+    """Split a list at its commas; stops the program at a name that is not known."""
+    names, known = value.split(","), list(known)
+    for name in names:
+        if name not in known:
+            measure.refuse(f"{option}: {name!r} is none of {', '.join(known)}")
+    return names
+
+
 def configuration(algorithm: str, env: str) -> AlgorithmConfig:
     """Return an algorithm with its defaults, and with convolutions where there are images."""
     if env != MINATAR:
@@ -125,8 +153,8 @@ def compile_row(row: Row) -> dict[int, Timed]:
         return dict(zip(row.widths, pool.map(compile_one, row.widths), strict=True))
 
 
-def time_row(row: Row, deadline: float) -> tuple[dict[int, Cell], list[str]]:
-    """Time every width in interleaved rounds."""
+def time_row(row: Row, deadline: float, longest: float) -> tuple[dict[int, Cell], list[str]]:
+    """Time every width in interleaved rounds, but those of updates longer than `longest` (s)."""
     compiled, skipped, peaks = compile_row(row), [], {}
     rate = 0.0
     for width, timed in list(compiled.items()):
@@ -136,7 +164,7 @@ def time_row(row: Row, deadline: float) -> tuple[dict[int, Cell], list[str]]:
             reason = f"needs {memory.in_words(timed.program.bytes_per_worker)} on each worker"
         elif time.monotonic() > deadline and peaks:
             reason = "no time left"
-        elif rate and timed.steps / rate > LONGEST_CALL:
+        elif rate and timed.steps / rate > longest:
             reason = f"one update would take {timed.steps / rate:.0f} s"
         if reason:
             skipped.append(f"{row.algorithm} on {row.env}, {width} lanes: {reason}")
@@ -291,10 +319,12 @@ def figures(found: Findings, num_seeds: int) -> dict[str, list[Any]]:
     return {"cells": cells, "many_seeds": blocks, "not_measured": found.skipped}
 
 
-def measure_row(row: Row, found: Findings, deadline: float, num_seeds: int) -> None:
+def measure_row(row: Row, found: Findings, deadline: float, longest: float, num_seeds: int) -> None:
     """Add a row to what was found."""
-    cells, left_out = time_row(row, deadline)
+    cells, left_out = time_row(row, deadline, longest)
     found.skipped.extend(left_out)
+    if not cells:
+        return
     key = row.algorithm, row.env
     found.cells.setdefault(key, {}).update(cells)
     if key in found.many or row.env != ENVS[0] or row.algorithm not in MANY_SEEDS_OF:
@@ -302,33 +332,34 @@ def measure_row(row: Row, found: Findings, deadline: float, num_seeds: int) -> N
     if len(cells) < 2:  # nobody knows the best one
         return
     best = max(cells, key=lambda width: cells[width].rate.median)
-    chosen = many_seeds(*key, best, cells[best].rate.median, num_seeds)
-    if chosen is None:
+    blocks = many_seeds(*key, best, cells[best].rate.median, num_seeds)
+    if blocks is None:
         found.skipped.append(f"{row.algorithm} on {row.env}, {num_seeds} seeds: takes too long")
     else:
-        found.many[key] = chosen
+        found.many[key] = blocks
 
 
 def main() -> None:
     arguments = measure.arguments(
-        __doc__, minutes=5.0, algorithms=",".join(NAMES), envs=",".join(ENVS)
+        __doc__,
+        minutes=5.0,
+        algorithms=",".join(NAMES),
+        envs=",".join(ENVS),
+        widths=",".join(map(str, WIDTHS)),
+        longest_call=LONGEST_CALL,
     )
     minutes = min(arguments.minutes, 1.0) if arguments.quick else arguments.minutes
     num_seeds = 64 if arguments.quick else MANY_SEEDS
     start = time.monotonic()
     found = Findings({}, {}, [])
-    algorithms, envs = arguments.algorithms.split(","), arguments.envs.split(",")
-    rows = [r for r in grid(arguments.quick) if r.algorithm in algorithms and r.env in envs]
-    if not rows:
-        known = f"{', '.join(NAMES)}; {', '.join(ENVS)}"
-        raise SystemExit(f"--algorithms and --envs must name some of: {known}")
+    rows = chosen(arguments)
     for row in rows:
         elapsed = (time.monotonic() - start) / 60
         if elapsed > minutes:
             found.skipped.append(f"{row.algorithm} on {row.env}, {row.widths} lanes: no time left")
             continue
         print(f"{elapsed:5.1f} min: {row.algorithm} on {row.env}, {row.widths} lanes", flush=True)
-        measure_row(row, found, start + 60 * minutes, num_seeds)
+        measure_row(row, found, start + 60 * minutes, arguments.longest_call, num_seeds)
         measure.save("widths", figures(found, num_seeds), in_words(found, num_seeds))
     measure.write("widths", figures(found, num_seeds), in_words(found, num_seeds))
 

@@ -1,7 +1,9 @@
 """The pure parts of the benchmarks: figures, tables, operations counted by hand and by XLA."""
 
 import json
+import math
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import jax
@@ -192,6 +194,45 @@ def test_options_that_cannot_be_are_refused_before_anything_runs(monkeypatch, ca
         arguments("A script.", algorithm="ppo", rounds=3, width=0)
     assert stop.value.code == 2
     assert words[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_command_line_names_a_part_of_the_grid_of_lanes(capsys):
+    from widths import Row, chosen
+
+    def parse(**options):
+        everything = {"algorithms": "ppo,trpo", "envs": "CartPole-v1,Pendulum-v1", "quick": False}
+        return Namespace(**{**everything, "widths": "8,2048,4096", **options})
+
+    assert chosen(parse()) == [
+        Row("ppo", "CartPole-v1", (8, 4096)),
+        Row("trpo", "CartPole-v1", (8, 4096)),
+        Row("ppo", "Pendulum-v1", (8, 4096)),
+        Row("ppo", "CartPole-v1", (2048,)),
+        Row("trpo", "Pendulum-v1", (8, 4096)),
+        Row("trpo", "CartPole-v1", (2048,)),
+        Row("ppo", "Pendulum-v1", (2048,)),
+        Row("trpo", "Pendulum-v1", (2048,)),
+    ]
+    for wrong, said in (
+        ({"widths": "8,9"}, "--widths: '9' is none of 1, 2, 4, "),
+        ({"envs": "Cartpole"}, "--envs: 'Cartpole' is none of CartPole-v1, "),
+        ({"algorithms": "ppo,"}, "--algorithms: '' is none of ppo, "),
+        ({"widths": "2048", "quick": True}, "--quick has none of these"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            chosen(parse(**wrong))
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_width_that_does_not_fit_the_memory_is_listed_and_nothing_else(monkeypatch):
+    import widths
+
+    monkeypatch.setattr(widths.memory, "available", lambda device: 0.0)
+    found = widths.Findings({}, {}, [])
+    widths.measure_row(widths.Row("a2c", "CartPole-v1", (1,)), found, math.inf, 20.0, 64)
+    assert found.cells == {}
+    assert "- a2c on CartPole-v1, 1 lanes: needs " in widths.in_words(found, 64)
 
 
 def test_a_report_on_lanes_names_what_was_and_what_was_not_measured():
