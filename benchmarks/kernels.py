@@ -184,7 +184,12 @@ def main() -> None:
         f" {rates.flops / 1e9:.0f} GFLOP/s in 128×64×64 products, {rates.flops_of_lanes / 1e9:.0f}"
         " in those of lanes side by side."
     )
-    figures = {"rows": [row for _, row in rows], "update_us": whole, "profiled_us": profiled}
+    figures = {
+        "rows": [row for _, row in rows],
+        "update_us": whole,
+        "products_and_tanh_us": needed,
+        "profiled_us": profiled,
+    }
     suffix = "_networks_alone" if arguments.networks_alone else ""
     measure.write(f"kernels_{config.name}{suffix}", figures, text)
 

@@ -108,13 +108,15 @@ def save(name: str, found: Mapping[str, Any], text: str) -> None:
 def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
     """Parse `--quick`, and an option of its default's type for each keyword.
 
-    An integer whose default is positive has to be so too; `algorithm` is one of the package's.
+    A number whose default is positive has to be so too; `algorithm` is one of the package's.
     """
     parser = argparse.ArgumentParser(description=str(doc).splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few and short measurements")
     for name, default in options.items():
         flag = "--" + name.replace("_", "-")
-        kind = _positive if type(default) is int and default > 0 else type(default)
+        kind = type(default)
+        if kind in (int, float) and default > 0:
+            kind = _count if kind is int else _above_zero
         choices = tuple(ALGORITHMS) if name == "algorithm" else None
         parser.add_argument(
             flag, type=kind, default=default, choices=choices, help=f"default: {default}"
@@ -123,12 +125,22 @@ def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
 
 
 def refuse(message: str) -> NoReturn:
-    """Stop at a wrong argument, as the parser does."""
+    """Say in one line why nothing is measured, and exit with 2, as the parser does."""
     print(message, file=sys.stderr)
     raise SystemExit(2)
 
 
-def _positive(text: str) -> int:
+def _above_zero(text: str) -> float:
+    """Read a number above zero."""
+    try:
+        if (number := float(text)) > 0:
+            return number
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+
+
+def _count(text: str) -> int:
     """Read a number of things, at least one."""
     if text.isdecimal() and int(text) > 0:
         return int(text)

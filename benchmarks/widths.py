@@ -7,9 +7,10 @@ A width K is K lanes on each worker (a CPU core, an accelerator), all workers bu
 walked from coarse to fine until the minutes are used up; what was not reached is listed. Every row
 is kept in `out/` as soon as it is there.
 A width that does not fit the memory, or of which one update would take longer than
-`--longest-call`, is left out and listed.
+`--longest-call` at the rate of the width before, is left out and listed.
 `4096 seeds` is what the package makes of that many, blocks of the width it chooses, in rounds
-beside the best width of the table; PPO, A2C and TRPO alone are timed with so many.
+beside the best width of the table, if that has two or more; PPO, A2C and TRPO alone are timed with
+so many.
 
 The MinAtar game is seen through one layer of 16 convolutions and one of 128 units, as in its paper.
 """
@@ -42,6 +43,7 @@ LONGEST_CALL = 20.0
 """Seconds, by default; of a single update of all lanes."""
 MANY_SEEDS_OF = ("ppo", "a2c", "trpo")
 LONGEST_CALL_OF_MANY = 55.0
+"""The same for 4096 seeds, whatever `--longest-call` is."""
 LINES = 500_000, 100
 """Environment steps of a run whose log has so many lines: many seeds are timed from one of them to
 the next, unless that takes too long."""
@@ -153,10 +155,14 @@ def compile_row(row: Row) -> dict[int, Timed]:
         return dict(zip(row.widths, pool.map(compile_one, row.widths), strict=True))
 
 
-def time_row(row: Row, deadline: float, longest: float) -> tuple[dict[int, Cell], list[str]]:
-    """Time every width in interleaved rounds, but those of updates longer than `longest` (s)."""
+def time_row(
+    row: Row, deadline: float, longest: float, rate: float = 0.0
+) -> tuple[dict[int, Cell], list[str]]:
+    """Time every width in interleaved rounds, but those of updates longer than `longest` (s).
+
+    The first is judged by `rate`, the env steps/s of an earlier row, and timed if there was none.
+    """
     compiled, skipped, peaks = compile_row(row), [], {}
-    rate = 0.0
     for width, timed in list(compiled.items()):
         workers = timed.workers
         reason = ""
@@ -273,9 +279,10 @@ def in_words(found: Findings, num_seeds: int) -> str:
         parts.append(columns(cells, memory_and_compile))
         lines = []
         for name, own in cells.items():
-            best = measure.crossover({width: cell.rate.median for width, cell in own.items()})
-            line = f"- {name}: within 5 % of the best from {best} lanes per worker on"
-            lines.append(line + estimates(own))
+            if WIDTHS[0] in own:
+                best = measure.crossover({width: cell.rate.median for width, cell in own.items()})
+                line = f"- {name}: within 5 % of the best from {best} lanes per worker on"
+                lines.append(line + estimates(own))
             if (name, env) in found.many:
                 width, rate, share = found.many[name, env]
                 lines.append(
@@ -321,12 +328,13 @@ def figures(found: Findings, num_seeds: int) -> dict[str, list[Any]]:
 
 def measure_row(row: Row, found: Findings, deadline: float, longest: float, num_seeds: int) -> None:
     """Add a row to what was found."""
-    cells, left_out = time_row(row, deadline, longest)
+    key = row.algorithm, row.env
+    rates = [cell.rate.median for cell in found.cells.get(key, {}).values()]
+    cells, left_out = time_row(row, deadline, longest, max(rates, default=0.0))
     found.skipped.extend(left_out)
     if not cells:
         return
-    key = row.algorithm, row.env
-    found.cells.setdefault(key, {}).update(cells)
+    cells = found.cells[key] = found.cells.get(key, {}) | cells
     if key in found.many or row.env != ENVS[0] or row.algorithm not in MANY_SEEDS_OF:
         return
     if len(cells) < 2:  # nobody knows the best one

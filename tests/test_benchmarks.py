@@ -185,13 +185,15 @@ def test_networks_alone_make_every_step_of_adam_that_training_makes():
     assert lanes_done >= 3
 
 
-@pytest.mark.parametrize("words", [["--algorithm", "nonsense"], ["--rounds", "0"]])
+@pytest.mark.parametrize(
+    "words", [["--algorithm", "nonsense"], ["--rounds", "0"], ["--minutes", "nan"]]
+)
 def test_options_that_cannot_be_are_refused_before_anything_runs(monkeypatch, capsys, words):
     from measure import arguments
 
     monkeypatch.setattr(sys, "argv", ["script.py", *words])
     with pytest.raises(SystemExit) as stop:
-        arguments("A script.", algorithm="ppo", rounds=3, width=0)
+        arguments("A script.", algorithm="ppo", rounds=3, width=0, minutes=5.0)
     assert stop.value.code == 2
     assert words[0] in capsys.readouterr().err.splitlines()[-1]
 
@@ -225,12 +227,19 @@ def test_the_command_line_names_a_part_of_the_grid_of_lanes(capsys):
         assert said in capsys.readouterr().err
 
 
-def test_a_width_that_does_not_fit_the_memory_is_listed_and_nothing_else(monkeypatch):
+def test_a_width_that_does_not_fit_the_memory_or_takes_too_long_is_listed(monkeypatch):
     import widths
 
+    row = widths.Row("a2c", "CartPole-v1", (1,))
+    compiled = widths.compile_row(row)
+    monkeypatch.setattr(widths, "compile_row", lambda _: dict(compiled))
+    cells, skipped = widths.time_row(row, math.inf, longest=20.0, rate=1.0)
+    steps = compiled[1].steps
+    assert not cells
+    assert skipped == [f"a2c on CartPole-v1, 1 lanes: one update would take {steps} s"]
     monkeypatch.setattr(widths.memory, "available", lambda device: 0.0)
     found = widths.Findings({}, {}, [])
-    widths.measure_row(widths.Row("a2c", "CartPole-v1", (1,)), found, math.inf, 20.0, 64)
+    widths.measure_row(row, found, math.inf, 20.0, num_seeds=64)
     assert found.cells == {}
     assert "- a2c on CartPole-v1, 1 lanes: needs " in widths.in_words(found, 64)
 
@@ -252,6 +261,7 @@ def test_a_report_on_lanes_names_what_was_and_what_was_not_measured():
     assert "| 64 | 64.0 (64.0 … 64.0) | – |" in report
     assert "| 64 | 64.00 MiB; 0.12 GiB; 5.0 s | – |" in report
     assert "- ppo: within 5 % of the best from 64 lanes" in report
+    assert "- a2c: within" not in report  # nobody knows what fewer lanes would give
     assert "at 64 the program takes 1.00 times the line" in report
     assert "4096 seeds in blocks of 8: 9 (8 … 10) env steps/s, 90% (80% … 100%)" in report
     assert "- trpo on CartPole-v1, (1, 8) lanes: no time left" in report
