@@ -289,7 +289,8 @@ def in_words(found: Findings, num_seeds: int) -> str:
                     f"- {name}, {num_seeds} seeds in blocks of {width}: {rate.show()} env steps/s,"
                     f" {share.show('.0%')} of the best width's in the same rounds"
                 )
-        parts.extend(["\n".join(lines)] * bool(lines))
+        if lines:
+            parts.append("\n".join(lines))
     parts.append(
         f"Medians of {ROUNDS} interleaved rounds (smallest … largest); programs of a row were"
         " compiled side by side (`startup.py` times one alone)."
