@@ -16,6 +16,8 @@ from purejax_po import curvature, exact, jacobian
 from purejax_po.distributions import Categorical, DiagonalGaussian, Product
 from purejax_po.networks import MLP
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 NUM_OBS, NUM_HIDDEN = 2, 3
 FAMILIES = ("categorical", "multi_discrete", "gaussian")
 many_examples = settings(max_examples=30, deadline=None, database=None, derandomize=True)

@@ -14,18 +14,11 @@ from jax.flatten_util import ravel_pytree
 
 from purejax_po.distributions import Categorical, DiagonalGaussian, Product, TanhGaussian
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 FAILURE = 1e-6  # the probability that a statistical test fails by chance
 NUM_SAMPLES = 20_000
 KINDS = ["categorical", "gaussian", "product"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Compiling is what takes time here: these programs run for milliseconds."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def make(kind, seed, batch=()):

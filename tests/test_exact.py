@@ -12,6 +12,8 @@ from jax.flatten_util import ravel_pytree
 
 from purejax_po import exact
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 NUM_STATES, NUM_ACTIONS, NUM_FEATURES = 5, 3, 4
 # Shapes are fixed, so that a property compiles once; the seed chooses everything else.
 many_seeds = settings(max_examples=30, deadline=None, database=None, derandomize=True)

@@ -19,18 +19,11 @@ from purejax_po import networks
 from purejax_po.distributions import Categorical, DiagonalGaussian, Product, TanhGaussian
 from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 BOX = spaces.Box(-1.0, 1.0, (3,))
 TWO_ACTIONS = spaces.Discrete(2)
 HIDDEN = (8,)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Compiling is what takes time here: these programs run for milliseconds."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def make_env(observation=BOX, action=TWO_ACTIONS):

@@ -17,17 +17,10 @@ from purejax_po.networks import softmax_linear_policy
 from purejax_po.training import make_train, make_trainer
 from purejax_po.types import Algorithm
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 NUM_ENVS, NUM_STEPS, NUM_UPDATES = 3, 20, 4
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Compiling is what takes time here: these programs run for milliseconds."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 # --- moments -------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from purejax_po.algorithms import a2c as a2c_module
 from purejax_po.algorithms import actor_critic, reinforce
 from purejax_po.environments.finite_mdp import make_finite_mdp
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 DISCOUNT, NUM_ACTIONS, WIDTH, DEPTH = 0.9, 2, 2, 3
 NUM_STATES = WIDTH * DEPTH + 1
 END = NUM_STATES - 1

@@ -11,6 +11,8 @@ import purejax_po as po
 from purejax_po.networks import linear_critic, softmax_linear_policy
 from purejax_po.training import make_train, make_trainer, seed_keys
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 
 @pytest.fixture(scope="module")
 def chain():

@@ -20,21 +20,14 @@ from purejax_po.networks import memoryless, softmax_linear_policy
 from purejax_po.training import make_train, make_trainer, seed_keys, window_lengths
 from purejax_po.types import Algorithm, Policy
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 NUM_ENVS, NUM_STEPS, NUM_ROLLOUTS = 3, 40, 2
 ENV, ENV_PARAMS = gymnax.make("CartPole-v1")
 POLICY = softmax_linear_policy(ENV, ENV_PARAMS)
 UNIFORM = jnp.zeros((4, 2))
 LIMITED = ENV_PARAMS.replace(max_steps_in_episode=5)  # too short to fall
 BOTH = ENV_PARAMS.replace(max_steps_in_episode=1, theta_threshold_radians=1e-6)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Compiling is what takes time here: these programs run for milliseconds."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 class Played(NamedTuple):

@@ -16,6 +16,8 @@ from purejax_po.algorithms import natural
 from purejax_po.distributions import Categorical
 from purejax_po.environments.finite_mdp import make_finite_mdp
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 FISHERS = ("gauss_newton", "kl_hessian", "empirical")
 NUM_STATES, NUM_ACTIONS, NUM_FEATURES, DISCOUNT = 4, 3, 5, 0.9
 

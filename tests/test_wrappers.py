@@ -12,6 +12,8 @@ from purejax_po.environments.finite_mdp import EnvState, make_finite_mdp
 from purejax_po.networks import linear_critic, softmax_linear_policy
 from purejax_po.training import make_train, make_trainer
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 NUM_STATES, NUM_ACTIONS = 5, 3
 
 
