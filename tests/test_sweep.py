@@ -329,7 +329,9 @@ def test_two_processes_share_a_sweep(swept, tmp_path):
     environment = {
         **os.environ,
         "PYTHONPATH": os.path.dirname(__file__),
+        # As `compile_quickly` has it here.
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
     }
     out = tmp_path / "run"
     running = [
