@@ -1,4 +1,4 @@
-"""Shared by all tests: a compilation cache, and double precision where a test asks for it."""
+"""Shared by all tests: a compilation cache, quick compilation, and double precision on request."""
 
 import os
 import tempfile
@@ -10,6 +10,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="pure
 import jax
 import pytest
 from jax._src import compiler
+
+# Compiling fused loops takes XLA as long as all the rest. From jax 0.11 on they can't be left out.
+OPTIONS = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
 
 
 @pytest.fixture
@@ -23,17 +26,18 @@ def x64():
 def compile_quickly():
     """Where compiling is what takes time: the programs run for milliseconds.
 
-    Fusing loops takes XLA as long as all the rest. No setting of JAX turns that off in a process
-    that has begun, so the options of every compilation are made here.
+    No setting of JAX gives XLA options in a process that has begun, so they are added to those of
+    every compilation. Yields the environment variables by which another process compiles alike.
     """
     get_options = compiler.get_compile_options
 
-    def options(*args, env_options_overrides=None, **kwargs):
-        overrides = {"xla_cpu_use_fusion_emitters": False, **(env_options_overrides or {})}
+    def with_options(*args, env_options_overrides=None, **kwargs):
+        overrides = {**OPTIONS, **(env_options_overrides or {})}
         return get_options(*args, env_options_overrides=overrides, **kwargs)
 
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    with mock.patch.object(compiler, "get_compile_options", options):
-        yield
+    flags = [os.environ.get("XLA_FLAGS", ""), *(f"--{name}={x}" for name, x in OPTIONS.items())]
+    with mock.patch.object(compiler, "get_compile_options", with_options):
+        yield {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": " ".join(flags)}
     jax.config.update("jax_disable_most_optimizations", before)

@@ -321,18 +321,12 @@ po.run(test_sweep.config(num_devices=1), sys.argv[3], progress=False, processes=
 """
 
 
-def test_two_processes_share_a_sweep(swept, tmp_path):
+def test_two_processes_share_a_sweep(swept, tmp_path, compile_quickly):
     _, expected = swept
     with socket.socket() as found:
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.path.dirname(__file__),
-        # As `compile_quickly` has it here.
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
-    }
+    environment = {**os.environ, **compile_quickly, "PYTHONPATH": os.path.dirname(__file__)}
     out = tmp_path / "run"
     running = [
         subprocess.Popen(
