@@ -13,8 +13,6 @@ import pytest
 import purejax_po as po
 from purejax_po.algorithms import actor_critic
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 NUM_ENVS, NUM_STEPS = 4, 12
 
 
