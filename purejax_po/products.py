@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from purejax_po.types import Array
 
@@ -23,8 +24,11 @@ def apart(x: Array) -> Array:
 
 
 def transposed(x: Array) -> Array:
-    """A copy of xᵀ."""
-    return apart(x.T)
+    """On a CPU a copy of xᵀ. With its layout left open, XLA of jax 0.11 would copy twice."""
+    y = jnp.transpose(x)
+    if jax.default_backend() == "cpu" and 1 not in y.shape:
+        y = with_layout_constraint(y, Layout(major_to_minor=(0, 1)))
+    return apart(y)
 
 
 def dense(x: Array, kernel: Array, dimensions: Any, precision: Any = None) -> Array:
