@@ -30,8 +30,8 @@ def linearized(
         What `apply` makes of the parameters, `v → J v` and `u → Jᵀ u`.
     """
     distribution, push = jax.linearize(apply, params)
-    transposed = jax.linear_transpose(push, params)
-    return distribution, push, lambda cotangent: transposed(cotangent)[0]
+    pull = jax.linear_transpose(push, params)
+    return distribution, push, lambda cotangent: pull(cotangent)[0]
 
 
 def gains(hidden: Sequence[int], num_outputs: int) -> bool:
