@@ -24,7 +24,10 @@ def apart(x: Array) -> Array:
 
 
 def transposed(x: Array) -> Array:
-    """On a CPU a copy of xᵀ. With its layout left open, XLA of jax 0.11 would copy twice."""
+    """On a CPU a copy of xᵀ, but of a single row or column, which lies in memory as its transpose.
+
+    With its layout left open, XLA of jax 0.11 would copy twice.
+    """
     y = jnp.transpose(x)
     if jax.default_backend() == "cpu" and 1 not in y.shape:
         y = with_layout_constraint(y, Layout(major_to_minor=(0, 1)))
