@@ -20,8 +20,8 @@ from timed import Timed
 
 from purejax_po import curvature, distributions, jacobian, minibatch, prng, products, training
 from purejax_po.algorithms import actor_critic, optimizers
-from purejax_po.experiment import lanes
 from purejax_po.experiment.config import algorithm_config
+from purejax_po.experiment.run import lanes
 
 ON_CPU = jax.devices()[0].platform == "cpu"
 SEEDS = range(16 if ON_CPU else 2048)

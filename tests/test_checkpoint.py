@@ -20,8 +20,12 @@ import tiny
 from gymnax.environments import environment, spaces
 
 import purejax_po as po
-from purejax_po.experiment import checkpoint, directory, locks, policies, runner
-from purejax_po.experiment.checkpoint import CheckpointError
+from purejax_po.experiment import policies
+from purejax_po.experiment.run import study as runner
+from purejax_po.experiment.store import arrays as checkpoint
+from purejax_po.experiment.store import lock as locks
+from purejax_po.experiment.store import run_store as directory
+from purejax_po.experiment.store.arrays import CheckpointError
 
 EVERY_WINDOW = po.Saving(every_minutes=0.0)
 
@@ -293,7 +297,7 @@ def test_a_kill_while_the_directory_is_made_leaves_what_can_be_resumed(tmp_path,
     expected, out = tmp_path / "expected", tmp_path / "run"
     po.run(tiny.experiment(), expected, progress=False)
     for number in range(2):  # after the configuration, after the lanes
-        original, calls = directory.results.write_json, []
+        original, calls = directory.atomic.write_json, []
 
         def write_json(path, data, number=number, original=original, calls=calls):
             if len(calls) > number:

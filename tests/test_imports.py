@@ -45,12 +45,12 @@ ALLOWED = {
     "pretraining": {"types", "distributions", "minibatch", "advantages"},
     "training": {"types", "metrics", "normalization", "rollout", "evaluation", "prng"},
 }
-ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment"}
+ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment", "studies"}
 # A library -> the only parts that may import it.
 ONLY = {
     "flax.linen": {"networks", "jacobian"},
-    "matplotlib": {"experiment"},
-    "xarray": {"experiment", "cli"},
+    "matplotlib": {"experiment", "studies"},
+    "xarray": {"experiment", "cli", "studies"},
     "orbax": {"experiment"},
 }
 

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejax_po.evaluation import evaluate
-from purejax_po.experiment import results, statistics
-from purejax_po.experiment.table1 import protocol
-from purejax_po.experiment.table1.protocol import Job
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment.results import statistics
+from purejax_po.studies.ppo_table1 import protocol
+from purejax_po.studies.ppo_table1.protocol import Job
 from purejax_po.types import Array, Key, Policy
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def read_references(job: Job) -> References:
     path = job.directory.parent / REFERENCES
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        results.write_json(path, references(job))
+        atomic.write_json(path, references(job))
     return json.loads(path.read_text())
 
 

@@ -21,10 +21,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from purejax_po.experiment import checkpoint, results
-from purejax_po.experiment.checkpoint import CheckpointError
+from purejax_po.experiment import files as atomic
 from purejax_po.experiment.config import ExperimentConfig
-from purejax_po.experiment.lanes import Block
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.run.lanes import Block
+from purejax_po.experiment.store import arrays as checkpoint
+from purejax_po.experiment.store.arrays import CheckpointError
 from purejax_po.metrics import Log
 from purejax_po.types import Trainer
 
@@ -116,10 +118,10 @@ def create(directory: Path, config: ExperimentConfig, lanes_per_device: int) -> 
         elif name != CONFIG:
             path.unlink(missing_ok=True)
     remove_other_logs(directory)
-    results.write_json(directory / CONFIG, config.to_dict())
+    atomic.write_json(directory / CONFIG, config.to_dict())
     (directory / CHECKPOINTS).mkdir()
     begun = {"lanes_per_device": lanes_per_device, "versions": results.versions()}
-    results.write_json(directory / PROGRAM, begun)
+    atomic.write_json(directory / PROGRAM, begun)
 
 
 def read_config(directory: Path) -> ExperimentConfig:
@@ -178,7 +180,7 @@ def merge_logs(directory: Path) -> None:
     others = sorted(directory.glob("log-*.jsonl"))
     if others:
         lines = [line for path in (directory / LOG, *others) for line in _lines(path)]
-        results.write_text(directory / LOG, "".join(f"{line}\n" for line in lines))
+        atomic.write_text(directory / LOG, "".join(f"{line}\n" for line in lines))
     for path in others:
         path.unlink()
 
@@ -209,7 +211,7 @@ def trim_log(
             continue  # cut short, or damaged
         if is_kept:
             kept[first, update] = line + "\n"
-    results.write_text(path, "".join(kept.values()))
+    atomic.write_text(path, "".join(kept.values()))
 
 
 def _lines(path: Path) -> list[str]:

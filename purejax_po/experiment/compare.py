@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purejax_po import environments
-from purejax_po.experiment import directory as files
-from purejax_po.experiment import locks, report, results, runner, runs
+from purejax_po.experiment import files as atomic
 from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, algorithm_config
-from purejax_po.experiment.runs import COMPARISON
+from purejax_po.experiment.report import page as report
+from purejax_po.experiment.results import join as runs
+from purejax_po.experiment.results.join import COMPARISON
+from purejax_po.experiment.run import study as runner
+from purejax_po.experiment.store import lock as locks
+from purejax_po.experiment.store import run_store as files
 from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
@@ -154,7 +158,7 @@ def _execute(
         for (label, env), experiment in experiments.items()
     ]
     if directory is not None:
-        results.write_json(directory / COMPARISON, {"runs": plan, "results": None})
+        atomic.write_json(directory / COMPARISON, {"runs": plan, "results": None})
     found: runs.Runs = {}
     for (label, env), experiment in experiments.items():
         dataset = runner.execute(experiment, progress=progress, saving=saving)
@@ -162,7 +166,7 @@ def _execute(
     joined = runs.join(found)
     if directory is not None:
         content = {"runs": plan, "results": report.figures(joined)}
-        results.write_json(directory / COMPARISON, content)
+        atomic.write_json(directory / COMPARISON, content)
         report.write(joined, directory)
     return joined
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from purejax_po.experiment import statistics
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment.results import statistics
 from purejax_po.metrics import Log, Moments
 
 if TYPE_CHECKING:
@@ -257,28 +258,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: into a neighbour first, then renamed into place."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """As `write_text`."""
-    neighbour = path.with_name(f".{path.name}.partial")
-    try:
-        neighbour.write_bytes(content)
-        os.replace(neighbour, path)
-    except OSError:
-        with suppress(OSError):
-            neighbour.unlink()
-        raise
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write indented JSON, whole or not at all."""
-    write_text(path, json.dumps(data, indent=2) + "\n")
-
-
 def save(dataset: "xr.Dataset", path: Path) -> None:
     """Write a Dataset as netCDF-4, whole or not at all.
 
@@ -288,7 +267,7 @@ def save(dataset: "xr.Dataset", path: Path) -> None:
         {k: v for k, v in dataset.attrs.items() if k not in CIRCUMSTANCES}
     )
     # By way of memory: HDF5 does not survive a full disk.
-    write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf")))
+    atomic.write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf")))
 
 
 def save_results(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
@@ -305,7 +284,7 @@ def save_results(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
     if path.suffix != ".nc" or path.with_name("config.json").exists():
         raise ValueError(f"path must be a .nc file outside of a run's directory, got {path}")
     try:
-        write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf")))
+        atomic.write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf")))
     except OSError as error:
         raise ValueError(f"path must be writable, got {path}: {error.strerror}") from None
 

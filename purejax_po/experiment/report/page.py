@@ -10,7 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purejax_po.experiment import comparison_plots, plots, results, runs, statistics, sweep_plots
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment.plots import comparison as comparison_plots
+from purejax_po.experiment.plots import curves as plots
+from purejax_po.experiment.plots import sweep as sweep_plots
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.results import join as runs
+from purejax_po.experiment.results import statistics
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -182,7 +188,7 @@ def report(
     Raises:
         ValueError: as `load_runs`, or for an `out` that cannot be written to.
     """
-    from purejax_po.experiment.directory import CONFIG
+    from purejax_po.experiment.store.run_store import CONFIG
 
     dataset = runs.load_runs(paths)
     listed = list(runs.listed(paths)) if not isinstance(paths, Mapping) else []
@@ -214,8 +220,8 @@ def write(dataset: "xr.Dataset", directory: Path, *, keep_pictures: bool = True)
         figure.savefig(buffer, dpi=150, format="png")
         shown.append((caption, buffer.getvalue()))
         if keep_pictures:
-            results.write_bytes(directory / name, buffer.getvalue())
-    results.write_text(directory / REPORT, _page(dataset, shown))
+            atomic.write_bytes(directory / name, buffer.getvalue())
+    atomic.write_text(directory / REPORT, _page(dataset, shown))
 
 
 def _page(dataset: "xr.Dataset", shown: Sequence[tuple[str, bytes]]) -> str:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from purejax_po.experiment import plots, runs, statistics
-from purejax_po.experiment.plots import COLOURS, HATCHES, MARKERS
+from purejax_po.experiment.plots import curves as plots
+from purejax_po.experiment.plots.curves import COLOURS, HATCHES, MARKERS
+from purejax_po.experiment.results import join as runs
+from purejax_po.experiment.results import statistics
 
 if TYPE_CHECKING:
     import xarray as xr

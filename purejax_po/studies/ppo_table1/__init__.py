@@ -7,10 +7,10 @@ the same harness, a run each.
 Source: Schulman et al. 2017, Proximal Policy Optimization Algorithms, section 6.1.
 """
 
-from purejax_po.experiment.table1.cost import Cost, plan, probed
-from purejax_po.experiment.table1.harness import FILES, PAGE, TABLE, check_same, execute
-from purejax_po.experiment.table1.protocol import Job, Settings, jobs
-from purejax_po.experiment.table1.table import cells
+from purejax_po.studies.ppo_table1.cost import Cost, plan, probed
+from purejax_po.studies.ppo_table1.harness import FILES, PAGE, TABLE, check_same, execute
+from purejax_po.studies.ppo_table1.protocol import Job, Settings, jobs
+from purejax_po.studies.ppo_table1.table import cells
 
 __all__ = [
     "FILES",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from purejax_po.experiment import results, statistics
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.results import statistics
 from purejax_po.types import check_choice
 
 if TYPE_CHECKING:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purejax_po.experiment import directory as files
-from purejax_po.experiment import locks, results, runner
-from purejax_po.experiment.table1 import plots
-from purejax_po.experiment.table1.protocol import Job
-from purejax_po.experiment.table1.scores import by_setting, read_references
-from purejax_po.experiment.table1.table import Runs, page, table
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.run import study as runner
+from purejax_po.experiment.store import lock as locks
+from purejax_po.experiment.store import run_store as files
+from purejax_po.studies.ppo_table1 import plots
+from purejax_po.studies.ppo_table1.protocol import Job
+from purejax_po.studies.ppo_table1.scores import by_setting, read_references
+from purejax_po.studies.ppo_table1.table import Runs, page, table
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -64,8 +67,8 @@ def execute(
             runs.setdefault(job.task, {})[job.group] = by_setting(job.group, dataset)
         references = {job.task: read_references(job) for job in all_jobs}
         found = table(runs, references)
-        results.write_json(out / TABLE, found)
-        results.write_text(out / PAGE, page(found))
+        atomic.write_json(out / TABLE, found)
+        atomic.write_text(out / PAGE, page(found))
         for task, families in runs.items():
             plots.save_curves(task, families, found["zero"][task], out)
     return found

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from purejax_po.experiment import results, statistics
-from purejax_po.experiment.table1.scores import (
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.results import statistics
+from purejax_po.studies.ppo_table1.scores import (
     SCORED_EPISODES,
     References,
     Score,

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from purejax_po.experiment import memory
-from purejax_po.experiment.compilation import compiler_options, with_deep_stack
+from purejax_po.experiment.run import memory
+from purejax_po.experiment.run.compilation import compiler_options, with_deep_stack
 from purejax_po.metrics import Log
 from purejax_po.training import run_window
 from purejax_po.types import Trainer

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from purejax_po.experiment import results
+from purejax_po.experiment import files as atomic
 from purejax_po.types import Range, check_count, check_number
 
 FOLDER = ".processes"
@@ -206,7 +206,7 @@ class Attendance:
             if self._closed.is_set() and self._said["stage"] != "stopped":
                 return
             with contextlib.suppress(OSError):  # a full disk is the run's own to report
-                results.write_json(self._folder / f"{self._processes.index}.json", self._said)
+                atomic.write_json(self._folder / f"{self._processes.index}.json", self._said)
 
 
 def join(

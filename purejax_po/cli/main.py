@@ -15,22 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 import tyro
 
 from purejax_po import environments
-from purejax_po.experiment import (
-    comparison,
-    loggers,
-    policies,
-    report,
-    results,
-    runner,
-    sweep,
-    table1,
-)
-from purejax_po.experiment.checkpoint import MANIFEST
-from purejax_po.experiment.compilation import (
-    use_compilation_cache,
-    use_no_compilation_cache,
-    use_one_thread,
-)
+from purejax_po.experiment import compare as comparison
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment import policies
 from purejax_po.experiment.config import (
     ALGORITHMS,
     PRESETS,
@@ -38,10 +25,22 @@ from purejax_po.experiment.config import (
     ExperimentConfig,
     PPOConfig,
     algorithm_config,
+    sweep,
 )
-from purejax_po.experiment.directory import CHECKPOINTS, CONFIG, RUN_FILES, SWEEP, read_config
-from purejax_po.experiment.processes import Processes, ProcessLostError, join
-from purejax_po.experiment.signals import Interrupted, stop_signal
+from purejax_po.experiment.report import page as report
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.run import loggers
+from purejax_po.experiment.run import study as runner
+from purejax_po.experiment.run.compilation import (
+    use_compilation_cache,
+    use_no_compilation_cache,
+    use_one_thread,
+)
+from purejax_po.experiment.run.processes import Processes, ProcessLostError, join
+from purejax_po.experiment.run.signals import Interrupted, stop_signal
+from purejax_po.experiment.store.arrays import MANIFEST
+from purejax_po.experiment.store.run_store import CHECKPOINTS, CONFIG, RUN_FILES, SWEEP, read_config
+from purejax_po.studies import ppo_table1 as table1
 from purejax_po.types import Range, check_choice, check_count, check_number
 
 if TYPE_CHECKING:
@@ -342,7 +341,7 @@ class Evaluate:
                 **_return_rows(found["final_return"]),
             },
         )
-        results.write_json(self.directory / "evaluation.json", found)
+        atomic.write_json(self.directory / "evaluation.json", found)
         return 0
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from purejax_po.experiment import lanes, results
 from purejax_po.experiment.config import ENV_PARAMS, MAX_SEEDS, ExperimentConfig
-from purejax_po.experiment.lanes import Lanes
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.run import lanes
+from purejax_po.experiment.run.lanes import Lanes
 from purejax_po.types import EnvParams, check_choice
 
 Point = dict[str, float]

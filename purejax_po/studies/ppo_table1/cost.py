@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from purejax_po.experiment import lanes as lanes_module
-from purejax_po.experiment import runner, sweep
-from purejax_po.experiment.table1.protocol import GROUPS, Job
+from purejax_po.experiment.config import sweep
+from purejax_po.experiment.run import lanes as lanes_module
+from purejax_po.experiment.run import study as runner
+from purejax_po.studies.ppo_table1.protocol import GROUPS, Job
 
 
 class Probe(NamedTuple):

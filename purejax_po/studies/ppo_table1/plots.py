@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from purejax_po.experiment import plots
+from purejax_po.experiment.plots import curves as plots
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from purejax_po.experiment import results, runs, statistics
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.results import join as runs
+from purejax_po.experiment.results import statistics
 from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
@@ -181,7 +184,7 @@ def save_figure(figure: "Figure", path: Path) -> None:
     """Write a picture whole or not at all."""
     content = io.BytesIO()
     figure.savefig(content, dpi=150, format="png")
-    results.write_bytes(path, content.getvalue())
+    atomic.write_bytes(path, content.getvalue())
 
 
 def axes(ax: "Axes | None", size: tuple[float, float] = (6.4, 4.0)) -> "Axes":

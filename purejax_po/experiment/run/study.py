@@ -13,15 +13,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 
-from purejax_po.experiment import directory as files
-from purejax_po.experiment import lanes as lanes_module
-from purejax_po.experiment import locks, loggers, memory, plots, results, sweep, sweep_plots
-from purejax_po.experiment.config import ExperimentConfig
-from purejax_po.experiment.directory import Done
-from purejax_po.experiment.lanes import Block, Lanes, Program
-from purejax_po.experiment.processes import Attendance, Processes
-from purejax_po.experiment.progress import Progress, progress_bar
-from purejax_po.experiment.signals import Interrupted, StopSignal, stop_signal
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment.config import ExperimentConfig, sweep
+from purejax_po.experiment.plots import curves as plots
+from purejax_po.experiment.plots import sweep as sweep_plots
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.run import lanes as lanes_module
+from purejax_po.experiment.run import loggers, memory
+from purejax_po.experiment.run.lanes import Block, Lanes, Program
+from purejax_po.experiment.run.processes import Attendance, Processes
+from purejax_po.experiment.run.progress import Progress, progress_bar
+from purejax_po.experiment.run.signals import Interrupted, StopSignal, stop_signal
+from purejax_po.experiment.store import lock as locks
+from purejax_po.experiment.store import run_store as files
+from purejax_po.experiment.store.run_store import Done
 from purejax_po.metrics import Log
 from purejax_po.training import make_trainer, window_lengths
 from purejax_po.types import Trainer
@@ -560,7 +565,7 @@ def _write_results(dataset: "xr.Dataset", directory: Path) -> None:
     results.save(dataset, directory / "results.nc")
     sweep_plots.save_pictures(dataset, directory)
     plots.save_pictures(results.best(dataset), directory)
-    results.write_json(directory / "summary.json", results.summarize(dataset))
+    atomic.write_json(directory / "summary.json", results.summarize(dataset))
 
 
 def _mean_return(log: Log) -> float:
