@@ -34,7 +34,8 @@ class Normalization(NamedTuple):
     """A lane's statistics; `()` for what is not normalised."""
 
     obs: Any
-    """`Moments` with leaves `[*obs_shape]`, over the observations that were acted on."""
+    """`Moments` with leaves `[*obs_shape]`, over the observations that were acted on; in float32
+    for observations of half precision and for integers."""
     returns: Any
     """`ReturnStatistics`."""
 
@@ -54,7 +55,8 @@ def init(obs: Any, num_envs: int, *, observations: bool, rewards: bool) -> Norma
         num_envs: N, environments whose returns are followed.
         observations, rewards: what is to be normalised.
     """
-    empty = Moments(*(jnp.zeros(shape, obs.dtype) for shape in ((), obs.shape, obs.shape)))
+    dtype = metrics.accumulator(obs.dtype)
+    empty = Moments(*(jnp.zeros(shape, dtype) for shape in ((), obs.shape, obs.shape)))
     returns = ReturnStatistics(jnp.zeros(num_envs), Moments(*(jnp.zeros(()) for _ in range(3))))
     return Normalization(empty if observations else (), returns if rewards else ())
 

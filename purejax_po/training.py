@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from purejax_po import metrics, normalization, prng, rollout
+from purejax_po import contract, metrics, normalization, prng, rollout, spaces
 from purejax_po.metrics import Log
 from purejax_po.normalization import Normalization, NormalizedParams
 from purejax_po.types import (
@@ -93,8 +93,9 @@ def make_trainer(
 
     Raises:
         ValueError: if a number is not a positive whole number, there is nothing to normalise, the
-            environments do not split into groups, or the policy needs whole episodes and the
-            algorithm does not.
+            environments do not split into groups, the policy needs whole episodes and the
+            algorithm does not, or environment, policy and critic do not fit each other
+            (`contract.check`).
     """
     check_count("num_envs", num_envs)
     check_count("num_steps", num_steps)
@@ -112,8 +113,10 @@ def make_trainer(
     if normalize_rewards and not hasattr(algorithm.hyperparams, "discount"):
         raise ValueError("normalize_rewards must be False for hyperparams without discount")
     policy, obs = algorithm.policy, jnp.zeros(())
+    abstract = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams)
+    like = contract.check(env, env_params, policy, abstract.params)
     if normalize_observations:
-        obs = _float_observation(env, env_params)
+        obs = _number_observation(env, env_params)
         policy = normalization.normalizing(policy, obs)
 
     def init(
@@ -130,7 +133,7 @@ def make_trainer(
             algorithm=algorithm.init(algorithm_key, hyperparams),
             rollout=None
             if algorithm.complete_episodes
-            else rollout.reset(reset_key, env, env_params, policy, num_envs),
+            else rollout.reset(reset_key, env, env_params, policy, num_envs, like=like),
             normalization=normalization.init(
                 obs, num_envs, observations=normalize_observations, rewards=normalize_rewards
             ),
@@ -144,7 +147,9 @@ def make_trainer(
         begin, group_size = state.rollout, algorithm.group_size
         if begin is None:
             rollout_key, reset_key = jax.random.split(rollout_key)
-            begin = rollout.reset(reset_key, env, env_params, policy, num_envs, group_size)
+            begin = rollout.reset(
+                reset_key, env, env_params, policy, num_envs, group_size, like=like
+            )
         rollout_state, transition, episodes = rollout.collect(
             rollout_key,
             env,
@@ -251,12 +256,14 @@ def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[...,
     return traced
 
 
-def _float_observation(env: Any, env_params: EnvParams) -> Any:
+def _number_observation(env: Any, env_params: EnvParams) -> Any:
     """Shape and dtype of one observation; an error unless it can be normalised."""
     obs, _ = jax.eval_shape(env.reset, jax.random.key(0), env_params)
-    if not (hasattr(obs, "dtype") and jnp.issubdtype(obs.dtype, jnp.floating)):
-        found = f"{obs.dtype}{list(obs.shape)}" if hasattr(obs, "dtype") else type(obs).__name__
+    kind = spaces.kind(env.observation_space(env_params))
+    is_number = jnp.issubdtype(obs.dtype, jnp.floating) or jnp.issubdtype(obs.dtype, jnp.integer)
+    if kind != "box" or not is_number or hasattr(env, "num_tokens"):
         raise ValueError(
-            f"normalize_observations must be False unless observations are floats, got {found}"
+            "normalize_observations must be False unless observations are a Box of numbers, got "
+            f"{obs.dtype}{list(obs.shape)}" + (" of tokens" if hasattr(env, "num_tokens") else "")
         )
     return obs

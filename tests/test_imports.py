@@ -16,9 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "types": set(),
     "distributions": {"types"},
+    "spaces": {"types", "distributions"},
+    "contract": {"types", "spaces"},
     "products": {"types"},
     "jacobian": {"types", "distributions", "products"},
-    "networks": {"types", "distributions", "jacobian", "products"},
+    "networks": {"types", "distributions", "jacobian", "products", "spaces"},
     "sequence": {"types", "distributions"},
     "metrics": {"types"},
     "normalization": {"types", "metrics"},
@@ -30,8 +32,8 @@ ALLOWED = {
     "prng": {"types"},
     "elimination": {"types"},
     "exact": {"types", "elimination"},
-    "rollout": {"types", "metrics", "normalization", "distributions", "prng"},
-    "evaluation": {"types", "metrics", "normalization", "rollout"},
+    "rollout": {"types", "metrics", "normalization", "distributions", "prng", "spaces", "contract"},
+    "evaluation": {"types", "metrics", "normalization", "rollout", "contract"},
     "algorithms": {
         "types",
         "distributions",
@@ -42,8 +44,17 @@ ALLOWED = {
         "curvature",
         "minibatch",
     },
-    "pretraining": {"types", "distributions", "minibatch", "advantages"},
-    "training": {"types", "metrics", "normalization", "rollout", "evaluation", "prng"},
+    "pretraining": {"types", "distributions", "minibatch", "advantages", "spaces"},
+    "training": {
+        "types",
+        "metrics",
+        "normalization",
+        "rollout",
+        "evaluation",
+        "prng",
+        "spaces",
+        "contract",
+    },
 }
 ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment", "studies"}
 # A library -> the only parts that may import it.
