@@ -1,5 +1,6 @@
 """Flax networks behind `(init, step, unroll)`: flax.linen is imported here and in `jacobian`."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -40,6 +41,11 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+def param_dtype() -> Any:
+    """The dtype of parameters: float32, or float64 where JAX computes in double precision."""
+    return jnp.result_type(float)
+
+
 def orthogonal(scale: float = 1.0) -> Initializer:
     """Orthogonal initialiser without a QR decomposition: orthonormal rows or columns × `scale`.
 
@@ -50,7 +56,8 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     Source: Saxe et al. 2014, Exact solutions to the nonlinear dynamics of learning, section 3.
     """
 
-    def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    def init(key: Key, shape: Sequence[int], dtype: Any = None) -> Array:
+        dtype = param_dtype() if dtype is None else dtype
         return (scale * _orthonormal(key, math.prod(shape[:-1]), shape[-1], dtype)).reshape(shape)
 
     return init
@@ -75,6 +82,8 @@ def _orthonormal(key: Key, rows: int, columns: int, dtype: Any) -> Array:
 
 class Dense(nn.Dense):
     """flax's layer; flax itself traces the initialisers at every call, to compare the shapes."""
+
+    param_dtype: Any = dataclasses.field(default_factory=param_dtype)
 
     @nn.nowrap
     def param(self, name: str, init_fn: Any, *args: Any, **kwargs: Any) -> Any:
@@ -146,7 +155,7 @@ class GaussianMLP(nn.Module):
         """`[..., inputs] →` a distribution over `[..., D]`."""
         mean = self.mean(x)
         initializer = nn.initializers.constant(self.initial_log_std)
-        log_std = self.param("log_std", initializer, mean.shape[-1:])
+        log_std = self.param("log_std", initializer, mean.shape[-1:], param_dtype())
         return DiagonalGaussian(mean, jnp.broadcast_to(log_std, mean.shape))
 
 
@@ -269,7 +278,9 @@ class Recurrent(nn.Module):
             self.convolutions = Convolutions(self.channels, self.activation)
         self.layers = [Dense(width, kernel_init=scale) for width in self.hidden[:-1]]
         # flax's default initialiser is a QR decomposition: see `orthogonal`.
-        self.cell = nn.GRUCell(self.hidden[-1], recurrent_kernel_init=orthogonal())
+        self.cell = nn.GRUCell(
+            self.hidden[-1], recurrent_kernel_init=orthogonal(), param_dtype=param_dtype()
+        )
 
     def encode(self, x: Array) -> Array:
         """`[..., inputs] → [..., units]`: the layers before the GRU."""
@@ -492,7 +503,7 @@ def observation_encoder(
     def encode(obs: Array) -> Array:
         leading = obs.shape[: obs.ndim - len(shape)]
         if not jnp.issubdtype(obs.dtype, jnp.floating):
-            obs = to_unit(obs.astype(jnp.float32))
+            obs = to_unit(obs.astype(param_dtype()))
         return obs if channels else jnp.reshape(obs, (*leading, math.prod(shape)))
 
     return encode, jnp.zeros(shape)

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from purejax_po import contract, metrics, normalization, prng, rollout, spaces
 from purejax_po.metrics import Log
@@ -16,14 +17,18 @@ from purejax_po.types import (
     EnvParams,
     Key,
     Params,
+    Range,
     Rollout,
     Trainer,
     all_finite,
     check_choice,
     check_count,
     check_flag,
+    check_number,
 )
 
+MOST_SEEDS = 2**32
+"""Seeds are below it: a key is made of 32 bits of its seed."""
 MatmulPrecision = Literal["default", "bfloat16", "tensorfloat32", "float32"]
 
 
@@ -59,9 +64,34 @@ class Result(NamedTuple):
 
 
 def seed_keys(seeds: int | Any) -> Key:
-    """Return one key per seed, made of the seed's value; a number n stands for seeds 0 … n−1."""
-    values = jnp.arange(seeds) if isinstance(seeds, int) else jnp.asarray(seeds)
-    return jax.vmap(jax.random.key)(values)
+    """Return one key per seed, made of the seed's value.
+
+    Args:
+        seeds: whole numbers in [0, 2³²), `[S]`; or a number n, which stands for 0 … n−1.
+
+    Returns:
+        Keys `[S]`. Different seeds have different keys.
+
+    Raises:
+        ValueError: for a seed that is no whole number or is out of range: JAX would take it modulo
+            2³², and two seeds would share a key.
+    """
+    if isinstance(seeds, jax.core.Tracer):
+        return jax.vmap(jax.random.key)(seeds)
+    if np.ndim(seeds) == 0:
+        check_count("seeds", seeds)
+        check_number("seeds", seeds, Range(1, MOST_SEEDS))
+        seeds = np.arange(int(seeds), dtype=np.uint32)
+    values = np.asarray(seeds)
+    if values.ndim != 1 or not values.size or values.dtype.kind not in "iu":
+        raise ValueError(
+            "seeds must be a number of seeds or a list of whole numbers, got "
+            f"{values.dtype}{list(values.shape)}"
+        )
+    if values.min() < 0 or values.max() >= MOST_SEEDS:
+        wrong = values[(values < 0) | (values >= MOST_SEEDS)][0]
+        raise ValueError(f"seeds must be whole numbers in [0, 2^32), got {wrong}")
+    return jax.vmap(jax.random.key)(jnp.asarray(values.astype(np.uint32)))
 
 
 def make_trainer(

@@ -24,7 +24,7 @@ ALLOWED = {
     "sequence": {"types", "distributions"},
     "metrics": {"types"},
     "normalization": {"types", "metrics"},
-    "environments": {"types", "elimination"},
+    "environments": {"types", "elimination", "spaces", "contract"},
     "advantages": {"types"},
     "surrogates": {"types", "distributions"},
     "curvature": {"types", "distributions", "jacobian"},
