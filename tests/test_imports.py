@@ -18,6 +18,7 @@ ALLOWED = {
     "distributions": {"types"},
     "spaces": {"types", "distributions"},
     "contract": {"types", "spaces"},
+    "reads": {"types"},
     "products": {"types"},
     "jacobian": {"types", "distributions", "products"},
     "networks": {"types", "distributions", "jacobian", "products", "spaces"},

@@ -20,6 +20,7 @@ from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import AdvantageNormalization, PPOHyperparams, Surrogate, ppo
 from purejax_po.algorithms.reinforce import Psi, REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
+from purejax_po.environments import parameters
 from purejax_po.minibatch import check_divisible
 from purejax_po.training import MatmulPrecision
 from purejax_po.types import (
@@ -613,7 +614,7 @@ class ExperimentConfig:
             if name == "max_steps_in_episode":
                 check_number(f"env_params.{name}", value, Range(1.0))
             changes[name] = type(default)(value) if isinstance(default, int | float) else value
-        return env_params.replace(**changes)
+        return parameters.follow(self.env, env_params.replace(**changes), changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready nested dictionaries."""

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from purejax_po.environments import parameters
 from purejax_po.experiment.config import ENV_PARAMS, MAX_SEEDS, ExperimentConfig
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import lanes
 from purejax_po.experiment.run.lanes import Lanes
-from purejax_po.types import EnvParams, check_choice
+from purejax_po.reads import fields_read
+from purejax_po.types import EnvParams, Trainer, check_choice
 
 Point = dict[str, float]
 """A value of each axis, by the axis's label."""
@@ -51,6 +53,29 @@ def check(config: ExperimentConfig, env_params: EnvParams) -> None:
         raise ValueError(
             f"sweep must have at most {MAX_SEEDS} points × seeds, "
             f"got {config.num_points} × {config.num_seeds}"
+        )
+
+
+def check_effect(config: ExperimentConfig, trainer: Trainer) -> None:
+    """Check that training reads every field that is swept or set; by an abstract update.
+
+    Raises:
+        ValueError: naming one that has no effect, and those that have.
+    """
+    set_params = {f"{ENV_PARAMS}{name}": name for name in config.env_params}
+    if not (config.sweep or set_params):
+        return
+    hyperparams, env_params = fields_read(trainer)
+    followed = parameters.sources(config.env)
+    for name in {**config.sweep, **set_params}:
+        bare = name.removeprefix(ENV_PARAMS)
+        read = hyperparams if bare == name else env_params | followed
+        if bare in read:
+            continue
+        what = f"{config.algorithm.name} with these options" if bare == name else config.env
+        raise ValueError(
+            f"{name} must be read by {what}, and has no effect there; read are "
+            f"{', '.join(sorted(read))}"
         )
 
 
@@ -115,9 +140,10 @@ def make_lanes(config: ExperimentConfig, hyperparams: Any, env_params: EnvParams
         like = getattr(everywhere.env_params if is_env else everywhere.hyperparams, bare)
         column = np.asarray([float(row[i]) for row in table], like.dtype)
         changes[is_env][bare] = np.repeat(column, config.num_seeds)
+    swept = everywhere.env_params.replace(**changes[True])
     return everywhere._replace(
         hyperparams=everywhere.hyperparams.replace(**changes[False]),
-        env_params=everywhere.env_params.replace(**changes[True]),
+        env_params=parameters.follow(config.env, swept, {*config.env_params, *changes[True]}),
     )
 
 

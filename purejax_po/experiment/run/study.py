@@ -532,7 +532,7 @@ class _Run:
 def _make_trainer(config: ExperimentConfig) -> Trainer:
     env, env_params = config.make_env()
     sweep.check(config, env_params)
-    return make_trainer(
+    trainer = make_trainer(
         env,
         env_params,
         config.algorithm.build(env, env_params),
@@ -542,6 +542,8 @@ def _make_trainer(config: ExperimentConfig) -> Trainer:
         normalize_rewards=config.normalize_rewards,
         matmul_precision=config.matmul_precision,
     )
+    sweep.check_effect(config, trainer)
+    return trainer
 
 
 def _finished(experiment: Experiment) -> "xr.Dataset | None":
