@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from purejax_po import spaces
-from purejax_po.types import EnvParams, Policy
+from purejax_po.types import Critic, EnvParams, Policy, check_networks
 
 DISTRIBUTION = ("noise", "sample_from", "mode", "log_prob", "entropy", "kl")
 """What a policy's distribution must have at least."""
@@ -27,13 +27,16 @@ class Start(NamedTuple):
     env_state: Any
 
 
-def check(env: Any, env_params: EnvParams, policy: Policy, params: Any) -> Start:
+def check(
+    env: Any, env_params: EnvParams, policy: Policy, params: Any, check_critic: Any = None
+) -> Start:
     """Check an environment and a policy against each other.
 
     Args:
         env, env_params: the environment, and its parameters as they are by default.
         policy: acts with `params`.
         params: the policy's parameters, or their shapes and dtypes.
+        check_critic: called with the shape and dtype of one observation.
 
     Returns:
         What `reset` returns, with the dtypes that stay the same from step to step.
@@ -45,12 +48,20 @@ def check(env: Any, env_params: EnvParams, policy: Policy, params: Any) -> Start
     for method in METHODS:
         if not callable(getattr(env, method, None)):
             raise ValueError(f"{name} must have a method {method}, as gymnax's environments have")
+    check_networks(policy)
     obs = _reset(env, env_params)[0]
     distribution = _act(policy, params, obs)
+    if check_critic is not None:
+        check_critic(obs)
     space = _space(env, env_params, "action")
     spaces.check_fit(name, space, distribution)
     action = jax.eval_shape(lambda d: spaces.to_space(space, d.mode(), d), distribution)
     return settled(env, env_params, action)
+
+
+def first_observation(env: Any, env_params: EnvParams) -> Any:
+    """Return the shape and dtype of one observation; errors as `check`."""
+    return _reset(env, env_params)[0]
 
 
 def settled(env: Any, env_params: EnvParams, action: Any) -> Start:
@@ -87,6 +98,20 @@ def as_before(what: str, new: Any, old: Any) -> Any:
     """
     joined = _join(what, jax.eval_shape(lambda: old), new)
     return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), new, joined)
+
+
+def check_values(critic: Critic, params: Any, obs: Any) -> None:
+    """Raise `ValueError` unless a critic gives one value for each observation, for one given."""
+    time_and_env = (3, 2)
+    several = jax.ShapeDtypeStruct((*time_and_env, *obs.shape), obs.dtype)
+    start = jax.ShapeDtypeStruct(time_and_env, jnp.bool_)
+    carry = jax.eval_shape(lambda: critic.initial_carry(time_and_env[1]))
+    value = jax.eval_shape(critic.unroll, params, carry, several, start)
+    if getattr(value, "shape", None) != time_and_env:
+        raise ValueError(
+            f"critic must return one value for each observation, {list(time_and_env)} for "
+            f"{list(several.shape)}, got {_describe(value)}; a last axis of 1 must be squeezed"
+        )
 
 
 def name_of(env: Any) -> str:
@@ -152,7 +177,6 @@ def _check_array(what: str, obs: Any) -> None:
 
 def _act(policy: Any, params: Any, obs: Any) -> Any:
     """The distribution of one action, leaves as shapes and dtypes."""
-    check_policy(policy)
     several = jax.ShapeDtypeStruct((1, *obs.shape), obs.dtype)
     start = jax.ShapeDtypeStruct((1,), jnp.bool_)
     carry = jax.eval_shape(lambda: policy.initial_carry(1))
@@ -169,17 +193,6 @@ def _act(policy: Any, params: Any, obs: Any) -> Any:
             f"{_describe(distribution)} for 1"
         )
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), distribution)
-
-
-def check_policy(policy: Any, critic: Any = None) -> None:
-    """Raise `ValueError` unless networks are a `Policy` and, if one is given, a `Critic`."""
-    for role, found in (("policy", policy), ("critic", critic)):
-        if found is None or hasattr(found, "unroll"):
-            continue
-        raise ValueError(
-            f"{role} must be a {role.capitalize()} such as mlp_actor_critic(env, env_params) "
-            f"returns, got {type(found).__name__}"
-        )
 
 
 def _step(env: Any, env_params: EnvParams, env_state: Any, action: Any, obs: Any) -> Start:

@@ -17,6 +17,7 @@ from purejax_po.types import (
     EnvParams,
     Key,
     Params,
+    Policy,
     Range,
     Rollout,
     Trainer,
@@ -143,11 +144,10 @@ def make_trainer(
     if normalize_rewards and not hasattr(algorithm.hyperparams, "discount"):
         raise ValueError("normalize_rewards must be False for hyperparams without discount")
     policy, obs = algorithm.policy, jnp.zeros(())
-    abstract = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams)
-    like = contract.check(env, env_params, policy, abstract.params)
     if normalize_observations:
         obs = _number_observation(env, env_params)
         policy = normalization.normalizing(policy, obs)
+    like = _checked(env, env_params, policy, algorithm, normalize_observations)
 
     def init(
         key: Key,
@@ -273,6 +273,26 @@ def window_lengths(num_updates: int, log_every: int) -> Array:
     """Split `num_updates` into windows of `log_every` and a shorter last one, int32 `[W]`."""
     full, rest = divmod(num_updates, log_every)
     return jnp.asarray([log_every] * full + [rest] * (rest > 0), jnp.int32)
+
+
+def _checked(
+    env: Any, env_params: EnvParams, policy: Policy, algorithm: Algorithm, normalizes: bool
+) -> contract.Start:
+    """Check environment, policy and critic against each other: see `contract.check`."""
+    params = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams).params
+
+    def check_critic(obs: Any) -> None:
+        if algorithm.critic is not None:
+            dtype = metrics.accumulator(obs.dtype) if normalizes else obs.dtype
+            seen = jax.ShapeDtypeStruct(obs.shape, dtype)
+            contract.check_values(algorithm.critic, params.critic, seen)
+
+    if normalizes:
+        statistics = contract.first_observation(env, env_params)
+        acting: Any = NormalizedParams(params, normalization.empty(statistics))
+    else:
+        acting = params
+    return contract.check(env, env_params, policy, acting, check_critic)
 
 
 def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from purejax_po.types import (
     Policy,
     Rollout,
     check_hyperparams,
+    check_networks,
 )
 
 
@@ -80,6 +81,7 @@ def grpo(
     """
     hyperparams = GRPOHyperparams() if hyperparams is None else hyperparams
     check_hyperparams(hyperparams)
+    check_networks(policy)
     options = group.Options(
         group_size, advantage, length_normalization, ratio, kl_estimator, kl_form
     )
@@ -130,4 +132,6 @@ def grpo(
         return GRPOState(params, moments, reference, num_updates), info
 
     acting = policy._replace(step=act, read=policy.read and read)
-    return Algorithm(acting, hyperparams, init, update, True, group_size)
+    return Algorithm(
+        acting, hyperparams, init, update, complete_episodes=True, group_size=group_size
+    )

@@ -30,6 +30,7 @@ from purejax_po.types import (
     check_choice,
     check_count,
     check_hyperparams,
+    check_networks,
     known_names,
 )
 
@@ -94,6 +95,7 @@ def reinforce(
     """
     hyperparams = REINFORCEHyperparams() if hyperparams is None else hyperparams
     check_hyperparams(hyperparams)
+    check_networks(policy, critic)
     check_choice("psi", psi, get_args(Psi))
     check_count("critic_epochs", critic_epochs)
     check_count("critic_minibatch_size", critic_minibatch_size)
@@ -147,7 +149,9 @@ def reinforce(
         return REINFORCEState(params, policy_moments, critic_moments), info
 
     complete_episodes = psi in MONTE_CARLO or discount_states
-    return Algorithm(acting, hyperparams, init, update, complete_episodes)
+    return Algorithm(
+        acting, hyperparams, init, update, complete_episodes=complete_episodes, critic=critic
+    )
 
 
 def loss(params: Params, policy: Policy, transition: Transition, psi: Array) -> tuple[Array, Info]:

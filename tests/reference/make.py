@@ -2,9 +2,9 @@
 
     PYTHONPATH=CHECKOUT python tests/reference/make.py tests/reference/7cb7458.npz
 
-It uses nothing but `po.run`, so that it runs in any checkout. The arrays in this folder were made at
-the commit that the file is named after; where a change of results is meant, they are made again in
-the commit that changes them.
+It uses nothing but `po.run`, so that it runs in any checkout. The arrays in this folder were made
+at the commit that the file is named after. Where a change of results is meant, they are made again
+in the commit that changes them.
 """
 
 import hashlib
@@ -83,7 +83,7 @@ def experiments():
 
 
 def circumstances():
-    """What the last bits depend on besides the configuration: jaxlib, and the CPU's instructions."""
+    """What the last bits depend on as well: jaxlib, and the CPU's instructions."""
     found = [machine(), processor()]
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
