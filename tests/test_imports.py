@@ -64,6 +64,7 @@ ONLY = {
     "matplotlib": {"experiment", "studies"},
     "xarray": {"experiment", "cli", "studies"},
     "orbax": {"experiment"},
+    "safetensors": {"experiment"},
 }
 
 
@@ -151,7 +152,15 @@ def test_some_libraries_are_known_to_one_part_only(library):
 
 def test_importing_the_package_leaves_slow_libraries_for_later():
     """gymnax takes four seconds to import, matplotlib one: each is imported where it is used."""
-    slow = ["gymnax", "matplotlib.pyplot", "scipy.stats", "xarray", "orbax", "pandas"]
+    slow = [
+        "gymnax",
+        "matplotlib.pyplot",
+        "scipy.stats",
+        "xarray",
+        "orbax",
+        "safetensors",
+        "pandas",
+    ]
     code = f"import purejax_po, sys; print(sorted(set({slow}) & set(sys.modules)))"
     finished = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False

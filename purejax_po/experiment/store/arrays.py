@@ -1,19 +1,16 @@
 """Checkpoints: directories of arrays that are whole and verified, or not used.
 
-orbax writes the arrays; around them stands a manifest with the sha256 of every file, written last,
-and the directory is renamed into place. A flipped byte, a truncated or missing file and a directory
-under another's name are all detected on load. Nothing that is loaded can execute code.
+The arrays are one file of the safetensors format. Beside it stands a manifest with its sha256,
+written last, and the directory is renamed into place. A flipped byte, a truncated or missing file
+and a directory under another's name are all detected on load. Nothing that is loaded can execute
+code.
 """
 
-import errno
 import hashlib
 import json
-import logging
 import os
 import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 MANIFEST = "manifest.json"
-ARRAYS = "arrays"
-FORMAT = 1
+ARRAYS = "arrays.safetensors"
+FORMAT = 2
+ORBAX = 1
+"""The format of version 0.1, whose arrays orbax wrote."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -43,33 +42,21 @@ def save(directory: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
     Raises:
         OSError: if the disk is full or the parent has vanished; nothing is left behind.
     """
-    import orbax.checkpoint as ocp
-
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        names = sorted(name for name, array in arrays.items() if array.size)
-        numbered = {f"{i:05d}": np.asarray(arrays[name]) for i, name in enumerate(names)}
-        try:
-            with _without_tracebacks():
-                ocp.PyTreeCheckpointer().save((partial / ARRAYS).absolute(), numbered)
-        except ValueError as error:  # how its storage layer reports a full disk
-            full = "No space left" in str(error)
-            number = errno.ENOSPC if full else errno.EIO
-            raise OSError(number, os.strerror(number), str(directory)) from None
+        kept = {name: np.asarray(arrays[name]) for name in sorted(arrays) if arrays[name].size}
+        _write(partial / ARRAYS, _to_bytes(kept))
         manifest = {
             "format": FORMAT,
             "name": directory.name,
             "meta": meta,
-            "leaves": names,
-            "files": {str(p.relative_to(partial)): _sha256(p) for p in _files(partial)},
+            "leaves": {name: array.dtype.name for name, array in kept.items()},
+            "files": {ARRAYS: _sha256(partial / ARRAYS)},
         }
         text = json.dumps({"sha256": _sha256_of_json(manifest), **manifest})
-        with (partial / MANIFEST).open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(partial / MANIFEST, text.encode())
         shutil.rmtree(directory, ignore_errors=True)
         os.replace(partial, directory)
     except BaseException:
@@ -77,29 +64,24 @@ def save(directory: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
         raise
 
 
-@contextmanager
-def _without_tracebacks() -> Iterator[None]:
-    """Silence orbax, which prints the traceback of an error that it raises too.
+def _to_bytes(arrays: Arrays) -> bytes:
+    """The arrays as a file of the safetensors format."""
+    from safetensors.numpy import save
 
-    Its arrays are written in threads: after an error those that are left cannot tell the event
-    loop, and may say so when the block has ended.
-    """
-    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    # Rows one after the other: the format takes an array's memory as it is. Dtypes that NumPy does
+    # not have (bfloat16) are stored as their bits.
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return save(
+        {k: x.view(f"u{x.itemsize}") if x.dtype.kind == "V" else x for k, x in plain.items()}
+    )
 
-    def drop(record: logging.LogRecord) -> bool:
-        return False
 
-    def report(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    logger.addFilter(drop)
-    sys.unraisablehook = report
-    try:
-        yield
-        sys.unraisablehook = hook
-    finally:
-        logger.removeFilter(drop)
+def _write(path: Path, content: bytes) -> None:
+    """Write a file to the disk itself."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(directory: Path) -> tuple[Arrays, dict[str, Any]]:
@@ -111,17 +93,38 @@ def load(directory: Path) -> tuple[Arrays, dict[str, Any]]:
     Raises:
         CheckpointError: naming the checkpoint and what is wrong with it.
     """
-    import orbax.checkpoint as ocp
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
 
     manifest = verify(directory)
     try:
-        numbered = ocp.PyTreeCheckpointer().restore((directory / ARRAYS).absolute())
+        if manifest["format"] == ORBAX:
+            return _load_orbax(directory, manifest["leaves"]), manifest["meta"]
+        found = from_bytes((directory / ARRAYS).read_bytes())
         arrays = {
-            name: np.asarray(numbered[f"{i:05d}"]) for i, name in enumerate(manifest["leaves"])
+            name: array if array.dtype.name == dtype else array.view(np.dtype(dtype))
+            for name, dtype in manifest["leaves"].items()
+            for array in (found[name],)
         }
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {directory} is unreadable: {error}") from None
     return arrays, manifest["meta"]
+
+
+def _load_orbax(directory: Path, names: list[str]) -> Arrays:
+    """Read the arrays of a checkpoint of version 0.1."""
+    try:
+        import orbax.checkpoint as ocp
+    except ImportError:
+        raise CheckpointError(
+            f"checkpoint {directory} was written by purejax-po 0.1 and needs orbax: "
+            "pip install 'purejax-po[legacy]'"
+        ) from None
+    # orbax takes the path for a pattern: it is read from a place whose name is plain.
+    with tempfile.TemporaryDirectory() as plain:
+        shutil.copytree(directory / "arrays", Path(plain) / "arrays")
+        numbered = ocp.PyTreeCheckpointer().restore(Path(plain) / "arrays")
+    return {name: np.asarray(numbered[f"{i:05d}"]) for i, name in enumerate(names)}
 
 
 def verify(directory: Path) -> dict[str, Any]:
@@ -158,8 +161,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise _unusable(directory, "its manifest is missing or damaged") from None
     if claimed != _sha256_of_json(manifest):
         raise _unusable(directory, "its manifest is damaged")
-    if manifest["format"] != FORMAT:
-        version = f"its format is {manifest['format']}, this version reads {FORMAT}"
+    if manifest["format"] not in (ORBAX, FORMAT):
+        version = f"its format is {manifest['format']}, this version reads {ORBAX} and {FORMAT}"
         raise _unusable(directory, version)
     if manifest["name"] != directory.name:
         raise _unusable(directory, f"it was written as {manifest['name']}")

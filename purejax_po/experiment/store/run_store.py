@@ -79,6 +79,11 @@ def check_writable(directory: Path, overwrite: bool) -> None:
     Raises:
         ValueError: if it is a file, holds a run or a run's files already, or cannot be written to.
     """
+    if (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(directory))) is not None:
+        raise ValueError(
+            f"out must be a directory of this machine or mounted on it, got {directory}; "
+            f"{scheme[1]}: is no place to run in: copy the finished run there"
+        )
     try:
         if directory.is_symlink() and not directory.exists():
             raise ValueError(f"out must be a directory, got the dangling link {directory}")
@@ -249,6 +254,8 @@ def save_checkpoint(
         arrays = _join({str(index): checkpoint.flatten(part) for index, part in done.items()})
         path = directory / CHECKPOINTS / f"done-{suffix}"
         checkpoint.save(path, arrays, {**meta, "blocks": sorted(done)})
+        if not stored:
+            checkpoint.load(path)  # a place from which nothing can be read is found out at once
     if under_way:
         parts = {
             str(b.index): checkpoint.flatten({"state": b.state, "log": stack(b.logs)})
@@ -257,6 +264,8 @@ def save_checkpoint(
         windows = {str(b.index): len(b.logs) for b in under_way}
         path = directory / CHECKPOINTS / f"step-{suffix}"
         checkpoint.save(path, _join(parts), {**meta, "blocks": windows})
+        if not stored:
+            checkpoint.load(path)
     own = [s.path for s in _stored(directory) if s.is_step and s.process == process]
     needless = {*finished, *done, *(b.index for b in under_way)}
     for path in own[: -keep if under_way else None]:
