@@ -21,9 +21,12 @@ from purejax_po.types import (
     Transition,
     check_choice,
     check_count,
+    check_networks,
     check_number,
 )
 
+RESOLUTION = 0.01
+"""Share of the values' size below which a spread that no reward confirms is none."""
 FisherProduct = Literal["gauss_newton", "kl_hessian", "empirical"]
 Solver = Literal["cg", "dense"]
 
@@ -91,6 +94,35 @@ def fisher_product(
     return curvature.empirical_product(apply, params, samples.weight, damping, samples.action)
 
 
+def standardized(estimates: actor_critic.Estimates, transition: Transition) -> tuple[Array, Array]:
+    """Advantages of mean 0 and standard deviation 1, unless the rollout has no evidence for them.
+
+    Where all rewards are equal and no episode terminates, what differs among the advantages is the
+    critic's doing alone. If that is less than `RESOLUTION` of the values' size, the advantages have
+    no spread: they are not stretched to deviation 1 but to their share of that resolution,
+    σ(Â) / (RESOLUTION · max(1, rms(Â + V))), and the trust region's radius √δ shrinks by the same
+    factor. Without that a step along F⁻¹g has its full length whatever the gradient's. A larger
+    spread counts, since it may hold what the critic learned from earlier rewards.
+
+    Args:
+        estimates, transition: of one rollout, `[T, N]`; samples of weight zero do not count.
+
+    Returns:
+        The advantages `[T, N]`, and the factor of the radius, in [0, 1].
+    """
+    weight = transition.weight
+    counts = weight > 0
+    lowest = jnp.min(jnp.where(counts, transition.reward, jnp.inf))
+    highest = jnp.max(jnp.where(counts, transition.reward, -jnp.inf))
+    has_evidence = (highest > lowest) | jnp.any(counts & transition.terminated)
+    mean = advantages.weighted_mean(estimates.advantage, weight)
+    deviation = jnp.sqrt(advantages.weighted_mean(jnp.square(estimates.advantage - mean), weight))
+    size = jnp.sqrt(advantages.weighted_mean(jnp.square(estimates.value_target), weight))
+    share = jnp.minimum(deviation / (RESOLUTION * jnp.maximum(size, 1.0)), 1.0)
+    factor = jnp.where(has_evidence, 1.0, share)
+    return factor * advantages.normalize(estimates.advantage, weight), factor
+
+
 def scale_to_kl(solution: curvature.Solution, max_kl: Array | float) -> Params:
     """√(2δ / xᵀFx)·x, undamped of KL δ to second order; zero where xᵀFx is not positive."""
     positive = solution.quadratic > 0
@@ -138,6 +170,7 @@ def check_options(
     critic_minibatch_size: int,
 ) -> None:
     """Raise `ValueError` for options that neither NPG nor TRPO can serve."""
+    check_networks(policy, critic)
     if not (policy.memoryless and critic.memoryless):
         raise ValueError(
             "NPG and TRPO need a policy and a critic without memory, got recurrent ones"

@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from purejax_po import advantages, curvature, minibatch
+from purejax_po import curvature, minibatch
 from purejax_po.algorithms import actor_critic, natural, optimizers
 from purejax_po.types import (
     ActorCriticParams,
@@ -73,7 +73,8 @@ def npg(
         fisher: which Fisher-vector product: `"gauss_newton"`, `"kl_hessian"` or `"empirical"`.
         fisher_fraction: share of the samples in it, one random subset per update, in (0, 1].
         cg_iterations: conjugate-gradient iterations at most.
-        normalize_advantage: to mean 0 and standard deviation 1 over the batch.
+        normalize_advantage: to mean 0 and standard deviation 1 over the batch, unless nothing but
+            the critic tells its actions apart (see `natural.standardized`).
         critic_epochs, critic_minibatch_size: of the critic's regression on the λ-returns.
         hyperparams: the defaults; every field is traced.
 
@@ -105,9 +106,9 @@ def npg(
         estimates = actor_critic.estimate(
             critic, state.params.critic, transition, hyperparams.discount, hyperparams.gae_lambda
         )
-        advantage = estimates.advantage
+        advantage, radius = estimates.advantage, 1.0
         if normalize_advantage:
-            advantage = advantages.normalize(advantage, transition.weight)
+            advantage, radius = natural.standardized(estimates, transition)
         samples, advantage = minibatch.flatten_time((transition, advantage))
 
         def surrogate(params: Params) -> tuple[Array, Info]:
@@ -131,7 +132,7 @@ def npg(
         else:
             solution = curvature.dense_solve(product, gradient)
         if step_size_rule == "kl":
-            step = natural.scale_to_kl(solution, hyperparams.max_kl)
+            step = natural.scale_to_kl(solution, hyperparams.max_kl * radius**2)
         else:
             step = jax.tree.map(lambda x: hyperparams.step_size * x, solution.x)
 
@@ -158,4 +159,5 @@ def npg(
         info = natural.diagnostics(gradient, step, solution, search, estimates, transition.weight)
         return natural.State(params, critic_optimizer), {**info, "value_loss": value_loss}
 
-    return Algorithm(actor_critic.acting(policy, critic), hyperparams, init, update)
+    acting = actor_critic.acting(policy, critic)
+    return Algorithm(acting, hyperparams, init, update, critic=critic)

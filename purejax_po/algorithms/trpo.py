@@ -6,7 +6,7 @@ Source: Schulman et al. 2015, Trust Region Policy Optimization.
 import flax.struct
 import jax
 
-from purejax_po import advantages, curvature, minibatch
+from purejax_po import curvature, minibatch
 from purejax_po.algorithms import actor_critic, natural, optimizers
 from purejax_po.types import (
     ActorCriticParams,
@@ -72,7 +72,8 @@ def trpo(
         fisher_fraction: share of the samples in it, one random subset per update, in (0, 1].
         cg_iterations: conjugate-gradient iterations at most.
         max_backtracks: candidates of the line search.
-        normalize_advantage: to mean 0 and standard deviation 1 over the batch.
+        normalize_advantage: to mean 0 and standard deviation 1 over the batch, unless nothing but
+            the critic tells its actions apart (see `natural.standardized`).
         critic_epochs, critic_minibatch_size: of the critic's regression on the λ-returns.
         hyperparams: the defaults; every field is traced.
 
@@ -103,9 +104,9 @@ def trpo(
         estimates = actor_critic.estimate(
             critic, state.params.critic, transition, hyperparams.discount, hyperparams.gae_lambda
         )
-        advantage = estimates.advantage
+        advantage, radius = estimates.advantage, 1.0
         if normalize_advantage:
-            advantage = advantages.normalize(advantage, transition.weight)
+            advantage, radius = natural.standardized(estimates, transition)
         samples, advantage = minibatch.flatten_time((transition, advantage))
 
         def surrogate(params: Params) -> tuple[Array, Info]:
@@ -125,7 +126,7 @@ def trpo(
         solution = curvature.conjugate_gradient(
             product, gradient, max_iterations=cg_iterations, tolerance=hyperparams.cg_tolerance
         )
-        step = natural.scale_to_kl(solution, hyperparams.max_kl)
+        step = natural.scale_to_kl(solution, hyperparams.max_kl * radius**2)
 
         def evaluate(params: Params) -> tuple[Array, Info]:
             value, info = surrogate(params)
@@ -156,4 +157,5 @@ def trpo(
         info = natural.diagnostics(gradient, step, solution, search, estimates, transition.weight)
         return natural.State(params, critic_optimizer), {**info, "value_loss": value_loss}
 
-    return Algorithm(actor_critic.acting(policy, critic), hyperparams, init, update)
+    acting = actor_critic.acting(policy, critic)
+    return Algorithm(acting, hyperparams, init, update, critic=critic)
