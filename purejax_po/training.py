@@ -172,7 +172,7 @@ def make_trainer(
         return TrainState(
             key=prng.as_usual(key),
             num_done=jnp.int32(0),
-            num_planned=jnp.float32(num_updates),
+            num_planned=jnp.asarray(num_updates, jnp.result_type(float)),
             algorithm=algorithm.init(algorithm_key, hyperparams),
             rollout=None
             if algorithm.complete_episodes
