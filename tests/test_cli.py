@@ -15,6 +15,7 @@ import pytest
 import xarray as xr
 
 from purejax_po import cli
+from purejax_po.cli import commands
 from purejax_po.experiment.run import lanes
 from purejax_po.experiment.run.signals import Interrupted, stop_signal
 
@@ -112,8 +113,8 @@ def test_a_run_that_cannot_write_says_what_is_left(
     def fail(*arguments, **options):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(cli.runner, "execute", fail)
-    assert cli._execute(SimpleNamespace(directory=out), None) == 1
+    monkeypatch.setattr(commands.runner, "execute", fail)
+    assert commands._execute(SimpleNamespace(directory=out), None) == 1
     line = f"purejax-po: error: {out} cannot be written: {os.strerror(number)}; {left}\n"
     assert capsys.readouterr().err == line
 
@@ -127,8 +128,8 @@ def test_a_table_is_printed_though_it_cannot_be_kept(tmp_path, monkeypatch, caps
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cli.policies, "evaluate_run", lambda *_, **__: evaluation)
-    monkeypatch.setattr(cli.results, "write_json", full)
+    monkeypatch.setattr(commands.policies, "evaluate_run", lambda *_, **__: evaluation)
+    monkeypatch.setattr(commands.results, "write_json", full)
     assert cli.main(["evaluate", str(tmp_path)]) == 1
     shown = capsys.readouterr()
     assert "final return, IQM" in shown.out
@@ -403,7 +404,7 @@ MISTAKES = {
 
 def test_a_token_task_brings_its_settings():
     plain, task, changed = (
-        cli.parse(["train", "grpo", "--env", *flags])
+        commands.parse(["train", "grpo", "--env", *flags])
         for flags in (
             ["CartPole-v1"],
             ["tokens/copy"],

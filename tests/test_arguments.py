@@ -1,0 +1,143 @@
+"""What people type: numbers, lists, pairs, other libraries' names; and any output."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from purejax_po import cli
+from purejax_po.cli import commands
+from purejax_po.cli.arguments import normalize
+from purejax_po.experiment.config import specs
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("--total-steps 1e5", "--total-steps 100000"),
+        ("--total-steps=2.5e3", "--total-steps 2500"),
+        ("--hyperparams.learning-rate 1e-3", "--hyperparams.learning-rate 1e-3"),
+        ("--network.hidden 64,32", "--network.hidden 64 32"),
+        ("--network.hidden=64,32", "--network.hidden 64 32"),
+        ("--env-params gravity=9.8", "--env-params gravity 9.8"),
+        ("--env-params gravity=9.8,length=1", "--env-params gravity 9.8 length 1"),
+        ("--env-params gravity 9.8", "--env-params gravity 9.8"),
+        ("--set learning_rate 1e-4,3e-4", "--set learning_rate=1e-4,3e-4"),
+        ("--set learning_rate=1e-4,3e-4", "--set learning_rate=1e-4,3e-4"),
+        ("--out 1e5 --seeds 1e2", "--out 1e5 --seeds 100"),
+        ("--overwrite --seeds 3", "--overwrite --seeds 3"),
+    ],
+)
+def test_arguments_are_read_as_they_are_typed(typed, read):
+    assert normalize(["train", "ppo", *typed.split()]) == ["train", "ppo", *read.split()]
+
+
+def test_typed_arguments_reach_the_configuration():
+    typed = "train ppo --total-steps 1e5 --network.hidden 8,4 --env-params gravity=9"
+    command = commands.parse(normalize(typed.split()))
+    config = command.config()
+    assert config.total_steps == 100_000
+    assert config.algorithm.network.hidden == (8, 4)
+    assert config.env_params == {"gravity": 9.0}
+
+
+@pytest.mark.parametrize("typed", ["grpo --env tokens/copy", "--env tokens/copy grpo"])
+def test_a_presets_place_does_not_depend_on_the_order(typed, capsys):
+    """The second form silently trained an MLP with 16 environments for 500,000 steps."""
+    config = commands.parse(["train", *typed.split()]).config()
+    assert config.algorithm.num_envs == 128
+    assert config.algorithm.network.memory == "transformer"
+    assert "preset grpo-copy" in capsys.readouterr().err
+
+
+def test_flags_win_over_a_preset():
+    config = commands.parse(["train", "--preset", "ppo-pendulum", "ppo", "--num-envs", "2"])
+    assert config.config().algorithm.num_envs == 2
+    assert config.config().env == "Pendulum-v1"
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("", "command must be given, one of train, sweep, compare"),
+        ("train ppo --lr 3", "here it is --hyperparams.learning-rate"),
+        ("train ppo --total-timesteps 3", "here it is --total-steps"),
+        ("compare ppo --clip-value", "it is no option of compare"),
+        ("compare ppo:learning_rat=3", "did you mean learning_rate?"),
+        ("compare ppo:num_envs=1.5", "num_envs must be a whole number, got '1.5'"),
+        ("compare ppo=grpo-copy", "preset of ppo must be one of ppo-pendulum"),
+        (
+            "train ppo --env-params max_steps_in_episode=3000000000",
+            "env_params.max_steps_in_episode",
+        ),
+        ("train ppo --env-params gravity=1e39", "env_params.gravity must be a finite number"),
+        ("train ppo --env-params gravity=nan", "env_params.gravity must be a finite number"),
+        ("train ppo --env Chain-v0 --env-options length=3000000000", "env_options.length"),
+        (
+            "train ppo --hyperparams.learning-rate 1e-60",
+            "learning_rate must be a finite number > 0",
+        ),
+        ("sweep ppo --set target_kl=0.1,0.2", "target_kl must be read by ppo with these options"),
+        ("train ppo --env Acrobot-v1 --env-params link_length_2=2", "has no effect there"),
+        ("train ppo --out s3://bucket/run", "out must be a directory of this machine"),
+        ("report x --format gif", "format must be one of png, svg, pdf, csv, tex"),
+    ],
+)
+def test_a_mistake_is_one_line(typed, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(typed.split()) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert told in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("purejax-po 0.")
+
+
+def test_an_algorithm_with_settings():
+    config = specs.parse("ppo:learning_rate=1e-3,num_epochs=8,hidden=8x4,early_stop=true")
+    assert config.hyperparams.learning_rate == 1e-3
+    assert (config.num_epochs, config.network.hidden, config.early_stop) == (8, (8, 4), True)
+    assert specs.parse("ppo=ppo-pendulum").num_steps == 256
+    assert specs.parse("trpo") == type(specs.parse("trpo"))()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_lists_print_on_any_output(encoding):
+    finished = run(["algorithms"], PYTHONIOENCODING=encoding)
+    assert finished.returncode == 0, finished.stderr
+    assert b"trust" in finished.stdout.lower()
+
+
+def test_a_closed_output_ends_without_a_traceback():
+    code = f"{sys.executable} -m purejax_po algorithms >&-"
+    finished = subprocess.run(["sh", "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0
+    assert finished.stderr == ""
+
+
+def run(arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "purejax_po", *arguments],
+        capture_output=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_names_with_brackets_are_printed_as_they_are(capsys):
+    commands._print_rows("a[/b]", {"runs:fire:1": "[red]x[/red] purejax-po[brax]"})
+    shown = capsys.readouterr().out
+    for text in ("a[/b]", "runs:fire:1", "[red]x[/red] purejax-po[brax]"):
+        assert text in shown
+
+
+def test_what_installs_a_library_is_told_where_it_is_missing(monkeypatch):
+    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'purejax-po[brax]'" in commands._of_library("brax")
+    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: name)
+    assert commands._of_library("brax") == "brax, installed"
