@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from purejax_po import advantages
-from purejax_po.advantages import explained_variance, gae, normalize, weighted_mean
+from purejax_po.advantages import Evidence, explained_variance, gae, normalize, weighted_mean
 
 DISCOUNT, LAMBDA = 0.9, 0.8
 
@@ -19,6 +19,10 @@ def make_trajectory(seed, shape=(12, 3)):
     reward, value, next_value = rng.normal(size=(3, *shape))
     terminated, truncated = rng.random((2, *shape)) < 0.2
     return tuple(map(jnp.asarray, (reward, value, next_value, terminated, truncated)))
+
+
+def of_arrays(*evidence):
+    return gae(Evidence(*evidence))
 
 
 def loop_gae(reward, value, next_value, terminated, truncated, discount, gae_lambda):
@@ -41,7 +45,7 @@ def loop_gae(reward, value, next_value, terminated, truncated, discount, gae_lam
 def test_gae_equals_the_double_loop(seed, x64):
     trajectory = make_trajectory(seed)
     expected = loop_gae(*map(np.asarray, trajectory), DISCOUNT, LAMBDA)
-    np.testing.assert_allclose(gae(*trajectory, DISCOUNT, LAMBDA), expected, atol=1e-12)
+    np.testing.assert_allclose(of_arrays(*trajectory, DISCOUNT, LAMBDA), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,7 @@ def test_gae_equals_the_double_loop(seed, x64):
     ],
 )
 def test_gae_by_hand(terminated, truncated, expected):
-    advantage = gae(
+    advantage = of_arrays(
         jnp.array([1.0, 2.0, 3.0]),
         jnp.array([0.5, 1.0, 1.5]),
         jnp.array([1.0, 1.5, 2.0]),
@@ -71,7 +75,7 @@ def test_gae_by_hand(terminated, truncated, expected):
 def test_lambda_zero_is_the_one_step_residual(x64):
     reward, value, next_value, terminated, truncated = make_trajectory(0)
     delta = reward + DISCOUNT * (1 - terminated) * next_value - value
-    advantage = gae(reward, value, next_value, terminated, truncated, DISCOUNT, 0.0)
+    advantage = of_arrays(reward, value, next_value, terminated, truncated, DISCOUNT, 0.0)
     np.testing.assert_allclose(advantage, delta, atol=1e-14)
 
 
@@ -81,7 +85,7 @@ def test_lambda_one_is_the_return_minus_the_value(x64):
     cut_value = jnp.asarray(np.random.default_rng(2).normal(size=12))
     done = terminated | truncated
     next_value = jnp.where(done.at[-1].set(True), cut_value, jnp.roll(value, -1))
-    advantage = gae(reward, value, next_value, terminated, truncated, DISCOUNT, 1.0)
+    advantage = of_arrays(reward, value, next_value, terminated, truncated, DISCOUNT, 1.0)
 
     expected = np.zeros(12)
     for t in range(12):
@@ -100,7 +104,7 @@ def test_gae_is_the_exponential_mean_of_n_step_advantages(x64):
     horizon = 8
     reward, value, _, _, _ = make_trajectory(3, (horizon + 1,))
     next_value, never = value[1:], jnp.zeros(horizon, bool)
-    advantage = gae(reward[:-1], value[:-1], next_value, never, never, DISCOUNT, LAMBDA)
+    advantage = of_arrays(reward[:-1], value[:-1], next_value, never, never, DISCOUNT, LAMBDA)
 
     def n_step(t, n):
         rewards = sum(DISCOUNT**i * reward[t + i] for i in range(n))
@@ -118,7 +122,7 @@ def test_terminated_and_truncated_differ_and_terminated_wins(x64):
     never, at_three = jnp.zeros(6, bool), jnp.arange(6) == 3
 
     def advantage(terminated, truncated):
-        return gae(reward, value, next_value, terminated, truncated, DISCOUNT, LAMBDA)
+        return of_arrays(reward, value, next_value, terminated, truncated, DISCOUNT, LAMBDA)
 
     terminated, truncated = advantage(at_three, never), advantage(never, at_three)
     np.testing.assert_array_equal(advantage(at_three, at_three), terminated)
@@ -134,8 +138,8 @@ def test_the_value_of_a_terminated_successor_is_never_read():
     terminated, never = jnp.array([False, True, False, False]), jnp.zeros(4, bool)
     poisoned = jnp.where(terminated, jnp.nan, next_value)
     np.testing.assert_array_equal(
-        gae(reward, value, poisoned, terminated, never, DISCOUNT, LAMBDA),
-        gae(reward, value, next_value, terminated, never, DISCOUNT, LAMBDA),
+        of_arrays(reward, value, poisoned, terminated, never, DISCOUNT, LAMBDA),
+        of_arrays(reward, value, next_value, terminated, never, DISCOUNT, LAMBDA),
     )
 
 
@@ -145,10 +149,10 @@ def test_a_chain_cut_by_a_time_limit_keeps_its_value():
     true_value = 1.0 / (1.0 - discount)
     reward, value = jnp.ones(horizon), jnp.full(horizon, true_value)
     cut, never = (jnp.arange(horizon) + 1) % limit == 0, jnp.zeros(horizon, bool)
-    advantage = gae(reward, value, value, never, cut, discount, 0.95)
+    advantage = of_arrays(reward, value, value, never, cut, discount, 0.95)
     np.testing.assert_allclose(advantage, 0.0, atol=1e-5)
     # Taken for a termination, the cut makes the last step look worse by γV = 9.
-    mistaken = gae(reward, value, value, cut, never, discount, 0.95)
+    mistaken = of_arrays(reward, value, value, cut, never, discount, 0.95)
     np.testing.assert_allclose(mistaken[limit - 1], -discount * true_value, rtol=1e-5)
     first = -discount * true_value * (discount * 0.95) ** (limit - 1)
     np.testing.assert_allclose(mistaken[0], first, rtol=1e-5)
@@ -159,16 +163,16 @@ def test_a_chain_cut_by_a_time_limit_keeps_its_value():
 def test_gae_refuses_wrong_shapes_and_types():
     x, flag = jnp.zeros((3, 2)), jnp.zeros((3, 2), bool)
     with pytest.raises(AssertionError, match="shape"):
-        gae(x, x, x[:2], flag, flag, 0.9, 0.9)
+        of_arrays(x, x, x[:2], flag, flag, 0.9, 0.9)
     with pytest.raises(AssertionError, match="type"):
-        gae(x, x, x, flag.astype(jnp.float32), flag, 0.9, 0.9)
+        of_arrays(x, x, x, flag.astype(jnp.float32), flag, 0.9, 0.9)
 
 
 def test_gae_over_a_batch_is_gae_of_each_trajectory():
     trajectory = make_trajectory(6)
-    together = gae(*trajectory, DISCOUNT, LAMBDA)
+    together = of_arrays(*trajectory, DISCOUNT, LAMBDA)
     for n in range(3):
-        alone = gae(*(x[:, n] for x in trajectory), DISCOUNT, LAMBDA)
+        alone = of_arrays(*(x[:, n] for x in trajectory), DISCOUNT, LAMBDA)
         np.testing.assert_allclose(together[:, n], alone, rtol=1e-6)
 
 
@@ -256,13 +260,13 @@ def loop_returns(reward, terminated, truncated, discount):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_monte_carlo_weights_equal_the_sums(seed, x64):
-    reward, value, _, terminated, truncated = make_trajectory(seed)
-    ends = terminated, truncated, DISCOUNT
-    whole, to_go = loop_returns(np.asarray(reward), *map(np.asarray, ends[:2]), DISCOUNT)
+    evidence = Evidence(*make_trajectory(seed), DISCOUNT)
+    ends = np.asarray(evidence.terminated), np.asarray(evidence.truncated)
+    whole, to_go = loop_returns(np.asarray(evidence.reward), *ends, DISCOUNT)
     close = functools.partial(np.testing.assert_allclose, atol=1e-12)
-    close(advantages.total_return(reward, *ends), whole)
-    close(advantages.reward_to_go(reward, *ends), to_go)
-    close(advantages.baseline(reward, value, *ends), to_go - value)
+    close(advantages.total_return(evidence), whole)
+    close(advantages.reward_to_go(evidence), to_go)
+    close(advantages.baseline(evidence), to_go - evidence.value)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -271,37 +275,36 @@ def test_gae_is_the_td_residual_at_lambda_zero_and_the_baseline_where_nothing_is
     terminated = terminated.at[-1].set(True)
     never = jnp.zeros_like(terminated)
     consistent = jnp.concatenate([value[1:], next_value[-1:]])
-    of = reward, value, consistent, terminated, never, DISCOUNT
-    delta = advantages.td_residual(reward, value, consistent, terminated, DISCOUNT)
-    np.testing.assert_allclose(gae(*of, 0.0), delta, atol=1e-12)
-    np.testing.assert_allclose(
-        delta + value, advantages.q_value(reward, consistent, terminated, DISCOUNT), atol=1e-12
-    )
-    np.testing.assert_allclose(
-        gae(*of, 1.0),
-        advantages.baseline(reward, value, terminated, never, DISCOUNT),
-        atol=1e-12,
-    )
+    of = Evidence(reward, value, consistent, terminated, never, DISCOUNT)
+    delta = advantages.td_residual(of)
+    np.testing.assert_allclose(gae(of._replace(gae_lambda=0.0)), delta, atol=1e-12)
+    np.testing.assert_allclose(delta + value, advantages.q_value(of), atol=1e-12)
+    np.testing.assert_allclose(gae(of), advantages.baseline(of), atol=1e-12)
 
 
-def test_the_table_passes_each_weight_what_it_needs(x64):
-    r, v, u, term, trunc = make_trajectory(0)
-    expected = {
-        "total_return": advantages.total_return(r, term, trunc, DISCOUNT),
-        "reward_to_go": advantages.reward_to_go(r, term, trunc, DISCOUNT),
-        "baseline": advantages.baseline(r, v, term, trunc, DISCOUNT),
-        "q_value": advantages.q_value(r, u, term, DISCOUNT),
-        "td_residual": advantages.td_residual(r, v, u, term, DISCOUNT),
-        "advantage": gae(r, v, u, term, trunc, DISCOUNT, LAMBDA),
-    }
-    assert expected.keys() == advantages.ESTIMATORS.keys()
-    for name, value in expected.items():
-        found = advantages.ESTIMATORS[name](r, v, u, term, trunc, DISCOUNT, LAMBDA)
-        np.testing.assert_array_equal(found, value)
+# What each weight must not look at: anything there leaves it what it is.
+UNUSED = {
+    "total_return": {"value", "next_value", "gae_lambda"},
+    "reward_to_go": {"value", "next_value", "gae_lambda"},
+    "baseline": {"next_value", "gae_lambda"},
+    "q_value": {"value", "truncated", "gae_lambda"},
+    "td_residual": {"truncated", "gae_lambda"},
+    "advantage": set(),
+}
+
+
+def test_the_weights_look_at_what_they_need_and_at_nothing_else(x64):
+    evidence = Evidence(*make_trajectory(0), jnp.float64(DISCOUNT), jnp.float64(LAMBDA))
+    others = Evidence(*make_trajectory(1), jnp.float64(0.5), jnp.float64(0.3))
+    assert advantages.ESTIMATORS.keys() == UNUSED.keys()
+    for name, estimate in advantages.ESTIMATORS.items():
+        for field, other in others._asdict().items():
+            same = np.array_equal(estimate(evidence._replace(**{field: other})), estimate(evidence))
+            assert same == (field in UNUSED[name]), (name, field)
 
 
 @pytest.mark.parametrize("name", list(advantages.ESTIMATORS))
 def test_the_weights_refuse_shapes_that_would_broadcast(name):
     x, other, ends = jnp.ones((3, 1)), jnp.ones(3), jnp.zeros(3, bool)
     with pytest.raises(AssertionError, match="shape"):
-        advantages.ESTIMATORS[name](x, other, other, ends, ends, DISCOUNT, LAMBDA)
+        advantages.ESTIMATORS[name](Evidence(x, other, other, ends, ends, DISCOUNT, LAMBDA))

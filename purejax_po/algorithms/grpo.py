@@ -130,4 +130,6 @@ def grpo(
         return GRPOState(params, moments, reference, num_updates), info
 
     acting = policy._replace(step=act, read=policy.read and read)
-    return Algorithm(acting, hyperparams, init, update, True, group_size)
+    return Algorithm(
+        acting, hyperparams, init, update, complete_episodes=True, group_size=group_size
+    )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from purejax_po import minibatch, surrogates
-from purejax_po.algorithms import actor_critic, optimizers
+from purejax_po.algorithms import actor_critic, optimizers, units
 from purejax_po.algorithms.actor_critic import Samples
 from purejax_po.types import (
     ActorCriticParams,
@@ -114,9 +114,10 @@ def ppo(
         def objective(distribution: Any, batch: Samples) -> tuple[Array, Info]:
             ratio = jnp.exp(distribution.log_prob(batch.transition.action) - batch.log_prob)
             kl = batch.transition.behaviour.kl(distribution)
-            eps, beta = hyperparams.clip_eps, state.kl_coef
+            eps = hyperparams.clip_eps
             info = {"kl": kl, "clip_fraction": jnp.float32(jnp.abs(ratio - 1.0) > eps)}
-            return maximised(ratio, batch.advantage, kl, eps, beta), info
+            change = surrogates.Change(ratio, batch.advantage, kl, eps, state.kl_coef)
+            return maximised(change), info
 
         loss = functools.partial(
             actor_critic.loss,
@@ -129,7 +130,7 @@ def ppo(
 
         def step(carry: Any, batch: Samples) -> tuple[Any, Info]:
             params, moments, stopped = carry
-            batch = actor_critic.in_time(batch, acting.memoryless)
+            batch = units.in_time(batch, acting.memoryless)
             if normalize_advantage == "minibatch":
                 batch = actor_critic.normalize(batch)
             *new, info = actor_critic.step(optimizer, params, moments, loss, batch)
@@ -143,7 +144,7 @@ def ppo(
             key,
             step,
             (state.params, state.optimizer, jnp.bool_(False)),
-            actor_critic.units(samples, acting.memoryless),
+            units.of_rollout(samples, acting.memoryless),
             num_epochs=num_epochs,
             num_minibatches=num_minibatches,
         )
