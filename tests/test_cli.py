@@ -390,7 +390,8 @@ MISTAKES = {
     "transformer elsewhere": (
         ["train", "grpo", "--network.memory", "transformer"],
         [
-            "network.memory must be one of none, gru, lstm for grpo on CartPole-v1, got 'transformer'"
+            "network.memory must be one of none, gru, lstm for grpo on CartPole-v1, "
+            "got 'transformer'"
         ],
     ),
     "heads": (
