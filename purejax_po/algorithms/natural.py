@@ -1,9 +1,10 @@
 """The update that NPG and TRPO share: a step of the policy along F⁻¹g, then the critic's fit.
 
-What differs is handed to `algorithm`: how F x = g is solved, how long the step is, and which
-candidates are accepted.
+What differs is a `Rule`: how F x = g is solved, how long the step is, and which candidates are
+accepted.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -84,30 +85,44 @@ Accepts = Callable[[Info, Any], Array]
 """`(info, hyperparams) → bool`: whether a candidate of `kl` and `improvement` is taken."""
 
 
+class Rule(NamedTuple):
+    """What an algorithm states of its own."""
+
+    solve: Solve
+    step: Step
+    accepts: Accepts = lambda info, hyperparams: jnp.bool_(True)
+    """Without it there is one candidate, refused only if something is not finite."""
+    shrink: Callable[[Any], Array | float] = lambda hyperparams: 0.5
+    """`hyperparams → β`, the factor between candidates."""
+    max_backtracks: int = 1
+    """Number of candidates."""
+
+
+class Ascent(NamedTuple):
+    """How the policy went up its surrogate."""
+
+    gradient: Params
+    solution: curvature.Solution
+    step: Params
+    """The longest candidate."""
+    search: curvature.LineSearch
+
+
 def algorithm(
     policy: Policy,
     critic: Critic,
     options: Options,
     regression: critics.Regression,
     hyperparams: NaturalHyperparams,
-    *,
-    solve: Solve,
-    step: Step,
-    accepts: Accepts = lambda info, hyperparams: jnp.bool_(True),
-    shrink: Callable[[Any], Array | float] = lambda hyperparams: 0.5,
-    max_backtracks: int = 1,
+    rule: Rule,
 ) -> Algorithm:
     """Build θ ← θ + βᵏ·step(F⁻¹g), k the least that is accepted, and a critic fitted by Adam.
-
-    Without `accepts` there is one candidate, refused only if something is not finite.
 
     Args:
         policy, critic: networks that share no parameters, with or without memory.
         options, regression: what shapes the program.
         hyperparams: the defaults; every field is traced.
-        solve, step, accepts: what the algorithm says of its own.
-        shrink: `hyperparams → β`, the factor between candidates.
-        max_backtracks: number of candidates.
+        rule: what the algorithm states of its own.
 
     Raises:
         ValueError: naming the option or hyperparameter, its value and what is allowed.
@@ -115,7 +130,7 @@ def algorithm(
     check_hyperparams(hyperparams)
     check_options(options)
     critics.check(regression)
-    check_count("max_backtracks", max_backtracks)
+    check_count("max_backtracks", rule.max_backtracks)
 
     def init(key: Key, hyperparams: NaturalHyperparams) -> State:
         params = actor_critic.init_params(key, policy, critic)
@@ -134,13 +149,11 @@ def algorithm(
             advantage = advantages.normalize(advantage, transition.weight)
         if policy.memoryless:
             samples, advantage = minibatch.flatten_time((samples, advantage))
-
-        def evaluate(params: Params) -> tuple[Array, Info]:
-            return surrogate(policy, params, samples, advantage, policy_carry)
-
-        (old_value, old_info), gradient = jax.value_and_grad(evaluate, has_aux=True)(old.policy)
-        old_info["improvement"] = 0.0 * old_value
-        product = fisher_product(
+        objective = functools.partial(
+            surrogate, policy, samples=samples, advantage=advantage, carry=policy_carry
+        )
+        curve = functools.partial(
+            fisher_product,
             step_key,
             policy,
             old.policy,
@@ -150,22 +163,7 @@ def algorithm(
             damping=hyperparams.damping,
             carry=policy_carry,
         )
-        solution = solve(product, gradient, hyperparams)
-        full_step = step(solution, hyperparams)
-
-        def judge(params: Params) -> tuple[Array, Info]:
-            value, info = evaluate(params)
-            info["improvement"] = value - old_value
-            return accepts(info, hyperparams), info
-
-        search = curvature.line_search(
-            judge,
-            old.policy,
-            full_step,
-            shrink=shrink(hyperparams),
-            max_backtracks=max_backtracks,
-            old_info=old_info,
-        )
+        ascent = ascend(old.policy, objective, curve, rule, hyperparams)
         fitted, moments, value_loss = critics.fit(
             critic_key,
             critic,
@@ -175,11 +173,46 @@ def algorithm(
             critics.Targets(transition, estimates.value_target, critic_carry),
             regression,
         )
-        info = diagnostics(gradient, full_step, solution, search, estimates, transition.weight)
-        params = ActorCriticParams(search.params, fitted)
+        info = diagnostics(ascent, estimates, transition.weight)
+        params = ActorCriticParams(ascent.search.params, fitted)
         return State(params, moments), {**info, "value_loss": value_loss}
 
     return Algorithm(actor_critic.acting(policy, critic), hyperparams, init, update)
+
+
+def ascend(
+    old: Params,
+    objective: Callable[[Params], tuple[Array, Info]],
+    curve: Callable[[], curvature.Product],
+    rule: Rule,
+    hyperparams: NaturalHyperparams,
+) -> Ascent:
+    """Take the first accepted candidate along the natural gradient of an objective.
+
+    Args:
+        old: the parameters before.
+        objective: `params → (L, diagnostics)`.
+        curve: makes the Fisher-vector product at `old`.
+    """
+    (old_value, old_info), gradient = jax.value_and_grad(objective, has_aux=True)(old)
+    old_info["improvement"] = 0.0 * old_value
+    solution = rule.solve(curve(), gradient, hyperparams)
+    step = rule.step(solution, hyperparams)
+
+    def judge(params: Params) -> tuple[Array, Info]:
+        value, info = objective(params)
+        info["improvement"] = value - old_value
+        return rule.accepts(info, hyperparams), info
+
+    search = curvature.line_search(
+        judge,
+        old,
+        step,
+        shrink=rule.shrink(hyperparams),
+        max_backtracks=rule.max_backtracks,
+        old_info=old_info,
+    )
+    return Ascent(gradient, solution, step, search)
 
 
 def surrogate(
@@ -273,15 +306,9 @@ def dot(a: Params, b: Params) -> Array:
     return jnp.sum(jnp.stack(jax.tree.leaves(products)))
 
 
-def diagnostics(
-    gradient: Params,
-    step: Params,
-    solution: curvature.Solution,
-    search: curvature.LineSearch,
-    estimates: critics.Estimates,
-    weight: Array,
-) -> Info:
+def diagnostics(ascent: Ascent, estimates: critics.Estimates, weight: Array) -> Info:
     """Scalars that tell how an update went; `kl_full_step` is that before any backtracking."""
+    gradient, solution, step, search = ascent
     return {
         **search.info,
         "kl_full_step": search.first_info["kl"],

@@ -61,8 +61,7 @@ def npg(
         natural.Options(fisher, fisher_fraction, normalize_advantage),
         critics.Regression(critic_epochs, critic_minibatch_size),
         NPGHyperparams() if hyperparams is None else hyperparams,
-        solve=solvers[solver],
-        step=STEPS[step_size_rule],
+        natural.Rule(solve=solvers[solver], step=STEPS[step_size_rule]),
     )
 
 

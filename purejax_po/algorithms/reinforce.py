@@ -101,10 +101,8 @@ def reinforce(
 
     def init(key: Key, hyperparams: REINFORCEHyperparams) -> REINFORCEState:
         params = actor_critic.init_params(key, policy, critic)
-        policy_adam, critic_adam = _optimizers(hyperparams)
-        return REINFORCEState(
-            params, policy_adam.init(params.policy), critic_adam.init(params.critic)
-        )
+        adams = _optimizers(hyperparams)
+        return REINFORCEState(params, adams[0].init(params.policy), adams[1].init(params.critic))
 
     def update(
         key: Key, hyperparams: REINFORCEHyperparams, state: REINFORCEState, rollout: Rollout
@@ -120,23 +118,18 @@ def reinforce(
             weights = advantages.normalize(weights, transition.weight)
         if discount_states:
             weights = per_episode(psi, weights, transition.weight, hyperparams.discount)
-        gradient, info = jax.grad(loss, has_aux=True)(
-            policy_params, policy, transition, weights, policy_carry
-        )
+        slope = jax.grad(loss, has_aux=True)
+        gradient, info = slope(policy_params, policy, transition, weights, policy_carry)
         updates, policy_moments = policy_adam.update(gradient, policy_moments)
         policy_params = optax.apply_updates(policy_params, updates)
         info["grad_norm"] = optimizers.norm(gradient)
         if psi not in WITHOUT_CRITIC:
             of_value = psi if psi == "baseline" else "advantage"
             target = value + advantages.ESTIMATORS[of_value](evidence)
+            targets = critics.Targets(transition, target, critic_carry)
+            before = critic_params, critic_adam, critic_moments
             critic_params, critic_moments, info["value_loss"] = critics.fit(
-                key,
-                critic,
-                critic_params,
-                critic_adam,
-                critic_moments,
-                critics.Targets(transition, target, critic_carry),
-                regression,
+                key, critic, *before, targets, regression
             )
             info["explained_variance"] = advantages.explained_variance(
                 value, target, transition.weight
@@ -146,13 +139,8 @@ def reinforce(
         params = ActorCriticParams(policy_params, critic_params)
         return REINFORCEState(params, policy_moments, critic_moments), info
 
-    return Algorithm(
-        actor_critic.acting(policy, critic),
-        hyperparams,
-        init,
-        update,
-        complete_episodes=complete_episodes,
-    )
+    acting = actor_critic.acting(policy, critic)
+    return Algorithm(acting, hyperparams, init, update, complete_episodes=complete_episodes)
 
 
 def loss(

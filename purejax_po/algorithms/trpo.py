@@ -61,11 +61,13 @@ def trpo(
         natural.Options(fisher, fisher_fraction, normalize_advantage),
         critics.Regression(critic_epochs, critic_minibatch_size),
         TRPOHyperparams() if hyperparams is None else hyperparams,
-        solve=natural.conjugate_gradient(cg_iterations),
-        step=natural.scaled_to_kl,
-        accepts=improves_inside,
-        shrink=lambda hyperparams: hyperparams.backtrack_coef,
-        max_backtracks=max_backtracks,
+        natural.Rule(
+            solve=natural.conjugate_gradient(cg_iterations),
+            step=natural.scaled_to_kl,
+            accepts=improves_inside,
+            shrink=lambda hyperparams: hyperparams.backtrack_coef,
+            max_backtracks=max_backtracks,
+        ),
     )
 
 
