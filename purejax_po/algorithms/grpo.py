@@ -63,8 +63,7 @@ def grpo(
         policy: any, with or without memory; on token tasks those of `sequence`.
         group_size: G, outputs per start state; divides num_envs.
         advantage: `"zscore"`, `"centred"`, `"rloo"` or `"softmax"` (see `advantages`).
-        length_normalization: w_t: `"per_sequence"`, `"per_token"` or `"constant"` (see
-            `advantages.length_weights`).
+        length_normalization: w_t, a name in `advantages.length_weights`.
         ratio: ρ of each `"token"`, or of the `"sequence"`: the geometric mean over its tokens
             (Zheng et al. 2025, Group Sequence Policy Optimization).
         kl_estimator: `"k1"`, `"k3"` or `"exact"`, of KL(π ‖ π_ref) at each step.

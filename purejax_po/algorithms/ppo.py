@@ -77,11 +77,9 @@ def ppo(
 
     Args:
         policy, critic: networks that share no parameters, with or without memory.
-        surrogate: `"clip"`, `"clip_only"`, `"unclipped"`, `"fixed_kl"` or `"adaptive_kl"` (see
-            `surrogates`).
+        surrogate: a name in `surrogates.OBJECTIVES`.
         num_epochs: passes over each rollout.
-        num_minibatches: minibatches per pass; divides num_envs × num_steps, or num_envs if there
-            is memory: then a minibatch holds whole environments' sequences.
+        num_minibatches: per pass; divides num_envs × num_steps, or num_envs if there is memory.
         normalize_advantage: over the `"batch"`, over each `"minibatch"`, or `"off"`.
         clip_value: clip the value's change as the ratio's (Engstrom et al. 2020, section 3).
         early_stop: make no more minibatch steps once the mean KL exceeds `target_kl`.
