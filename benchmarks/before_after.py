@@ -29,8 +29,8 @@ from purejax_po import (
     training,
 )
 from purejax_po.algorithms import critics, optimizers
-from purejax_po.experiment import lanes
 from purejax_po.experiment.config import algorithm_config
+from purejax_po.experiment.run import lanes
 
 ON_CPU = jax.devices()[0].platform == "cpu"
 SEEDS = range(16 if ON_CPU else 2048)

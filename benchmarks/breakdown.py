@@ -22,7 +22,7 @@ from measure import Figure
 import purejax_po as po
 from purejax_po import advantages, curvature, metrics, minibatch, rollout
 from purejax_po.algorithms import actor_critic, critics, natural, optimizers, units
-from purejax_po.experiment import lanes
+from purejax_po.experiment.run import lanes
 from purejax_po.types import all_finite
 
 Part = Callable[[Any, Any], Any]

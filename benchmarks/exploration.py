@@ -19,7 +19,7 @@ from scipy import stats
 
 import purejax_po as po
 from purejax_po import minibatch, rollout
-from purejax_po.experiment import statistics
+from purejax_po.experiment.results import statistics
 from purejax_po.networks import softmax_linear_policy
 from purejax_po.training import run_window
 

@@ -20,10 +20,11 @@ from typing import Any
 import measure
 from timed import Timed
 
-from purejax_po.experiment import lanes, table1
-from purejax_po.experiment.compilation import use_compilation_cache
 from purejax_po.experiment.config import ALGORITHMS
-from purejax_po.experiment.table1 import cost
+from purejax_po.experiment.run import lanes
+from purejax_po.experiment.run.compilation import use_compilation_cache
+from purejax_po.studies import ppo_table1 as table1
+from purejax_po.studies.ppo_table1 import cost
 
 NOT_A_KERNEL = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "bitcast-convert", "iota",

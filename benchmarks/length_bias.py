@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 import purejax_po as po
 from purejax_po.algorithms.group import LengthNormalization
-from purejax_po.experiment import statistics
+from purejax_po.experiment.results import statistics
 
 NUM_PROMPTS, GROUP_SIZE = 16, 8
 

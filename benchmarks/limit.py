@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import purejax_po as po
 from purejax_po import curvature, rollout
 from purejax_po.algorithms import actor_critic
-from purejax_po.experiment import lanes
+from purejax_po.experiment.run import lanes
 
 ENV = "CartPole-v1"
 INPUTS, ACTIONS, HIDDEN, BATCH = 4, 2, 64, 128

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from purejax_po.experiment import results
 from purejax_po.experiment.config import ALGORITHMS
+from purejax_po.experiment.results import dataset as results
 
 OUT = Path(__file__).parent / "out"
 T = TypeVar("T")

@@ -17,7 +17,7 @@ import optax
 
 import purejax_po as po
 from purejax_po.algorithms import actor_critic, optimizers
-from purejax_po.experiment import lanes
+from purejax_po.experiment.run import lanes
 
 
 class NetworksAlone:

@@ -17,8 +17,8 @@ from pathlib import Path
 import jax
 
 import purejax_po as po
-from purejax_po.experiment import lanes as lanes_module
-from purejax_po.experiment import runner
+from purejax_po.experiment.run import lanes as lanes_module
+from purejax_po.experiment.run import study as runner
 
 
 def bare_scan(config, width, num_workers):

@@ -16,7 +16,8 @@ import time
 import jax
 
 import purejax_po as po
-from purejax_po.experiment import lanes, sweep
+from purejax_po.experiment.config import sweep
+from purejax_po.experiment.run import lanes
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 RANGES = (0.1, 0.2, 0.3)

@@ -15,7 +15,8 @@ from typing import Any
 import measure
 
 from purejax_po import cli
-from purejax_po.experiment import statistics, table1
+from purejax_po.experiment.results import statistics
+from purejax_po.studies import ppo_table1 as table1
 
 CLIP, UNCLIPPED = "clipping, ε = 0.2", "no clipping or penalty"
 

@@ -20,7 +20,7 @@ from timed import Timed
 
 import purejax_po as po
 from purejax_po import curvature
-from purejax_po.experiment import lanes
+from purejax_po.experiment.run import lanes
 from purejax_po.networks import mlp_policy
 
 WINDOWS = 10

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 import purejax_po as po
-from purejax_po.experiment import lanes
 from purejax_po.experiment.config import AlgorithmConfig
+from purejax_po.experiment.run import lanes
 
 
 class Timed:

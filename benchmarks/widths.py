@@ -30,8 +30,8 @@ import measure
 from measure import Figure
 from timed import Timed
 
-from purejax_po.experiment import lanes, memory
 from purejax_po.experiment.config import ALGORITHMS, AlgorithmConfig, NetworkConfig
+from purejax_po.experiment.run import lanes, memory
 
 MINATAR = "Breakout-MinAtar"
 NAMES = ("ppo", *(name for name in ALGORITHMS if name not in ("ppo", "grpo")))

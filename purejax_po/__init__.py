@@ -23,15 +23,7 @@ from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import make as make_env
 from purejax_po.environments.wrappers import judge_outcome, reset_from, shape_reward
 from purejax_po.evaluation import Evaluation, evaluate
-from purejax_po.experiment import statistics
-from purejax_po.experiment.comparison import compare, resume_compare
-from purejax_po.experiment.comparison_plots import (
-    plot_aggregates,
-    plot_comparison,
-    plot_improvement,
-    plot_profile,
-)
-from purejax_po.experiment.compilation import compiler_options, use_compilation_cache
+from purejax_po.experiment.compare import compare, resume_compare
 from purejax_po.experiment.config import (
     A2CConfig,
     ExperimentConfig,
@@ -42,17 +34,25 @@ from purejax_po.experiment.config import (
     REINFORCEConfig,
     TRPOConfig,
 )
-from purejax_po.experiment.plots import plot, plot_curves, plot_diagnostics
+from purejax_po.experiment.plots.comparison import (
+    plot_aggregates,
+    plot_comparison,
+    plot_improvement,
+    plot_profile,
+)
+from purejax_po.experiment.plots.curves import plot, plot_curves, plot_diagnostics
+from purejax_po.experiment.plots.sweep import plot_axes, plot_sensitivity, plot_sweep
 from purejax_po.experiment.policies import evaluate_run, load_policy, render
-from purejax_po.experiment.processes import ProcessLostError
-from purejax_po.experiment.processes import join as join_processes
-from purejax_po.experiment.report import report
-from purejax_po.experiment.results import load as load_results
-from purejax_po.experiment.results import save_results, summarize
-from purejax_po.experiment.runner import Saving, StoppedError, resume, run
-from purejax_po.experiment.runs import load_runs
-from purejax_po.experiment.signals import Interrupted
-from purejax_po.experiment.sweep_plots import plot_axes, plot_sensitivity, plot_sweep
+from purejax_po.experiment.report.page import report
+from purejax_po.experiment.results import statistics
+from purejax_po.experiment.results.dataset import load as load_results
+from purejax_po.experiment.results.dataset import save_results, summarize
+from purejax_po.experiment.results.join import load_runs
+from purejax_po.experiment.run.compilation import compiler_options, use_compilation_cache
+from purejax_po.experiment.run.processes import ProcessLostError
+from purejax_po.experiment.run.processes import join as join_processes
+from purejax_po.experiment.run.signals import Interrupted
+from purejax_po.experiment.run.study import Saving, StoppedError, resume, run
 from purejax_po.networks import (
     gru_actor_critic,
     linear_critic,

@@ -107,7 +107,19 @@ class DiagonalGaussian(NamedTuple):
         return type(self)(tangent.mean * jnp.exp(-2.0 * self.log_std), 2.0 * tangent.log_std)
 
 
-class TanhGaussian(DiagonalGaussian):
+class ScaledGaussian(DiagonalGaussian):
+    """A diagonal Gaussian over u `[..., D]`, of which the environment receives clip(u, ±1), scaled.
+
+    The bounds of its Box are where u is ±1 (`spaces.to_space`), so that an untrained policy covers
+    any Box. Samples, the batch's actions and what `log_prob` takes are u.
+    """
+
+    def squash(self, action: Array) -> Array:
+        """What of u is executed, in [−1, 1], `[..., D]`."""
+        return jnp.clip(action, -1.0, 1.0)
+
+
+class TanhGaussian(ScaledGaussian):
     """A diagonal Gaussian over u `[..., D]`, of which the environment receives tanh(u), scaled.
 
     Samples, the batch's actions and what `log_prob` takes are u, before the squashing: the map is
@@ -121,7 +133,7 @@ class TanhGaussian(DiagonalGaussian):
     """
 
     def squash(self, action: Array) -> Array:
-        """tanh(u) in [−1, 1], `[..., D]`; `rollout.to_space` scales it to the bounds of a Box."""
+        """tanh(u) in [−1, 1], `[..., D]`; `spaces.to_space` scales it to the bounds of a Box."""
         return jnp.tanh(action)
 
     def squashed_log_prob(self, action: Array) -> Array:

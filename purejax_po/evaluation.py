@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejax_po import rollout
+from purejax_po import contract, rollout
 from purejax_po.types import Array, EnvParams, Key, Params, Policy, check_count
 
 
@@ -45,12 +45,14 @@ def evaluate(
         greedy: act by the distribution's mode rather than a sample.
 
     Raises:
-        ValueError: if a number is not a positive whole number.
+        ValueError: if a number is not a positive whole number, or environment and policy do not fit
+            each other (`contract.check`).
     """
     check_count("num_episodes", num_episodes)
     check_count("num_steps", num_steps)
+    like = contract.check(env, env_params, policy, params)
     reset_key, noise_key, env_key = jax.random.split(key, 3)
-    state = rollout.reset(reset_key, env, env_params, policy, num_episodes)
+    state = rollout.reset(reset_key, env, env_params, policy, num_episodes, like=like)
     abstract = jax.eval_shape(policy.step, params, state.carry, state.obs, state.start)[1]
     noise_keys = jax.random.split(noise_key, num_steps)
     env_keys = jax.random.split(env_key, (num_steps, num_episodes))

@@ -30,13 +30,20 @@ class Log(NamedTuple):
     """Over the same episodes, in steps."""
 
 
+def accumulator(dtype: Any) -> Any:
+    """The dtype that sums of numbers of a dtype are kept in: float32 at least."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def of_masked(x: Array, mask: Array) -> Moments:
     """Moments of the entries of `x` where `mask` is positive.
 
     Args:
-        x: `[*batch, *shape]`; `mean` and `m2` are `[*shape]`.
+        x: `[*batch, *shape]`; `mean` and `m2` are `[*shape]`, in float32 or, if `x` is wider, in
+            its dtype: half precision counts to 256 or 2048 at most.
         mask: `[*batch]`; bool, or weights of which only the sign counts.
     """
+    x = x.astype(accumulator(x.dtype))
     batch = tuple(range(mask.ndim))
     weight = mask.astype(x.dtype)
     count = jnp.sum(weight > 0, dtype=x.dtype)

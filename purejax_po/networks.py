@@ -1,5 +1,6 @@
 """Flax networks behind `(init, step, unroll)`: flax.linen is imported here and in `layerwise`."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -10,8 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po import products
-from purejax_po.distributions import Categorical, DiagonalGaussian, Product, TanhGaussian
+from purejax_po import products, spaces
+from purejax_po.distributions import (
+    Categorical,
+    DiagonalGaussian,
+    Product,
+    ScaledGaussian,
+    TanhGaussian,
+)
 from purejax_po.layerwise import gains, layerwise
 from purejax_po.types import (
     Array,
@@ -27,13 +34,18 @@ from purejax_po.types import (
 
 Activation = Callable[[Array], Array]
 Initializer = Callable[..., Array]
-ActionDistribution = Literal["gaussian", "tanh_gaussian"]
+ActionDistribution = Literal["gaussian", "clipped_gaussian", "scaled_gaussian", "tanh_gaussian"]
 ACTIVATIONS: dict[str, Activation] = {
     "tanh": jnp.tanh,
     "relu": nn.relu,
     "silu": nn.silu,
     "elu": nn.elu,
 }
+
+
+def param_dtype() -> Any:
+    """The dtype of parameters: float32, or float64 where JAX computes in double precision."""
+    return jnp.result_type(float)
 
 
 def orthogonal(scale: float = 1.0) -> Initializer:
@@ -46,7 +58,8 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     Source: Saxe et al. 2014, Exact solutions to the nonlinear dynamics of learning, section 3.
     """
 
-    def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    def init(key: Key, shape: Sequence[int], dtype: Any = None) -> Array:
+        dtype = param_dtype() if dtype is None else dtype
         return (scale * _orthonormal(key, math.prod(shape[:-1]), shape[-1], dtype)).reshape(shape)
 
     return init
@@ -71,6 +84,8 @@ def _orthonormal(key: Key, rows: int, columns: int, dtype: Any) -> Array:
 
 class Dense(nn.Dense):
     """flax's layer; flax itself traces the initialisers at every call, to compare the shapes."""
+
+    param_dtype: Any = dataclasses.field(default_factory=param_dtype)
 
     @nn.nowrap
     def param(self, name: str, init_fn: Any, *args: Any, **kwargs: Any) -> Any:
@@ -142,7 +157,7 @@ class GaussianMLP(nn.Module):
         """`[..., inputs] →` a distribution over `[..., D]`."""
         mean = self.mean(x)
         initializer = nn.initializers.constant(self.initial_log_std)
-        log_std = self.param("log_std", initializer, mean.shape[-1:])
+        log_std = self.param("log_std", initializer, mean.shape[-1:], param_dtype())
         return DiagonalGaussian(mean, jnp.broadcast_to(log_std, mean.shape))
 
 
@@ -162,8 +177,12 @@ def mlp_actor_critic(
             shape are flattened, discrete ones are one-hot encoded.
         hidden: widths of the hidden layers.
         activation: `"tanh"`, `"relu"`, `"silu"`, `"elu"` or a function.
-        action_distribution: in a Box of actions a `"gaussian"`, clipped to it when executed, or a
-            `"tanh_gaussian"`, squashed into it (see `distributions.TanhGaussian`).
+        action_distribution: in a Box of actions a `"clipped_gaussian"`, clipped to it when
+            executed; a `"scaled_gaussian"`, clipped to [−1, 1], which is then mapped to the Box; a
+            `"tanh_gaussian"`, squashed into it by tanh (see `distributions.TanhGaussian`). A
+            `"gaussian"` is clipped if the Box is of the order of a standard normal number
+            (`spaces.is_of_unit_order`: 0.25 to 10 on either side of 0) or has no bounds, and scaled
+            if not.
         channels: of 3 × 3 convolutions before the hidden layers, where observations are images.
 
     Raises:
@@ -198,18 +217,26 @@ def mlp_policy(
     policy = memoryless(Policy, lambda key: module.init(key, encode(example)), apply)
     if to_distribution is Categorical and not channels and gains(hidden, num_outputs - 1):
         policy = policy._replace(jacobian=layerwise)
-    return squashed(policy) if action_distribution == "tanh_gaussian" else policy
+    return executed_as(policy, action_distribution, env.action_space(env_params))
 
 
-def squashed(policy: Policy) -> Policy:
-    """Return a Gaussian policy, with or without memory, as a tanh-squashed one."""
+def executed_as(policy: Policy, action_distribution: str, space: Any) -> Policy:
+    """Return a policy, with or without memory, whose Gaussian is of the class that was chosen."""
+    if spaces.kind(space) != "box" or spaces.is_integer_box(space):
+        return policy
+    if action_distribution == "gaussian":
+        suits = not spaces.is_bounded(space) or spaces.is_of_unit_order(space)
+        action_distribution = "clipped_gaussian" if suits else "scaled_gaussian"
+    if action_distribution == "clipped_gaussian":
+        return policy
+    cls = TanhGaussian if action_distribution == "tanh_gaussian" else ScaledGaussian
 
-    def step(params: Params, carry: Any, obs: Array, start: Array) -> tuple[Any, TanhGaussian]:
+    def step(params: Params, carry: Any, obs: Array, start: Array) -> tuple[Any, ScaledGaussian]:
         carry, distribution = policy.step(params, carry, obs, start)
-        return carry, TanhGaussian(*distribution)
+        return carry, cls(*distribution)
 
-    def unroll(params: Params, carry: Any, obs: Array, start: Array) -> TanhGaussian:
-        return TanhGaussian(*policy.unroll(params, carry, obs, start))
+    def unroll(params: Params, carry: Any, obs: Array, start: Array) -> ScaledGaussian:
+        return cls(*policy.unroll(params, carry, obs, start))
 
     return policy._replace(step=step, unroll=unroll)
 
@@ -261,10 +288,12 @@ class Recurrent(nn.Module):
         self.layers = [Dense(width, kernel_init=scale) for width in self.hidden[:-1]]
         # flax's default initialiser is a QR decomposition: see `orthogonal`.
         cell: Any = CELLS[self.cell_type]
-        self.cell = cell(self.hidden[-1], recurrent_kernel_init=orthogonal())
+        self.cell = cell(
+            self.hidden[-1], recurrent_kernel_init=orthogonal(), param_dtype=param_dtype()
+        )
 
     def encode(self, x: Array) -> Array:
-        """`[..., inputs] → [..., units]`: the layers before the GRU."""
+        """`[..., inputs] → [..., units]`: the layers before the cell."""
         if self.channels:
             x = self.convolutions(x)
         for layer in self.layers:
@@ -323,7 +352,7 @@ def recurrent_actor_critic(
     head_to_distribution = to_distribution or (lambda distribution: distribution)
     actor = recurrent(Policy, policy, encoder, head_to_distribution)
     return (
-        squashed(actor) if action_distribution == "tanh_gaussian" else actor,
+        executed_as(actor, action_distribution, env.action_space(env_params)),
         recurrent(Critic, critic, encoder, lambda value: value[..., 0]),
     )
 
@@ -408,9 +437,9 @@ def check_action_distribution(
     check_choice(name, action_distribution, get_args(ActionDistribution))
     if action_distribution == "gaussian":
         return
-    if not hasattr(space, "low"):
+    if spaces.kind(space) != "box" or spaces.is_integer_box(space):
         raise ValueError(f"{name} must be gaussian unless actions are a Box, got {space}")
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+    if action_distribution != "clipped_gaussian" and not spaces.is_bounded(space):
         raise ValueError(f"{name} must be gaussian unless actions have bounds, got {space}")
 
 
@@ -426,7 +455,7 @@ def softmax_linear_policy(
             observations that is the tabular softmax policy.
     """
     space = env.action_space(env_params)
-    if not hasattr(space, "n"):
+    if spaces.kind(space) != "discrete":
         raise ValueError(f"softmax_linear_policy needs a discrete action space, got {space}")
     encode, example = observation_encoder(env, env_params)
 
@@ -434,7 +463,7 @@ def softmax_linear_policy(
         del key
         if features is not None:
             return jnp.zeros(features(example).shape[-1])
-        return jnp.zeros((encode(example).shape[-1], space.n))
+        return jnp.zeros((encode(example).shape[-1], int(space.n)))
 
     def apply(theta: Array, obs: Array) -> Categorical:
         return Categorical(encode(obs) @ theta if features is None else features(obs) @ theta)
@@ -472,7 +501,8 @@ def observation_encoder(
 
     Box observations `[..., *shape]` become `[..., prod(shape)]`, or floats of their own shape where
     convolutions of so many `channels` read them; discrete ones `[...]` are one-hot, and so are the
-    tokens of token tasks, NONE = −1 included.
+    tokens of token tasks, NONE = −1 included. Images of whole numbers are brought into [0, 1] by
+    their bounds: 0 … 255 by x/255.
 
     Raises:
         ValueError: if observations are neither, or convolutions are to read what is no image.
@@ -487,39 +517,66 @@ def observation_encoder(
             return jnp.reshape(one_hot, (*obs.shape[:-1], length * num_tokens))
 
         return encode_tokens, jnp.zeros(length, jnp.int32)
-    if hasattr(space, "n"):
-        return lambda obs: jax.nn.one_hot(obs, space.n), jnp.zeros((), jnp.int32)
-    if not hasattr(space, "low"):
+    found = spaces.kind(space)
+    if found == "discrete":
+        return _one_hot_encoder(int(space.n), spaces.start(space)), jnp.zeros((), jnp.int32)
+    if found not in ("box", "multi_discrete"):
         raise ValueError(f"observations must be Box or Discrete, got {space}")
     shape = tuple(space.shape)
+    to_unit = _unit_scale(space)
 
     def encode(obs: Array) -> Array:
         leading = obs.shape[: obs.ndim - len(shape)]
-        read = obs if channels else jnp.reshape(obs, (*leading, math.prod(shape)))
-        return read if jnp.issubdtype(read.dtype, jnp.floating) else read.astype(jnp.float32)
+        if not jnp.issubdtype(obs.dtype, jnp.floating):
+            obs = to_unit(obs.astype(param_dtype()))
+        return obs if channels else jnp.reshape(obs, (*leading, math.prod(shape)))
 
     return encode, jnp.zeros(shape)
 
 
+def _one_hot_encoder(size: int, first: int) -> Callable[[Array], Array]:
+    """One-hot vectors of the values first … first + size − 1; NaN for any other.
+
+    An observation outside its space is a mistake of the environment. It makes the lane diverge,
+    where a vector of zeros would let it train on nothing.
+    """
+
+    def encode(obs: Array) -> Array:
+        index = obs - first if first else obs
+        inside = (index >= 0) & (index < size)
+        return jnp.where(inside[..., None], jax.nn.one_hot(index, size), jnp.nan)
+
+    return encode
+
+
+def _unit_scale(space: Any) -> Callable[[Array], Array]:
+    """(x − low)/(high − low) for images of whole numbers, such as 0 … 255; else x itself."""
+    if len(space.shape) != 3 or spaces.kind(space) != "box" or not spaces.is_bounded(space):
+        return lambda x: x
+    low, high = (np.asarray(x, np.float32) for x in (space.low, space.high))
+    if high.max() <= 1.0:  # bits, as MinAtar's
+        return lambda x: x
+    return lambda x: (x - low) / np.maximum(high - low, 1.0)
+
+
 def _action_head(space: Any) -> tuple[int, Callable[[Array], Any] | None]:
     """Number of network outputs, and their distribution (`None`: Gaussian) for an action space."""
-    if hasattr(space, "n"):
+    if spaces.kind(space) == "discrete":
         return int(space.n), Categorical
-    if hasattr(space, "low"):
-        if len(space.shape) != 1:
-            raise ValueError(f"a Box action space must be a vector, got {space}")
-        return int(space.shape[0]), None
-    factors = getattr(space, "spaces", None)
-    if isinstance(factors, list | tuple) and factors and all(hasattr(f, "n") for f in factors):
-        sizes = [int(f.n) for f in factors]
-        ends = np.cumsum(sizes)[:-1].tolist()
+    if (factors := spaces.choices(space)) is not None:
+        ends = np.cumsum(factors.sizes)[:-1].tolist()
 
         def to_product(outputs: Array) -> Product:
             return Product(tuple(Categorical(x) for x in jnp.split(outputs, ends, axis=-1)))
 
-        return sum(sizes), to_product
+        return sum(factors.sizes), to_product
+    if spaces.kind(space) == "box":
+        if len(space.shape) != 1:
+            raise ValueError(f"a Box action space must be a vector, got {space}")
+        return int(space.shape[0]), None
     raise ValueError(
-        f"the policy serves Discrete, Box and Tuple-of-Discrete action spaces, got {space}"
+        "the policy serves Discrete, MultiDiscrete, MultiBinary, Box and Tuple-of-Discrete action "
+        f"spaces, got {space}"
     )
 
 

@@ -34,7 +34,8 @@ class Normalization(NamedTuple):
     """A lane's statistics; `()` for what is not normalised."""
 
     obs: Any
-    """`Moments` with leaves `[*obs_shape]`, over the observations that were acted on."""
+    """`Moments` with leaves `[*obs_shape]`, over the observations that were acted on; in float32
+    for observations of half precision and for integers."""
     returns: Any
     """`ReturnStatistics`."""
 
@@ -54,9 +55,14 @@ def init(obs: Any, num_envs: int, *, observations: bool, rewards: bool) -> Norma
         num_envs: N, environments whose returns are followed.
         observations, rewards: what is to be normalised.
     """
-    empty = Moments(*(jnp.zeros(shape, obs.dtype) for shape in ((), obs.shape, obs.shape)))
     returns = ReturnStatistics(jnp.zeros(num_envs), Moments(*(jnp.zeros(()) for _ in range(3))))
-    return Normalization(empty if observations else (), returns if rewards else ())
+    return Normalization(empty(obs) if observations else (), returns if rewards else ())
+
+
+def empty(obs: Any) -> Moments:
+    """The moments of no observation yet; arguments as `init`."""
+    dtype = metrics.accumulator(obs.dtype)
+    return Moments(*(jnp.zeros(shape, dtype) for shape in ((), obs.shape, obs.shape)))
 
 
 def apply(statistics: Normalization, transition: Transition) -> Transition:
@@ -148,7 +154,6 @@ def normalizing(policy: Policy, obs: Any) -> Policy:
     def unroll(params: NormalizedParams, carry: Any, obs: Array, start: Array) -> Any:
         return policy.unroll(params.params, carry, normalize_obs(params.obs, obs), start)
 
-    empty = init(obs, 1, observations=True, rewards=False).obs
     return policy._replace(
-        init=lambda key: NormalizedParams(policy.init(key), empty), step=step, unroll=unroll
+        init=lambda key: NormalizedParams(policy.init(key), empty(obs)), step=step, unroll=unroll
     )

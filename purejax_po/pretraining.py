@@ -10,9 +10,9 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from purejax_po import minibatch
+from purejax_po import minibatch, spaces
 from purejax_po.advantages import weighted_mean
-from purejax_po.distributions import TanhGaussian
+from purejax_po.distributions import ScaledGaussian
 from purejax_po.types import (
     POSITIVE_FRACTION,
     Algorithm,
@@ -78,10 +78,15 @@ def behaviour_clone(
     _check_obs(env.name, env.observation_space(env_params), obs)
     _check_action(env.name, env.action_space(env_params), action, jnp.shape(obs)[0])
     minibatch.check_divisible(jnp.shape(obs)[0], num_minibatches)
-    if isinstance(_distribution(policy, obs), TanhGaussian):
-        # Its log_prob takes actions before the tanh; those of demonstrations are executed ones.
-        raise ValueError("behaviour_clone needs a policy that is not squashed, got a TanhGaussian")
-    samples = jnp.asarray(obs), jnp.asarray(action)
+    if isinstance(found := _distribution(policy, obs), ScaledGaussian):
+        # Its log_prob takes actions as they were drawn; those of demonstrations are executed ones.
+        raise ValueError(
+            "behaviour_clone needs a policy whose actions are executed as they are drawn "
+            f"(action_distribution clipped_gaussian), got a {type(found).__name__}"
+        )
+    # Policies count actions from 0, wherever the space's begin.
+    index = jnp.asarray(action) - spaces.first_values(env.action_space(env_params))
+    samples = jnp.asarray(obs), index
     return _clone(key, policy, samples, learning_rate, num_epochs, num_minibatches)
 
 
@@ -317,21 +322,22 @@ def _check_obs(env_name: str, space: Any, obs: Any) -> None:
 
 def _check_action(env_name: str, space: Any, action: Any, size: int) -> None:
     """Raise `ValueError` unless there is one action of the space per observation."""
-    factors = getattr(space, "spaces", None)
-    shape = (len(factors),) if factors is not None else tuple(space.shape)
+    factors = spaces.choices(space)
+    shape = (len(factors.sizes),) if factors is not None else tuple(space.shape)
     if jnp.shape(action) != (size, *shape):
         raise ValueError(
             f"action must have the shape {_batch_of(shape)} with B = {size}, one action of "
             f"{env_name} per observation, got {list(jnp.shape(action))}"
         )
-    if hasattr(space, "low"):
+    if factors is None and spaces.kind(space) == "box":
         low, high = np.asarray(space.low), np.asarray(space.high)
         allowed = f"between {_plain(low)} and {_plain(high)}"
     else:
         if not jnp.issubdtype(jnp.result_type(action), jnp.integer):
             raise ValueError(f"action must hold whole numbers, got {jnp.result_type(action)}")
-        low, high = 0, np.array([f.n for f in factors] if factors is not None else space.n) - 1
-        allowed = f"between 0 and {_plain(high)}, as {env_name} has them"
+        low = spaces.first_values(space)
+        high = low + np.array(factors.sizes if factors is not None else space.n) - 1
+        allowed = f"between {_plain(low)} and {_plain(high)}, as {env_name} has them"
     if not isinstance(action, Tracer):
         inside = (np.asarray(action) >= low) & (np.asarray(action) <= high)
         _check_all("action", inside, action, allowed)

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejax_po import prng
-from purejax_po.distributions import TanhGaussian
+from purejax_po import contract, prng
+from purejax_po.spaces import to_space
 from purejax_po.types import Array, Carry, EnvParams, Key, Params, Policy, Transition
 
 
@@ -38,15 +38,24 @@ def reset(
     policy: Policy,
     num_envs: int,
     group_size: int = 1,
+    *,
+    like: contract.Start | None = None,
 ) -> RolloutState:
-    """Start `num_envs` episodes, `group_size` neighbours of them from one state."""
+    """Start `num_envs` episodes, `group_size` neighbours of them from one state.
+
+    Args:
+        like: the dtypes that `contract.check` found; without them a Python number at which a state
+            starts takes JAX's default dtype.
+    """
     keys = prng.written_out(jax.random.split(key, num_envs // group_size))
     starts = jax.vmap(env.reset, in_axes=(0, None))(keys, env_params)
     if group_size > 1:
         starts = jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), starts)
-    obs, env_state = starts
+    obs, env_state = jax.tree.map(_strongly_typed, starts)
+    if like is not None:
+        obs, env_state = jax.tree.map(lambda x, y: x.astype(y.dtype), (obs, env_state), tuple(like))
     return RolloutState(
-        env_state=jax.tree.map(_strongly_typed, env_state),
+        env_state=env_state,
         obs=obs,
         start=jnp.ones(num_envs, bool),
         carry=policy.initial_carry(num_envs),
@@ -149,6 +158,7 @@ def env_step(
     distribution: Any,
 ) -> tuple[RolloutState, Transition, Episodes]:
     """Step every environment once with actions `[N, ...]` of a distribution."""
+    name = contract.name_of(env)
     executed = to_space(env.action_space(env_params), action, distribution)
     obs, env_state, reward, terminated, truncated, info = jax.vmap(
         env.step, in_axes=(0, 0, 0, None)
@@ -162,7 +172,9 @@ def env_step(
         obs=state.obs,
         action=action,
         reward=reward,
-        next_obs=info["final_observation"],
+        next_obs=contract.as_before(
+            f'{name}: info["final_observation"]', info["final_observation"], state.obs
+        ),
         terminated=terminated,
         truncated=truncated,
         start=state.start,
@@ -170,8 +182,8 @@ def env_step(
         weight=jnp.ones_like(reward),
     )
     next_state = RolloutState(
-        env_state=jax.tree.map(lambda new, old: new.astype(old.dtype), env_state, state.env_state),
-        obs=obs.astype(state.obs.dtype),
+        env_state=contract.as_before(f"{name}: the state", env_state, state.env_state),
+        obs=contract.as_before(f"{name}: the observation", obs, state.obs),
         start=ended,
         carry=state.carry,
         episode_return=jnp.where(ended, 0.0, episode_return),
@@ -184,23 +196,3 @@ def _strongly_typed(x: Any) -> Array:
     """An array that keeps its dtype; gymnax starts counters as Python numbers."""
     x = jnp.asarray(x)
     return x.astype(x.dtype)
-
-
-def to_space(space: Any, action: Array, distribution: Any) -> Any:
-    """Make policy actions executable: clipped or squashed to a Box, split for a Tuple space.
-
-    The transition keeps the action as it was drawn, whose log-probability is known.
-
-    Args:
-        space: the environment's action space.
-        action: `[..., *action_shape]`.
-        distribution: what the actions come from; a `TanhGaussian`'s are squashed.
-    """
-    if hasattr(space, "low"):
-        if isinstance(distribution, TanhGaussian):
-            unit = 0.5 * (1.0 + distribution.squash(action))
-            action = space.low + (space.high - space.low) * unit
-        return jnp.clip(action, space.low, space.high)
-    if hasattr(space, "spaces"):
-        return tuple(action[..., i] for i in range(len(space.spaces)))
-    return action

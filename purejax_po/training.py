@@ -6,8 +6,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from purejax_po import metrics, normalization, prng, rollout
+from purejax_po import contract, metrics, normalization, prng, rollout, spaces
 from purejax_po.metrics import Log
 from purejax_po.normalization import Normalization, NormalizedParams
 from purejax_po.types import (
@@ -16,14 +17,19 @@ from purejax_po.types import (
     EnvParams,
     Key,
     Params,
+    Policy,
+    Range,
     Rollout,
     Trainer,
     all_finite,
     check_choice,
     check_count,
     check_flag,
+    check_number,
 )
 
+MOST_SEEDS = 2**32
+"""Seeds are below it: a key is made of 32 bits of its seed."""
 MatmulPrecision = Literal["default", "bfloat16", "tensorfloat32", "float32"]
 
 
@@ -59,9 +65,34 @@ class Result(NamedTuple):
 
 
 def seed_keys(seeds: int | Any) -> Key:
-    """Return one key per seed, made of the seed's value; a number n stands for seeds 0 … n−1."""
-    values = jnp.arange(seeds) if isinstance(seeds, int) else jnp.asarray(seeds)
-    return jax.vmap(jax.random.key)(values)
+    """Return one key per seed, made of the seed's value.
+
+    Args:
+        seeds: whole numbers in [0, 2³²), `[S]`; or a number n, which stands for 0 … n−1.
+
+    Returns:
+        Keys `[S]`. Different seeds have different keys.
+
+    Raises:
+        ValueError: for a seed that is no whole number or is out of range: JAX would take it modulo
+            2³², and two seeds would share a key.
+    """
+    if isinstance(seeds, jax.core.Tracer):
+        return jax.vmap(jax.random.key)(seeds)
+    if np.ndim(seeds) == 0:
+        check_count("seeds", seeds)
+        check_number("seeds", seeds, Range(1, MOST_SEEDS))
+        seeds = np.arange(int(seeds), dtype=np.uint32)
+    values = np.asarray(seeds)
+    if values.ndim != 1 or not values.size or values.dtype.kind not in "iu":
+        raise ValueError(
+            "seeds must be a number of seeds or a list of whole numbers, got "
+            f"{values.dtype}{list(values.shape)}"
+        )
+    if values.min() < 0 or values.max() >= MOST_SEEDS:
+        wrong = values[(values < 0) | (values >= MOST_SEEDS)][0]
+        raise ValueError(f"seeds must be whole numbers in [0, 2^32), got {wrong}")
+    return jax.vmap(jax.random.key)(jnp.asarray(values.astype(np.uint32)))
 
 
 def make_trainer(
@@ -93,8 +124,9 @@ def make_trainer(
 
     Raises:
         ValueError: if a number is not a positive whole number, there is nothing to normalise, the
-            environments do not split into groups, or the policy needs whole episodes and the
-            algorithm does not.
+            environments do not split into groups, the policy needs whole episodes and the
+            algorithm does not, or environment, policy and critic do not fit each other
+            (`contract.check`).
     """
     check_count("num_envs", num_envs)
     check_count("num_steps", num_steps)
@@ -113,8 +145,9 @@ def make_trainer(
         raise ValueError("normalize_rewards must be False for hyperparams without discount")
     policy, obs = algorithm.policy, jnp.zeros(())
     if normalize_observations:
-        obs = _float_observation(env, env_params)
+        obs = _number_observation(env, env_params)
         policy = normalization.normalizing(policy, obs)
+    like = _checked(env, env_params, policy, algorithm, normalize_observations)
 
     def init(
         key: Key,
@@ -130,7 +163,7 @@ def make_trainer(
             algorithm=algorithm.init(algorithm_key, hyperparams),
             rollout=None
             if algorithm.complete_episodes
-            else rollout.reset(reset_key, env, env_params, policy, num_envs),
+            else rollout.reset(reset_key, env, env_params, policy, num_envs, like=like),
             normalization=normalization.init(
                 obs, num_envs, observations=normalize_observations, rewards=normalize_rewards
             ),
@@ -144,7 +177,9 @@ def make_trainer(
         begin, group_size = state.rollout, algorithm.group_size
         if begin is None:
             rollout_key, reset_key = jax.random.split(rollout_key)
-            begin = rollout.reset(reset_key, env, env_params, policy, num_envs, group_size)
+            begin = rollout.reset(
+                reset_key, env, env_params, policy, num_envs, group_size, like=like
+            )
         rollout_state, transition, episodes = rollout.collect(
             rollout_key,
             env,
@@ -240,6 +275,26 @@ def window_lengths(num_updates: int, log_every: int) -> Array:
     return jnp.asarray([log_every] * full + [rest] * (rest > 0), jnp.int32)
 
 
+def _checked(
+    env: Any, env_params: EnvParams, policy: Policy, algorithm: Algorithm, normalizes: bool
+) -> contract.Start:
+    """Check environment, policy and critic against each other: see `contract.check`."""
+    params = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams).params
+
+    def check_critic(obs: Any) -> None:
+        if algorithm.critic is not None:
+            dtype = metrics.accumulator(obs.dtype) if normalizes else obs.dtype
+            seen = jax.ShapeDtypeStruct(obs.shape, dtype)
+            contract.check_values(algorithm.critic, params.critic, seen)
+
+    if normalizes:
+        statistics = contract.first_observation(env, env_params)
+        acting: Any = NormalizedParams(params, normalization.empty(statistics))
+    else:
+        acting = params
+    return contract.check(env, env_params, policy, acting, check_critic)
+
+
 def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, traced with another precision of products of matrices."""
 
@@ -251,12 +306,14 @@ def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[...,
     return traced
 
 
-def _float_observation(env: Any, env_params: EnvParams) -> Any:
+def _number_observation(env: Any, env_params: EnvParams) -> Any:
     """Shape and dtype of one observation; an error unless it can be normalised."""
     obs, _ = jax.eval_shape(env.reset, jax.random.key(0), env_params)
-    if not (hasattr(obs, "dtype") and jnp.issubdtype(obs.dtype, jnp.floating)):
-        found = f"{obs.dtype}{list(obs.shape)}" if hasattr(obs, "dtype") else type(obs).__name__
+    kind = spaces.kind(env.observation_space(env_params))
+    is_number = jnp.issubdtype(obs.dtype, jnp.floating) or jnp.issubdtype(obs.dtype, jnp.integer)
+    if kind != "box" or not is_number or hasattr(env, "num_tokens"):
         raise ValueError(
-            f"normalize_observations must be False unless observations are floats, got {found}"
+            "normalize_observations must be False unless observations are a Box of numbers, got "
+            f"{obs.dtype}{list(obs.shape)}" + (" of tokens" if hasattr(env, "num_tokens") else "")
         )
     return obs

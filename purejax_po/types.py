@@ -149,6 +149,8 @@ class Algorithm(NamedTuple):
     `rollout.first_episodes`)."""
     group_size: int = 1
     """With complete episodes: so many neighbouring environments start from one state."""
+    critic: Critic | None = None
+    """Judges with `state.params.critic`, if the algorithm has one."""
 
 
 class ActorCriticParams(NamedTuple):
@@ -271,6 +273,19 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         matches = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
         hint = f"; did you mean {matches[0]}?" if matches else ""
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
+
+
+def check_networks(policy: Any, critic: Any = None) -> None:
+    """Raise `ValueError` unless networks are a `Policy` and, if one is given, a `Critic`."""
+    for role, found, needed in (("policy", policy, Policy), ("critic", critic, Critic)):
+        if found is None and role == "critic":
+            continue
+        other = Critic if needed is Policy else Policy
+        if isinstance(found, other) or not hasattr(found, "unroll"):
+            raise ValueError(
+                f"{role} must be a {needed.__name__} such as mlp_actor_critic(env, env_params) "
+                f"returns (policy, critic), got {type(found).__name__}"
+            )
 
 
 def all_finite(tree: Any) -> Array:

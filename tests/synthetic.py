@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 
-from purejax_po.experiment import results
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment.results import dataset as results
 from purejax_po.metrics import Log, Moments
 
 
@@ -58,5 +59,5 @@ def save_run(directory, *args, **options):
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(dataset.attrs["config"])
     results.save(dataset, directory / "results.nc")
-    results.write_json(directory / "summary.json", results.summarize(dataset))
+    atomic.write_json(directory / "summary.json", results.summarize(dataset))
     return dataset

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +19,12 @@ import tiny
 from gymnax.environments import environment, spaces
 
 import purejax_po as po
-from purejax_po.experiment import checkpoint, directory, locks, policies, runner
-from purejax_po.experiment.checkpoint import CheckpointError
+from purejax_po.experiment import policies
+from purejax_po.experiment.run import study as runner
+from purejax_po.experiment.store import arrays as checkpoint
+from purejax_po.experiment.store import lock as locks
+from purejax_po.experiment.store import run_store as directory
+from purejax_po.experiment.store.arrays import CheckpointError
 
 EVERY_WINDOW = po.Saving(every_minutes=0.0)
 
@@ -293,7 +296,7 @@ def test_a_kill_while_the_directory_is_made_leaves_what_can_be_resumed(tmp_path,
     expected, out = tmp_path / "expected", tmp_path / "run"
     po.run(tiny.experiment(), expected, progress=False)
     for number in range(2):  # after the configuration, after the lanes
-        original, calls = directory.results.write_json, []
+        original, calls = directory.atomic.write_json, []
 
         def write_json(path, data, number=number, original=original, calls=calls):
             if len(calls) > number:
@@ -433,26 +436,77 @@ def test_a_failed_save_leaves_the_old_one_and_no_rest(tmp_path, monkeypatch):
     assert checkpoint.load(target)[0]["a"].tolist() == [1, 1, 1]
 
 
-def test_a_full_disk_below_the_arrays_is_an_os_error(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("name", ["plain", "lr=[1e-3,3e-4]", "C:\\runs\\x", "a[/b]*?{c}"])
+def test_any_folder_name_reads_back(tmp_path, name):
+    """A library that takes a path for a pattern would find nothing there."""
+    place = tmp_path / name.replace("/", "-")
+    place.mkdir()
+    checkpoint.save(place / "done-000001", {"w": np.ones(3, np.float32)}, {})
+    assert checkpoint.load(place / "done-000001")[0]["w"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64", "int8", "uint32", "bool"])
+def test_arrays_of_every_dtype_and_layout_come_back_to_the_bit(tmp_path, dtype):
+    array = np.arange(6).reshape(2, 3).astype(jnp.dtype(dtype))
+    arrays = {"rows": array, "columns": array.T, "every other": array[:, ::2], "one": array[1, 1]}
+    checkpoint.save(tmp_path / "one", {k: np.asarray(v) for k, v in arrays.items()}, {})
+    for name, found in checkpoint.load(tmp_path / "one")[0].items():
+        assert found.dtype == array.dtype
+        assert found.tobytes() == np.asarray(arrays[name]).tobytes()
+        assert found.shape == arrays[name].shape
+
+
+def test_a_run_in_a_folder_with_brackets_is_resumed_and_evaluated(tmp_path):
+    out, expected = tmp_path / "lr=[1e-3]" / "a\\b", tmp_path / "expected"
+    po.run(tiny.experiment(), expected, progress=False)
+    run_until(out, 4)
+    po.resume(out, progress=False)
+    assert_same_run(out, expected)
+    assert po.evaluate_run(out, num_episodes=1).sizes["seed"] == 5
+
+
+def test_the_first_checkpoint_is_read_back_where_it_was_written(tmp_path, monkeypatch):
+    """A place that loses what it is given ends the run at once, not at the resume."""
+    write = checkpoint._write
+
+    def lossy(path, content):
+        write(path, content[:-1] if path.name == checkpoint.ARRAYS else content)
+
+    monkeypatch.setattr(checkpoint, "_write", lossy)
+    monkeypatch.setattr(checkpoint, "_sha256", lambda path: "the same")
+    with pytest.raises(CheckpointError, match="is unreadable"):
+        po.run(tiny.experiment(), tmp_path / "run", progress=False, saving=EVERY_WINDOW)
+
+
+def test_checkpoints_of_version_0_1_are_read(tmp_path):
+    """They were written by orbax; their manifest is the same but for its format."""
     import orbax.checkpoint as ocp
-    from absl import logging
 
-    def full(*arguments, **options):
-        logging.error("Traceback …")
-        for message in ("Event loop is closed", "another"):
-            sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(message)))
-        raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device")
+    place = tmp_path / "run[1]" / "done-000001"
+    place.mkdir(parents=True)
+    plain = tmp_path / "arrays"
+    ocp.PyTreeCheckpointer().save(plain, {"00000": np.arange(3)})
+    shutil.move(plain, place / "arrays")
+    files = [p for p in (place / "arrays").rglob("*") if p.is_file()]
+    manifest = {
+        "format": 1,
+        "name": place.name,
+        "meta": {"n": 1},
+        "leaves": ["w"],
+        "files": {str(p.relative_to(place)): checkpoint._sha256(p) for p in files},
+    }
+    signed = {"sha256": checkpoint._sha256_of_json(manifest), **manifest}
+    (place / checkpoint.MANIFEST).write_text(json.dumps(signed))
+    arrays, meta = checkpoint.load(place)
+    assert (arrays["w"].tolist(), meta) == ([0, 1, 2], {"n": 1})
 
-    told = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda u: told.append(str(u.exc_value)))
-    monkeypatch.setattr(ocp.PyTreeCheckpointer, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(tmp_path / "one", {"a": np.zeros(3)}, {})
+
+@pytest.mark.parametrize("out", ["s3://bucket/run", "gs://bucket", "hdfs://host/x"])
+def test_an_object_store_is_refused_in_one_line(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"out must be a directory of this machine.*"):
+        po.run(tiny.experiment(), out)
     assert list(tmp_path.iterdir()) == []
-    assert told == ["another"]
-    assert not caplog.records
-    logging.error("heard again")
-    assert [record.message for record in caplog.records] == ["heard again"]
 
 
 def test_a_damaged_log_loses_its_damaged_lines_alone(tmp_path):

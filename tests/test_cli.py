@@ -15,8 +15,8 @@ import pytest
 import xarray as xr
 
 from purejax_po import cli
-from purejax_po.experiment import lanes
-from purejax_po.experiment.signals import Interrupted, stop_signal
+from purejax_po.experiment.run import lanes
+from purejax_po.experiment.run.signals import Interrupted, stop_signal
 
 TINY = ["--num-envs", "2", "--num-steps", "16", "--network.hidden", "8", "--total-steps", "640"]
 
@@ -168,7 +168,7 @@ def test_a_signal_that_was_swallowed_is_not_lost():
 def test_a_signal_is_noted_though_the_terminal_is_gone():
     code = """
 import os, signal
-from purejax_po.experiment.signals import Interrupted, stop_signal
+from purejax_po.experiment.run.signals import Interrupted, stop_signal
 os.close(2)
 try:
     with stop_signal() as stop, stop.deferred():
@@ -184,7 +184,7 @@ except Interrupted:
 def test_a_signal_within_a_destructor_is_kept_without_a_word():
     code = """
 import os, signal
-from purejax_po.experiment.signals import Interrupted, stop_signal
+from purejax_po.experiment.run.signals import Interrupted, stop_signal
 class Victim:
     def __init__(self, action): self.action = action
     def __del__(self): self.action()
@@ -215,7 +215,7 @@ def test_listening_to_signals_leaves_the_hook_that_another_has_put_on_top(monkey
 def test_a_second_signal_is_final():
     code = """
 import os, signal
-from purejax_po.experiment.signals import stop_signal
+from purejax_po.experiment.run.signals import stop_signal
 with stop_signal() as stop, stop.deferred():
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGTERM)

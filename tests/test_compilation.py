@@ -12,7 +12,7 @@ import pytest
 
 import purejax_po as po
 from purejax_po import cli
-from purejax_po.experiment import compilation
+from purejax_po.experiment.run import compilation
 
 FLAGS = [
     "train", "a2c", "--seeds", "2", "--num-envs", "2", "--num-steps", "4", "--network.hidden", "8",

@@ -11,9 +11,11 @@ import xarray as xr
 from scipy import stats
 
 import purejax_po as po
-from purejax_po.experiment import lanes, results, statistics
 from purejax_po.experiment.config import ALGORITHMS, PRESETS
-from purejax_po.experiment.directory import RUN_FILES
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.results import statistics
+from purejax_po.experiment.run import lanes
+from purejax_po.experiment.store.run_store import RUN_FILES
 from purejax_po.metrics import Log, Moments
 
 TINY = po.PPOConfig(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from purejax_po.experiment import statistics
+from purejax_po.experiment.results import statistics
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "exploration.py"
 

@@ -17,13 +17,16 @@ ALLOWED = {
     "jacobian": set(),
     "types": {"jacobian"},
     "distributions": {"types"},
+    "spaces": {"types", "distributions"},
+    "contract": {"types", "spaces"},
+    "reads": {"types"},
     "products": {"types"},
     "layerwise": {"types", "distributions", "products"},
-    "networks": {"types", "distributions", "layerwise", "products"},
+    "networks": {"types", "distributions", "layerwise", "products", "spaces"},
     "sequence": {"types", "distributions"},
     "metrics": {"types"},
     "normalization": {"types", "metrics"},
-    "environments": {"types", "elimination"},
+    "environments": {"types", "elimination", "spaces", "contract"},
     "advantages": {"types"},
     "surrogates": {"types", "distributions"},
     "curvature": {"types", "distributions", "jacobian", "elimination"},
@@ -31,8 +34,8 @@ ALLOWED = {
     "prng": {"types"},
     "elimination": {"types"},
     "exact": {"types", "elimination"},
-    "rollout": {"types", "metrics", "normalization", "distributions", "prng"},
-    "evaluation": {"types", "metrics", "normalization", "rollout"},
+    "rollout": {"types", "metrics", "normalization", "distributions", "prng", "spaces", "contract"},
+    "evaluation": {"types", "metrics", "normalization", "rollout", "contract"},
     "algorithms": {
         "types",
         "distributions",
@@ -43,16 +46,26 @@ ALLOWED = {
         "curvature",
         "minibatch",
     },
-    "pretraining": {"types", "distributions", "minibatch", "advantages"},
-    "training": {"types", "metrics", "normalization", "rollout", "evaluation", "prng"},
+    "pretraining": {"types", "distributions", "minibatch", "advantages", "spaces"},
+    "training": {
+        "types",
+        "metrics",
+        "normalization",
+        "rollout",
+        "evaluation",
+        "prng",
+        "spaces",
+        "contract",
+    },
 }
-ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment"}
+ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment", "studies"}
 # A library -> the only parts that may import it.
 ONLY = {
     "flax.linen": {"networks", "layerwise"},
-    "matplotlib": {"experiment"},
-    "xarray": {"experiment", "cli"},
+    "matplotlib": {"experiment", "studies"},
+    "xarray": {"experiment", "cli", "studies"},
     "orbax": {"experiment"},
+    "safetensors": {"experiment"},
 }
 
 
@@ -140,7 +153,15 @@ def test_some_libraries_are_known_to_one_part_only(library):
 
 def test_importing_the_package_leaves_slow_libraries_for_later():
     """gymnax takes four seconds to import, matplotlib one: each is imported where it is used."""
-    slow = ["gymnax", "matplotlib.pyplot", "scipy.stats", "xarray", "orbax", "pandas"]
+    slow = [
+        "gymnax",
+        "matplotlib.pyplot",
+        "scipy.stats",
+        "xarray",
+        "orbax",
+        "safetensors",
+        "pandas",
+    ]
     code = f"import purejax_po, sys; print(sorted(set({slow}) & set(sys.modules)))"
     finished = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False

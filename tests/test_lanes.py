@@ -12,8 +12,9 @@ import tiny
 
 import purejax_po as po
 from purejax_po import cli
-from purejax_po.experiment import lanes, memory, runner
-from purejax_po.experiment.memory import Need
+from purejax_po.experiment.run import lanes, memory
+from purejax_po.experiment.run import study as runner
+from purejax_po.experiment.run.memory import Need
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 

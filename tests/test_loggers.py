@@ -11,7 +11,7 @@ import pytest
 
 import purejax_po as po
 from purejax_po import cli
-from purejax_po.experiment import loggers
+from purejax_po.experiment.run import loggers
 
 TINY = po.PPOConfig(
     num_envs=2,

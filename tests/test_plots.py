@@ -9,7 +9,9 @@ import xarray as xr
 from synthetic import make_run
 
 import purejax_po as po
-from purejax_po.experiment import plots, runs, statistics
+from purejax_po.experiment.plots import curves as plots
+from purejax_po.experiment.results import join as runs
+from purejax_po.experiment.results import statistics
 
 ALGORITHMS = ("reinforce", "a2c", "npg", "trpo", "ppo")
 

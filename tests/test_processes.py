@@ -12,8 +12,8 @@ import pytest
 import tiny
 
 import purejax_po as po
-from purejax_po.experiment import processes
-from purejax_po.experiment.processes import Attendance, Processes, ProcessLostError, join
+from purejax_po.experiment.run import processes
+from purejax_po.experiment.run.processes import Attendance, Processes, ProcessLostError, join
 
 SCRIPT = """
 import os, sys

@@ -6,7 +6,8 @@ import xarray as xr
 from synthetic import make_run, save_run
 
 import purejax_po as po
-from purejax_po.experiment import results, runs
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.results import join as runs
 
 
 @pytest.fixture

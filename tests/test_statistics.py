@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from purejax_po.experiment import statistics
+from purejax_po.experiment.results import statistics
 
 SIMULATIONS = 1000
 

@@ -16,8 +16,10 @@ import xarray as xr
 
 import purejax_po as po
 from purejax_po import cli
-from purejax_po.experiment import lanes, results, runner, sweep
-from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.config import ExperimentConfig, sweep
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.run import lanes
+from purejax_po.experiment.run import study as runner
 
 AXES = {"learning_rate": (1e-4, 1e-2), "env_params.gravity": (9.8, 12.0)}
 POINTS = [

@@ -9,8 +9,9 @@ import pytest
 import xarray as xr
 
 from purejax_po import cli, surrogates
-from purejax_po.experiment import runner, table1
-from purejax_po.experiment.table1 import protocol, scores
+from purejax_po.experiment.run import study as runner
+from purejax_po.studies import ppo_table1 as table1
+from purejax_po.studies.ppo_table1 import protocol, scores
 
 PAPER = {
     "no clipping or penalty": -0.39,

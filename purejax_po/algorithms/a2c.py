@@ -23,6 +23,7 @@ from purejax_po.types import (
     Positive,
     Rollout,
     check_hyperparams,
+    check_networks,
     known_names,
 )
 
@@ -62,6 +63,7 @@ def a2c(
     """
     hyperparams = A2CHyperparams() if hyperparams is None else hyperparams
     check_hyperparams(hyperparams)
+    check_networks(policy, critic)
     networks = {"policy": policy, "critic": critic}
 
     def init(key: Key, hyperparams: A2CHyperparams) -> A2CState:
@@ -83,7 +85,8 @@ def a2c(
         info["explained_variance"] = actor_critic.explained_variance(samples)
         return A2CState(params, moments), info
 
-    return Algorithm(actor_critic.acting(policy, critic), hyperparams, init, update)
+    acting = actor_critic.acting(policy, critic)
+    return Algorithm(acting, hyperparams, init, update, critic=critic)
 
 
 def objective(distribution: Any, samples: actor_critic.Samples) -> tuple[Array, Info]:

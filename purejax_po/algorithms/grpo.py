@@ -21,6 +21,7 @@ from purejax_po.types import (
     Policy,
     Rollout,
     check_hyperparams,
+    check_networks,
 )
 
 
@@ -80,6 +81,7 @@ def grpo(
     """
     hyperparams = GRPOHyperparams() if hyperparams is None else hyperparams
     check_hyperparams(hyperparams)
+    check_networks(policy)
     options = group.Options(
         group_size, advantage, length_normalization, ratio, kl_estimator, kl_form
     )

@@ -34,6 +34,7 @@ from purejax_po.types import (
     check_choice,
     check_count,
     check_hyperparams,
+    check_networks,
     check_number,
 )
 
@@ -128,6 +129,7 @@ def algorithm(
         ValueError: naming the option or hyperparameter, its value and what is allowed.
     """
     check_hyperparams(hyperparams)
+    check_networks(policy, critic)
     check_options(options)
     critics.check(regression)
     check_count("max_backtracks", rule.max_backtracks)
@@ -177,7 +179,8 @@ def algorithm(
         params = ActorCriticParams(ascent.search.params, fitted)
         return State(params, moments), {**info, "value_loss": value_loss}
 
-    return Algorithm(actor_critic.acting(policy, critic), hyperparams, init, update)
+    acting = actor_critic.acting(policy, critic)
+    return Algorithm(acting, hyperparams, init, update, critic=critic)
 
 
 def ascend(

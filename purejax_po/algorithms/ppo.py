@@ -29,6 +29,7 @@ from purejax_po.types import (
     check_choice,
     check_count,
     check_hyperparams,
+    check_networks,
     known_names,
 )
 
@@ -90,6 +91,7 @@ def ppo(
     """
     hyperparams = PPOHyperparams() if hyperparams is None else hyperparams
     check_hyperparams(hyperparams)
+    check_networks(policy, critic)
     check_choice("surrogate", surrogate, get_args(Surrogate))
     check_count("num_epochs", num_epochs)
     check_count("num_minibatches", num_minibatches)
@@ -140,7 +142,7 @@ def ppo(
             kl_coef = surrogates.adapt_kl_coef(kl_coef, info["kl_of_update"], hyperparams.kl_target)
         return PPOState(params, moments, kl_coef), info
 
-    return Algorithm(acting, hyperparams, init, update)
+    return Algorithm(acting, hyperparams, init, update, critic=critic)
 
 
 def make_step(

@@ -30,6 +30,7 @@ from purejax_po.types import (
     UnitInterval,
     check_choice,
     check_hyperparams,
+    check_networks,
     known_names,
 )
 
@@ -94,6 +95,7 @@ def reinforce(
     """
     hyperparams = REINFORCEHyperparams() if hyperparams is None else hyperparams
     check_hyperparams(hyperparams)
+    check_networks(policy, critic)
     check_choice("psi", psi, get_args(Psi))
     regression = critics.Regression(critic_epochs, critic_minibatch_size)
     critics.check(regression)
@@ -140,7 +142,9 @@ def reinforce(
         return REINFORCEState(params, policy_moments, critic_moments), info
 
     acting = actor_critic.acting(policy, critic)
-    return Algorithm(acting, hyperparams, init, update, complete_episodes=complete_episodes)
+    return Algorithm(
+        acting, hyperparams, init, update, complete_episodes=complete_episodes, critic=critic
+    )
 
 
 def loss(

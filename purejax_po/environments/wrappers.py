@@ -1,16 +1,19 @@
 """Changes to an environment for training alone; evaluate on the environment that was wrapped.
 
-A wrapped environment is a copy with `reset_env` or `step_env` replaced: gymnax's own `reset` and
-`step` call these, so that spaces, parameters, time limit and automatic resets stay what they were.
+gymnax's own `reset` and `step` call `reset_env` and `step_env`: a proxy runs them with one of these
+changed, so that spaces, parameters, time limit and automatic resets stay what they were. Around an
+environment whose `step` does not (another wrapper, say) the change is made by `step` and `reset`
+alone, or refused in one line where these do not tell enough.
 """
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from purejax_po import spaces
+from purejax_po.contract import name_of
 from purejax_po.types import Array, EnvParams, Info, Key, Range, check_number
 
 StateDistribution = Callable[[Key, EnvParams], Any]
@@ -40,7 +43,7 @@ def reset_from(env: Any, distribution: StateDistribution | Any) -> Any:
     draw = distribution if callable(distribution) else _uniform(env, distribution)
     _check_states(env, _abstract(draw, env.default_params), "draw")
 
-    def reset_env(key: Key, params: EnvParams) -> tuple[Array, Any]:
+    def begin(key: Key, params: EnvParams) -> tuple[Array, Any]:
         draw_key, observe_key = jax.random.split(key)
         # Stored states may be of another precision than those that the environment makes.
         state = jax.tree.map(
@@ -48,7 +51,8 @@ def reset_from(env: Any, distribution: StateDistribution | Any) -> Any:
         )
         return env.observe(observe_key, state, None, params), state
 
-    return _replace(env, reset_env=reset_env)
+    proxy = Proxy(env, reset_env=begin)
+    return proxy if proxy.uses("reset_env") else _StartedFrom(env, begin)
 
 
 def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any:
@@ -59,8 +63,10 @@ def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any
     stay the same, provided that γ is the algorithm's.
 
     Args:
-        env: a gymnax environment.
-        potential: φ, a function of the environment's state alone, in units of return.
+        env: any environment. One whose `step` resets by itself, as a wrapper's does, must have its
+            time limit among its parameters (`max_steps_in_episode`).
+        potential: φ, a function of the environment's state alone, in units of return. Around a
+            wrapper it may be one of the state inside.
         discount: γ in [0, 1]. To sweep it, wrap inside the function that is traced.
 
     Raises:
@@ -70,7 +76,7 @@ def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any
     Source: Ng, Harada and Russell 1999, Policy Invariance Under Reward Transformations, theorem 1.
     """
     check_number("discount", discount, Range(0.0, 1.0))
-    _check_potential(env, potential)
+    read = _check_potential(env, potential)
 
     def step_env(
         key: Key, state: Any, action: Any, params: EnvParams
@@ -80,7 +86,8 @@ def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any
         reward = reward + discount * potential_after - potential(state)
         return obs, successor, reward, terminated, info
 
-    return _replace(env, step_env=step_env)
+    proxy = Proxy(env, step_env=step_env)
+    return proxy if proxy.uses("step_env") else _Shaped(env, lambda s: potential(read(s)), discount)
 
 
 def judge_outcome(env: Any, judge: Callable[[Array], Any]) -> Any:
@@ -100,30 +107,212 @@ def judge_outcome(env: Any, judge: Callable[[Array], Any]) -> Any:
     value = jax.eval_shape(judge, obs)
     if getattr(value, "shape", None) != () or _kind(value) not in "iuf":
         raise ValueError(
-            f"judge must return one real number for an observation of {env.name}, "
+            f"judge must return one real number for an observation of {name_of(env)}, "
             f"got {_forms(value)}"
         )
-
-    def step_env(
-        key: Key, state: Any, action: Any, params: EnvParams
-    ) -> tuple[Array, Any, Array, Array, Info]:
-        obs, successor, _, terminated, info = env.step_env(key, state, action, params)
-        ended = terminated | env.is_truncated(successor, params)
-        return obs, successor, jnp.where(ended, judge(obs), 0.0), terminated, info
-
-    return _replace(env, step_env=step_env)
+    return _Judged(env, judge)
 
 
-def _replace(env: Any, **methods: Callable[..., Any]) -> Any:
-    changed = copy.copy(env)
-    for name, method in methods.items():
-        setattr(changed, name, method)
-    return changed
+class Proxy:
+    """An environment that is another one but for some methods.
+
+    Its `reset` and `step` are the other's code, run on the proxy: where that code calls a method
+    that the proxy has, it calls the proxy's. Nothing is copied and nothing is patched.
+
+    Args:
+        env: any environment.
+        methods: by name, such as `step_env`.
+    """
+
+    def __init__(self, env: Any, **methods: Callable[..., Any]) -> None:
+        self._wrapped, self._methods, self._called = env, methods, set[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_wrapped", "_methods", "_called"):  # while it is unpickled or copied
+            raise AttributeError(name)
+        if name in self._methods:
+            self._called.add(name)
+            return self._methods[name]
+        return getattr(self._wrapped, name)
+
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, Any]:
+        """As the other's, with the proxy's methods."""
+        return type(self._wrapped).reset(self, key, params)
+
+    def step(
+        self, key: Key, state: Any, action: Any, params: EnvParams | None = None
+    ) -> tuple[Array, Any, Array, Array, Array, Info]:
+        """As the other's, with the proxy's methods."""
+        return type(self._wrapped).step(self, key, state, action, params)
+
+    def uses(self, name: str) -> bool:
+        """Whether `step` runs a method of the proxy: an abstract step tells."""
+        self._called.clear()
+        try:
+            _abstract_step(self)
+        except Exception:  # whatever another library's class makes of a proxy
+            return False
+        return name in self._called
+
+
+class Wrapper:
+    """An environment around another one, known by its `reset` and `step` alone."""
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_env":  # while it is unpickled or copied
+            raise AttributeError(name)
+        return getattr(self._env, name)
+
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, Any]:
+        """As the environment's own."""
+        return self._env.reset(key, params)
+
+
+class _Judged(Wrapper):
+    """See `judge_outcome`."""
+
+    def __init__(self, env: Any, judge: Callable[[Array], Any]) -> None:
+        super().__init__(env)
+        self._judge = judge
+
+    def step(
+        self, key: Key, state: Any, action: Any, params: EnvParams | None = None
+    ) -> tuple[Array, Any, Array, Array, Array, Info]:
+        """Step, with the judge's reward at an episode's end and none before."""
+        obs, state, _, terminated, truncated, info = self._env.step(key, state, action, params)
+        judged = self._judge(info["final_observation"])
+        reward = jnp.where(terminated | truncated, judged, 0.0)
+        return obs, state, reward, terminated, truncated, info
+
+
+class _Shaped(Wrapper):
+    """See `shape_reward`: for environments whose `step` alone knows how an episode ends.
+
+    The state before a reset is that of a second step, whose time limit is out of reach. The
+    compiler finds that both do the same until the end.
+    """
+
+    def __init__(self, env: Any, potential: Potential, discount: Array | float) -> None:
+        super().__init__(env)
+        _check_time_limit(env)
+        self._potential, self._discount = potential, discount
+
+    def step(
+        self, key: Key, state: Any, action: Any, params: EnvParams | None = None
+    ) -> tuple[Array, Any, Array, Array, Array, Info]:
+        """Step, with the change of the potential added to the reward."""
+        params = self._env.default_params if params is None else params
+        found = self._env.step(key, state, action, params)
+        obs, next_state, reward, terminated, truncated, info = found
+        endless = self._env.step(key, state, action, without_limit(params))
+        after = jnp.where(terminated, 0.0, self._potential(endless[1]))
+        # Cut by another limit than the parameters': better a lane that diverges than a wrong φ.
+        after = jnp.where(endless[4] & ~terminated, jnp.nan, after)
+        reward = reward + self._discount * after - self._potential(state)
+        return obs, next_state, reward, terminated, truncated, info
+
+
+class _StartedFrom(Wrapper):
+    """See `reset_from`: for environments whose `step` alone knows how an episode begins."""
+
+    def __init__(self, env: Any, begin: Callable[[Key, EnvParams], tuple[Array, Any]]) -> None:
+        super().__init__(env)
+        self._begin = begin
+        expected = jax.eval_shape(env.reset, jax.random.key(0), env.default_params)[0]
+        found = _abstract(self._start, env.default_params)[0]
+        if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+            raise ValueError(
+                f"reset_from must be inside of a wrapper that changes observations: {name_of(env)} "
+                f"observes {_forms(expected)}, and a drawn state {_forms(found)}"
+            )
+
+    def _start(self, key: Key, params: EnvParams) -> tuple[Array, Any]:
+        """An observation and a state: the wrapper's own at a reset, around a drawn one."""
+        obs, inner = self._begin(key, params)
+        state = self._env.reset(key, params)[1]
+        return obs, _with_inner(state, inner)
+
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, Any]:
+        """Begin at a drawn state."""
+        params = self._env.default_params if params is None else params
+        return self._start(key, params)
+
+    def step(
+        self, key: Key, state: Any, action: Any, params: EnvParams | None = None
+    ) -> tuple[Array, Any, Array, Array, Array, Info]:
+        """Step, and begin at a drawn state where the episode has ended."""
+        params = self._env.default_params if params is None else params
+        obs, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)
+        start_obs, start = self._start(jax.random.fold_in(key, 1), params)
+        start = _with_inner(state, _inner_of(start))  # what a wrapper counts goes on
+        ended = terminated | truncated
+        obs, state = jax.tree.map(
+            lambda x, y: jnp.where(ended, x, y), (start_obs, start), (obs, state)
+        )
+        return obs, state, reward, terminated, truncated, info
+
+
+def without_limit(params: EnvParams) -> EnvParams:
+    """Return an environment's parameters with its time limit out of reach."""
+    limit = jnp.asarray(params.max_steps_in_episode)
+    most = jnp.iinfo(limit.dtype).max if jnp.issubdtype(limit.dtype, jnp.integer) else jnp.inf
+    return params.replace(max_steps_in_episode=jnp.full_like(limit, most))
+
+
+def _check_time_limit(env: Any) -> None:
+    """Raise `ValueError` unless a time limit among the parameters is all that cuts an episode."""
+    params = env.default_params
+    if hasattr(params, "max_steps_in_episode"):
+        return
+    raise ValueError(
+        f"shape_reward must know the state before a reset, which {name_of(env)} keeps to itself "
+        "(it has no step_env, and no max_steps_in_episode among its parameters): wrap the "
+        "environment inside of it"
+    )
+
+
+def _inner_of(state: Any) -> Any:
+    """The state of the innermost environment, which wrappers keep as `env_state`."""
+    while hasattr(state, "env_state"):
+        state = state.env_state
+    return state
+
+
+def _with_inner(state: Any, inner: Any) -> Any:
+    """A wrapper's state around another state of the innermost environment."""
+    if not hasattr(state, "env_state"):
+        return inner
+    around = _with_inner(state.env_state, inner)
+    if hasattr(state, "replace"):
+        return state.replace(env_state=around)
+    return state._replace(env_state=around)
+
+
+def _abstract_step(env: Any) -> Any:
+    """One step on shapes, with an action of the environment's space."""
+    params = env.default_params
+    space = env.action_space(params)
+    choices = spaces.choices(space)
+    if choices is not None:
+        action: Any = jnp.zeros(len(choices.sizes), jnp.int32)
+        if spaces.kind(space) == "tuple":
+            action = tuple(action)
+    else:
+        is_box = spaces.kind(space) == "box"
+        action = jnp.zeros(tuple(space.shape)) if is_box else jnp.int32(spaces.start(space))
+
+    def step(key: Key, params: EnvParams) -> Any:
+        return env.step(key, env.reset(key, params)[1], action, params)
+
+    return jax.eval_shape(step, jax.random.key(0), params)
 
 
 def _states(env: Any, params: EnvParams) -> Any:
-    """The form of the environment's states: shapes and dtypes."""
-    return _abstract(env.reset_env, params)[1]
+    """The form of the innermost environment's states: shapes and dtypes."""
+    return _inner_of(_abstract(env.reset, params)[1])
 
 
 def _abstract(draw: Callable[..., Any], params: EnvParams) -> Any:
@@ -135,7 +324,7 @@ def _uniform(env: Any, states: Any) -> StateDistribution:
     sizes = {jnp.shape(x)[:1] for x in jax.tree.leaves(states)}
     if len(sizes) != 1 or sizes & {(), (0,)}:
         raise ValueError(
-            f"distribution must hold states of {env.name} with leaves [S, ...] for one S ≥ 1, "
+            f"distribution must hold states of {name_of(env)} with leaves [S, ...] for one S ≥ 1, "
             f"got {_forms(states)}"
         )
     _check_states(env, jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], states)), "hold")
@@ -156,23 +345,37 @@ def _check_states(env: Any, actual: Any, verb: str) -> None:
         if all(a.shape == e.shape and _kind(a) == _kind(e) for a, e in pairs):
             return
     raise ValueError(
-        f"distribution must {verb} states of {env.name} such as {_forms(expected)}, "
+        f"distribution must {verb} states of {name_of(env)} such as {_forms(expected)}, "
         f"got {_forms(actual)}"
     )
 
 
-def _check_potential(env: Any, potential: Any) -> None:
-    needed = f"potential must be a function of the state of {env.name} alone, to one real number"
+def _check_potential(env: Any, potential: Any) -> Callable[[Any], Any]:
+    """Check that a potential serves the environment's states, its own or those inside a wrapper's.
+
+    Returns:
+        The function from a state of the environment to the one that the potential reads.
+    """
+    needed = (
+        f"potential must be a function of the state of {name_of(env)} alone, to one real number"
+    )
     if not callable(potential):
         raise ValueError(f"{needed}, got {potential!r}")
-    try:
-        value = jax.eval_shape(potential, _states(env, env.default_params))
-    except Exception as error:  # whatever a user's function raises
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{needed}, got one that fails: {reason[0]}") from None
-    is_number = getattr(value, "shape", None) == () and _kind(value) in "iuf"
-    if not is_number:
+    whole = _abstract(env.reset, env.default_params)[1]
+    readers: list[Callable[[Any], Any]] = [lambda state: state]
+    if hasattr(whole, "env_state"):
+        readers.append(_inner_of)
+    reason = ""
+    for read in readers:
+        try:
+            value = jax.eval_shape(lambda state, read=read: potential(read(state)), whole)
+        except Exception as error:  # whatever a user's function raises
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            continue
+        if getattr(value, "shape", None) == () and _kind(value) in "iuf":
+            return read
         raise ValueError(f"{needed}, got one that returns {_forms(value)}")
+    raise ValueError(f"{needed}, got one that fails: {reason}")
 
 
 def _kind(leaf: Any) -> str:

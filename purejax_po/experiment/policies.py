@@ -13,8 +13,9 @@ import numpy as np
 
 from purejax_po import rollout
 from purejax_po.evaluation import evaluate
-from purejax_po.experiment import directory as files
-from purejax_po.experiment import runner, sweep
+from purejax_po.experiment.config import sweep
+from purejax_po.experiment.run import study as runner
+from purejax_po.experiment.store import run_store as files
 from purejax_po.types import Array, Carry, Trainer, check_count
 
 if TYPE_CHECKING:

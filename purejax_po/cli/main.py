@@ -1,0 +1,774 @@
+"""The command line `purejax-po`: tyro over `experiment`."""
+
+import contextlib
+import errno
+import io
+import math
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+import tyro
+
+from purejax_po import environments
+from purejax_po.experiment import compare as comparison
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment import policies
+from purejax_po.experiment.config import (
+    ALGORITHMS,
+    PRESETS,
+    TASK_PRESETS,
+    ExperimentConfig,
+    PPOConfig,
+    algorithm_config,
+    sweep,
+)
+from purejax_po.experiment.report import page as report
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.run import loggers
+from purejax_po.experiment.run import study as runner
+from purejax_po.experiment.run.compilation import (
+    use_compilation_cache,
+    use_no_compilation_cache,
+    use_one_thread,
+)
+from purejax_po.experiment.run.processes import Processes, ProcessLostError, join
+from purejax_po.experiment.run.signals import Interrupted, stop_signal
+from purejax_po.experiment.store.arrays import MANIFEST
+from purejax_po.experiment.store.run_store import CHECKPOINTS, CONFIG, RUN_FILES, SWEEP, read_config
+from purejax_po.studies import ppo_table1 as table1
+from purejax_po.types import Range, check_choice, check_count, check_number
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+PROGRAM = "purejax-po"
+MOST_ROWS = 40
+"""Of a table of points that a terminal has room for."""
+
+AnyAlgorithm = Union[  # noqa: UP007 - a union of a variable number of types
+    tuple(Annotated[config, tyro.conf.subcommand(name)] for name, config in ALGORITHMS.items())
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hosting:
+    """Where and how a run takes place; its results do not depend on it."""
+
+    checkpoint_every: float = 1.0
+    """Minutes between checkpoints; 0 saves after every window."""
+    keep_checkpoints: int = 2
+    """Checkpoints of unfinished seeds to keep."""
+    compilation_cache: bool = True
+    """Keep compiled programs on disk, so that a second run of the same shape starts in seconds."""
+    log_to: tuple[str, ...] = ()
+    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online)."""
+
+    def saving(self) -> runner.Saving:
+        """When checkpoints are written."""
+        check_number("checkpoint_every", self.checkpoint_every, Range(0.0))
+        check_count("keep_checkpoints", self.keep_checkpoints)
+        return runner.Saving(self.checkpoint_every, self.keep_checkpoints)
+
+    def start(self) -> None:
+        """Turn the compilation cache on or off."""
+        use_compilation_cache() if self.compilation_cache else use_no_compilation_cache()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """How a run is shared among processes."""
+
+    distributed: bool = False
+    """Share the run with other processes, each of which is started with the same command; asks the
+    cluster (Slurm, Open MPI, …) who they are, unless the next three flags say it."""
+    coordinator_address: str | None = None
+    """host:port of process 0."""
+    num_processes: int | None = None
+    """How many processes share the run."""
+    process_index: int | None = None
+    """Which of them this is, from 0."""
+    coordinator_timeout: float = 300.0
+    """Seconds to wait for the coordinator and for the other processes to start."""
+    silence_timeout: float = 60.0
+    """Seconds without a sign of life after which another process counts as dead."""
+
+    def join(self) -> Processes:
+        """Meet the other processes, before JAX is used."""
+        given = (self.coordinator_address, self.num_processes, self.process_index)
+        if not self.distributed:
+            if any(x is not None for x in given):
+                raise ValueError(
+                    "distributed must be set with coordinator_address, num_processes and "
+                    "process_index (--distributed)"
+                )
+            return Processes()
+        return join(
+            *given,
+            timeout_seconds=self.coordinator_timeout,
+            silence_seconds=self.silence_timeout,
+        )
+
+
+PointFlags = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
+]
+HostingFlags = Annotated[Hosting, tyro.conf.arg(name="")]
+SharingFlags = Annotated[Sharing, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train one algorithm on one environment over many seeds."""
+
+    algorithm: Annotated[Any, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
+    experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
+        default_factory=ExperimentConfig
+    )
+    preset: str | None = None
+    """Start from tuned settings; `purejax-po algorithms` lists them. Other flags still apply. GRPO
+    on a token task starts from the task's own."""
+    out: Path | None = None
+    """Directory for the run's files (default: runs/ALGORITHM-ENV, or runs/sweep-ALGORITHM-ENV)."""
+    overwrite: bool = False
+    """Replace the run that the directory holds."""
+    hosting: HostingFlags = field(default_factory=Hosting)
+    sharing: SharingFlags = field(default_factory=Sharing)
+
+    def config(self) -> ExperimentConfig:
+        """What to run."""
+        return replace(self.experiment, algorithm=self.algorithm)
+
+    def execute(self) -> int:
+        """Run the experiment, then print its table."""
+        try:
+            config = self.config()
+            kind = "sweep-" if config.sweep else ""
+            name = f"{kind}{comparison.place_of(config.algorithm.name, config.env)}"
+            out = self.out or Path("runs") / name
+            if (
+                self.preset is not None
+                and PRESETS[self.preset].algorithm.name != config.algorithm.name
+            ):
+                raise ValueError(
+                    f"preset must be one for {config.algorithm.name}, got {self.preset!r}, "
+                    f"which is for {PRESETS[self.preset].algorithm.name}"
+                )
+            saving = self.hosting.saving()
+            self.hosting.start()
+            config.check()
+            if config.keeps_one_core_busy:
+                use_one_thread()
+            processes = self.sharing.join()
+            experiment = runner.prepare(
+                config,
+                out,
+                overwrite=self.overwrite,
+                processes=processes,
+                log_to=self.hosting.log_to,
+            )
+        except ValueError as error:
+            return _fail(error)
+        return _execute(experiment, saving)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """Continue what was interrupted; the results are those of an undisturbed run."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """The directory of the run, of the sweep or of the comparison."""
+    hosting: HostingFlags = field(default_factory=Hosting)
+    sharing: SharingFlags = field(default_factory=Sharing)
+
+    def execute(self) -> int:
+        """Run what is left, then print the table."""
+        try:
+            saving = self.hosting.saving()
+            self.hosting.start()
+            is_comparison = comparison.is_comparison(self.directory)
+            if not is_comparison:
+                (config := read_config(self.directory)).check()
+                if config.keeps_one_core_busy:
+                    use_one_thread()
+            processes, log_to = self.sharing.join(), self.hosting.log_to
+            if is_comparison:
+                if self.sharing.distributed:
+                    raise ValueError(
+                        "distributed must be off for a comparison: resume its runs one by one"
+                    )
+                return _execute(comparison.prepare_resume(self.directory, log_to=log_to), saving)
+            experiment = runner.prepare_resume(self.directory, processes=processes, log_to=log_to)
+        except ValueError as error:
+            return _fail(error)
+        return _execute(experiment, saving)
+
+
+Train.__annotations__["algorithm"] = Annotated[AnyAlgorithm, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Train):
+    """Train one algorithm at each combination of some values, as lanes of one program."""
+
+    axes: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="NAME=V,V,…")
+    ] = ()
+    """Values to try: learning_rate=1e-4,3e-4, or env_params.gravity=9.8,12. Again for each further
+    name; each seed trains once with each combination."""
+
+    def config(self) -> ExperimentConfig:
+        """As `Train.config`, with the axes."""
+        if not self.axes:
+            raise ValueError("set must be given at least once: --set learning_rate=1e-4,3e-4")
+        return replace(super().config(), sweep=sweep.parse(self.axes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Train several algorithms on one environment or more, with the same seeds."""
+
+    algorithms: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Names; `purejax-po algorithms` lists them. Each runs with its default settings."""
+    env: tuple[str, ...] = ("CartPole-v1",)
+    """Environment ids; `purejax-po envs` lists them."""
+    num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 8
+    """Independent training runs of each algorithm on each environment."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, …"""
+    total_steps: int = 100_000
+    """Environment steps per seed, rounded down to whole updates."""
+    num_windows: int = 100
+    """Points of each learning curve, at least 10."""
+    lanes_per_device: int | None = None
+    """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
+    num_devices: int | None = None
+    """Devices to use (a CPU core is one); all by default."""
+    out: Path = Path("runs/comparison")
+    """Directory for the runs, the pictures and the report."""
+    overwrite: bool = False
+    """Replace the comparison that the directory holds."""
+    hosting: HostingFlags = field(default_factory=Hosting)
+
+    def execute(self) -> int:
+        """Run all pairs, then print one table."""
+        settings = ("num_seeds", "first_seed", "total_steps", "num_windows", "lanes_per_device")
+        try:
+            saving = self.hosting.saving()
+            self.hosting.start()
+            prepared = comparison.prepare(
+                self.algorithms,
+                self.env,
+                self.out,
+                overwrite=self.overwrite,
+                log_to=self.hosting.log_to,
+                num_devices=self.num_devices,
+                **{name: getattr(self, name) for name in settings},
+            )
+        except ValueError as error:
+            return _fail(error)
+        return _execute(prepared, saving)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Build table, pictures and a self-contained report.html from runs that are complete."""
+
+    directories: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Directories of runs, or directories that hold runs, as a comparison's."""
+    out: Path | None = None
+    """Where to write (default: the directory, if there is one; else report)."""
+
+    def execute(self) -> int:
+        """Print the table, and write the files."""
+        try:
+            dataset, path = report.report(self.directories, self.out)
+        except ValueError as error:
+            return _fail(error)
+        print_points(dataset) if results.swept(dataset) else print_comparison(dataset)
+        _console().print(f"report: {path}", soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Evaluate a run's final policies, every seed on the same episodes."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """The directory of the run."""
+    episodes: int = 100
+    """Episodes per seed."""
+    sample: bool = False
+    """Sample actions rather than taking the most likely ones."""
+    point: PointFlags = ()
+    """Of a sweep, the value of each axis."""
+
+    def execute(self) -> int:
+        """Print the returns, and write `evaluation.json` beside the run's results."""
+        try:
+            point = sweep.parse_point(self.point)
+            use_compilation_cache()
+            evaluation = policies.evaluate_run(
+                self.directory, num_episodes=self.episodes, greedy=not self.sample, point=point
+            )
+        except ValueError as error:
+            return _fail(error)
+        means = evaluation["episode_return"].mean("episode").values
+        found = {
+            **({"point": point} if point else {}),
+            "episodes_per_seed": self.episodes,
+            "greedy": not self.sample,
+            "final_return": results.over_seeds(means),
+            "per_seed": dict(zip(evaluation["seed"].values.tolist(), means.tolist(), strict=True)),
+            **evaluation.attrs,
+        }
+        left_out = {
+            name.replace("_", " "): ", ".join(map(str, seeds))
+            for name, seeds in evaluation.attrs.items()
+            if seeds
+        }
+        _print_rows(
+            f"evaluation of {self.directory}",
+            {
+                **({"point": _point(point)} if point else {}),
+                "seeds, episodes each": f"{len(means)}, {self.episodes}",
+                **left_out,
+                "actions": "sampled" if self.sample else "most likely",
+                **_return_rows(found["final_return"]),
+            },
+        )
+        atomic.write_json(self.directory / "evaluation.json", found)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Render:
+    """Draw an episode of one seed's final policy: an animated GIF, or a page for Brax."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """The directory of the run."""
+    seed: int = 0
+    """Which seed's policy."""
+    out: Path | None = None
+    """The file to write (default: DIRECTORY/seed-SEED.gif, for Brax seed-SEED.html)."""
+    point: PointFlags = ()
+    """Of a sweep, the value of each axis."""
+
+    def execute(self) -> int:
+        """Write the file."""
+        try:
+            point = sweep.parse_point(self.point)
+            use_compilation_cache()
+            path, frames = policies.render(self.directory, self.out, seed=self.seed, point=point)
+        except ValueError as error:
+            return _fail(error)
+        _console().print(f"{path}: {frames} frames")
+        return 0
+
+
+@dataclass(frozen=True)
+class Envs:
+    """List the environments: id, observations, actions, time limit (steps)."""
+
+    def execute(self) -> int:
+        """Print one row per environment."""
+        from rich.table import Table
+
+        table = Table("environment", "observation", "actions", "time limit (steps)")
+        for name in environments.names():
+            if library := environments.library_of(name):  # making it takes seconds
+                table.add_row(name, f"pip install 'purejax-po[{library}]'", "", "")
+                continue
+            try:
+                env, env_params = environments.make(name)
+            except ValueError as error:
+                table.add_row(name, str(error), "", "")
+                continue
+            observation = getattr(env.observation_space(env_params), "shape", "")
+            table.add_row(
+                name,
+                str(tuple(observation)),
+                str(env.action_space(env_params)).replace(", dtype=int32", ""),
+                f"{env_params.max_steps_in_episode:g}",
+            )
+        _console().print(table)
+        return 0
+
+
+@dataclass(frozen=True)
+class Algorithms:
+    """List the algorithms and the presets."""
+
+    def execute(self) -> int:
+        """Print one table of algorithms and one of presets."""
+        from rich.table import Table
+
+        table = Table("algorithm", "what it is")
+        for name, config in ALGORITHMS.items():
+            table.add_row(name, str(config.__doc__).splitlines()[0])
+        _console().print(table)
+        table = Table("preset", "algorithm", "environment it was tuned for")
+        for name, preset in PRESETS.items():
+            table.add_row(name, preset.algorithm.name, preset.env)
+        _console().print(table)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table1:
+    """Run the PPO paper's Table 1 on Brax: eleven objectives, seven continuous-control tasks.
+
+    What an earlier call with the same flags has done is not repeated.
+    """
+
+    settings: Annotated[table1.Settings, tyro.conf.arg(name="")] = field(
+        default_factory=table1.Settings
+    )
+    out: Path = Path("runs/table1")
+    """Directory for the runs, the table and the curves."""
+    plan: bool = False
+    """Print the plan and its cost alone."""
+    hosting: HostingFlags = field(default_factory=Hosting)
+
+    def execute(self) -> int:
+        """Print the plan, run it, and print the table."""
+        try:
+            jobs = table1.jobs(self.settings, self.out)
+            saving = self.hosting.saving()
+            self.hosting.start()
+            for job in jobs:
+                table1.check_same(job)
+                loggers.check(self.hosting.log_to, job.config, job.directory)
+            print_plan(table1.plan(jobs, table1.probed(jobs)))
+            if self.plan:
+                return 0
+            found = table1.execute(jobs, self.out, saving=saving, log_to=self.hosting.log_to)
+        except ValueError as error:
+            return _fail(error)
+        except Interrupted as stop:
+            print(f"{PROGRAM}: interrupted; to go on: the same command again", file=sys.stderr)
+            return 128 + stop.signal_number
+        except runner.StoppedError as error:
+            print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+            return 1
+        _print_columns("Table 1: scores, 95 % intervals over seeds", table1.cells(found))
+        _console().print(f"files: {self.out}{os.sep}{{{', '.join(table1.FILES)}}}", soft_wrap=True)
+        return 0
+
+
+COMMANDS: dict[str, type] = {
+    "train": Train,
+    "sweep": Sweep,
+    "compare": Compare,
+    "table1": Table1,
+    "resume": Resume,
+    "report": Report,
+    "evaluate": Evaluate,
+    "render": Render,
+    "envs": Envs,
+    "algorithms": Algorithms,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (2: the user's mistake, in one line)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command = None
+    try:
+        with stop_signal(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            command = parse(arguments)
+            return command.execute()
+    except ValueError as error:
+        return _fail(error)
+    except Interrupted as stop:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return 128 + stop.signal_number
+    except BrokenPipeError:  # the reader of a pipe, e.g. head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        told = (error.filename or _place(command), error.strerror or error)
+        print(f"{PROGRAM}: error: {': '.join(str(x) for x in told if x)}", file=sys.stderr)
+        return 1
+
+
+def _place(command: Any) -> Path | None:
+    """Where a command writes."""
+    return getattr(command, "out", None) or getattr(command, "directory", None)
+
+
+def parse(arguments: Sequence[str]) -> Any:
+    """Parse the arguments into a command.
+
+    Raises:
+        ValueError: with one line, for arguments that do not parse.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        check_choice("command", arguments[0], tuple(COMMANDS))
+    if (
+        arguments[:1] in (["train"], ["sweep"])
+        and len(arguments) > 1
+        and not arguments[1].startswith("-")
+    ):
+        algorithm_config(arguments[1])
+    preset = _option(arguments, "--preset") or _task_preset(arguments)
+    subcommands = {
+        name: tyro.conf.subcommand(name, default=_preset_command(command, preset))
+        if issubclass(command, Train)
+        else tyro.conf.subcommand(name)
+        for name, command in COMMANDS.items()
+    }
+    commands = Union[  # noqa: UP007
+        tuple(Annotated[command, subcommands[name]] for name, command in COMMANDS.items())
+    ]
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                commands,  # type: ignore[arg-type]
+                prog=PROGRAM,
+                description="Policy optimisation in pure JAX, over many seeds at once.",
+                args=arguments,
+                config=(tyro.conf.CascadeSubcommandArgs,),
+            )
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+        raise ValueError(_one_line(errors.getvalue())) from None
+
+
+def _execute(experiment: "runner.Experiment | comparison.Comparison", saving: runner.Saving) -> int:
+    """Run an experiment or a comparison and print its table.
+
+    An interruption or a full disk is told of in one line.
+    """
+    out = Path(experiment.directory or ".")
+    try:
+        if isinstance(experiment, comparison.Comparison):
+            dataset = comparison.execute(experiment, saving=saving)
+        else:
+            dataset = runner.execute(experiment, saving=saving)
+    except Interrupted as stop:
+        hint = f"; to go on: {PROGRAM} resume {out}" if stop.is_saved else " before training"
+        print(f"{PROGRAM}: interrupted{hint}", file=sys.stderr)
+        return 128 + stop.signal_number
+    except ValueError as error:  # a checkpoint that cannot be used, memory for no lane
+        return _fail(error)
+    except ProcessLostError as error:
+        hint = f"; to go on: {PROGRAM} resume {out}" if (out / CONFIG).exists() else ""
+        print(f"{PROGRAM}: error: {error}{hint}", file=sys.stderr)
+        return 1
+    except runner.StoppedError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        reason = f"{out} cannot be written: {error.strerror or error}"
+        print(f"{PROGRAM}: error: {reason}; {_what_is_left(out, error)}", file=sys.stderr)
+        return 1
+    if isinstance(experiment, comparison.Comparison):
+        print_comparison(dataset)
+        _console().print(f"report: {out}{os.sep}{report.REPORT}", soft_wrap=True)
+        return 0
+    if not experiment.processes.is_first:
+        return 0
+    if results.swept(dataset):
+        print_points(dataset)
+    print_table(dataset)
+    files = [*RUN_FILES, *[SWEEP] * bool(results.swept(dataset))]
+    _console().print(f"files: {out}{os.sep}{{{', '.join(files)}}}")
+    return 0
+
+
+def _what_is_left(out: Path, error: OSError) -> str:
+    """What a run or a comparison that could not write has kept."""
+    if error.errno == errno.ENOENT and not out.exists():
+        return "it has vanished"
+    if any(out.rglob(f"{CHECKPOINTS}/[!.]*/{MANIFEST}")):
+        return "its last checkpoint is intact"
+    return "nothing was saved yet"
+
+
+def _show_warning(message: Any, *details: Any) -> None:
+    print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
+
+
+def print_table(dataset: "xr.Dataset") -> None:
+    """Print the summary of a run."""
+    summary = results.summarize(dataset)
+    best = summary.get("best", {})
+    rows = {
+        **({"best of points": f"{_point(best)}, of {len(summary['points'])}"} if best else {}),
+        "seeds at each point" if best else "seeds": str(summary["num_seeds"]),
+        "steps per seed": f"{summary['total_steps']:,}",
+        **_return_rows(summary["final_return"]),
+        "diverged seeds": _diverged(summary["diverged_seeds"]),
+        "compile, run time": f"{summary['compile_seconds']:.1f} s, {summary['run_seconds']:.1f} s",
+        "steps per second": f"{summary['env_steps_per_second']:,.0f}",
+        "device": f"{summary['device']}, {summary['lanes_per_device']} lanes each",
+    }
+    if unfinished := summary["seeds_without_final_episodes"]:
+        rows["seeds that ended no episode in the last tenth"] = str(len(unfinished))
+    _print_rows(f"{summary['algorithm']} on {summary['env']}", rows)
+
+
+def _diverged(seeds: list[dict[str, Any]]) -> str:
+    """Name the seeds that are left out of the statistics, and when each diverged."""
+    if seeds and len(seeds[0]) > 2:
+        return f"{len(seeds)}, named in summary.json; left out of the statistics"
+    named = [f"{entry['seed']} (at update {entry['update']})" for entry in seeds]
+    return f"{', '.join(named)}; left out of the statistics" if named else "none"
+
+
+def _point(point: dict[str, float]) -> str:
+    return ", ".join(f"{name} = {value:g}" for name, value in point.items())
+
+
+def print_points(dataset: "xr.Dataset") -> None:
+    """Print one row for each point of a sweep; of many, for the best ones."""
+    from rich import box
+    from rich.table import Table
+
+    rows = report.table(dataset)
+    left_out = max(0, len(rows) - MOST_ROWS)
+    if left_out:
+        iqms = [p["final_return"]["iqm"] for p in results.summarize(dataset)["points"]]
+        order = sorted(range(len(rows)), key=lambda i: -math.inf if iqms[i] is None else iqms[i])
+        rows = [rows[i] for i in reversed(order[-MOST_ROWS:])]
+    title = "final return over seeds" + (f"; {left_out} lower points left out" * bool(left_out))
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = [*results.swept(dataset), "IQM", "95 % CI", "diverged", ""]
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*[row[column] for column in columns])
+    _console().print(table)
+
+
+def print_comparison(dataset: "xr.Dataset") -> None:
+    """Print one row for each run."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title="final return over seeds", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(report.BRIEF):
+        table.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
+    previous = None
+    for row in report.table(dataset):
+        if previous not in (None, row["environment"]):
+            table.add_section()
+        table.add_row(*[row[column] for column in report.BRIEF])
+        previous = row["environment"]
+    _console().print(table)
+
+
+def print_plan(costs: "Sequence[table1.Cost]") -> None:
+    """Print what every part of Table 1 will take, and the sum."""
+    rows = [
+        {
+            "task": cost.job.task,
+            "program": cost.job.group,
+            "lanes": str(cost.job.config.num_lanes),
+            "steps": f"{cost.steps:,}" if cost.steps else "complete",
+            "estimate": f"{cost.seconds / 60:.1f} min",
+        }
+        for cost in costs
+    ]
+    steps, minutes = (sum(x) for x in zip(*[(c.steps, c.seconds / 60) for c in costs], strict=True))
+    rows.append(dict.fromkeys(rows[0], "") | {"task": "all", "steps": f"{steps:,}"})
+    rows[-1]["estimate"] = f"{minutes:.0f} min"
+    _print_columns("plan: environment steps of all lanes, time by a probe of each task", rows)
+
+
+def _print_columns(title: str, rows: "Sequence[dict[str, str]]") -> None:
+    """Print rows that have the same columns."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(rows[0]):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row.values())
+    _console().print(table)
+
+
+def _return_rows(final_return: dict[str, float | None]) -> dict[str, str]:
+    final = {k: "-" if v is None else f"{v:.1f}" for k, v in final_return.items()}
+    return {
+        "final return, IQM": f"{final['iqm']}  (95 % CI {final['ci_low']} … {final['ci_high']})",
+        "mean, median": f"{final['mean']}, {final['median']}",
+        "min … max over seeds": f"{final['min']} … {final['max']}",
+    }
+
+
+def _print_rows(title: str, rows: dict[str, str]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    _console().print(table)
+
+
+def _preset_command(command: type[Train], preset: str | None) -> Train:
+    """The default of `train` or `sweep`: plain, or with a preset's algorithm and environment."""
+    if preset is None:
+        return command()
+    check_choice("preset", preset, tuple(PRESETS))
+    env, algorithm, total_steps = PRESETS[preset]
+    experiment = ExperimentConfig(env=env, total_steps=total_steps)
+    return command(algorithm=algorithm, experiment=experiment, preset=preset)
+
+
+def _task_preset(arguments: Sequence[str]) -> str | None:
+    """The preset that `train ALGORITHM --env ENV` starts from where it is the task's own."""
+    algorithm = (
+        arguments[1] if arguments[:1] in (["train"], ["sweep"]) and len(arguments) > 1 else ""
+    )
+    return TASK_PRESETS.get((algorithm, _option(arguments, "--env") or ""))
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """The value that follows an option among raw arguments."""
+    for i, argument in enumerate(arguments):
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+        if argument == name and i + 1 < len(arguments):
+            return arguments[i + 1]
+    return None
+
+
+def _one_line(box: str) -> str:
+    """Condense the parser's framed error message into one line."""
+    lines = [line.strip("│ ") for line in box.splitlines()]
+    sections: list[list[str]] = [[]]
+    for line in lines:
+        if line and set(line) <= set("─-╭╮╰╯"):
+            sections.append([])
+        elif line and not line.startswith("╭"):
+            sections[-1].append(line)
+    if "╭" not in box:
+        sections = sections[1:]  # an ASCII frame has its title in a section of its own
+    message = " ".join(sections[0])
+    for section in sections[1:]:
+        if section and section[0].startswith("Perhaps you meant"):
+            message += f"; did you mean {section[1].split()[0]}?"
+        elif section and section[0].startswith("Available"):
+            message += "; " + " ".join(section).lower()
+    return message
+
+
+def _fail(error: Exception) -> int:
+    print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+    return 2
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 100)

@@ -1,0 +1,287 @@
+"""What the engine asks of an environment and of a policy, checked by one abstract step.
+
+Nothing is compiled and nothing is computed: `jax.eval_shape` runs `reset`, the policy and `step` on
+shapes and dtypes. Whatever does not fit is told in one line.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from purejax_po import spaces
+from purejax_po.types import Critic, EnvParams, Policy, check_networks
+
+DISTRIBUTION = ("noise", "sample_from", "mode", "log_prob", "entropy", "kl")
+"""What a policy's distribution must have at least."""
+METHODS = ("reset", "step", "action_space", "observation_space")
+MOST_ROUNDS = 4
+"""Steps after which a state that starts at Python numbers has found its dtypes."""
+
+
+class Start(NamedTuple):
+    """The shapes and dtypes of one environment's observation and state between two steps."""
+
+    obs: Any
+    env_state: Any
+
+
+def check(
+    env: Any, env_params: EnvParams, policy: Policy, params: Any, check_critic: Any = None
+) -> Start:
+    """Check an environment and a policy against each other.
+
+    Args:
+        env, env_params: the environment, and its parameters as they are by default.
+        policy: acts with `params`.
+        params: the policy's parameters, or their shapes and dtypes.
+        check_critic: called with the shape and dtype of one observation.
+
+    Returns:
+        What `reset` returns, with the dtypes that stay the same from step to step.
+
+    Raises:
+        ValueError: in one line, for the first thing that does not fit.
+    """
+    name = name_of(env)
+    for method in METHODS:
+        if not callable(getattr(env, method, None)):
+            raise ValueError(f"{name} must have a method {method}, as gymnax's environments have")
+    check_networks(policy)
+    obs = _reset(env, env_params)[0]
+    distribution = _act(policy, params, obs)
+    if check_critic is not None:
+        check_critic(obs)
+    space = _space(env, env_params, "action")
+    spaces.check_fit(name, space, distribution)
+    action = jax.eval_shape(lambda d: spaces.to_space(space, d.mode(), d), distribution)
+    return settled(env, env_params, action)
+
+
+def first_observation(env: Any, env_params: EnvParams) -> Any:
+    """Return the shape and dtype of one observation; errors as `check`."""
+    return _reset(env, env_params)[0]
+
+
+def settled(env: Any, env_params: EnvParams, action: Any) -> Start:
+    """Find the dtypes that an environment's observation and state keep from step to step.
+
+    A scan carries what keeps its dtype. What `reset` starts at a Python number takes the dtype that
+    a step gives it; anything else must keep the dtype that it had.
+
+    Args:
+        action: shape and dtype of an executed action.
+
+    Raises:
+        ValueError: naming the field that changes, or what `step` returns instead of six values.
+    """
+    name = name_of(env)
+    before = Start(*_reset(env, env_params))
+    for _ in range(MOST_ROUNDS):
+        after = _step(env, env_params, before.env_state, action, before.obs)
+        joined = Start(
+            _join(f"{name}: the observation", before.obs, after.obs),
+            _join(f"{name}: the state", before.env_state, after.env_state),
+        )
+        if _dtypes(joined) == _dtypes(before):
+            return joined
+        before = joined
+    raise ValueError(f"{name}: the state's dtypes must settle, but change with every step")
+
+
+def as_before(what: str, new: Any, old: Any) -> Any:
+    """Return what a step gave, in the dtypes of what it was given.
+
+    Raises:
+        ValueError: naming the field whose dtype or shape changes, unless it is a Python number's.
+    """
+    joined = _join(what, jax.eval_shape(lambda: old), new)
+    return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), new, joined)
+
+
+def check_values(critic: Critic, params: Any, obs: Any) -> None:
+    """Raise `ValueError` unless a critic gives one value for each observation, for one given."""
+    time_and_env = (3, 2)
+    several = jax.ShapeDtypeStruct((*time_and_env, *obs.shape), obs.dtype)
+    start = jax.ShapeDtypeStruct(time_and_env, jnp.bool_)
+    carry = jax.eval_shape(lambda: critic.initial_carry(time_and_env[1]))
+    value = jax.eval_shape(critic.unroll, params, carry, several, start)
+    if getattr(value, "shape", None) != time_and_env:
+        raise ValueError(
+            f"critic must return one value for each observation, {list(time_and_env)} for "
+            f"{list(several.shape)}, got {_describe(value)}; a last axis of 1 must be squeezed"
+        )
+
+
+def name_of(env: Any) -> str:
+    """The environment's name for messages."""
+    return str(getattr(env, "name", type(env).__name__))
+
+
+def _strong(tree: Any) -> Any:
+    """Shapes and dtypes as a run has them, where every number is an array."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
+
+
+def _abstract(what: str, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a user's function on shapes; its failure in one line."""
+    try:
+        return jax.eval_shape(function, *args)
+    except Exception as error:  # whatever a user's function raises
+        reason = str(error).strip().splitlines() or [""]
+        detail = f"{type(error).__name__}: {reason[0]}".removesuffix(": ")
+        raise ValueError(f"{what} must be traceable by JAX, and fails: {detail}") from error
+
+
+def _space(env: Any, env_params: EnvParams, which: str) -> Any:
+    try:
+        space = getattr(env, f"{which}_space")(env_params)
+    except (AttributeError, NotImplementedError, TypeError) as error:
+        raise ValueError(
+            f"{name_of(env)}.{which}_space(env_params) must return a space, and fails: "
+            f"{type(error).__name__} {error}".rstrip()
+        ) from None
+    if spaces.kind(space) == "unknown":
+        raise ValueError(
+            f"{name_of(env)}.{which}_space(env_params) must return a space such as "
+            f"gymnax.environments.spaces.Discrete, got {space!r}"
+        )
+    return space
+
+
+def _reset(env: Any, env_params: EnvParams) -> tuple[Any, Any]:
+    name = name_of(env)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    started = _abstract(f"{name}.reset", env.reset, key, _strong(env_params))
+    if not (isinstance(started, tuple) and len(started) == 2):
+        raise ValueError(
+            f"{name}.reset must return (observation, state), got {_describe_values(started)}"
+        )
+    _check_array(f"{name}.reset", started[0])
+    return started
+
+
+def _check_array(what: str, obs: Any) -> None:
+    """Raise `ValueError` unless an observation is one array."""
+    if isinstance(obs, dict):
+        raise ValueError(
+            f"{what} must return observations that are one array, got a dictionary of "
+            f"{', '.join(map(str, obs))}; flatten it"
+        )
+    if not hasattr(obs, "dtype"):
+        raise ValueError(
+            f"{what} must return observations that are one array, got {type(obs).__name__}"
+        )
+
+
+def _act(policy: Any, params: Any, obs: Any) -> Any:
+    """The distribution of one action, leaves as shapes and dtypes."""
+    several = jax.ShapeDtypeStruct((1, *obs.shape), obs.dtype)
+    start = jax.ShapeDtypeStruct((1,), jnp.bool_)
+    carry = jax.eval_shape(lambda: policy.initial_carry(1))
+    _, distribution = jax.eval_shape(policy.step, params, carry, several, start)
+    if missing := [name for name in DISTRIBUTION if not hasattr(distribution, name)]:
+        raise ValueError(
+            "the policy must return a distribution such as distributions.Categorical(logits), got "
+            f"{_describe(distribution)} without {missing[0]}"
+        )
+    leaves = jax.tree.leaves(distribution)
+    if not all(x.shape[:1] == (1,) for x in leaves):
+        raise ValueError(
+            "the policy must return a distribution for each of its observations, got "
+            f"{_describe(distribution)} for 1"
+        )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), distribution)
+
+
+def _step(env: Any, env_params: EnvParams, env_state: Any, action: Any, obs: Any) -> Start:
+    """Observation and state after an abstract step, whose other values are checked."""
+    name = name_of(env)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    found = _abstract(f"{name}.step", env.step, key, env_state, action, _strong(env_params))
+    if not (isinstance(found, tuple) and len(found) == 6):
+        hint = (
+            "; environments written for gymnax before 1.0 do not tell a time limit from an end"
+            if isinstance(found, tuple) and len(found) == 5
+            else ""
+        )
+        raise ValueError(
+            f"{name}.step must return six values (observation, state, reward, terminated, "
+            f"truncated, info), got {_describe_values(found)}{hint}"
+        )
+    next_obs, next_state, reward, terminated, truncated, info = found
+    _check_array(f"{name}.step", next_obs)
+    for what, value in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
+        if getattr(value, "shape", None) != ():
+            raise ValueError(f"{name}.step must return one {what}, got {_describe(value)}")
+    if jnp.issubdtype(reward.dtype, jnp.complexfloating) or reward.dtype == bool:
+        raise ValueError(f"{name}.step must return a real reward, got {_describe(reward)}")
+    if not isinstance(info, dict) or "final_observation" not in info:
+        raise ValueError(
+            f'{name}.step must return the observation before any reset as info["final_observation"]'
+            f", got {_describe_info(info)}"
+        )
+    final = info["final_observation"]
+    if getattr(final, "shape", None) != obs.shape:
+        raise ValueError(
+            f'{name}.step: info["final_observation"] must be of the shape {list(obs.shape)} that '
+            f"observations have, got {_describe(final)}"
+        )
+    return Start(next_obs, next_state)
+
+
+def _join(what: str, before: Any, after: Any) -> Any:
+    """Shapes and dtypes of a tree that a step is given and gives back."""
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        raise ValueError(
+            f"{what} must keep its structure from step to step, got {jax.tree.structure(after)} "
+            f"after {jax.tree.structure(before)}"
+        )
+
+    def join(path: Any, old: Any, new: Any) -> Any:
+        field = f"{what} {jax.tree_util.keystr(path)}".rstrip()
+        if jnp.shape(new) != jnp.shape(old):
+            raise ValueError(
+                f"{field} must keep its shape from step to step, got {list(jnp.shape(new))} "
+                f"after {list(jnp.shape(old))}"
+            )
+        dtypes = old.dtype, new.dtype
+        if dtypes[0] == dtypes[1]:
+            return jax.ShapeDtypeStruct(old.shape, old.dtype)
+        if not any(jax.dtypes.issubdtype(d, jax.dtypes.extended) for d in dtypes):
+            wider = jnp.promote_types(*dtypes)
+            if (_is_weak(old) and wider == dtypes[1]) or (_is_weak(new) and wider == dtypes[0]):
+                return jax.ShapeDtypeStruct(old.shape, wider)
+        raise ValueError(
+            f"{field} must keep its dtype from step to step, got {dtypes[1]} after {dtypes[0]}; "
+            f"let reset start it as {dtypes[1]}"
+        )
+
+    return jax.tree_util.tree_map_with_path(join, before, after)
+
+
+def _is_weak(x: Any) -> bool:
+    """Whether a number has the dtype of a Python number, which gives way to others."""
+    return bool(getattr(x, "weak_type", False))
+
+
+def _dtypes(start: Start) -> list[Any]:
+    return [x.dtype for x in jax.tree.leaves(start)]
+
+
+def _describe(value: Any) -> str:
+    """A value in words: `float32[2]`, `Categorical`, `dict`."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    return type(value).__name__
+
+
+def _describe_values(found: Any) -> str:
+    return f"{len(found)} values" if isinstance(found, tuple) else _describe(found)
+
+
+def _describe_info(info: Any) -> str:
+    if not isinstance(info, dict):
+        return _describe(info)
+    return f"info with {', '.join(map(str, info))}" if info else "an empty info"

@@ -1,0 +1,239 @@
+"""Comparing algorithms: a run for each algorithm on each environment, with the same seeds.
+
+A comparison is a directory: `comparison.json`, a run's directory for each pair below it, and once
+all are done the pictures and `report.html`.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from purejax_po import environments
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, algorithm_config
+from purejax_po.experiment.report import page as report
+from purejax_po.experiment.results import join as runs
+from purejax_po.experiment.results.join import COMPARISON
+from purejax_po.experiment.run import study as runner
+from purejax_po.experiment.store import lock as locks
+from purejax_po.experiment.store import run_store as files
+from purejax_po.types import check_choice
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Algorithms = Sequence[str | AlgorithmConfig] | Mapping[str, str | AlgorithmConfig]
+
+SETTINGS = tuple(
+    field.name
+    for field in dataclasses.fields(ExperimentConfig)
+    if field.name not in ("algorithm", "env", "env_params")
+)
+
+
+class Comparison(NamedTuple):
+    """Checked experiments, ready to be compiled, by label and environment."""
+
+    experiments: dict[tuple[str, str], runner.Experiment]
+    directory: Path | None
+
+
+def compare(
+    algorithms: Algorithms,
+    envs: Sequence[str] | str = ("CartPole-v1",),
+    *,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    saving: "runner.Saving | None" = None,
+    log_to: Sequence[str] = (),
+    **settings: Any,
+) -> "xr.Dataset":
+    """Train each algorithm on each environment with the same seeds.
+
+    Args:
+        algorithms: names, configurations, or a mapping from labels to them.
+        envs: environment ids.
+        out: directory for the runs' files, pictures and the report; none are written without it.
+        overwrite: replace the comparison that `out` already holds.
+        progress: show a progress bar for each run.
+        saving: when to write checkpoints (default: every minute, two kept).
+        log_to: where else to log, as `run`.
+        **settings: fields of `ExperimentConfig`, e.g. `num_seeds`, `total_steps`.
+
+    Returns:
+        Results labelled by `algorithm` and `env` (where there are several), `seed` and `update`;
+        see `load_runs`.
+
+    Raises:
+        ValueError: for a bad algorithm, environment, pair of them, setting or directory, before
+            anything is compiled.
+        Interrupted: after SIGINT or SIGTERM, once the state is saved (with `out`); `resume_compare`
+            goes on.
+    """
+    comparison = prepare(algorithms, envs, out, overwrite=overwrite, log_to=log_to, **settings)
+    return execute(comparison, progress=progress, saving=saving)
+
+
+def prepare(
+    algorithms: Algorithms,
+    envs: Sequence[str] | str,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+    log_to: Sequence[str] = (),
+    **settings: Any,
+) -> Comparison:
+    """Check every pair, and build its trainer; compiles nothing. Arguments, errors as `compare`."""
+    for name in settings:
+        check_choice("a setting", name, SETTINGS)
+    labelled = _labelled(algorithms)
+    envs = [envs] if isinstance(envs, str) else list(envs)
+    for env in envs:
+        environments.check_name(env)
+    _check_distinct("algorithm", list(labelled))
+    _check_distinct("env", envs)
+    directory = None if out is None else Path(out)
+    if directory is not None:
+        if (directory / COMPARISON).exists() and not overwrite:
+            raise ValueError(
+                f"out must hold no comparison yet, got {directory} with a {COMPARISON}; "
+                "choose another directory, resume it or overwrite it (--overwrite)"
+            )
+        files.check_writable(directory, overwrite=False)
+    experiments = {}
+    for env in envs:
+        for label, algorithm in labelled.items():
+            config = ExperimentConfig(algorithm=algorithm, env=env, **settings)
+            place = None if directory is None else directory / place_of(label, env)
+            experiments[label, env] = _prepare_one(
+                label, config, place, overwrite=overwrite, log_to=log_to
+            )
+    return Comparison(experiments, directory)
+
+
+def prepare_resume(out: str | os.PathLike[str], *, log_to: Sequence[str] = ()) -> Comparison:
+    """As `prepare`, for the comparison that a directory holds.
+
+    Raises:
+        ValueError: if the directory holds no comparison.
+    """
+    directory = Path(out)
+    experiments = {}
+    for run in runs.read_comparison(directory)["runs"]:
+        place = directory / run["directory"]
+        if (place / files.CONFIG).exists():
+            experiment = runner.prepare_resume(place, log_to=log_to)
+        else:
+            config = _read_config(run["config"], directory)
+            experiment = _prepare_one(run["algorithm"], config, place, log_to=log_to)
+        experiments[run["algorithm"], run["env"]] = experiment
+    return Comparison(experiments, directory)
+
+
+def execute(
+    comparison: Comparison, *, progress: bool = True, saving: "runner.Saving | None" = None
+) -> "xr.Dataset":
+    """Train what is not done yet, and write the comparison's files; see `compare`."""
+    if comparison.directory is None:
+        return _execute(comparison, progress, saving)
+    with locks.hold(comparison.directory):
+        return _execute(comparison, progress, saving)
+
+
+def _execute(
+    comparison: Comparison, progress: bool, saving: "runner.Saving | None"
+) -> "xr.Dataset":
+    experiments, directory = comparison
+    plan = [
+        {
+            "algorithm": label,
+            "env": env,
+            "directory": place_of(label, env),
+            "config": experiment.config.to_dict(),
+        }
+        for (label, env), experiment in experiments.items()
+    ]
+    if directory is not None:
+        atomic.write_json(directory / COMPARISON, {"runs": plan, "results": None})
+    found: runs.Runs = {}
+    for (label, env), experiment in experiments.items():
+        dataset = runner.execute(experiment, progress=progress, saving=saving)
+        found[label, env] = dataset.assign_attrs(algorithm=label)
+    joined = runs.join(found)
+    if directory is not None:
+        content = {"runs": plan, "results": report.figures(joined)}
+        atomic.write_json(directory / COMPARISON, content)
+        report.write(joined, directory)
+    return joined
+
+
+def resume_compare(
+    out: str | os.PathLike[str],
+    *,
+    progress: bool = True,
+    saving: "runner.Saving | None" = None,
+    log_to: Sequence[str] = (),
+) -> "xr.Dataset":
+    """Continue the comparison that a directory holds; what is complete is read."""
+    return execute(prepare_resume(out, log_to=log_to), progress=progress, saving=saving)
+
+
+def is_comparison(directory: str | os.PathLike[str]) -> bool:
+    """Tell whether a directory holds a comparison."""
+    return (Path(directory) / COMPARISON).exists()
+
+
+def place_of(label: str, env: str) -> str:
+    """Return the name of a pair's directory: letters, digits, `.`, `_`, `+` and `-` alone."""
+    return re.sub(r"[^\w.+-]+", "-", f"{label}-{env}")
+
+
+def _labelled(algorithms: Algorithms) -> dict[str, AlgorithmConfig]:
+    """Configurations by label."""
+    if isinstance(algorithms, str | AlgorithmConfig):
+        algorithms = [algorithms]
+    if isinstance(algorithms, Mapping):
+        pairs = list(algorithms.items())
+    else:
+        pairs = [(a.name if isinstance(a, AlgorithmConfig) else a, a) for a in algorithms]
+    _check_distinct("algorithm", [label for label, _ in pairs])
+    defaults: dict[str, Any] = {
+        name: algorithm_config(name) for _, name in pairs if not isinstance(name, AlgorithmConfig)
+    }
+    return {
+        label: algorithm if isinstance(algorithm, AlgorithmConfig) else defaults[algorithm]()
+        for label, algorithm in pairs
+    }
+
+
+def _check_distinct(name: str, values: list[str]) -> None:
+    """Raise `ValueError` for no values, or for one given twice."""
+    if not values:
+        raise ValueError(f"{name} must be given at least once, got none")
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"each {name} must be given once, got {value} more than once")
+
+
+def _read_config(data: Any, directory: Path) -> ExperimentConfig:
+    """As `ExperimentConfig.from_dict`; the message says where the configuration is from."""
+    try:
+        return ExperimentConfig.from_dict(data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{COMPARISON} must hold configurations of this version, got {directory}: {error}"
+        ) from None
+
+
+def _prepare_one(
+    label: str, config: ExperimentConfig, place: Path | None, **options: Any
+) -> runner.Experiment:
+    """As `runner.prepare`; the message says which pair is wrong."""
+    try:
+        return runner.prepare(config, place, **options)
+    except ValueError as error:
+        raise ValueError(f"{label} on {config.env}: {error}") from None

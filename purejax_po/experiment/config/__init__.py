@@ -1,0 +1,43 @@
+"""What an experiment is; other rooms import its names from here."""
+
+from purejax_po.experiment.config.experiment import (
+    ALGORITHMS,
+    CIRCUMSTANCES,
+    ENV_PARAMS,
+    MAX_SEEDS,
+    PRESETS,
+    TASK_PRESETS,
+    A2CConfig,
+    AlgorithmConfig,
+    ExperimentConfig,
+    GRPOConfig,
+    NaturalGradientConfig,
+    NetworkConfig,
+    NPGConfig,
+    PPOConfig,
+    Preset,
+    REINFORCEConfig,
+    TRPOConfig,
+    algorithm_config,
+)
+
+__all__ = [
+    "ALGORITHMS",
+    "CIRCUMSTANCES",
+    "ENV_PARAMS",
+    "MAX_SEEDS",
+    "PRESETS",
+    "TASK_PRESETS",
+    "A2CConfig",
+    "AlgorithmConfig",
+    "ExperimentConfig",
+    "GRPOConfig",
+    "NPGConfig",
+    "NaturalGradientConfig",
+    "NetworkConfig",
+    "PPOConfig",
+    "Preset",
+    "REINFORCEConfig",
+    "TRPOConfig",
+    "algorithm_config",
+]

@@ -1,0 +1,334 @@
+"""Results as labelled data: from windowed logs to a Dataset, a summary and files."""
+
+import json
+import math
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment.results import statistics
+from purejax_po.metrics import Log, Moments
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+FINAL_FRACTION = 0.1
+"""The share of training, at its end, whose episodes make the final return."""
+
+CIRCUMSTANCES = (
+    "compile_seconds",
+    "run_seconds",
+    "env_steps_per_second",
+    "device",
+    "num_processes",
+    "times_halved",
+    "memory_estimate_gib",
+    "memory_peak_gib",
+)
+"""Attributes that tell how a run went, not what came out."""
+
+EPISODES = ("num_episodes", "episode_return", "episode_return_std", "episode_length")
+"""Variables by seed and update that every run has; the others are the algorithm's diagnostics."""
+
+LABELS = ("algorithm", "env", "seed", "update", "step")
+RESERVED = (*LABELS, *EPISODES, "final_return", "diverged_at", "seeds", "steps")
+"""Names that no axis of a sweep may have."""
+
+
+def to_dataset(
+    log: Log,
+    *,
+    seeds: Any,
+    updates: Any,
+    steps_per_update: int,
+    axes: Mapping[str, Sequence[float]] | None = None,
+) -> "xr.Dataset":
+    """Label a log.
+
+    Args:
+        log: NumPy leaves `[lanes, windows]`: seeds, at one point of a sweep after the other.
+        seeds: the seeds' values.
+        updates: updates done by the end of each window.
+        steps_per_update: environment steps of one update.
+        axes: of a sweep, values by label; the last axis changes fastest.
+
+    Returns:
+        A Dataset with a dim for each axis, and dims `seed`, `update`: means over each window of
+        `episode_return` (reward units), `episode_length` (steps) and of every diagnostic of the
+        algorithm; NaN where no episode ended. `step` is the coordinate in environment steps per
+        seed. A diagnostic that has an axis's name gets `_in_use` behind its own.
+    """
+    import xarray as xr
+
+    axes = axes or {}
+    dims = (*axes, "seed", "update")
+    shape = (*map(len, axes.values()), len(seeds), len(updates))
+    log = Log(*[_reshaped(moments, shape) for moments in log])
+
+    def over_episodes(x: Any) -> Any:
+        return dims, np.where(log.episode_return.count > 0, x, np.nan)
+
+    episodes = log.episode_return
+    variance = episodes.m2 / np.maximum(episodes.count, 1)
+    variables = {
+        "num_episodes": (dims, episodes.count.astype(np.int32)),
+        "episode_return": over_episodes(episodes.mean),
+        "episode_return_std": over_episodes(np.sqrt(variance)),
+        "episode_length": over_episodes(log.episode_length.mean),
+    }
+    for name, mean in log.info.mean.items():
+        free = f"{name}_in_use" if name in axes else name
+        variables[free] = dims, np.where(log.info.count > 0, mean, np.nan)
+    updates = np.asarray(updates)
+    labels = {**axes, "seed": np.asarray(seeds), "update": updates}
+    dataset = xr.Dataset(variables, coords=labels)
+    dataset = dataset.assign_coords(step=("update", updates * steps_per_update))
+    dataset["final_return"] = dims[:-1], final_return(dataset)
+    return dataset
+
+
+def _reshaped(moments: Moments, shape: tuple[int, ...]) -> Moments:
+    """Give leaves `[lanes, windows]` a sweep's axes."""
+    count, mean, m2 = moments
+
+    def reshape(x: Any) -> Any:
+        if isinstance(x, dict):
+            return {name: np.reshape(value, shape) for name, value in x.items()}
+        return np.reshape(x, shape)
+
+    return Moments(reshape(count), reshape(mean), reshape(m2))
+
+
+def final_return(dataset: "xr.Dataset") -> Any:
+    """Mean return `[..., seeds]` of the episodes that end in the last tenth of training.
+
+    A window counts if all of it lies there; the last window always does. NaN if no episode ended.
+    """
+    updates = dataset["update"].values
+    begins = np.concatenate([[0], updates[:-1]])
+    last = begins >= (1 - FINAL_FRACTION) * updates[-1]
+    last[-1] = True
+    count = dataset["num_episodes"].values[..., last]
+    mean = np.nan_to_num(dataset["episode_return"].values[..., last])
+    total = count.sum(axis=-1)
+    return np.where(total > 0, (count * mean).sum(axis=-1) / np.maximum(total, 1), np.nan)
+
+
+def swept(dataset: "xr.Dataset") -> tuple[str, ...]:
+    """Return the names of the axes of a sweep."""
+    dims = dataset["final_return"].dims
+    return tuple(str(dim) for dim in dims if dim not in LABELS)
+
+
+def at(dataset: "xr.Dataset") -> dict[str, float]:
+    """Return the values of swept axes at which a Dataset has been chosen from a sweep."""
+    return {
+        str(name): coord.item()
+        for name, coord in dataset.coords.items()
+        if coord.ndim == 0 and name not in LABELS
+    }
+
+
+def check_one_point(dataset: "xr.Dataset") -> None:
+    """Raise `ValueError` if there are several points of a sweep."""
+    if axes := swept(dataset):
+        chosen = ", ".join(f"{axis}=…" for axis in axes)
+        raise ValueError(f"dataset must hold one point of the sweep: dataset.sel({chosen})")
+
+
+def points(dataset: "xr.Dataset") -> Iterator["xr.Dataset"]:
+    """Yield the part of each point of a sweep; without one, the Dataset itself."""
+    axes = swept(dataset)
+    for index in np.ndindex(*[dataset.sizes[axis] for axis in axes]):
+        yield dataset.isel(dict(zip(axes, index, strict=True)))
+
+
+def best(dataset: "xr.Dataset") -> "xr.Dataset":
+    """Return the part of the point with the highest IQM of the final return.
+
+    Points at which a seed diverged come behind all others.
+    """
+
+    def merit(part: "xr.Dataset") -> tuple[bool, float]:
+        kept = sound_final_returns(part)
+        iqm = float(statistics.iqm(kept)) if len(kept) else -math.inf
+        return not np.any(part["diverged_at"].values >= 0), iqm
+
+    return max(points(dataset), key=merit)
+
+
+def sound_final_returns(dataset: "xr.Dataset") -> Any:
+    """Return the final returns of the seeds that did not diverge and ended an episode."""
+    final = dataset["final_return"].values
+    return final[np.isfinite(final) & (dataset["diverged_at"].values < 0)]
+
+
+def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
+    """Return what `summary.json` holds, as JSON-ready values.
+
+    `final_return` is over seeds: interquartile mean with a 95 % bootstrap interval, mean, median,
+    minimum and maximum of each seed's mean return at the end of training. Seeds that diverged or
+    ended no episode there are left out and listed. Of a sweep `points` holds one for each point;
+    `final_return` is that of the point `best`, which was chosen by it and so flatters it.
+    """
+    attributes = dataset.attrs
+    parts = list(points(dataset)) if swept(dataset) else []
+    chosen = best(dataset) if parts else dataset
+    summary = {
+        "algorithm": attributes["algorithm"],
+        "env": attributes["env"],
+        "num_seeds": dataset.sizes["seed"],
+        "total_steps": int(dataset["step"].values[-1]),
+        "final_return": over_seeds(sound_final_returns(chosen)),
+        "diverged_seeds": [
+            {**lane, "update": int(update)} for lane, update, _ in _lanes(dataset) if update >= 0
+        ],
+        "seeds_without_final_episodes": [
+            lane if parts else lane["seed"]
+            for lane, update, final in _lanes(dataset)
+            if update < 0 and not math.isfinite(final)
+        ],
+        "compile_seconds": number(attributes.get("compile_seconds", math.nan)),
+        "run_seconds": number(attributes.get("run_seconds", math.nan)),
+        "env_steps_per_second": number(attributes.get("env_steps_per_second", math.nan)),
+        "lanes_per_device": int(attributes["lanes_per_device"]),
+        "device": attributes.get("device"),
+        "num_processes": int(attributes.get("num_processes", 1)),
+        "times_halved": int(attributes.get("times_halved", 0)),
+        "memory_estimate_gib": number(attributes.get("memory_estimate_gib", math.nan)),
+        "memory_peak_gib": number(attributes.get("memory_peak_gib", math.nan)),
+        "versions": json.loads(attributes["versions"]),
+    }
+    if parts:
+        summary["best"] = at(chosen)
+        summary["points"] = [
+            {
+                "point": at(part),
+                "final_return": over_seeds(sound_final_returns(part)),
+                "num_diverged": int(np.sum(part["diverged_at"].values >= 0)),
+            }
+            for part in parts
+        ]
+    return summary
+
+
+def _lanes(dataset: "xr.Dataset") -> Iterator[tuple[dict[str, Any], int, float]]:
+    """Yield each lane's point and seed, the update at which it diverged, and its final return."""
+    for part in points(dataset):
+        point = at(part) if swept(dataset) else {}
+        columns = (part[name].values for name in ("seed", "diverged_at", "final_return"))
+        for seed, update, final in zip(*columns, strict=True):
+            yield {**point, "seed": int(seed)}, int(update), float(final)
+
+
+def over_seeds(x: Any) -> dict[str, float | None]:
+    """IQM with a 95 % bootstrap interval, mean, median, min, max of `[seeds]`; null: unknown."""
+    low, high = statistics.bootstrap_interval(x)
+    some = len(x) > 0
+    return {
+        "iqm": number(statistics.iqm(x) if some else math.nan),
+        "ci_low": number(low),
+        "ci_high": number(high),
+        "mean": number(np.mean(x) if some else math.nan),
+        "median": number(np.median(x) if some else math.nan),
+        "min": number(np.min(x) if some else math.nan),
+        "max": number(np.max(x) if some else math.nan),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = ("purejax-po", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    for package in ("brax", "craftax", "jumanji", "pgx"):  # extras, whose games may be played
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def save(dataset: "xr.Dataset", path: Path) -> None:
+    """Write a Dataset as netCDF-4, whole or not at all.
+
+    Times and devices are left to `summary.json`: the file depends on the results alone, to the bit.
+    """
+    dataset = dataset.drop_attrs(deep=False).assign_attrs(
+        {k: v for k, v in dataset.attrs.items() if k not in CIRCUMSTANCES}
+    )
+    # By way of memory: HDF5 does not survive a full disk.
+    atomic.write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf")))
+
+
+def save_results(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
+    """Write results as netCDF-4, with all that they say of themselves; `load_results` reads them.
+
+    Args:
+        dataset: results of a run, of a sweep or of several runs, or a part of them.
+        path: the file, whose name ends with `.nc`; replaced whole or not at all.
+
+    Raises:
+        ValueError: for another name, that of a run's own file, or one that cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix != ".nc" or path.with_name("config.json").exists():
+        raise ValueError(f"path must be a .nc file outside of a run's directory, got {path}")
+    try:
+        atomic.write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf")))
+    except OSError as error:
+        raise ValueError(f"path must be writable, got {path}: {error.strerror}") from None
+
+
+def load(path: str | Path) -> "xr.Dataset":
+    """Read the results of a run, or of several that were joined and saved.
+
+    Args:
+        path: a run's directory, its `results.nc`, or a file of `save_results`.
+
+    Raises:
+        ValueError: naming the file, if it is missing, damaged or no results file.
+    """
+    import xarray as xr
+
+    path = Path(path)
+    path = path / "results.nc" if path.is_dir() else path
+    try:
+        dataset = xr.load_dataset(path, engine="h5netcdf")
+    except Exception as error:  # h5py raises anything for a damaged file
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = f"no readable netCDF file ({reason})" if path.exists() else "no such file"
+        if not path.exists() and path.with_name("config.json").exists():
+            reason = "the run is not complete; resume it"
+        raise ValueError(f"results must be a results.nc file, got {path}: {reason}") from None
+    if not ({"algorithm", "runs"} & set(dataset.attrs) and "final_return" in dataset):
+        raise ValueError(
+            f"results must be a results.nc file, got {path}: a netCDF file, but not of this package"
+        )
+    summary = path.with_name("summary.json")
+    if path.name == "results.nc" and summary.exists() and "algorithm" in dataset.attrs:
+        dataset.attrs.update(_circumstances(summary))
+    return dataset
+
+
+def _circumstances(summary: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(summary.read_text())
+        return {k: found[k] for k in CIRCUMSTANCES if found.get(k) is not None}
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"summary.json must be readable, got {summary}: {error}") from None
+
+
+def number(x: Any) -> float | None:
+    """Return a JSON number; null for what is not finite."""
+    value = float(x)
+    return value if math.isfinite(value) else None

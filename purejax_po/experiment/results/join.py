@@ -1,0 +1,309 @@
+"""Several runs as one Dataset: found on disk, joined along `algorithm` and `env`, taken apart."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.results import statistics
+from purejax_po.types import check_choice
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+COMPARISON = "comparison.json"
+"""In a directory of several runs: what they are, and once they are done, what came out."""
+
+StrPath = str | os.PathLike[str]
+Paths = StrPath | Sequence[StrPath] | Mapping[str, StrPath | Sequence[StrPath]]
+Runs = dict[tuple[str, str], "xr.Dataset"]
+"""Results of single runs by algorithm (or its label) and environment."""
+
+COUNTS = {"num_episodes": np.int32, "diverged_at": np.int32}
+"""Whole numbers, which are floats where runs of different lengths are joined."""
+FIGURES = ("compile_seconds", "run_seconds", "env_steps_per_second")
+"""Attributes of a run that become variables by algorithm and environment."""
+FREE = ("num_seeds", "first_seed", "lanes_per_device")
+"""Fields of a configuration in which runs of one experiment may differ."""
+
+
+def load_runs(paths: Paths) -> "xr.Dataset":
+    """Read several runs as one Dataset.
+
+    Args:
+        paths: directories of runs, directories that hold runs, or `results.nc` files; or a mapping
+            from labels to them, which tells apart runs of one algorithm with other settings.
+
+    Returns:
+        Results with dims `seed`, `update` as a single run's, and in front of them `algorithm` and
+        `env` where there are several. Runs of the same configuration with other seeds are joined
+        along `seed`. NaN where a run has no such seed, update or variable; `step` depends on the
+        algorithm too. Times are variables by algorithm and environment; `attrs["runs"]` holds the
+        other attributes of each run as JSON.
+
+    Raises:
+        ValueError: naming the path, for a missing, damaged or foreign file, or for two runs that
+            have one name but different configurations or common seeds.
+    """
+    return join(read_runs(paths))
+
+
+def read_runs(paths: Paths) -> Runs:
+    """As `load_runs`, but each run by itself."""
+    if isinstance(paths, Mapping):
+        named = [(label, path) for label, some in paths.items() for path in listed(some)]
+    else:
+        named = [(None, path) for path in listed(paths)]
+    if not named:
+        raise ValueError("paths must name at least one run, got none")
+    runs: Runs = {}
+    places: dict[tuple[str, str], Path] = {}
+    for given, path in named:
+        for found, place in find_runs(Path(path)):
+            dataset = results.load(place)
+            if "algorithm" not in dataset.attrs:
+                raise ValueError(f"paths must be single runs, got {place}, which holds several")
+            if label := given or found:
+                dataset.attrs["algorithm"] = label
+            key = dataset.attrs["algorithm"], dataset.attrs["env"]
+            if key in runs:
+                dataset = _join_seeds(runs[key], dataset, places[key], place)
+            runs[key], places[key] = dataset, place
+    return runs
+
+
+def find_runs(path: Path) -> list[tuple[str | None, Path]]:
+    """Return the labels (if any) and places of the runs that a path stands for.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not path.is_dir() or (path / "results.nc").exists() or (path / "config.json").exists():
+        return [(None, path)]
+    if (path / COMPARISON).exists():
+        runs = read_comparison(path)["runs"]
+        return [(run["algorithm"], path / run["directory"]) for run in runs]
+    below = sorted(p.parent for p in path.glob("*/config.json"))
+    if not below:
+        raise ValueError(f"paths must hold runs, got {path}, which is and holds no run")
+    return [(None, place) for place in below]
+
+
+def read_comparison(directory: Path) -> dict[str, Any]:
+    """Read `comparison.json`.
+
+    Raises:
+        ValueError: naming the file, if it cannot be read.
+    """
+    path = directory / COMPARISON
+    try:
+        found = json.loads(path.read_text())
+        if not all({"algorithm", "env", "directory", "config"} <= set(r) for r in found["runs"]):
+            raise KeyError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{COMPARISON} must be that of a comparison, got {path}") from None
+    return found
+
+
+def join(runs: Runs) -> "xr.Dataset":
+    """Join single runs; see `load_runs`."""
+    import xarray as xr
+
+    algorithms = list(dict.fromkeys(algorithm for algorithm, _ in runs))
+    envs = list(dict.fromkeys(env for _, env in runs))
+    if len(runs) == 1:
+        return next(iter(runs.values()))
+    for (algorithm, env), run in runs.items():
+        if axes := results.swept(run):
+            raise ValueError(
+                f"runs that are joined must be at one point, got a sweep over {', '.join(axes)}: "
+                f"{algorithm} on {env}; report it by itself"
+            )
+    labels = {
+        dim: np.unique(np.concatenate([run[dim].values for run in runs.values()]))
+        for dim in ("seed", "update")
+    }
+    variables = {name: run[name].variable for run in runs.values() for name in run}
+    rows = []
+    for algorithm in algorithms:
+        row = [_widen(runs.get((algorithm, env)), labels, variables) for env in envs]
+        rows.append(xr.concat(row, xr.Variable("env", envs)) if len(envs) > 1 else row[0])
+    dataset = rows[0]
+    if len(algorithms) > 1:
+        dataset = xr.concat(rows, xr.Variable("algorithm", algorithms))
+    # Labels last: concatenation would order the dims by where they first turn up.
+    dataset = dataset.transpose(
+        *[dim for dim in ("algorithm", "env") if dim in dataset.dims], "seed", "update"
+    ).set_coords("step")
+    dataset.attrs = {
+        "runs": json.dumps(
+            [
+                {k: _plain(v) for k, v in run.attrs.items() if k not in FIGURES}
+                | {"algorithm": algorithm, "env": env}
+                for (algorithm, env), run in runs.items()
+            ]
+        )
+    }
+    return dataset
+
+
+def split(dataset: "xr.Dataset") -> Runs:
+    """Undo `join`; what is left of the runs, if the Dataset is a part of a joined one.
+
+    Returns:
+        The runs by algorithm and environment; a single run's Dataset is its own only part.
+    """
+    if "runs" not in dataset.attrs:
+        return {(dataset.attrs.get("algorithm", ""), dataset.attrs.get("env", "")): dataset}
+    runs: Runs = {}
+    for attributes in json.loads(dataset.attrs["runs"]):
+        part = dataset
+        for dim in ("algorithm", "env"):
+            if dim in part.dims and attributes[dim] in part[dim].values:
+                part = part.sel({dim: attributes[dim]})
+            elif dim in part.dims or (dim in part.coords and part[dim].item() != attributes[dim]):
+                break
+        else:
+            if (run := _narrow(part, attributes)) is not None:
+                runs[attributes["algorithm"], attributes["env"]] = run
+    return runs
+
+
+def final_returns(dataset: "xr.Dataset") -> dict[str, dict[str, Any]]:
+    """Return the final returns `[seeds]` by environment and algorithm.
+
+    Seeds that diverged, or that ended no episode in the last tenth of training, are left out.
+
+    Raises:
+        ValueError: for a sweep of several points.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for (algorithm, env), run in split(dataset).items():
+        results.check_one_point(run)
+        final = run["final_return"].values
+        if "diverged_at" in run:
+            final = final[run["diverged_at"].values < 0]
+        found.setdefault(env, {})[algorithm] = final[np.isfinite(final)]
+    return found
+
+
+def normalized_scores(
+    dataset: "xr.Dataset", reference: Mapping[str, tuple[float, float]] | None = None
+) -> dict[str, list[Any]]:
+    """Return each algorithm's final returns on every environment, scaled to be comparable.
+
+    Args:
+        dataset: results of one or several runs.
+        reference: by environment, the returns that become 0 and 1, e.g. those of a random and of
+            an optimal policy. By default the smallest and the largest final return of all the
+            algorithms at hand: then scores change with what is compared.
+
+    Returns:
+        By algorithm a list of `[seeds]`, one per environment. Algorithms without a final return on
+        one of the environments are left out.
+
+    Raises:
+        ValueError: for a reference that lacks an environment or whose ends do not differ.
+    """
+    finals = final_returns(dataset)
+    algorithms = dict.fromkeys(name for by_name in finals.values() for name in by_name)
+    scores: dict[str, list[Any]] = {name: [] for name in algorithms}
+    for env, by_name in finals.items():
+        everything = np.concatenate(list(by_name.values()))
+        if reference is not None:
+            check_choice("reference", env, tuple(reference))
+            low, high = reference[env]
+            if low == high:
+                raise ValueError(f"reference of {env} must have two different ends, got {low}")
+        elif len(everything):
+            low, high = everything.min(), everything.max()
+        else:
+            low, high = 0.0, 1.0
+        for name, final in by_name.items():
+            if len(final):
+                scores[name].append(statistics.normalize(final, low, high))
+    return {name: tasks for name, tasks in scores.items() if len(tasks) == len(finals)}
+
+
+def listed(paths: StrPath | Sequence[StrPath]) -> Iterator[StrPath]:
+    """Yield the paths, be they one or several."""
+    yield from ([paths] if isinstance(paths, str | os.PathLike) else paths)
+
+
+def _plain(value: Any) -> Any:
+    """Turn a NumPy scalar, as netCDF attributes are, into a Python number."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _widen(
+    run: "xr.Dataset | None", labels: dict[str, Any], variables: dict[Any, "xr.Variable"]
+) -> "xr.Dataset":
+    """Give a run the seeds, updates and variables of all; NaN where it has none."""
+    import xarray as xr
+
+    if run is None:
+        run = xr.Dataset(coords={"seed": [], "update": []})
+        run = run.assign(step=("update", []))
+    wide = run.reset_coords("step").reindex(labels)
+    for name, like in variables.items():
+        if name not in wide:
+            wide[name] = like.dims, np.full([wide.sizes[dim] for dim in like.dims], np.nan)
+    for name in FIGURES:
+        value = run.attrs.get(name)
+        wide[name] = (), math.nan if value is None else float(value)
+    return wide.drop_attrs(deep=False)
+
+
+def _narrow(part: "xr.Dataset", attributes: dict[str, Any]) -> "xr.Dataset | None":
+    """Undo `_widen`."""
+    figures = {name: float(part[name]) for name in FIGURES if name in part}
+    part = part.drop_vars([*figures, *(d for d in ("algorithm", "env") if d in part.coords)])
+    part = part.isel(seed=np.flatnonzero(np.isfinite(part["diverged_at"].values)))
+    if part.sizes["seed"] == 0:
+        return None
+    part = part.isel(update=np.flatnonzero(np.isfinite(part["step"].values)))
+    kept = (*results.EPISODES, "final_return")
+    part = part.drop_vars(
+        [name for name in part if name not in kept and np.all(np.isnan(part[name].values))]
+    )
+    for name, dtype in COUNTS.items():
+        part[name] = part[name].astype(dtype)
+    part = part.assign_coords(step=part["step"].astype(int))
+    known = {k: v for k, v in figures.items() if not math.isnan(v)}
+    part.attrs = {**attributes, **known}
+    return part
+
+
+def _join_seeds(first: "xr.Dataset", second: "xr.Dataset", one: Path, other: Path) -> "xr.Dataset":
+    """Join two runs that differ in their seeds alone."""
+    import xarray as xr
+
+    configs = [json.loads(run.attrs["config"]) for run in (first, second)]
+    bare = [{k: v for k, v in config.items() if k not in FREE} for config in configs]
+    name = f"{first.attrs['algorithm']} on {first.attrs['env']}"
+    if bare[0] != bare[1]:
+        raise ValueError(
+            f"two runs of {name} must have one configuration, got {one} and {other}; "
+            "give them labels: load_runs({label: path, …})"
+        )
+    if common := set(first["seed"].values.tolist()) & set(second["seed"].values.tolist()):
+        raise ValueError(
+            f"two runs of {name} must have seeds of their own, got {one} and {other} "
+            f"with seed {min(common)} in both"
+        )
+    joined = xr.concat([first, second], "seed").sortby("seed")
+    seconds = [run.attrs.get("run_seconds") or math.nan for run in (first, second)]
+    steps = [run.attrs.get("env_steps_per_second") or math.nan for run in (first, second)]
+    joined.attrs = {
+        **first.attrs,
+        "config": json.dumps({**configs[0], "num_seeds": joined.sizes["seed"]}),
+        "compile_seconds": sum(r.attrs.get("compile_seconds") or math.nan for r in (first, second)),
+        "run_seconds": sum(seconds),
+        "env_steps_per_second": float(np.dot(steps, seconds) / sum(seconds)),
+    }
+    return joined
