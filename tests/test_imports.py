@@ -167,3 +167,26 @@ def test_importing_the_package_leaves_slow_libraries_for_later():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert finished.stdout.strip() == "[]", finished.stderr
+
+
+def code_lines(path):
+    """Stripped lines of a module that are neither empty nor part of an import."""
+    text = path.read_text()
+    imports = {
+        line
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    numbered = enumerate(map(str.strip, text.splitlines()), start=1)
+    return [line for number, line in numbered if line and number not in imports]
+
+
+def test_no_six_lines_stand_twice_among_the_algorithms():
+    """What two of them share has a name of its own: an algorithm's file says what differs."""
+    places = {}
+    for path in sorted((PACKAGE / "algorithms").glob("*.py")):
+        lines = code_lines(path)
+        for i in range(len(lines) - 5):
+            places.setdefault(tuple(lines[i : i + 6]), []).append(f"{path.name}: {lines[i]}")
+    assert [where for where in places.values() if len(where) > 1] == []
