@@ -96,20 +96,36 @@ def td_residual(evidence: Evidence) -> Array:
     return q_value(evidence) - evidence.value
 
 
-def gae(evidence: Evidence) -> Array:
-    """Generalised advantage estimates `[T, ...]`; with the values added, the λ-returns.
+def gae(
+    reward: Array,
+    value: Array,
+    next_value: Array,
+    terminated: Array,
+    truncated: Array,
+    discount: Array | float,
+    gae_lambda: Array | float,
+) -> Array:
+    """Generalised advantage estimates; of an `Evidence`, whose fields these are, `gae(*evidence)`.
 
     δ_t = r_t + γ(1 − terminated_t)V(next_obs_t) − V(obs_t),
     Â_t = δ_t + γλ(1 − done_t)Â_{t+1}, done = terminated ∨ truncated.
 
+    Args:
+        reward, value, next_value: `[T, ...]`; `next_value` is the value of the true successor.
+        terminated, truncated: bool `[T, ...]`.
+        discount: γ in [0, 1].
+        gae_lambda: λ in [0, 1].
+
+    Returns:
+        Advantages `[T, ...]`; with the values added, the λ-returns.
+
     Source: Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage
     Estimation, section 3.
     """
-    chex.assert_equal_shape(evidence[:5])
-    chex.assert_type([evidence.terminated, evidence.truncated], bool)
-    delta = td_residual(evidence)
-    ended = evidence.terminated | evidence.truncated
-    decay = jnp.where(ended, 0.0, evidence.discount * evidence.gae_lambda)
+    chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
+    chex.assert_type([terminated, truncated], bool)
+    delta = td_residual(Evidence(reward, value, next_value, terminated, truncated, discount))
+    decay = jnp.where(terminated | truncated, 0.0, discount * gae_lambda)
     return _discounted_sum(delta, decay)
 
 
@@ -119,7 +135,7 @@ ESTIMATORS: dict[str, Callable[[Evidence], Array]] = {
     "baseline": baseline,
     "q_value": q_value,
     "td_residual": td_residual,
-    "advantage": gae,
+    "advantage": lambda evidence: gae(*evidence),
 }
 """The weights Ψ by name, `[T, ...]`."""
 

@@ -21,10 +21,6 @@ def make_trajectory(seed, shape=(12, 3)):
     return tuple(map(jnp.asarray, (reward, value, next_value, terminated, truncated)))
 
 
-def of_arrays(*evidence):
-    return gae(Evidence(*evidence))
-
-
 def loop_gae(reward, value, next_value, terminated, truncated, discount, gae_lambda):
     """Σ_n (γλ)ⁿ δ_{t+n} until the episode ends, one sum per time step."""
     advantage = np.zeros(reward.shape)
@@ -45,7 +41,7 @@ def loop_gae(reward, value, next_value, terminated, truncated, discount, gae_lam
 def test_gae_equals_the_double_loop(seed, x64):
     trajectory = make_trajectory(seed)
     expected = loop_gae(*map(np.asarray, trajectory), DISCOUNT, LAMBDA)
-    np.testing.assert_allclose(of_arrays(*trajectory, DISCOUNT, LAMBDA), expected, atol=1e-12)
+    np.testing.assert_allclose(gae(*trajectory, DISCOUNT, LAMBDA), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +56,7 @@ def test_gae_equals_the_double_loop(seed, x64):
     ],
 )
 def test_gae_by_hand(terminated, truncated, expected):
-    advantage = of_arrays(
+    advantage = gae(
         jnp.array([1.0, 2.0, 3.0]),
         jnp.array([0.5, 1.0, 1.5]),
         jnp.array([1.0, 1.5, 2.0]),
@@ -75,7 +71,7 @@ def test_gae_by_hand(terminated, truncated, expected):
 def test_lambda_zero_is_the_one_step_residual(x64):
     reward, value, next_value, terminated, truncated = make_trajectory(0)
     delta = reward + DISCOUNT * (1 - terminated) * next_value - value
-    advantage = of_arrays(reward, value, next_value, terminated, truncated, DISCOUNT, 0.0)
+    advantage = gae(reward, value, next_value, terminated, truncated, DISCOUNT, 0.0)
     np.testing.assert_allclose(advantage, delta, atol=1e-14)
 
 
@@ -85,7 +81,7 @@ def test_lambda_one_is_the_return_minus_the_value(x64):
     cut_value = jnp.asarray(np.random.default_rng(2).normal(size=12))
     done = terminated | truncated
     next_value = jnp.where(done.at[-1].set(True), cut_value, jnp.roll(value, -1))
-    advantage = of_arrays(reward, value, next_value, terminated, truncated, DISCOUNT, 1.0)
+    advantage = gae(reward, value, next_value, terminated, truncated, DISCOUNT, 1.0)
 
     expected = np.zeros(12)
     for t in range(12):
@@ -104,7 +100,7 @@ def test_gae_is_the_exponential_mean_of_n_step_advantages(x64):
     horizon = 8
     reward, value, _, _, _ = make_trajectory(3, (horizon + 1,))
     next_value, never = value[1:], jnp.zeros(horizon, bool)
-    advantage = of_arrays(reward[:-1], value[:-1], next_value, never, never, DISCOUNT, LAMBDA)
+    advantage = gae(reward[:-1], value[:-1], next_value, never, never, DISCOUNT, LAMBDA)
 
     def n_step(t, n):
         rewards = sum(DISCOUNT**i * reward[t + i] for i in range(n))
@@ -122,7 +118,7 @@ def test_terminated_and_truncated_differ_and_terminated_wins(x64):
     never, at_three = jnp.zeros(6, bool), jnp.arange(6) == 3
 
     def advantage(terminated, truncated):
-        return of_arrays(reward, value, next_value, terminated, truncated, DISCOUNT, LAMBDA)
+        return gae(reward, value, next_value, terminated, truncated, DISCOUNT, LAMBDA)
 
     terminated, truncated = advantage(at_three, never), advantage(never, at_three)
     np.testing.assert_array_equal(advantage(at_three, at_three), terminated)
@@ -138,8 +134,8 @@ def test_the_value_of_a_terminated_successor_is_never_read():
     terminated, never = jnp.array([False, True, False, False]), jnp.zeros(4, bool)
     poisoned = jnp.where(terminated, jnp.nan, next_value)
     np.testing.assert_array_equal(
-        of_arrays(reward, value, poisoned, terminated, never, DISCOUNT, LAMBDA),
-        of_arrays(reward, value, next_value, terminated, never, DISCOUNT, LAMBDA),
+        gae(reward, value, poisoned, terminated, never, DISCOUNT, LAMBDA),
+        gae(reward, value, next_value, terminated, never, DISCOUNT, LAMBDA),
     )
 
 
@@ -149,10 +145,10 @@ def test_a_chain_cut_by_a_time_limit_keeps_its_value():
     true_value = 1.0 / (1.0 - discount)
     reward, value = jnp.ones(horizon), jnp.full(horizon, true_value)
     cut, never = (jnp.arange(horizon) + 1) % limit == 0, jnp.zeros(horizon, bool)
-    advantage = of_arrays(reward, value, value, never, cut, discount, 0.95)
+    advantage = gae(reward, value, value, never, cut, discount, 0.95)
     np.testing.assert_allclose(advantage, 0.0, atol=1e-5)
     # Taken for a termination, the cut makes the last step look worse by γV = 9.
-    mistaken = of_arrays(reward, value, value, cut, never, discount, 0.95)
+    mistaken = gae(reward, value, value, cut, never, discount, 0.95)
     np.testing.assert_allclose(mistaken[limit - 1], -discount * true_value, rtol=1e-5)
     first = -discount * true_value * (discount * 0.95) ** (limit - 1)
     np.testing.assert_allclose(mistaken[0], first, rtol=1e-5)
@@ -163,16 +159,16 @@ def test_a_chain_cut_by_a_time_limit_keeps_its_value():
 def test_gae_refuses_wrong_shapes_and_types():
     x, flag = jnp.zeros((3, 2)), jnp.zeros((3, 2), bool)
     with pytest.raises(AssertionError, match="shape"):
-        of_arrays(x, x, x[:2], flag, flag, 0.9, 0.9)
+        gae(x, x, x[:2], flag, flag, 0.9, 0.9)
     with pytest.raises(AssertionError, match="type"):
-        of_arrays(x, x, x, flag.astype(jnp.float32), flag, 0.9, 0.9)
+        gae(x, x, x, flag.astype(jnp.float32), flag, 0.9, 0.9)
 
 
 def test_gae_over_a_batch_is_gae_of_each_trajectory():
     trajectory = make_trajectory(6)
-    together = of_arrays(*trajectory, DISCOUNT, LAMBDA)
+    together = gae(*trajectory, DISCOUNT, LAMBDA)
     for n in range(3):
-        alone = of_arrays(*(x[:, n] for x in trajectory), DISCOUNT, LAMBDA)
+        alone = gae(*(x[:, n] for x in trajectory), DISCOUNT, LAMBDA)
         np.testing.assert_allclose(together[:, n], alone, rtol=1e-6)
 
 
@@ -277,9 +273,9 @@ def test_gae_is_the_td_residual_at_lambda_zero_and_the_baseline_where_nothing_is
     consistent = jnp.concatenate([value[1:], next_value[-1:]])
     of = Evidence(reward, value, consistent, terminated, never, DISCOUNT)
     delta = advantages.td_residual(of)
-    np.testing.assert_allclose(gae(of._replace(gae_lambda=0.0)), delta, atol=1e-12)
+    np.testing.assert_allclose(gae(*of._replace(gae_lambda=0.0)), delta, atol=1e-12)
     np.testing.assert_allclose(delta + value, advantages.q_value(of), atol=1e-12)
-    np.testing.assert_allclose(gae(of), advantages.baseline(of), atol=1e-12)
+    np.testing.assert_allclose(gae(*of), advantages.baseline(of), atol=1e-12)
 
 
 # What each weight must not look at: anything there leaves it what it is.

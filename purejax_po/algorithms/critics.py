@@ -123,7 +123,7 @@ def estimate(
 ) -> Estimates:
     """Values, generalised advantages and value targets of a rollout under a critic as it stands."""
     value, next_value = values(critic, params, carry, transition)
-    advantage = gae(evidence(transition, value, next_value, hyperparams))
+    advantage = gae(*evidence(transition, value, next_value, hyperparams))
     return Estimates(value, advantage, advantage + value)
 
 
