@@ -46,8 +46,8 @@ from purejax_po.experiment.policies import evaluate_run, load_policy, render
 from purejax_po.experiment.report.page import report
 from purejax_po.experiment.results import statistics
 from purejax_po.experiment.results.dataset import load as load_results
-from purejax_po.experiment.results.dataset import save_results, summarize
-from purejax_po.experiment.results.join import load_runs
+from purejax_po.experiment.results.dataset import save_results
+from purejax_po.experiment.results.join import load_runs, summarize
 from purejax_po.experiment.run.compilation import compiler_options, use_compilation_cache
 from purejax_po.experiment.run.processes import ProcessLostError
 from purejax_po.experiment.run.processes import join as join_processes

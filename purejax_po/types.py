@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, get_type_hints
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from purejax_po.jacobian import Jacobian, linearized
@@ -181,6 +182,9 @@ class Trainer(NamedTuple):
         return self.num_envs * self.num_steps
 
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
     """The values that a float may take: finite, between `low` and `high`."""
@@ -191,6 +195,11 @@ class Range:
     includes_high: bool = True
 
     def __contains__(self, value: float) -> bool:
+        # Programs compute in single precision: what is infinite or out of range there is so here.
+        single = float(np.float32(value)) if abs(value) <= FLOAT32_MAX else math.inf
+        return self._has(value) and self._has(single)
+
+    def _has(self, value: float) -> bool:
         above = value >= self.low if self.includes_low else value > self.low
         below = value <= self.high if self.includes_high else value < self.high
         return math.isfinite(value) and above and below

@@ -39,6 +39,8 @@ from purejax_po.types import (
 )
 
 FisherProduct = Literal["gauss_newton", "kl_hessian", "empirical"]
+RESOLUTION = 0.01
+"""Share of the values' size below which a spread that no reward confirms is none."""
 
 
 @flax.struct.dataclass
@@ -68,7 +70,8 @@ class Options(NamedTuple):
     """Share of the samples in it, one random subset per update, in (0, 1]; with memory, of the
     environments, each with its whole sequence."""
     normalize_advantage: bool
-    """To mean 0 and standard deviation 1 over the batch."""
+    """To mean 0 and standard deviation 1 over the batch, unless nothing but the critic tells its
+    actions apart (see `standardized`)."""
 
 
 class State(NamedTuple):
@@ -146,9 +149,9 @@ def algorithm(
         old, transition = state.params, rollout.transition
         policy_carry, critic_carry = rollout.carry or ((), ())
         estimates = critics.estimate(critic, old.critic, transition, hyperparams, critic_carry)
-        samples, advantage = transition, estimates.advantage
+        samples, advantage, radius = transition, estimates.advantage, 1.0
         if options.normalize_advantage:
-            advantage = advantages.normalize(advantage, transition.weight)
+            advantage, radius = standardized(estimates, transition)
         if policy.memoryless:
             samples, advantage = minibatch.flatten_time((samples, advantage))
         objective = functools.partial(
@@ -165,7 +168,7 @@ def algorithm(
             damping=hyperparams.damping,
             carry=policy_carry,
         )
-        ascent = ascend(old.policy, objective, curve, rule, hyperparams)
+        ascent = ascend(old.policy, objective, curve, rule, hyperparams, radius)
         fitted, moments, value_loss = critics.fit(
             critic_key,
             critic,
@@ -189,6 +192,7 @@ def ascend(
     curve: Callable[[], curvature.Product],
     rule: Rule,
     hyperparams: NaturalHyperparams,
+    radius: Array | float = 1.0,
 ) -> Ascent:
     """Take the first accepted candidate along the natural gradient of an objective.
 
@@ -196,11 +200,13 @@ def ascend(
         old: the parameters before.
         objective: `params → (L, diagnostics)`.
         curve: makes the Fisher-vector product at `old`.
+        radius: factor of √δ in the length of the step, in [0, 1].
     """
     (old_value, old_info), gradient = jax.value_and_grad(objective, has_aux=True)(old)
     old_info["improvement"] = 0.0 * old_value
     solution = rule.solve(curve(), gradient, hyperparams)
-    step = rule.step(solution, hyperparams)
+    within = hyperparams.replace(max_kl=hyperparams.max_kl * radius**2)  # type: ignore[attr-defined]
+    step = rule.step(solution, within)
 
     def judge(params: Params) -> tuple[Array, Info]:
         value, info = objective(params)
@@ -293,6 +299,35 @@ def conjugate_gradient(cg_iterations: int) -> Solve:
         )
 
     return solve
+
+
+def standardized(estimates: critics.Estimates, transition: Transition) -> tuple[Array, Array]:
+    """Advantages of mean 0 and standard deviation 1, unless the rollout has no evidence for them.
+
+    Where all rewards are equal and no episode terminates, what differs among the advantages is the
+    critic's doing alone. If that is less than `RESOLUTION` of the values' size, the advantages have
+    no spread: they are not stretched to deviation 1 but to their share of that resolution,
+    σ(Â) / (RESOLUTION · max(1, rms(Â + V))), and the trust region's radius √δ shrinks by the same
+    factor. Without that a step along F⁻¹g has its full length whatever the gradient's. A larger
+    spread counts, since it may hold what the critic learned from earlier rewards.
+
+    Args:
+        estimates, transition: of one rollout, `[T, N]`; samples of weight zero do not count.
+
+    Returns:
+        The advantages `[T, N]`, and the factor of the radius, in [0, 1].
+    """
+    weight = transition.weight
+    counts = weight > 0
+    lowest = jnp.min(jnp.where(counts, transition.reward, jnp.inf))
+    highest = jnp.max(jnp.where(counts, transition.reward, -jnp.inf))
+    has_evidence = (highest > lowest) | jnp.any(counts & transition.terminated)
+    mean = advantages.weighted_mean(estimates.advantage, weight)
+    deviation = jnp.sqrt(advantages.weighted_mean(jnp.square(estimates.advantage - mean), weight))
+    size = jnp.sqrt(advantages.weighted_mean(jnp.square(estimates.value_target), weight))
+    share = jnp.minimum(deviation / (RESOLUTION * jnp.maximum(size, 1.0)), 1.0)
+    factor = jnp.where(has_evidence, 1.0, share)
+    return factor * advantages.normalize(estimates.advantage, weight), factor
 
 
 def scaled_to_kl(solution: curvature.Solution, hyperparams: NaturalHyperparams) -> Params:

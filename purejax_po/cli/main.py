@@ -1,10 +1,13 @@
 """The command line `purejax-po`: tyro over `experiment`."""
 
+import codecs
 import contextlib
 import errno
+import importlib.util
 import io
 import math
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,7 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
+import purejax_po
 from purejax_po import environments
+from purejax_po.cli import arguments as typed
 from purejax_po.experiment import compare as comparison
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import policies
@@ -305,12 +310,12 @@ class Evaluate:
     sample: bool = False
     """Sample actions rather than taking the most likely ones."""
     point: PointFlags = ()
-    """Of a sweep, the value of each axis."""
+    """Of a sweep, the value of each axis (default: the best point)."""
 
     def execute(self) -> int:
         """Print the returns, and write `evaluation.json` beside the run's results."""
         try:
-            point = sweep.parse_point(self.point)
+            point = sweep.parse_point(self.point) or policies.best_point(self.directory)
             use_compilation_cache()
             evaluation = policies.evaluate_run(
                 self.directory, num_episodes=self.episodes, greedy=not self.sample, point=point
@@ -326,6 +331,7 @@ class Evaluate:
             "per_seed": dict(zip(evaluation["seed"].values.tolist(), means.tolist(), strict=True)),
             **evaluation.attrs,
         }
+        atomic.write_json(self.directory / "evaluation.json", found)
         left_out = {
             name.replace("_", " "): ", ".join(map(str, seeds))
             for name, seeds in evaluation.attrs.items()
@@ -338,10 +344,9 @@ class Evaluate:
                 "seeds, episodes each": f"{len(means)}, {self.episodes}",
                 **left_out,
                 "actions": "sampled" if self.sample else "most likely",
-                **_return_rows(found["final_return"]),
+                **_return_rows(found["final_return"], "evaluation"),
             },
         )
-        atomic.write_json(self.directory / "evaluation.json", found)
         return 0
 
 
@@ -361,12 +366,12 @@ class Render:
     def execute(self) -> int:
         """Write the file."""
         try:
-            point = sweep.parse_point(self.point)
+            point = sweep.parse_point(self.point) or policies.best_point(self.directory)
             use_compilation_cache()
             path, frames = policies.render(self.directory, self.out, seed=self.seed, point=point)
         except ValueError as error:
             return _fail(error)
-        _console().print(f"{path}: {frames} frames")
+        _console().print(f"{path}: {frames} frames", soft_wrap=True)
         return 0
 
 
@@ -381,7 +386,7 @@ class Envs:
         table = Table("environment", "observation", "actions", "time limit (steps)")
         for name in environments.names():
             if library := environments.library_of(name):  # making it takes seconds
-                table.add_row(name, f"pip install 'purejax-po[{library}]'", "", "")
+                table.add_row(name, _of_library(library), "", "")
                 continue
             try:
                 env, env_params = environments.make(name)
@@ -397,6 +402,13 @@ class Envs:
             )
         _console().print(table)
         return 0
+
+
+def _of_library(library: str) -> str:
+    """Whether a library of environments is installed, and how to install it."""
+    if importlib.util.find_spec(library) is not None:
+        return f"{library}, installed"
+    return f"pip install 'purejax-po[{library}]' (in a checkout: pip install -e '.[{library}]')"
 
 
 @dataclass(frozen=True)
@@ -477,11 +489,15 @@ COMMANDS: dict[str, type] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: the user's mistake, in one line)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    use_any_output()
+    if arguments[:1] == ["--version"]:
+        print(f"{PROGRAM} {purejax_po.__version__}")
+        return 0
     command = None
     try:
         with stop_signal(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            command = parse(arguments)
+            command = parse(typed.normalize(arguments))
             return command.execute()
     except ValueError as error:
         return _fail(error)
@@ -508,7 +524,13 @@ def parse(arguments: Sequence[str]) -> Any:
     Raises:
         ValueError: with one line, for arguments that do not parse.
     """
-    if arguments and not arguments[0].startswith("-"):
+    if not arguments:
+        raise ValueError(
+            f"command must be given, one of {', '.join(COMMANDS)} (see: {PROGRAM} --help)"
+        )
+    if arguments[0] == "-h":
+        arguments = ["--help", *arguments[1:]]
+    if not arguments[0].startswith("-"):
         check_choice("command", arguments[0], tuple(COMMANDS))
     if (
         arguments[:1] in (["train"], ["sweep"])
@@ -516,7 +538,20 @@ def parse(arguments: Sequence[str]) -> Any:
         and not arguments[1].startswith("-")
     ):
         algorithm_config(arguments[1])
-    preset = _option(arguments, "--preset") or _task_preset(arguments)
+    command = _parse(arguments, None)
+    if not isinstance(command, Train):
+        return command
+    is_task = command.preset is None
+    preset = command.preset or TASK_PRESETS.get((command.algorithm.name, command.experiment.env))
+    if preset is None:
+        return command
+    if is_task:
+        print(f"{PROGRAM}: preset {preset}, the task's own", file=sys.stderr)
+    return _parse(arguments, preset)
+
+
+def _parse(arguments: Sequence[str], preset: str | None) -> Any:
+    """As `parse`, with the defaults of a preset."""
     subcommands = {
         name: tyro.conf.subcommand(name, default=_preset_command(command, preset))
         if issubclass(command, Train)
@@ -539,7 +574,7 @@ def parse(arguments: Sequence[str]) -> Any:
     except SystemExit as exit_:
         if not exit_.code:
             raise
-        raise ValueError(_one_line(errors.getvalue())) from None
+        raise ValueError(_one_line(errors.getvalue(), arguments)) from None
 
 
 def _execute(experiment: "runner.Experiment | comparison.Comparison", saving: runner.Saving) -> int:
@@ -554,8 +589,8 @@ def _execute(experiment: "runner.Experiment | comparison.Comparison", saving: ru
         else:
             dataset = runner.execute(experiment, saving=saving)
     except Interrupted as stop:
-        hint = f"; to go on: {PROGRAM} resume {out}" if stop.is_saved else " before training"
-        print(f"{PROGRAM}: interrupted{hint}", file=sys.stderr)
+        hint = f"; to go on: {PROGRAM} resume {shlex.quote(str(out))}" if stop.is_saved else ""
+        print(f"{PROGRAM}: interrupted{hint or ' before training'}", file=sys.stderr)
         return 128 + stop.signal_number
     except ValueError as error:  # a checkpoint that cannot be used, memory for no lane
         return _fail(error)
@@ -580,7 +615,7 @@ def _execute(experiment: "runner.Experiment | comparison.Comparison", saving: ru
         print_points(dataset)
     print_table(dataset)
     files = [*RUN_FILES, *[SWEEP] * bool(results.swept(dataset))]
-    _console().print(f"files: {out}{os.sep}{{{', '.join(files)}}}")
+    _console().print(f"files: {out}{os.sep}{{{', '.join(files)}}}", soft_wrap=True)
     return 0
 
 
@@ -609,7 +644,7 @@ def print_table(dataset: "xr.Dataset") -> None:
         "diverged seeds": _diverged(summary["diverged_seeds"]),
         "compile, run time": f"{summary['compile_seconds']:.1f} s, {summary['run_seconds']:.1f} s",
         "steps per second": f"{summary['env_steps_per_second']:,.0f}",
-        "device": f"{summary['device']}, {summary['lanes_per_device']} lanes each",
+        "device": f"{summary['device']}, {_lanes(summary['lanes_per_device'])} each",
     }
     if unfinished := summary["seeds_without_final_episodes"]:
         rows["seeds that ended no episode in the last tenth"] = str(len(unfinished))
@@ -622,6 +657,10 @@ def _diverged(seeds: list[dict[str, Any]]) -> str:
         return f"{len(seeds)}, named in summary.json; left out of the statistics"
     named = [f"{entry['seed']} (at update {entry['update']})" for entry in seeds]
     return f"{', '.join(named)}; left out of the statistics" if named else "none"
+
+
+def _lanes(number: int) -> str:
+    return f"{number} lane{'s' * (number != 1)}"
 
 
 def _point(point: dict[str, float]) -> str:
@@ -697,10 +736,10 @@ def _print_columns(title: str, rows: "Sequence[dict[str, str]]") -> None:
     _console().print(table)
 
 
-def _return_rows(final_return: dict[str, float | None]) -> dict[str, str]:
+def _return_rows(final_return: dict[str, float | None], of: str = "final") -> dict[str, str]:
     final = {k: "-" if v is None else f"{v:.1f}" for k, v in final_return.items()}
     return {
-        "final return, IQM": f"{final['iqm']}  (95 % CI {final['ci_low']} … {final['ci_high']})",
+        f"{of} return, IQM": f"{final['iqm']}  (95 % CI {final['ci_low']} … {final['ci_high']})",
         "mean, median": f"{final['mean']}, {final['median']}",
         "min … max over seeds": f"{final['min']} … {final['max']}",
     }
@@ -725,25 +764,7 @@ def _preset_command(command: type[Train], preset: str | None) -> Train:
     return command(algorithm=algorithm, experiment=experiment, preset=preset)
 
 
-def _task_preset(arguments: Sequence[str]) -> str | None:
-    """The preset that `train ALGORITHM --env ENV` starts from where it is the task's own."""
-    algorithm = (
-        arguments[1] if arguments[:1] in (["train"], ["sweep"]) and len(arguments) > 1 else ""
-    )
-    return TASK_PRESETS.get((algorithm, _option(arguments, "--env") or ""))
-
-
-def _option(arguments: Sequence[str], name: str) -> str | None:
-    """The value that follows an option among raw arguments."""
-    for i, argument in enumerate(arguments):
-        if argument.startswith(f"{name}="):
-            return argument.partition("=")[2]
-        if argument == name and i + 1 < len(arguments):
-            return arguments[i + 1]
-    return None
-
-
-def _one_line(box: str) -> str:
+def _one_line(box: str, arguments: Sequence[str]) -> str:
     """Condense the parser's framed error message into one line."""
     lines = [line.strip("│ ") for line in box.splitlines()]
     sections: list[list[str]] = [[]]
@@ -755,9 +776,16 @@ def _one_line(box: str) -> str:
     if "╭" not in box:
         sections = sections[1:]  # an ASCII frame has its title in a section of its own
     message = " ".join(sections[0])
+    given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    if known := [alias for alias in typed.ALIASES if alias in given and f"{alias}" in message]:
+        return f"{message}; here it is {typed.ALIASES[known[0]]}"
     for section in sections[1:]:
         if section and section[0].startswith("Perhaps you meant"):
-            message += f"; did you mean {section[1].split()[0]}?"
+            nearest = section[1].split()[0].rstrip(",")
+            if nearest in given:  # right elsewhere
+                message += f"; it is no option of {arguments[0]}"
+            else:
+                message += f"; did you mean {nearest}?"
         elif section and section[0].startswith("Available"):
             message += "; " + " ".join(section).lower()
     return message
@@ -769,6 +797,30 @@ def _fail(error: Exception) -> int:
 
 
 def _console() -> Any:
+    """Where tables are printed: names and paths as they are, never as markup."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 100)
+    width = None if sys.stdout.isatty() else 100
+    return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+PLAIN = {"…": "...", "×": "x", "−": "-", "≥": ">=", "≤": "<=", "–": "-", "±": "+-"}
+"""What stands for characters that an output lacks."""
+
+
+def use_any_output() -> None:
+    """Print on outputs of any encoding, and on none: what they lack is replaced, not raised."""
+    if sys.stdout is None:  # closed
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    codecs.register_error("purejax_po", _in_plain)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="purejax_po")  # type: ignore[union-attr]
+
+
+def _in_plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    return "".join(PLAIN.get(x, "?") for x in text), error.end

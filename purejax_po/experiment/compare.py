@@ -18,6 +18,7 @@ from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import join as runs
 from purejax_po.experiment.results.join import COMPARISON
 from purejax_po.experiment.run import study as runner
+from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.store import lock as locks
 from purejax_po.experiment.store import run_store as files
 from purejax_po.types import check_choice
@@ -75,7 +76,7 @@ def compare(
             goes on.
     """
     comparison = prepare(algorithms, envs, out, overwrite=overwrite, log_to=log_to, **settings)
-    return execute(comparison, progress=progress, saving=saving)
+    return runner.without_frames(execute, comparison, progress=progress, saving=saving)
 
 
 def prepare(
@@ -160,8 +161,13 @@ def _execute(
     if directory is not None:
         atomic.write_json(directory / COMPARISON, {"runs": plan, "results": None})
     found: runs.Runs = {}
-    for (label, env), experiment in experiments.items():
-        dataset = runner.execute(experiment, progress=progress, saving=saving)
+    for i, ((label, env), experiment) in enumerate(experiments.items(), 1):
+        named = "" if label == experiment.config.algorithm.name else f"{label}: "
+        title = f"{i} of {len(experiments)}: {named}"
+        try:
+            dataset = runner.execute(experiment, progress=progress, saving=saving, title=title)
+        except Interrupted as stop:
+            raise _interrupted(stop.signal_number, directory) from None
         found[label, env] = dataset.assign_attrs(algorithm=label)
     joined = runs.join(found)
     if directory is not None:
@@ -169,6 +175,15 @@ def _execute(
         atomic.write_json(directory / COMPARISON, content)
         report.write(joined, directory)
     return joined
+
+
+def _interrupted(number: int, directory: Path | None) -> Interrupted:
+    """An interruption that says how the comparison goes on: what is complete is kept."""
+    if directory is None:
+        message = "interrupted; nothing is saved, for the comparison had no out (a directory)"
+    else:
+        message = f"interrupted; to go on: purejax_po.resume_compare({os.fspath(directory)!r})"
+    return Interrupted(number, saved_to=directory, message=message)
 
 
 def resume_compare(

@@ -1,6 +1,7 @@
 """What comes out of a run: its policies, to act with, evaluate and look at."""
 
 import importlib
+import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -65,6 +66,15 @@ def load_policies(
     seeds = config.first_seed + numbers[chosen] % config.num_seeds
     params = jax.tree.map(lambda x: x[chosen], params)
     return TrainedPolicies(experiment, seeds, diverged[chosen], params)
+
+
+def best_point(out: str | os.PathLike[str]) -> dict[str, float]:
+    """Return the best point of a sweep that is complete; of any other run, none."""
+    config = files.read_config(Path(out))
+    path = Path(out) / "summary.json"
+    if not config.sweep or not path.exists():
+        return {}
+    return dict(json.loads(path.read_text()).get("best", {}))
 
 
 def load_policy(

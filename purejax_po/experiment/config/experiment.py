@@ -1,6 +1,8 @@
 """What an experiment is: frozen dataclasses, checked before anything is compiled."""
 
 import dataclasses
+import difflib
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -36,6 +38,8 @@ from purejax_po.types import (
 )
 
 MAX_SEEDS = 1_000_000
+WHOLE_NUMBERS = Range(-(2.0**31), 2.0**31 - 129)
+"""What a 32-bit integer holds, and a float does not round beyond."""
 ENV_PARAMS = "env_params."
 """What the name of a swept field of the environment's parameters begins with."""
 MAKE_NETWORKS = {
@@ -52,6 +56,40 @@ CIRCUMSTANCES = ("num_devices", "memory_gib", "stop_on_divergence")
 """Fields of an experiment that its results do not depend on, given the lanes on each device."""
 
 
+def named_fields(cls: Any) -> Any:
+    """Let a configuration refuse a keyword that it has not, and say where it belongs."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    original = cls.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name not in fields:
+                raise ValueError(_where(cls, name, tuple(fields)))
+        original(self, *args, **kwargs)
+
+    cls.__init__ = init
+    return cls
+
+
+def _where(cls: Any, name: str, fields: tuple[str, ...]) -> str:
+    """Where a field belongs that a configuration has not."""
+    for part in ("hyperparams", "network", "algorithm"):
+        if part not in fields:
+            continue
+        inner = type(next(f for f in dataclasses.fields(cls) if f.name == part).default_factory())  # type: ignore[operator, misc]
+        names = {f.name for f in dataclasses.fields(inner)}
+        if name in names:
+            return (
+                f"{name} is a field of {inner.__name__}: "
+                f"{cls.__name__}({part}={inner.__name__}({name}=…))"
+            )
+    matches = difflib.get_close_matches(name, fields, n=1, cutoff=0.4)
+    hint = f"; did you mean {matches[0]}?" if matches else ""
+    return f"{cls.__name__} has no field {name}{hint} (it has {', '.join(fields)})"
+
+
+@named_fields
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """Shape of the policy and of the critic, which share no parameters."""
@@ -385,7 +423,7 @@ class GRPOConfig(AlgorithmConfig):
 
 
 ALGORITHMS: dict[str, type[AlgorithmConfig]] = {
-    config.name: config
+    config.name: named_fields(config)
     for config in (REINFORCEConfig, A2CConfig, NPGConfig, TRPOConfig, PPOConfig, GRPOConfig)
 }
 """Every algorithm by its command-line name."""
@@ -463,6 +501,7 @@ TASK_PRESETS = {
 """Presets that are the default on their environment: no settings serve every task."""
 
 
+@named_fields
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
     """One algorithm on one environment over many seeds."""
@@ -599,6 +638,7 @@ class ExperimentConfig:
         """
         for name, value in self.env_options.items():
             check_count(f"env_options.{name}", value, minimum=0)
+            check_number(f"env_options.{name}", value, WHOLE_NUMBERS)
         env, env_params = environments.make(self.env, **self.env_options)
         return env, self.set_env_params(env_params)
 
@@ -615,8 +655,10 @@ class ExperimentConfig:
                 )
             default = getattr(env_params, name)
             check_number(f"env_params.{name}", value, Range())
-            if isinstance(default, int) and float(value) != int(value):
-                raise ValueError(f"env_params.{name} must be a whole number, got {value}")
+            if isinstance(default, int):
+                if float(value) != int(value):
+                    raise ValueError(f"env_params.{name} must be a whole number, got {value}")
+                check_number(f"env_params.{name}", value, WHOLE_NUMBERS)
             if name == "max_steps_in_episode":
                 check_number(f"env_params.{name}", value, Range(1.0))
             changes[name] = type(default)(value) if isinstance(default, int | float) else value

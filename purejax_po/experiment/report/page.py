@@ -257,7 +257,7 @@ def _page(dataset: "xr.Dataset", shown: Sequence[tuple[str, bytes]]) -> str:
     for (name, env), run in parts.items():
         summary = results.summarize(run)
         facts = {
-            "device": f"{summary['device']}, {summary['lanes_per_device']} lanes each",
+            "device": f"{summary['device']}, lanes each: {summary['lanes_per_device']}",
             "diverged seeds": summary["diverged_seeds"],
             "seeds without final episodes": summary["seeds_without_final_episodes"],
             "versions": summary["versions"],

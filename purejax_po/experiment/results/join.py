@@ -279,6 +279,17 @@ def _narrow(part: "xr.Dataset", attributes: dict[str, Any]) -> "xr.Dataset | Non
     return part
 
 
+def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
+    """Return what `summary.json` holds of a run (see `dataset.summarize`), as JSON-ready values.
+
+    Of several runs, as `load_runs` and `compare` return them: `{"runs": [...]}` with the summary of
+    each, which names its algorithm and environment.
+    """
+    if not {"algorithm", "env"} & set(dataset.dims):
+        return results.summarize(dataset)
+    return {"runs": [results.summarize(run) for run in split(dataset).values()]}
+
+
 def _join_seeds(first: "xr.Dataset", second: "xr.Dataset", one: Path, other: Path) -> "xr.Dataset":
     """Join two runs that differ in their seeds alone."""
     import xarray as xr

@@ -14,7 +14,7 @@ import gc
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -36,6 +36,17 @@ BEST_LANES_PER_ACCELERATOR = 4096
 SMALL = 8
 """On a CPU up to this width a program is compiled first and measured then; on an accelerator, where
 the programs to extrapolate from take as long to compile as the wide one, any program is."""
+
+MOST_PROGRAMS = 2
+"""Compiled programs that a process keeps, for runs of the same shape: in a notebook, say."""
+
+SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_disable_most_optimizations",
+    "jax_debug_nans",
+)
+"""Of JAX's own: those that a program depends on."""
 
 PROBE_WIDTHS = (2, 8)
 """Of the two small programs whose memory is extrapolated."""
@@ -168,10 +179,11 @@ def compile_to_fit(
     workers: list[Any],
     lanes_per_device: int,
     budget_gib: float | None = None,
+    key: Hashable = None,
 ) -> Program:
     """Compile for `lanes_per_device` lanes, or for as many as the memory holds.
 
-    Arguments as `compile_program` and `memory.available`.
+    Arguments as `compile_once` and `memory.available`.
 
     Raises:
         ValueError: if not even one lane fits.
@@ -190,7 +202,7 @@ def compile_to_fit(
         return min(lanes_per_device, fitting)
 
     def compile_for(width: int) -> Program:
-        return compile_program(trainer, _first(lanes, width), num_updates, workers)
+        return compile_once(key, trainer, _first(lanes, width), num_updates, workers)
 
     if lanes_per_device > SMALL and workers[0].platform == "cpu":
         return compile_for(widest())
@@ -254,6 +266,39 @@ def _first(lanes: Lanes, width: int) -> Lanes:
     """The first `width` lanes, the last one repeated if there are fewer."""
     index = np.minimum(np.arange(width), len(lanes.seed) - 1)
     return jax.tree.map(lambda x: x[index], lanes)
+
+
+def compile_once(
+    key: Hashable, trainer: Trainer, lanes: Lanes, num_updates: float, workers: list[Any]
+) -> Program:
+    """As `compile_program`, unless a trainer with the same key was compiled for as many lanes.
+
+    Args:
+        key: what tells trainers apart whose programs differ; None for one that has no equal.
+    """
+    if key is None:
+        return compile_program(trainer, lanes, num_updates, workers)
+    settings = tuple(map(_setting, SETTINGS))
+    whole = key, len(lanes.seed), num_updates, tuple(map(str, workers)), settings
+    start = time.perf_counter()
+    if whole in _compiled:
+        program = _compiled.pop(whole)._replace(
+            workers=workers, compile_seconds=time.perf_counter() - start
+        )
+    else:
+        program = compile_program(trainer, lanes, num_updates, workers)
+    _compiled[whole] = program
+    while len(_compiled) > MOST_PROGRAMS:
+        del _compiled[next(iter(_compiled))]  # that was used longest ago
+    return program
+
+
+_compiled: dict[Hashable, Program] = {}
+
+
+def _setting(name: str) -> Any:
+    """A setting of JAX's, whichever way it is read."""
+    return getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
 
 
 @with_deep_stack

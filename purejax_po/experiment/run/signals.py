@@ -6,19 +6,27 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to stop."""
+    """A signal asked the run to stop; the message says what is saved, and how to go on."""
 
-    def __init__(self, signal_number: int, *, is_saved: bool = False) -> None:
-        super().__init__()
+    def __init__(
+        self, signal_number: int, *, saved_to: Path | None = None, message: str = "interrupted"
+    ) -> None:
+        super().__init__(message)
         self.signal_number = signal_number
-        self.is_saved = is_saved
+        self.saved_to = saved_to
+        """Where there is something to resume; None if there is nothing."""
+
+    @property
+    def is_saved(self) -> bool:
         """Whether there is something to resume."""
+        return self.saved_to is not None
 
 
 class StopSignal:
@@ -27,6 +35,8 @@ class StopSignal:
     def __init__(self) -> None:
         self.number: int | None = None
         """Of the first signal."""
+        self.saves = True
+        """Whether what is running will be saved before it ends."""
         self._is_deferred = False
 
     def __bool__(self) -> bool:
@@ -56,7 +66,8 @@ class StopSignal:
         if not self._is_deferred:
             raise Interrupted(number)
         with suppress(OSError):  # not print: the terminal may be gone, or a print under way
-            os.write(2, b"\nsaving; once more to leave at once\n")
+            what = b"saving" if self.saves else b"stopping; nothing is saved, for there is no out"
+            os.write(2, b"\n" + what + b"; once more to leave at once\n")
 
 
 @contextmanager

@@ -5,10 +5,10 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from purejax_po.experiment.plots import sweep as sweep_plots
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import lanes as lanes_module
 from purejax_po.experiment.run import loggers, memory
+from purejax_po.experiment.run.compilation import use_compilation_cache
 from purejax_po.experiment.run.lanes import Block, Lanes, Program
 from purejax_po.experiment.run.processes import Attendance, Processes
 from purejax_po.experiment.run.progress import Progress, progress_bar
@@ -79,8 +80,13 @@ def run(
     saving: Saving | None = None,
     processes: Processes | None = None,
     log_to: Sequence[str] = (),
+    compilation_cache: bool = True,
 ) -> "xr.Dataset":
     """Train every seed of an experiment, at each point of its sweep.
+
+    A program is compiled once in a process: a second run of the same shape (other seeds,
+    hyperparameters or environment parameters) starts at once. In another process it is read from
+    the disk in a second.
 
     Args:
         config: what to run.
@@ -91,6 +97,8 @@ def run(
         processes: from `join_processes`, if several processes share the run; each of them calls
             this with the same arguments and an `out` that all of them see.
         log_to: where to log besides `log.jsonl`: `tensorboard`, `wandb` (optional extras).
+        compilation_cache: keep compiled programs on disk (`use_compilation_cache`), as the command
+            line does.
 
     Returns:
         Results labelled by `seed` and `update`, in front of them the axes of a sweep (see
@@ -98,12 +106,23 @@ def run(
 
     Raises:
         ValueError: for a bad configuration or directory, before anything is compiled.
-        Interrupted: after SIGINT or SIGTERM, once the state is saved (with `out`).
+        Interrupted: after SIGINT or SIGTERM, once the state is saved (with `out`); the message says
+            how to go on.
         StoppedError: if memory runs out, or a seed diverges under `stop_on_divergence`.
         ProcessLostError: naming another process that died; this one's seeds are saved.
     """
     experiment = prepare(config, out, overwrite=overwrite, processes=processes, log_to=log_to)
-    return execute(experiment, progress=progress, saving=saving)
+    if compilation_cache:
+        use_compilation_cache()
+    return without_frames(execute, experiment, progress=progress, saving=saving)
+
+
+def without_frames(execute: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call, and raise an interruption without the frames of what was interrupted."""
+    try:
+        return execute(*args, **options)
+    except Interrupted as stop:
+        raise stop.with_traceback(None) from None
 
 
 def resume(
@@ -113,6 +132,7 @@ def resume(
     saving: Saving | None = None,
     processes: Processes | None = None,
     log_to: Sequence[str] = (),
+    compilation_cache: bool = True,
 ) -> "xr.Dataset":
     """Continue the run that a directory holds; its results are those of an undisturbed run.
 
@@ -120,7 +140,9 @@ def resume(
     devices and of processes may be another than before.
     """
     experiment = prepare_resume(out, processes=processes, log_to=log_to)
-    return execute(experiment, progress=progress, saving=saving)
+    if compilation_cache:
+        use_compilation_cache()
+    return without_frames(execute, experiment, progress=progress, saving=saving)
 
 
 def prepare(
@@ -136,6 +158,11 @@ def prepare(
     Raises:
         ValueError: in one line that names the field, the value and what is allowed.
     """
+    if not isinstance(config, ExperimentConfig):
+        raise ValueError(
+            "config must be an ExperimentConfig, such as "
+            f"ExperimentConfig(algorithm=PPOConfig(), env='CartPole-v1'), got {config!r}"
+        )
     config.check()
     processes = processes or Processes()
     directory = None if out is None else Path(out)
@@ -168,15 +195,24 @@ def prepare_resume(
 
 
 def execute(
-    experiment: Experiment, *, progress: bool | Progress = True, saving: Saving | None = None
+    experiment: Experiment,
+    *,
+    progress: bool | Progress = True,
+    saving: Saving | None = None,
+    title: str = "",
 ) -> "xr.Dataset":
-    """Train, and write the run's files; arguments, result and errors as `run`."""
+    """Train, and write the run's files; arguments, result and errors as `run`.
+
+    Args:
+        title: what the progress bar begins with, such as `2 of 3: `.
+    """
     saving = saving or Saving()
     if experiment.is_resumed and (dataset := _finished(experiment)) is not None:
         return dataset
     config, directory, processes = experiment.config, experiment.directory, experiment.processes
     with ExitStack() as stack:
         stop = stack.enter_context(stop_signal())
+        stop.saves = directory is not None
         if directory is not None:
             stack.enter_context(locks.hold(directory, processes.index, processes.session))
             if processes.is_first and not experiment.is_resumed:  # nobody else began meanwhile
@@ -184,7 +220,7 @@ def execute(
         if callable(progress):
             advance = progress
         elif progress and processes.is_first:
-            advance = stack.enter_context(progress_bar(config, processes.count))
+            advance = stack.enter_context(progress_bar(config, processes.count, title))
         else:
             advance = _no_progress
         return _execute(experiment, advance, saving, stop)
@@ -216,10 +252,21 @@ def _execute(
             warnings.warn(f"out of memory: again with {limit} lanes on each device", stacklevel=3)
             run_ = _Run(experiment, saving, advance, attendance, stop)
     except BaseException as error:
-        if isinstance(error, Interrupted):
-            error.is_saved = run_.has_saved
         attendance.leave(str(error).partition("\n")[0] or type(error).__name__.lower())
+        if isinstance(error, Interrupted):
+            raise _interrupted(error.signal_number, experiment.directory, run_.has_saved) from None
         raise
+
+
+def _interrupted(number: int, directory: Path | None, has_saved: bool) -> Interrupted:
+    """An interruption that says what is saved, and how to go on."""
+    if directory is None:
+        message = "interrupted; nothing is saved, for the run had no out (a directory)"
+    elif has_saved:
+        message = f"interrupted; to go on: purejax_po.resume({os.fspath(directory)!r})"
+    else:
+        message = "interrupted before training; nothing was to be saved"
+    return Interrupted(number, saved_to=directory if has_saved else None, message=message)
 
 
 class _Run:
@@ -248,6 +295,7 @@ class _Run:
         self._unsaved: dict[int, Done] = {}
         self._seconds_before = 0.0
         self._lost: list[str] = []
+        self._newest: dict[int, Log] = {}
         self._damaged: list[Path] = []
 
     def execute(self, limit: int | None, times_halved: int) -> "xr.Dataset":
@@ -334,11 +382,19 @@ class _Run:
         width = min(width, limit or width)
         if fixed is not None:
             first = lanes_module.make_blocks(lanes, width)[0].lanes
-            program = lanes_module.compile_program(self.trainer, first, config.num_updates, workers)
+            program = lanes_module.compile_once(
+                _program_key(config, self.trainer), self.trainer, first, config.num_updates, workers
+            )
             lanes_module.check_fit(program, config.memory_gib)
             return program
         return lanes_module.compile_to_fit(
-            self.trainer, lanes, config.num_updates, workers, width, config.memory_gib
+            self.trainer,
+            lanes,
+            config.num_updates,
+            workers,
+            width,
+            config.memory_gib,
+            _program_key(config, self.trainer),
         )
 
     def _open(self, blocks: list[Block], program: Program) -> None:
@@ -398,7 +454,8 @@ class _Run:
     def _record(self, block: Block, log: Log) -> None:
         """Take note of one finished window."""
         i = len(block.logs) - 1
-        self.advance(block.num_real * self._steps(self.lengths[i]), _mean_return(log))
+        self._newest[block.index] = log
+        self.advance(block.num_real * self._steps(self.lengths[i]), _mean_return(self._newest))
         self._warn_of_unfinished_episodes(log)
         if self.directory is not None:
             path = files.log_path(self.directory, self.processes.index)
@@ -529,6 +586,15 @@ class _Run:
         return self._seconds_before + time.perf_counter() - self._begin
 
 
+def _program_key(config: ExperimentConfig, trainer: Trainer) -> Hashable:
+    """What a program depends on: all of an experiment that is not a traced number."""
+    data = config.identity()
+    for name in ("num_seeds", "first_seed", "sweep", "total_steps", "num_windows"):
+        del data[name]
+    data["algorithm"] = {k: v for k, v in data["algorithm"].items() if k != "hyperparams"}
+    return json.dumps(data, sort_keys=True), type(config.algorithm), type(trainer.env)
+
+
 def _make_trainer(config: ExperimentConfig) -> Trainer:
     env, env_params = config.make_env()
     sweep.check(config, env_params)
@@ -570,7 +636,9 @@ def _write_results(dataset: "xr.Dataset", directory: Path) -> None:
     atomic.write_json(directory / "summary.json", results.summarize(dataset))
 
 
-def _mean_return(log: Log) -> float:
-    """Mean return of all episodes of a window; NaN if none ended."""
-    count = log.episode_return.count
-    return float((count * log.episode_return.mean).sum() / count.sum()) if count.any() else np.nan
+def _mean_return(newest: Mapping[int, Log]) -> float:
+    """Mean return of all episodes of every block's newest window; NaN if none ended."""
+    returns = [log.episode_return for log in newest.values()]
+    count = sum(float(x.count.sum()) for x in returns)
+    total = sum(float((x.count * x.mean).sum()) for x in returns)
+    return total / count if count else np.nan
