@@ -306,10 +306,16 @@ def memory_chain(algorithm, **changes):
     return dataclasses.replace(config, **changes)
 
 
-GRU, LSTM = (po.NetworkConfig(memory=memory) for memory in ("gru", "lstm"))
+SHAPE = {"num_envs": 16, "num_steps": 32}
+GRU, LSTM = (po.NetworkConfig(memory=memory, hidden=(32,)) for memory in ("gru", "lstm"))
 LEARNERS = {
-    "trpo-gru": (po.TRPOConfig(network=GRU), 0.9),
-    "ppo-lstm": (po.PPOConfig(network=LSTM), 0.98),
+    "trpo-gru": (
+        po.TRPOConfig(
+            network=GRU, critic_epochs=5, hyperparams=po.TRPOHyperparams(max_kl=0.02), **SHAPE
+        ),
+        0.9,
+    ),
+    "ppo-lstm": (po.PPOConfig(network=LSTM, **SHAPE), 0.98),
 }
 
 
