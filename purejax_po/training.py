@@ -1,6 +1,7 @@
 """Training as a pure function: rollout, any algorithm and metrics, scanned."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -56,12 +57,24 @@ class TrainState(NamedTuple):
         params, obs = self.algorithm.params, self.normalization.obs
         return params if obs == () else NormalizedParams(params, obs)
 
+    def __repr__(self) -> str:
+        numbers = sum(math.prod(jnp.shape(x)) for x in jax.tree.leaves(self.algorithm))
+        return f"TrainState(updates done {_shape(self.num_done)}, {numbers:,} numbers learned)"
+
 
 class Result(NamedTuple):
     """What `train` returns: the last state, and a log with one entry per window."""
 
     state: TrainState
     log: Log
+
+    def __repr__(self) -> str:
+        return f"Result({self.state!r}, log of {_shape(self.log.info.count)} windows)"
+
+
+def _shape(x: Any) -> str:
+    """`[8, 100]`."""
+    return str(list(jnp.shape(x)))
 
 
 def seed_keys(seeds: int | Any) -> Key:

@@ -176,6 +176,10 @@ class Trainer(NamedTuple):
     policy: Policy
     """Acts on the environment's own observations with `TrainState.acting_params`."""
 
+    def __repr__(self) -> str:
+        env = getattr(self.env, "name", type(self.env).__name__)
+        return f"Trainer({env}, num_envs={self.num_envs}, num_steps={self.num_steps})"
+
     @property
     def steps_per_update(self) -> int:
         """Return the environment steps that one update consumes."""

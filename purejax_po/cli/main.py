@@ -238,7 +238,8 @@ class Compare:
     """Train several algorithms on one environment or more, with the same seeds."""
 
     algorithms: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Names; `purejax-po algorithms` lists them. Each runs with its default settings."""
+    """Names; `purejax-po algorithms` lists them. Each runs with its default settings, or with those
+    that follow it: ppo=ppo-pendulum (a preset), ppo:learning_rate=1e-3,num_epochs=8."""
     env: tuple[str, ...] = ("CartPole-v1",)
     """Environment ids; `purejax-po envs` lists them."""
     num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 8
@@ -251,6 +252,10 @@ class Compare:
     """Points of each learning curve, at least 10."""
     lanes_per_device: int | None = None
     """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
+    normalize_observations: bool = False
+    """Show policies and critics (obs − mean)/std, clipped to ±10."""
+    normalize_rewards: bool = False
+    """Train on reward / std of the running discounted return; results keep the true rewards."""
     num_devices: int | None = None
     """Devices to use (a CPU core is one); all by default."""
     out: Path = Path("runs/comparison")
@@ -261,7 +266,15 @@ class Compare:
 
     def execute(self) -> int:
         """Run all pairs, then print one table."""
-        settings = ("num_seeds", "first_seed", "total_steps", "num_windows", "lanes_per_device")
+        settings = (
+            "num_seeds",
+            "first_seed",
+            "total_steps",
+            "num_windows",
+            "lanes_per_device",
+            "normalize_observations",
+            "normalize_rewards",
+        )
         try:
             saving = self.hosting.saving()
             self.hosting.start()
@@ -283,15 +296,19 @@ class Compare:
 class Report:
     """Build table, pictures and a self-contained report.html from runs that are complete."""
 
-    directories: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Directories of runs, or directories that hold runs, as a comparison's."""
+    directories: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Directories of runs, or directories that hold runs, as a comparison's. LABEL=DIR names a run:
+    it tells apart runs of one algorithm with other settings."""
     out: Path | None = None
     """Where to write (default: the directory, if there is one; else report)."""
+    format: tuple[str, ...] = ("png",)
+    """Of the files beside report.html: pictures as png, svg or pdf, the table as csv or tex."""
 
     def execute(self) -> int:
         """Print the table, and write the files."""
         try:
-            dataset, path = report.report(self.directories, self.out)
+            paths = report.labelled(self.directories)
+            dataset, path = report.report(paths, self.out, formats=self.format)
         except ValueError as error:
             return _fail(error)
         print_points(dataset) if results.swept(dataset) else print_comparison(dataset)
@@ -368,7 +385,9 @@ class Render:
         try:
             point = sweep.parse_point(self.point) or policies.best_point(self.directory)
             use_compilation_cache()
-            path, frames = policies.render(self.directory, self.out, seed=self.seed, point=point)
+            path, frames = policies.render(
+                self.directory, self.out, seed=self.seed, point=point, progress=_tell_tenths
+            )
         except ValueError as error:
             return _fail(error)
         _console().print(f"{path}: {frames} frames", soft_wrap=True)
@@ -789,6 +808,12 @@ def _one_line(box: str, arguments: Sequence[str]) -> str:
         elif section and section[0].startswith("Available"):
             message += "; " + " ".join(section).lower()
     return message
+
+
+def _tell_tenths(done: int, total: int) -> None:
+    """Say on stderr how far the drawing of frames is: it takes a while."""
+    if done == 1 or 10 * done // total > 10 * (done - 1) // total:
+        print(f"{PROGRAM}: frame {done} of {total}", file=sys.stderr, flush=True)
 
 
 def _fail(error: Exception) -> int:

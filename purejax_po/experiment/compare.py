@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purejax_po import environments
 from purejax_po.experiment import files as atomic
-from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, algorithm_config
+from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, specs
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import join as runs
 from purejax_po.experiment.results.join import COMPARISON
@@ -56,7 +56,8 @@ def compare(
     """Train each algorithm on each environment with the same seeds.
 
     Args:
-        algorithms: names, configurations, or a mapping from labels to them.
+        algorithms: names, configurations, or a mapping from labels to them. A name may have preset
+            and settings: `"ppo=ppo-pendulum"`, `"ppo:learning_rate=1e-3,num_epochs=8"`.
         envs: environment ids.
         out: directory for the runs' files, pictures and the report; none are written without it.
         overwrite: replace the comparison that `out` already holds.
@@ -216,11 +217,8 @@ def _labelled(algorithms: Algorithms) -> dict[str, AlgorithmConfig]:
     else:
         pairs = [(a.name if isinstance(a, AlgorithmConfig) else a, a) for a in algorithms]
     _check_distinct("algorithm", [label for label, _ in pairs])
-    defaults: dict[str, Any] = {
-        name: algorithm_config(name) for _, name in pairs if not isinstance(name, AlgorithmConfig)
-    }
     return {
-        label: algorithm if isinstance(algorithm, AlgorithmConfig) else defaults[algorithm]()
+        label: algorithm if isinstance(algorithm, AlgorithmConfig) else specs.parse(str(algorithm))
         for label, algorithm in pairs
     }
 

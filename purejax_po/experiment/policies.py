@@ -202,12 +202,17 @@ def _check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:
         )
 
 
+def _silent(done: int, total: int) -> None:
+    """Tell nothing."""
+
+
 def render(
     out: str | os.PathLike[str],
     path: str | os.PathLike[str] | None = None,
     *,
     seed: int,
     point: Mapping[str, float] | None = None,
+    progress: Callable[[int, int], None] = _silent,
 ) -> tuple[Path, int]:
     """Draw one greedy episode of a seed's final policy.
 
@@ -241,12 +246,35 @@ def render(
     visualizer = _gif_visualizer()
     states, returns, _ = _play(trainer, act, seed)
     try:
-        visualizer(trainer.env, trainer.env_params, states, returns).animate(os.fspath(path))
+        _draw(visualizer(trainer.env, trainer.env_params, states, returns), path, progress)
     except (AttributeError, KeyError, TypeError):
         raise ValueError(
             f"env {trainer.env.name} cannot be drawn: gymnax has no picture of it"
         ) from None
     return path, len(states)
+
+
+def _draw(visualizer: Any, path: Path, progress: Callable[[int, int], None]) -> None:
+    """Draw every state once, and write them as a GIF."""
+    from matplotlib import pyplot
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    try:
+        canvas = FigureCanvasAgg(visualizer.fig)
+        visualizer.init()
+        frames, total = [], len(visualizer.state_seq)
+        for i in range(total):
+            visualizer.update(i)
+            canvas.draw()
+            frame = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+            frames.append(frame.quantize(64))
+            progress(i + 1, total)
+        frames[0].save(
+            path, save_all=True, append_images=frames[1:], duration=visualizer.interval, loop=0
+        )
+    finally:
+        pyplot.close(visualizer.fig)
 
 
 def _gif_visualizer() -> Any:

@@ -630,6 +630,29 @@ class ExperimentConfig:
             )
         environments.check_name(self.env)
 
+    def check_stored(self) -> None:
+        """Check that `config.json` would name what runs: classes of the package, not of one's own.
+
+        Raises:
+            ValueError: naming the class whose name would be read as another one's.
+        """
+        algorithm = self.algorithm
+        own = ALGORITHMS.get(algorithm.name)
+        pairs = [(algorithm, own)]
+        if own is not None:
+            defaults = own()  # type: ignore[call-arg]
+            pairs += [
+                (algorithm.network, NetworkConfig),
+                (algorithm.hyperparams, type(defaults.hyperparams)),
+            ]
+        for value, expected in pairs:
+            if type(value) is not expected:
+                raise ValueError(
+                    f"a run that is stored (out) must be of the package's own classes, got "
+                    f"{type(value).__name__}: config.json names {algorithm.name!r} alone, so that "
+                    "it could not be resumed or evaluated; train it without out"
+                )
+
     def make_env(self) -> tuple[Any, EnvParams]:
         """Make the environment with `env_options` and `env_params` set.
 

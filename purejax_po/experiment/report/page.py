@@ -1,11 +1,13 @@
 """A report on runs: table, pictures, and one HTML file that opens without a network."""
 
 import base64
+import csv
 import html
 import io
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from purejax_po.experiment.plots import sweep as sweep_plots
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import join as runs
 from purejax_po.experiment.results import statistics
+from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -172,15 +175,39 @@ def _pictures_of_sweep(dataset: "xr.Dataset") -> dict[str, tuple["Figure", str]]
     return drawn
 
 
+def labelled(arguments: Sequence[str]) -> runs.Paths:
+    """Return `LABEL=DIR` and `DIR` as `load_runs` takes them; a path that exists is no label."""
+    pairs = []
+    for argument in arguments:
+        label, equals, path = argument.partition("=")
+        has_label = equals and not Path(argument).exists() and os.sep not in label
+        pairs.append((label, path) if has_label else (None, argument))
+    if all(label is None for label, _ in pairs):
+        return [path for _, path in pairs]
+    found: dict[str, str] = {}
+    for label, path in pairs:
+        name = Path(path).name if label is None else label
+        if name in found:
+            raise ValueError(f"each label must be given once, got {name} more than once")
+        found[name] = path
+    return found
+
+
 def report(
-    paths: runs.Paths, out: str | os.PathLike[str] | None = None
+    paths: runs.Paths,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    formats: Sequence[str] = ("png",),
 ) -> tuple["xr.Dataset", Path]:
     """Build table, pictures and report of runs that are complete.
 
     Args:
         paths: as `load_runs`.
         out: directory to write to; by default that of the run or of the runs, if `paths` is one
-            directory, and else `report`. Into a run's own directory goes `report.html` alone.
+            directory, and else `report`. Into a run's own directory goes `report.html` alone,
+            unless other formats are asked for.
+        formats: of the files beside it: `"png"`, `"svg"`, `"pdf"` for the pictures, `"csv"`,
+            `"tex"` for the table.
 
     Returns:
         The results, and the path of the HTML file.
@@ -190,6 +217,8 @@ def report(
     """
     from purejax_po.experiment.store.run_store import CONFIG
 
+    for name in formats:
+        check_choice("format", name, FORMATS)
     dataset = runs.load_runs(paths)
     listed = list(runs.listed(paths)) if not isinstance(paths, Mapping) else []
     if out is not None:
@@ -199,19 +228,20 @@ def report(
     else:
         directory = Path("report")
     try:
-        write(dataset, directory, keep_pictures=not (directory / CONFIG).exists())
+        own = tuple(formats) == ("png",) and (directory / CONFIG).exists()
+        write(dataset, directory, formats=() if own else formats)
     except OSError as error:
         raise ValueError(f"out must be writable, got {directory}: {error.strerror}") from None
     return dataset, directory / REPORT
 
 
-def write(dataset: "xr.Dataset", directory: Path, *, keep_pictures: bool = True) -> None:
+def write(dataset: "xr.Dataset", directory: Path, *, formats: Sequence[str] = ("png",)) -> None:
     """Write `report.html` into a directory, and the pictures beside it, each whole or not at all.
 
     Args:
         dataset: results of one or several runs.
         directory: where; made if it is missing.
-        keep_pictures: write the pictures as files too.
+        formats: of the files beside it, as `report`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     shown = []
@@ -219,8 +249,12 @@ def write(dataset: "xr.Dataset", directory: Path, *, keep_pictures: bool = True)
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=150, format="png")
         shown.append((caption, buffer.getvalue()))
-        if keep_pictures:
-            atomic.write_bytes(directory / name, buffer.getvalue())
+        for form in [form for form in formats if form in PICTURE_FORMATS]:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, dpi=150, format=form)
+            atomic.write_bytes((directory / name).with_suffix(f".{form}"), buffer.getvalue())
+    for form in [form for form in formats if form in TABLE_FORMATS]:
+        atomic.write_text(directory / f"table.{form}", TABLE_FORMATS[form](table(dataset)))
     atomic.write_text(directory / REPORT, _page(dataset, shown))
 
 
@@ -272,6 +306,47 @@ def _page(dataset: "xr.Dataset", shown: Sequence[tuple[str, bytes]]) -> str:
         + "\n".join(body)
         + "</body></html>\n"
     )
+
+
+def _csv(rows: Sequence[dict[str, str]]) -> str:
+    """The table as comma-separated values, a header first."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _tex(rows: Sequence[dict[str, str]]) -> str:
+    """The table as LaTeX, for the package booktabs."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(_TEX.sub(lambda m: TEX[m[0]], cell) for cell in cells) + r" \\"
+
+    body = [
+        rf"\begin{{tabular}}{{{'l' * min(2, len(rows[0]))}{'r' * (len(rows[0]) - 2)}}}",
+        r"\toprule",
+        line(list(rows[0])),
+        r"\midrule",
+        *[line(list(row.values())) for row in rows],
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(body) + "\n"
+
+
+TEX = {
+    **{x: rf"\{x}" for x in "&%$#_{}"},
+    "…": r"\dots{}",
+    "−": "$-$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+}
+_TEX = re.compile("|".join(map(re.escape, TEX)))
+PICTURE_FORMATS = ("png", "svg", "pdf")
+TABLE_FORMATS = {"csv": _csv, "tex": _tex}
+FORMATS = (*PICTURE_FORMATS, *TABLE_FORMATS)
 
 
 def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -166,6 +166,8 @@ def prepare(
     config.check()
     processes = processes or Processes()
     directory = None if out is None else Path(out)
+    if directory is not None:
+        config.check_stored()
     if directory is None and processes.count > 1:
         raise ValueError("out must be a directory that all processes share, got None")
     if directory is not None and processes.is_first:
