@@ -18,8 +18,17 @@ import measure
 import optax
 from timed import Timed
 
-from purejax_po import curvature, distributions, jacobian, minibatch, prng, products, training
-from purejax_po.algorithms import actor_critic, optimizers
+from purejax_po import (
+    curvature,
+    distributions,
+    layerwise,
+    minibatch,
+    networks,
+    prng,
+    products,
+    training,
+)
+from purejax_po.algorithms import critics, optimizers
 from purejax_po.experiment.config import algorithm_config
 from purejax_po.experiment.run import lanes
 
@@ -50,18 +59,18 @@ BEFORE: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
     ],
     "kernels' gradients of copies": [
         (products, "transposed", lambda x: x.T),
-        (jacobian, "transposed", lambda x: x.T),
+        (layerwise, "transposed", lambda x: x.T),
     ],
     "narrow products by columns": [(products, "by_columns", lambda outputs: False)],
     "Adam on one vector": [
         (optax, "flatten", lambda optimizer: optimizer),
         (optimizers, "norm", optax.tree.norm),
     ],
-    "successors' values of the next step": [(actor_critic, "successor_values", every_successor)],
+    "successors' values of the next step": [(critics, "successor_values", every_successor)],
     "one check that all is finite": [
-        (module, "all_finite", chain_of_checks) for module in (training, curvature, actor_critic)
+        (module, "all_finite", chain_of_checks) for module in (training, curvature, critics)
     ],
-    "Fisher products layer by layer": [(jacobian, "gains", lambda *sizes: False)],
+    "Fisher products layer by layer": [(networks, "gains", lambda *sizes: False)],
 }
 """Change → the functions that make it, and what stood in their places."""
 

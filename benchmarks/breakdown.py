@@ -21,7 +21,7 @@ from measure import Figure
 
 import purejax_po as po
 from purejax_po import advantages, curvature, metrics, minibatch, rollout
-from purejax_po.algorithms import actor_critic, natural, optimizers
+from purejax_po.algorithms import actor_critic, critics, natural, optimizers, units
 from purejax_po.experiment.run import lanes
 from purejax_po.types import all_finite
 
@@ -96,7 +96,7 @@ def ppo_parts(config: po.PPOConfig) -> tuple[po.Trainer, dict[str, Part]]:
             state.key,
             touch,
             jnp.float32(0),
-            actor_critic.units(samples, True),
+            units.of_rollout(samples, True),
             num_epochs=config.num_epochs,
             num_minibatches=config.num_minibatches,
         )
@@ -114,12 +114,8 @@ def trpo_parts(config: po.TRPOConfig) -> tuple[po.Trainer, dict[str, Part]]:
     hyperparams = trainer.algorithm.hyperparams
 
     def estimates(state: Any, batch: Any) -> Any:
-        return actor_critic.estimate(
-            critic,
-            state.algorithm.params.critic,
-            batch.transition,
-            hyperparams.discount,
-            hyperparams.gae_lambda,
+        return critics.estimate(
+            critic, state.algorithm.params.critic, batch.transition, hyperparams
         )
 
     def surrogate(batch: Any) -> Callable[[Any], Any]:
@@ -165,16 +161,14 @@ def trpo_parts(config: po.TRPOConfig) -> tuple[po.Trainer, dict[str, Part]]:
         )
 
     def fit(state: Any, batch: Any) -> Any:
-        return actor_critic.fit(
+        return critics.fit(
             state.key,
             critic,
             state.algorithm.params.critic,
             optimizers.adam(hyperparams.critic_learning_rate),
             state.algorithm.critic_optimizer,
-            batch.transition,
-            batch.transition.reward,
-            num_epochs=config.critic_epochs,
-            minibatch_size=config.critic_minibatch_size,
+            critics.Targets(batch.transition, batch.transition.reward, ()),
+            critics.Regression(config.critic_epochs, config.critic_minibatch_size),
         )
 
     parts = {

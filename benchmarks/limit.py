@@ -137,7 +137,7 @@ def by_xla(config: Config) -> Work:
                 return policy.unroll(params, (), samples.obs, samples.start)
 
             multiply = curvature.gauss_newton_product(
-                apply, params, samples.weight, 0.1, layerwise=policy.layerwise
+                apply, params, samples.weight, 0.1, jacobian=policy.jacobian
             )
             for _ in range(times):
                 v = multiply(v)

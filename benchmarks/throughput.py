@@ -74,7 +74,7 @@ def product_in_forward_passes(rounds: int, applications: int = 200) -> list[floa
     @jax.jit
     def products(params):
         product = curvature.gauss_newton_product(
-            apply, params, jnp.ones(1024), 0.1, layerwise=policy.layerwise
+            apply, params, jnp.ones(1024), 0.1, jacobian=policy.jacobian
         )
         return jax.lax.fori_loop(0, applications, lambda _, v: product(v), params)
 

@@ -56,7 +56,9 @@ from purejax_po.experiment.run.study import Saving, StoppedError, resume, run
 from purejax_po.networks import (
     gru_actor_critic,
     linear_critic,
+    lstm_actor_critic,
     mlp_actor_critic,
+    recurrent_actor_critic,
     softmax_linear_policy,
 )
 from purejax_po.pretraining import (
@@ -124,6 +126,7 @@ __all__ = [
     "load_policy",
     "load_results",
     "load_runs",
+    "lstm_actor_critic",
     "make_env",
     "make_train",
     "make_trainer",
@@ -145,6 +148,7 @@ __all__ = [
     "plot_sweep",
     "ppo",
     "preference_accuracy",
+    "recurrent_actor_critic",
     "reinforce",
     "render",
     "report",

@@ -7,7 +7,7 @@ others of its group.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -16,23 +16,35 @@ import jax.numpy as jnp
 from purejax_po.types import Array
 
 
-def total_return(
-    reward: Array, terminated: Array, truncated: Array, discount: Array | float
-) -> Array:
+class Evidence(NamedTuple):
+    """What an estimate of the advantage may look at; all but γ and λ `[T, ...]`."""
+
+    reward: Array
+    """The first row starts episodes where an estimate is a Monte-Carlo one."""
+    value: Array
+    """V(obs_t)."""
+    next_value: Array
+    """V(next_obs_t), of the true successor."""
+    terminated: Array
+    """bool: the successor's value is 0."""
+    truncated: Array
+    """bool: the episode was cut; nothing is added for what follows."""
+    discount: Array | float
+    """γ in [0, 1]."""
+    gae_lambda: Array | float = 1.0
+    """λ in [0, 1]."""
+
+
+def total_return(evidence: Evidence) -> Array:
     """The return of the whole episode, the same at each of its steps.
 
     Ψ_t = Σ_{t'≥0} γ^{t'} r_{t'}, t' counted from the episode's start.
 
-    Args:
-        reward: `[T, ...]`; the first row starts episodes.
-        terminated, truncated: bool `[T, ...]`.
-        discount: γ in [0, 1].
-
     Source: Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage
     Estimation, section 2, weight 1.
     """
-    to_go = reward_to_go(reward, terminated, truncated, discount)
-    ended = terminated | truncated
+    to_go = reward_to_go(evidence)
+    ended = evidence.terminated | evidence.truncated
 
     def forward(state: tuple[Array, Array], x: tuple[Array, Array]) -> tuple[Any, Array]:
         episode_return, start = state
@@ -44,58 +56,44 @@ def total_return(
     return jax.lax.scan(forward, begin, (to_go, ended))[1]
 
 
-def reward_to_go(
-    reward: Array, terminated: Array, truncated: Array, discount: Array | float
-) -> Array:
+def reward_to_go(evidence: Evidence) -> Array:
     """What is left of the return: Ψ_t = Σ_{t'≥t} γ^{t'−t} r_{t'}, until the episode ends.
-
-    Args:
-        reward: `[T, ...]`; nothing is added for what follows a cut.
-        terminated, truncated: bool `[T, ...]`.
-        discount: γ in [0, 1].
 
     Source: Schulman et al. 2016, section 2, weight 2.
     """
+    reward, _, _, terminated, truncated, discount, _ = evidence
     chex.assert_equal_shape([reward, terminated, truncated])
     chex.assert_type([terminated, truncated], bool)
     return _discounted_sum(reward, jnp.where(terminated | truncated, 0.0, discount))
 
 
-def baseline(
-    reward: Array, value: Array, terminated: Array, truncated: Array, discount: Array | float
-) -> Array:
-    """Ψ_t = Σ_{t'≥t} γ^{t'−t} r_{t'} − V(obs_t); arguments as `reward_to_go` and `gae`.
+def baseline(evidence: Evidence) -> Array:
+    """Ψ_t = Σ_{t'≥t} γ^{t'−t} r_{t'} − V(obs_t).
 
     Source: Schulman et al. 2016, section 2, weight 3.
     """
-    chex.assert_equal_shape([reward, value])
-    return reward_to_go(reward, terminated, truncated, discount) - value
+    chex.assert_equal_shape([evidence.reward, evidence.value])
+    return reward_to_go(evidence) - evidence.value
 
 
-def q_value(reward: Array, next_value: Array, terminated: Array, discount: Array | float) -> Array:
+def q_value(evidence: Evidence) -> Array:
     """One-sample estimate of Q: Ψ_t = r_t + γ(1 − terminated_t)V(next_obs_t).
-
-    Args:
-        reward, next_value: `[T, ...]`; `next_value` is the value of the true successor.
-        terminated: bool `[T, ...]`.
-        discount: γ in [0, 1].
 
     Source: Schulman et al. 2016, section 2, weight 4.
     """
+    reward, _, next_value, terminated, _, discount, _ = evidence
     chex.assert_equal_shape([reward, next_value, terminated])
     chex.assert_type(terminated, bool)
     return reward + discount * jnp.where(terminated, 0.0, next_value)
 
 
-def td_residual(
-    reward: Array, value: Array, next_value: Array, terminated: Array, discount: Array | float
-) -> Array:
-    """δ_t = r_t + γ(1 − terminated_t)V(next_obs_t) − V(obs_t); arguments as `gae`.
+def td_residual(evidence: Evidence) -> Array:
+    """δ_t = r_t + γ(1 − terminated_t)V(next_obs_t) − V(obs_t).
 
     Source: Schulman et al. 2016, section 2, weight 6.
     """
-    chex.assert_equal_shape([reward, value])
-    return q_value(reward, next_value, terminated, discount) - value
+    chex.assert_equal_shape([evidence.reward, evidence.value])
+    return q_value(evidence) - evidence.value
 
 
 def gae(
@@ -107,7 +105,7 @@ def gae(
     discount: Array | float,
     gae_lambda: Array | float,
 ) -> Array:
-    """Generalised advantage estimates.
+    """Generalised advantage estimates; of an `Evidence`, whose fields these are, `gae(*evidence)`.
 
     δ_t = r_t + γ(1 − terminated_t)V(next_obs_t) − V(obs_t),
     Â_t = δ_t + γλ(1 − done_t)Â_{t+1}, done = terminated ∨ truncated.
@@ -126,23 +124,20 @@ def gae(
     """
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
     chex.assert_type([terminated, truncated], bool)
-    delta = td_residual(reward, value, next_value, terminated, discount)
+    delta = td_residual(Evidence(reward, value, next_value, terminated, truncated, discount))
     decay = jnp.where(terminated | truncated, 0.0, discount * gae_lambda)
     return _discounted_sum(delta, decay)
 
 
-Estimator = Callable[[Array, Array, Array, Array, Array, Any, Any], Array]
-"""`(reward, value, next_value, terminated, truncated, γ, λ) → Ψ`, all but γ and λ `[T, ...]`."""
-
-ESTIMATORS: dict[str, Estimator] = {
-    "total_return": lambda r, v, u, term, trunc, y, lam: total_return(r, term, trunc, y),
-    "reward_to_go": lambda r, v, u, term, trunc, y, lam: reward_to_go(r, term, trunc, y),
-    "baseline": lambda r, v, u, term, trunc, y, lam: baseline(r, v, term, trunc, y),
-    "q_value": lambda r, v, u, term, trunc, y, lam: q_value(r, u, term, y),
-    "td_residual": lambda r, v, u, term, trunc, y, lam: td_residual(r, v, u, term, y),
-    "advantage": gae,
+ESTIMATORS: dict[str, Callable[[Evidence], Array]] = {
+    "total_return": total_return,
+    "reward_to_go": reward_to_go,
+    "baseline": baseline,
+    "q_value": q_value,
+    "td_residual": td_residual,
+    "advantage": lambda evidence: gae(*evidence),
 }
-"""The weights Ψ by name."""
+"""The weights Ψ by name, `[T, ...]`."""
 
 
 def outcome(reward: Array, valid: Array, discount: Array | float) -> Array:
@@ -152,31 +147,35 @@ def outcome(reward: Array, valid: Array, discount: Array | float) -> Array:
     return jnp.sum(jnp.where(valid > 0, factor[:, None] * reward, 0.0), axis=0)
 
 
-def zscore(
-    outcome: Array, valid: Array, epsilon: Array | float, temperature: Array | float
-) -> Array:
-    """(r − mean)/(std + ε) over the group, std with G in its denominator.
+GroupEstimator = Callable[[Array, Array], Array]
+"""`(outcome [B, G], valid [B, G]) → advantages [B, G]` of B groups of G outputs.
+
+`outcome` is what each output earned; those that are not `valid`, bool, are left out of the group
+and get 0.
+"""
+
+
+def zscore(epsilon: Array | float) -> GroupEstimator:
+    """Return (r − mean)/(std + ε) over the group, std with G in its denominator.
+
+    It sums to 0 over each group, and is 0 exactly where all its rewards are equal.
 
     Args:
-        outcome: r of each output, `[B, G]`: B groups of G.
-        valid: bool `[B, G]`; outputs that are not are left out of the group and get 0.
         epsilon: ε > 0, outside the square root.
-        temperature: of `softmax`.
-
-    Returns:
-        `[B, G]`, summing to 0 over each group, and 0 exactly where all its rewards are equal.
 
     Source: Shao et al. 2024, DeepSeekMath, section 4.1.2.
     """
-    difference = centred(outcome, valid, epsilon, temperature)
-    variance = jnp.sum(jnp.square(difference), axis=-1, keepdims=True) / _count(valid)
-    return difference / (jnp.sqrt(variance) + epsilon)
+
+    def estimate(outcome: Array, valid: Array) -> Array:
+        difference = centred(outcome, valid)
+        variance = jnp.sum(jnp.square(difference), axis=-1, keepdims=True) / _count(valid)
+        return difference / (jnp.sqrt(variance) + epsilon)
+
+    return estimate
 
 
-def centred(
-    outcome: Array, valid: Array, epsilon: Array | float, temperature: Array | float
-) -> Array:
-    """R − mean over the group; arguments as `zscore`.
+def centred(outcome: Array, valid: Array) -> Array:
+    """R − mean over the group; arguments as `GroupEstimator`.
 
     Source: Liu et al. 2025, Understanding R1-Zero-Like Training, section 3.
     """
@@ -188,24 +187,25 @@ def centred(
     return jnp.where(valid, relative - mean, 0.0)
 
 
-def leave_one_out(
-    outcome: Array, valid: Array, epsilon: Array | float, temperature: Array | float
-) -> Array:
-    """R − mean over the rest of the group, (r − mean)·G/(G − 1); arguments as `zscore`.
+def leave_one_out(outcome: Array, valid: Array) -> Array:
+    """R − mean over the rest of the group, (r − mean)·G/(G − 1); arguments as `GroupEstimator`.
 
     Source: Kool et al. 2019, Buy 4 REINFORCE Samples, Get a Baseline for Free.
     """
     count = _count(valid)
-    return centred(outcome, valid, epsilon, temperature) * count / jnp.maximum(count - 1.0, 1.0)
+    return centred(outcome, valid) * count / jnp.maximum(count - 1.0, 1.0)
 
 
-def softmax(
-    outcome: Array, valid: Array, epsilon: Array | float, temperature: Array | float
-) -> Array:
-    """exp(r/τ)/Σ exp(r/τ) − 1/G over the group; arguments as `zscore`, τ > 0 the temperature."""
-    share = jax.nn.softmax(outcome / temperature, axis=-1, where=valid)
-    uniform = jnp.where(valid, 1.0, 0.0) / _count(valid)
-    return jnp.where(spread(outcome, valid)[..., None], jnp.where(valid, share, 0.0) - uniform, 0.0)
+def softmax(temperature: Array | float) -> GroupEstimator:
+    """Return exp(r/τ)/Σ exp(r/τ) − 1/G over the group, τ > 0 the temperature."""
+
+    def estimate(outcome: Array, valid: Array) -> Array:
+        share = jax.nn.softmax(outcome / temperature, axis=-1, where=valid)
+        uniform = jnp.where(valid, 1.0, 0.0) / _count(valid)
+        differs = spread(outcome, valid)[..., None]
+        return jnp.where(differs, jnp.where(valid, share, 0.0) - uniform, 0.0)
+
+    return estimate
 
 
 def spread(outcome: Array, valid: Array) -> Array:
@@ -214,13 +214,13 @@ def spread(outcome: Array, valid: Array) -> Array:
     return highest > jnp.min(jnp.where(valid, outcome, jnp.inf), axis=-1)
 
 
-GROUP_ESTIMATORS: dict[str, Callable[[Array, Array, Any, Any], Array]] = {
-    "zscore": zscore,
-    "centred": centred,
-    "rloo": leave_one_out,
-    "softmax": softmax,
+GROUP_ESTIMATORS: dict[str, Callable[[Any], GroupEstimator]] = {
+    "zscore": lambda hyperparams: zscore(hyperparams.advantage_eps),
+    "centred": lambda hyperparams: centred,
+    "rloo": lambda hyperparams: leave_one_out,
+    "softmax": lambda hyperparams: softmax(hyperparams.temperature),
 }
-"""Group-relative advantages by name: `(rewards [B, G], valid [B, G], ε, τ) → advantages [B, G]`."""
+"""Group-relative advantages by name: each is made of the hyperparameters it has of its own."""
 
 
 def length_weights(valid: Array, normalization: str) -> Array:

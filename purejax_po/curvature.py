@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from purejax_po import jacobian
+from purejax_po import elimination
+from purejax_po.jacobian import Jacobian, linearized
 from purejax_po.types import Array, Info, Params, Range, all_finite, check_count, check_number
 
 Apply = Callable[[Params], Any]
@@ -50,7 +51,7 @@ def gauss_newton_product(
     weight: Array,
     damping: Array | float,
     *,
-    layerwise: bool = False,
+    jacobian: Jacobian = linearized,
 ) -> Product:
     """Fisher-vector product as Jᵀ F_d J v: positive semi-definite by construction.
 
@@ -61,17 +62,16 @@ def gauss_newton_product(
     Args:
         apply: `params → Distribution [B]`.
         params: where the Fisher matrix is taken.
-        weight: `[B]`; the product is a mean over samples, weight 0 leaves one out.
+        weight: `[B]`, or `[T, B]` of unrolled sequences; the product is a mean over samples, weight
+            0 leaves one out.
         damping: added times v.
-        layerwise: whether J goes layer by layer, where `jacobian.layerwise` can serve `apply`.
+        jacobian: how products with J are made: `linearized`, or `layerwise` where it can serve
+            `apply`.
 
     Source: Martens 2020, New Insights and Perspectives on the Natural Gradient Method, section 9.
     """
     share = weight / jnp.sum(weight)
-    if layerwise:
-        distribution, push, pull = jacobian.layerwise(apply, params, weight.shape[0])
-    else:
-        distribution, push, pull = jacobian.linearized(apply, params)
+    distribution, push, pull = jacobian(apply, params, weight.shape[0])
 
     def product(v: Params) -> Params:
         tangent = distribution.fisher_product(push(v))
@@ -174,13 +174,7 @@ def dense_solve(product: Product, b: Params) -> Solution:
     size = flat_b.shape[0]
     identity = jnp.eye(size, dtype=flat_b.dtype)
     matrix = jax.vmap(lambda v: ravel_pytree(product(unravel(v)))[0])(identity)
-    system = jnp.concatenate([matrix, flat_b[:, None]], axis=1)
-
-    def eliminate(i: Array, system: Array) -> Array:
-        row = system[i] / system[i, i]  # positive definite: every pivot is positive
-        return (system - jnp.outer(system[:, i], row)).at[i].set(row)
-
-    x = jax.lax.fori_loop(0, size, eliminate, system)[:, -1]
+    x = elimination.solve(matrix, flat_b[:, None])[:, 0]
     residual = flat_b - matrix @ x
     norm = jnp.linalg.norm(flat_b)
     relative = jnp.linalg.norm(residual) / jnp.where(norm > 0, norm, 1.0)
@@ -241,5 +235,5 @@ def line_search(
 
 
 def _align(weight: Array, x: Array) -> Array:
-    """Reshape `[B]` to broadcast against `[B, ...]`."""
+    """Reshape `[*batch]` to broadcast against `[*batch, ...]`."""
     return weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim))

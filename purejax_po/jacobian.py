@@ -1,128 +1,27 @@
-"""Products with the Jacobian of a network's outputs, in two forms.
+"""Products with the Jacobian of a network's outputs: the strategy that serves every network."""
 
-`linearized` serves every network, `layerwise` those of dense layers: where layer l computes
-s_l = a_l W_l + b_l, the gradient of an output z_m with respect to W_l is the outer product of a_l
-and δ_lm = ∂z_m/∂s_l. Once all δ are known, which takes a backward pass for each output, a product
-with J takes one matrix product per layer and one with Jᵀ another: half of what linearised passes
-take, but m times as much of everything else.
-"""
-
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
-from purejax_po.distributions import Categorical
-from purejax_po.products import apart, transposed
-from purejax_po.types import Array, Params
+Params = Any
+Jacobian = Callable[
+    [Callable[[Params], Any], Params, int],
+    tuple[Any, Callable[[Params], Any], Callable[[Any], Params]],
+]
+"""`(apply, params, batch_size) → (apply(params), v → J v, u → Jᵀ u)`, J = ∂apply/∂params.
+
+`apply` makes a distribution of parameters, over a batch whose first axis is `batch_size` long; v is
+a tangent of the parameters, u one of the distribution, which has its structure.
+"""
 
 
 def linearized(
-    apply: Callable[[Params], Any], params: Params
+    apply: Callable[[Params], Any], params: Params, batch_size: int
 ) -> tuple[Any, Callable[[Params], Any], Callable[[Any], Params]]:
-    """A tangent pass for J v and its transpose for Jᵀ u; the forward pass is made once.
-
-    Returns:
-        What `apply` makes of the parameters, `v → J v` and `u → Jᵀ u`.
-    """
+    """A tangent pass for J v and its transpose for Jᵀ u; the forward pass is made once."""
+    del batch_size
     distribution, push = jax.linearize(apply, params)
     pull = jax.linear_transpose(push, params)
     return distribution, push, lambda cotangent: pull(cotangent)[0]
-
-
-def gains(hidden: Sequence[int], num_outputs: int) -> bool:
-    """Whether `layerwise` is the faster one: hidden layers are 64 wide or more for each output.
-
-    Of wider layers the products that are spared weigh more, of more outputs what is done for each.
-    """
-    return 0 < 64 * num_outputs <= min(hidden, default=0)
-
-
-def layerwise(
-    apply: Callable[[Params], Categorical], params: Params, batch_size: int
-) -> tuple[Categorical, Callable[[Params], Categorical], Callable[[Categorical], Params]]:
-    """(Jv)_m = Σ_l ⟨δ_lm, a_l V_l + v_l⟩ and (Jᵀu)_l = (a_lᵀ G_l, Σ_b G_l) with G_l = Σ_m u_m δ_lm.
-
-    The last logit is held at 0, which changes no probability and spares one output: m counts the
-    others' differences from it.
-
-    Args:
-        apply: `params → Categorical` over samples `[B]`, a network whose parameters are those of
-            flax's `Dense` layers, each of which is called once, on `[B, features]`.
-        params: where J is taken.
-        batch_size: B.
-
-    Returns:
-        The distribution, `v → J v` and `u → Jᵀ u`, u summing to 0 over the logits of a sample.
-
-    Source: Goodfellow 2015, Efficient Per-Example Gradient Computations (the outer products).
-    """
-    flat: dict[Any, Any] = dict(flatten_dict(params))
-    kernels = {path[1:-1]: kernel for path, kernel in flat.items() if path[-1] == "kernel"}
-
-    def moved(offsets: dict[Any, Array]) -> tuple[Array, Any]:
-        """All z `[B, M]`, every s_l moved by an offset; the distribution and all a_l."""
-        inputs: dict[Any, Array] = {}
-
-        def move(layer: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            outputs = layer(*args, **kwargs)
-            if not isinstance(context.module, nn.Dense):
-                return outputs
-            inputs[context.module.path] = args[0]
-            return outputs + offsets[context.module.path]
-
-        with nn.intercept_methods(move):
-            distribution = apply(params)
-        logits = distribution.logits
-        return logits[:, :-1] - logits[:, -1:], (distribution, inputs)
-
-    zeros = {path: jnp.zeros((batch_size, x.shape[1]), x.dtype) for path, x in kernels.items()}
-    z, backward, (distribution, inputs) = jax.vjp(moved, zeros, has_aux=True)
-    deltas = [
-        backward(jnp.broadcast_to(row, z.shape))[0] for row in jnp.eye(z.shape[1], dtype=z.dtype)
-    ]
-
-    copies = {path: transposed(a) for path, a in inputs.items()}
-    # Where there are fewer of them than outputs, the inputs [a, 1] take the factor u, and not δ.
-    few = {
-        path: transposed(jnp.pad(a, ((0, 0), (0, 1)), constant_values=1.0))
-        for path, a in inputs.items()
-        if a.shape[1] * len(deltas) < deltas[0][path].shape[1]
-    }
-
-    def push(v: Params) -> Categorical:
-        layers: dict[Any, Any] = dict(flatten_dict(v))
-        moves = {
-            path: a @ layers["params", *path, "kernel"] + layers["params", *path, "bias"]
-            for path, a in inputs.items()
-        }
-        tangents = [
-            _total(jnp.einsum("bf,bf->b", delta[path], moves[path]) for path in inputs)
-            for delta in deltas
-        ]
-        return Categorical(jnp.stack([*tangents, jnp.zeros_like(tangents[0])], axis=1))
-
-    def pull(cotangent: Categorical) -> Params:
-        columns = list(zip(cotangent.logits.T, deltas, strict=False))  # all but the last one's
-        pulled = {}
-        for path, a in inputs.items():
-            if path in few:
-                both = _total((few[path] * u) @ delta[path] for u, delta in columns)
-                kernel, bias = both[:-1], both[-1]
-            else:
-                g = _total(u[:, None] * delta[path] for u, delta in columns)
-                narrow = g.shape[1] < a.shape[1]  # it is g of which a copy is less
-                kernel = apart(transposed(g) @ a).T if narrow else copies[path] @ g
-                bias = _total(u @ delta[path] for u, delta in columns)
-            pulled["params", *path, "kernel"], pulled["params", *path, "bias"] = kernel, bias
-        return unflatten_dict(pulled)
-
-    return distribution, push, pull
-
-
-def _total(terms: Iterable[Array]) -> Array:
-    return functools.reduce(jnp.add, terms)

@@ -1,4 +1,4 @@
-"""Flax networks behind `(init, step, unroll)`: flax.linen is imported here and in `jacobian`."""
+"""Flax networks behind `(init, step, unroll)`: flax.linen is imported here and in `layerwise`."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po import jacobian, products, spaces
+from purejax_po import products, spaces
 from purejax_po.distributions import (
     Categorical,
     DiagonalGaussian,
@@ -19,8 +19,10 @@ from purejax_po.distributions import (
     ScaledGaussian,
     TanhGaussian,
 )
+from purejax_po.layerwise import gains, layerwise
 from purejax_po.types import (
     Array,
+    Carry,
     Critic,
     EnvParams,
     Key,
@@ -213,8 +215,8 @@ def mlp_policy(
         return outputs if to_distribution is None else to_distribution(outputs)
 
     policy = memoryless(Policy, lambda key: module.init(key, encode(example)), apply)
-    if to_distribution is Categorical and not channels:
-        policy = policy._replace(layerwise=jacobian.gains(hidden, num_outputs - 1))
+    if to_distribution is Categorical and not channels and gains(hidden, num_outputs - 1):
+        policy = policy._replace(jacobian=layerwise)
     return executed_as(policy, action_distribution, env.action_space(env_params))
 
 
@@ -259,10 +261,16 @@ def mlp_critic(
     return memoryless(Critic, lambda key: module.init(key, encode(example)), apply)
 
 
-class Recurrent(nn.Module):
-    """Fully connected layers, of which the last is a GRU, and a head: step by step in three parts.
+Cell = Literal["gru", "lstm"]
+CELLS: dict[str, type[nn.RNNCellBase]] = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
 
-    Source: Cho et al. 2014, Learning Phrase Representations using RNN Encoder-Decoder, section 2.3.
+
+class Recurrent(nn.Module):
+    """Fully connected layers, of which the last is a cell with memory, and a head: in three parts.
+
+    Source: Cho et al. 2014, Learning Phrase Representations using RNN Encoder-Decoder, section 2.3
+    (GRU); Hochreiter and Schmidhuber 1997, Long Short-Term Memory, and Gers et al. 2000, Learning
+    to Forget (LSTM).
     """
 
     hidden: Sequence[int]
@@ -270,6 +278,7 @@ class Recurrent(nn.Module):
     head: nn.Module
     channels: Sequence[int] = ()
     """Of convolutions before the layers."""
+    cell_type: Cell = "gru"
 
     def setup(self) -> None:
         """Name the layers."""
@@ -278,36 +287,39 @@ class Recurrent(nn.Module):
             self.convolutions = Convolutions(self.channels, self.activation)
         self.layers = [Dense(width, kernel_init=scale) for width in self.hidden[:-1]]
         # flax's default initialiser is a QR decomposition: see `orthogonal`.
-        self.cell = nn.GRUCell(
+        cell: Any = CELLS[self.cell_type]
+        self.cell = cell(
             self.hidden[-1], recurrent_kernel_init=orthogonal(), param_dtype=param_dtype()
         )
 
     def encode(self, x: Array) -> Array:
-        """`[..., inputs] → [..., units]`: the layers before the GRU."""
+        """`[..., inputs] → [..., units]`: the layers before the cell."""
         if self.channels:
             x = self.convolutions(x)
         for layer in self.layers:
             x = self.activation(layer(x))
         return x
 
-    def remember(self, carry: Array, x: Array, start: Array) -> Array:
-        """One step of the GRU, `[..., units]`; memory is zero where an episode starts."""
-        return self.cell(jnp.where(start[..., None], 0.0, carry), x)[0]
+    def remember(self, carry: Carry, x: Array, start: Array) -> tuple[Carry, Array]:
+        """One step of the cell: memory and output `[..., units]`; an episode starts without any."""
+        kept = jax.tree.map(lambda x: jnp.where(start[..., None], 0.0, x), carry)
+        return self.cell(kept, x)
 
-    def decode(self, carry: Array) -> Any:
-        """What the head makes of the memory `[..., units]`."""
-        return self.head(carry)  # type: ignore[operator]
+    def decode(self, output: Array) -> Any:
+        """What the head makes of the cell's output `[..., units]`."""
+        return self.head(output)  # type: ignore[operator]
 
-    def __call__(self, carry: Array, x: Array, start: Array) -> tuple[Array, Any]:
+    def __call__(self, carry: Carry, x: Array, start: Array) -> tuple[Carry, Any]:
         """One step: `(memory, outputs)`."""
-        carry = self.remember(carry, self.encode(x), start)
-        return carry, self.decode(carry)
+        carry, output = self.remember(carry, self.encode(x), start)
+        return carry, self.decode(output)
 
 
-def gru_actor_critic(
+def recurrent_actor_critic(
     env: Any,
     env_params: EnvParams,
     *,
+    cell: Cell = "gru",
     hidden: Sequence[int] = (64, 64),
     activation: str | Activation = "tanh",
     action_distribution: ActionDistribution = "gaussian",
@@ -317,30 +329,42 @@ def gru_actor_critic(
 
     Args:
         env, env_params: as `mlp_actor_critic`.
-        hidden: widths of the hidden layers, at least one; the last is a GRU.
+        cell: the last layer, a `"gru"` or an `"lstm"`.
+        hidden: widths of the hidden layers, at least one.
         activation: of the layers before it.
         action_distribution, channels: as `mlp_actor_critic`.
 
     Raises:
         ValueError: if there is no hidden layer, or the policy cannot serve the action space.
     """
+    check_choice("cell", cell, tuple(CELLS))
     check_hidden(hidden)
     check_action_distribution(action_distribution, env.action_space(env_params))
     if not hidden:
-        raise ValueError("hidden must name the width of the GRU at least, got ()")
+        raise ValueError(f"hidden must name the width of the {cell.upper()} at least, got ()")
     num_outputs, to_distribution = _action_head(env.action_space(env_params))
     mlp = MLP((), num_outputs, _activation(activation), output_scale=0.01)
     head = GaussianMLP(mlp) if to_distribution is None else mlp
     value_head = MLP((), 1, _activation(activation), output_scale=1.0)
     encoder = observation_encoder(env, env_params, channels)
-    policy = Recurrent(tuple(hidden), _activation(activation), head, tuple(channels))
-    critic = Recurrent(tuple(hidden), _activation(activation), value_head, tuple(channels))
+    policy = Recurrent(tuple(hidden), _activation(activation), head, tuple(channels), cell)
+    critic = Recurrent(tuple(hidden), _activation(activation), value_head, tuple(channels), cell)
     head_to_distribution = to_distribution or (lambda distribution: distribution)
     actor = recurrent(Policy, policy, encoder, head_to_distribution)
     return (
         executed_as(actor, action_distribution, env.action_space(env_params)),
         recurrent(Critic, critic, encoder, lambda value: value[..., 0]),
     )
+
+
+def gru_actor_critic(env: Any, env_params: EnvParams, **options: Any) -> tuple[Policy, Critic]:
+    """Return a policy and a critic with a GRU; arguments as `recurrent_actor_critic`."""
+    return recurrent_actor_critic(env, env_params, cell="gru", **options)
+
+
+def lstm_actor_critic(env: Any, env_params: EnvParams, **options: Any) -> tuple[Policy, Critic]:
+    """Return a policy and a critic with an LSTM; arguments as `recurrent_actor_critic`."""
+    return recurrent_actor_critic(env, env_params, cell="lstm", **options)
 
 
 def recurrent(
@@ -357,25 +381,26 @@ def recurrent(
     """
     encode, example = encoder
 
-    def initial_carry(num_envs: int) -> Array:
-        return jnp.zeros((num_envs, module.hidden[-1]))
+    def initial_carry(num_envs: int) -> Carry:
+        memory = jnp.zeros((num_envs, module.hidden[-1]))
+        return (memory, memory) if module.cell_type == "lstm" else memory
 
     def init(key: Key) -> Params:
-        return module.init(key, initial_carry(1)[0], encode(example), jnp.zeros((), bool))
+        carry = jax.tree.map(lambda x: x[0], initial_carry(1))
+        return module.init(key, carry, encode(example), jnp.zeros((), bool))
 
-    def step(params: Params, carry: Array, obs: Array, start: Array) -> tuple[Array, Any]:
+    def step(params: Params, carry: Carry, obs: Array, start: Array) -> tuple[Carry, Any]:
         carry, outputs = module.apply(params, carry, encode(obs), start)  # type: ignore[misc]
         return carry, convert(outputs)
 
-    def unroll(params: Params, carry: Array, obs: Array, start: Array) -> Any:
-        def remember(carry: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
-            new: Any = module.apply(params, carry, *x, method="remember")
-            return new, new
+    def unroll(params: Params, carry: Carry, obs: Array, start: Array) -> Any:
+        def remember(carry: Carry, x: tuple[Array, Array]) -> Any:
+            return module.apply(params, carry, *x, method="remember")
 
         # Only the memory needs a scan: the layers before and after see all steps at once.
         encoded: Any = module.apply(params, encode(obs), method="encode")
-        memory = jax.lax.scan(remember, carry, (encoded, start))[1]
-        return convert(module.apply(params, memory, method="decode"))
+        output = jax.lax.scan(remember, carry, (encoded, start))[1]
+        return convert(module.apply(params, output, method="decode"))
 
     return kind(init, initial_carry, step, unroll, memoryless=False)
 

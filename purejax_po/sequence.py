@@ -8,6 +8,7 @@ Plain functions over dictionaries of arrays: tokens are looked up and laid down 
 one-hot vectors, whose transposes are products again, and no scatter.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -65,34 +66,11 @@ def transformer_policy(
     shape = check_token_task(env)
     width = check_layers(hidden, num_heads)
     check_count("mlp_ratio", mlp_ratio)
-    prompt_length, max_tokens, num_tokens = shape
+    prompt_length, max_tokens, _ = shape
     num_layers = len(hidden)
 
     def init(key: Key) -> Params:
-        keys = iter(jax.random.split(key, 4 + 4 * num_layers))
-        residual = 1.0 / math.sqrt(2 * num_layers)
-
-        def layer() -> dict[str, Array]:
-            return {
-                "qkv": _normal(next(keys), (width, 3 * width), 1.0 / math.sqrt(width)),
-                "attended": _normal(next(keys), (width, width), residual / math.sqrt(width)),
-                "up": _normal(next(keys), (width, mlp_ratio * width), math.sqrt(2.0 / width)),
-                "up_bias": jnp.zeros(mlp_ratio * width),
-                "down": _normal(
-                    next(keys), (mlp_ratio * width, width), residual / math.sqrt(mlp_ratio * width)
-                ),
-                "scale": jnp.ones((2, width)),
-            }
-
-        return {
-            "embedding": _normal(next(keys), (num_tokens + 1, width), EMBEDDING_SCALE),
-            "prompt_position": _normal(next(keys), (prompt_length, width), EMBEDDING_SCALE),
-            "output_position": _normal(next(keys), (max_tokens, width), EMBEDDING_SCALE),
-            "layers": [layer() for _ in range(num_layers)],
-            "scale": jnp.ones(width),
-            "head": _normal(next(keys), (width, num_tokens), 0.01),
-            "head_bias": jnp.zeros(num_tokens),
-        }
+        return _transformer_params(key, shape, width, num_layers, mlp_ratio)
 
     def read(params: Params, obs: Array, group_size: int) -> Cache:
         x = _embed(params, obs[::group_size, :prompt_length]) + params["prompt_position"]
@@ -108,19 +86,7 @@ def transformer_policy(
         output = ((nothing, nothing),) * num_layers
         return Cache(tuple(prompt), output, jnp.zeros(obs.shape[0], jnp.int32))
 
-    def run(params: Params, x: Array, cache: Cache, place: Callable, mask: Array) -> Any:
-        """The layers on `[N, Q, D]`; `place` says which keys and values there then are."""
-        stored = []
-        for layer, prompt, output in zip(params["layers"], cache.prompt, cache.output, strict=True):
-            query, *new = _project(layer, x)
-            keys, values = (place(old, added) for old, added in zip(output, new, strict=True))
-            sources: list[Any] = [(keys, values, mask)]
-            if prompt_length:
-                sources.append((*prompt, None))
-            x = _finish(layer, x, _attend(query, sources, num_heads))
-            stored.append((keys, values))
-        logits = _product(_normalise(x, params["scale"]), params["head"]) + params["head_bias"]
-        return tuple(stored), logits
+    run = functools.partial(_run_layers, num_heads)
 
     def advance(params: Params, cache: Cache, obs: Array) -> tuple[Cache, Categorical]:
         here = jax.nn.one_hot(cache.position, max_tokens)
@@ -263,6 +229,54 @@ def check_layers(hidden: Sequence[int], num_heads: int) -> int:
 
 
 EMBEDDING_SCALE = 0.3
+
+
+def _transformer_params(
+    key: Key, shape: tuple[int, int, int], width: int, num_layers: int, mlp_ratio: int
+) -> Params:
+    """Draw a transformer's parameters."""
+    prompt_length, max_tokens, num_tokens = shape
+    keys = iter(jax.random.split(key, 4 + 4 * num_layers))
+    residual = 1.0 / math.sqrt(2 * num_layers)
+
+    def layer() -> dict[str, Array]:
+        return {
+            "qkv": _normal(next(keys), (width, 3 * width), 1.0 / math.sqrt(width)),
+            "attended": _normal(next(keys), (width, width), residual / math.sqrt(width)),
+            "up": _normal(next(keys), (width, mlp_ratio * width), math.sqrt(2.0 / width)),
+            "up_bias": jnp.zeros(mlp_ratio * width),
+            "down": _normal(
+                next(keys), (mlp_ratio * width, width), residual / math.sqrt(mlp_ratio * width)
+            ),
+            "scale": jnp.ones((2, width)),
+        }
+
+    return {
+        "embedding": _normal(next(keys), (num_tokens + 1, width), EMBEDDING_SCALE),
+        "prompt_position": _normal(next(keys), (prompt_length, width), EMBEDDING_SCALE),
+        "output_position": _normal(next(keys), (max_tokens, width), EMBEDDING_SCALE),
+        "layers": [layer() for _ in range(num_layers)],
+        "scale": jnp.ones(width),
+        "head": _normal(next(keys), (width, num_tokens), 0.01),
+        "head_bias": jnp.zeros(num_tokens),
+    }
+
+
+def _run_layers(
+    num_heads: int, params: Params, x: Array, cache: Cache, place: Callable, mask: Array
+) -> Any:
+    """The layers on `[N, Q, D]`; `place` says which keys and values there then are."""
+    stored = []
+    for layer, prompt, output in zip(params["layers"], cache.prompt, cache.output, strict=True):
+        query, *new = _project(layer, x)
+        keys, values = (place(old, added) for old, added in zip(output, new, strict=True))
+        sources: list[Any] = [(keys, values, mask)]
+        if prompt[0].shape[1]:
+            sources.append((*prompt, None))
+        x = _finish(layer, x, _attend(query, sources, num_heads))
+        stored.append((keys, values))
+    logits = _product(_normalise(x, params["scale"]), params["head"]) + params["head_bias"]
+    return tuple(stored), logits
 
 
 def _reading_policy(

@@ -1,7 +1,7 @@
 """Per-sample objectives of the policy gradient and of PPO, all to be maximised."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -114,26 +114,44 @@ def k3(log_ratio: Array) -> Array:
     return jnp.expm1(-log_ratio) + log_ratio
 
 
+def _of_log_ratio(estimate: Callable[[Array], Array]) -> Callable[[Any, Any, Array], Array]:
+    """Apply an estimate to log π/π_ref of the actions."""
+    return lambda policy, reference, action: estimate(
+        policy.log_prob(action) - reference.log_prob(action)
+    )
+
+
 KL_ESTIMATORS: dict[str, Callable[[Any, Any, Array], Array]] = {
-    "k1": lambda policy, reference, action: k1(
-        policy.log_prob(action) - reference.log_prob(action)
-    ),
-    "k3": lambda policy, reference, action: k3(
-        policy.log_prob(action) - reference.log_prob(action)
-    ),
+    "k1": _of_log_ratio(k1),
+    "k3": _of_log_ratio(k3),
     "exact": lambda policy, reference, action: policy.kl(reference),
 }
 """Estimates of KL(π ‖ π_ref) by name: `(π, π_ref, actions) → [...]`, of distributions `[...]`."""
 
 
-Objective = Callable[[Array, Array, Array, Any, Any], Array]
-"""`(ρ, A, KL, ε, β) → objective`, the first three and the result `[...]`."""
+class Change(NamedTuple):
+    """What an objective of PPO may look at: how π_θ differs from π_old on samples `[...]`."""
 
-OBJECTIVES: dict[str, Objective] = {
-    "clip": lambda ratio, advantage, kl, eps, beta: clip(ratio, advantage, eps),
-    "clip_only": lambda ratio, advantage, kl, eps, beta: clip_only(ratio, advantage, eps),
-    "unclipped": lambda ratio, advantage, kl, eps, beta: unclipped(ratio, advantage),
-    "fixed_kl": lambda ratio, advantage, kl, eps, beta: fixed_kl(ratio, advantage, kl, beta),
-    "adaptive_kl": lambda ratio, advantage, kl, eps, beta: fixed_kl(ratio, advantage, kl, beta),
+    ratio: Array
+    """ρ = π_θ(a|s)/π_old(a|s)."""
+    advantage: Array
+    kl: Array
+    """KL(π_old(·|s) ‖ π_θ(·|s)), nats."""
+    clip_eps: Array | float
+    """ε."""
+    kl_coef: Array | float
+    """β."""
+
+
+def _penalised(change: Change) -> Array:
+    return fixed_kl(change.ratio, change.advantage, change.kl, change.kl_coef)
+
+
+OBJECTIVES: dict[str, Callable[[Change], Array]] = {
+    "clip": lambda change: clip(change.ratio, change.advantage, change.clip_eps),
+    "clip_only": lambda change: clip_only(change.ratio, change.advantage, change.clip_eps),
+    "unclipped": lambda change: unclipped(change.ratio, change.advantage),
+    "fixed_kl": _penalised,
+    "adaptive_kl": _penalised,
 }
-"""PPO's objectives by name."""
+"""PPO's objectives by name, `[...]`."""

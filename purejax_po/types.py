@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from purejax_po.jacobian import Jacobian, linearized
+
 Array = jax.Array
 Key = jax.Array
 Params = Any
@@ -88,8 +90,8 @@ class Policy(NamedTuple):
     `group_size` neighbours, says once and for all: a prompt. `step` reads it wherever an episode
     starts. Where all start at once it is read once, and `step` and `unroll` are given `start`
     None."""
-    layerwise: bool = False
-    """Whether `jacobian.layerwise` can serve `unroll`, and gains."""
+    jacobian: Jacobian = linearized
+    """How products with the Jacobian of `unroll`'s distribution are made (Fisher products)."""
 
 
 class Critic(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from purejax_po import advantages
-from purejax_po.advantages import explained_variance, gae, normalize, weighted_mean
+from purejax_po.advantages import Evidence, explained_variance, gae, normalize, weighted_mean
 
 DISCOUNT, LAMBDA = 0.9, 0.8
 
@@ -256,13 +256,13 @@ def loop_returns(reward, terminated, truncated, discount):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_monte_carlo_weights_equal_the_sums(seed, x64):
-    reward, value, _, terminated, truncated = make_trajectory(seed)
-    ends = terminated, truncated, DISCOUNT
-    whole, to_go = loop_returns(np.asarray(reward), *map(np.asarray, ends[:2]), DISCOUNT)
+    evidence = Evidence(*make_trajectory(seed), DISCOUNT)
+    ends = np.asarray(evidence.terminated), np.asarray(evidence.truncated)
+    whole, to_go = loop_returns(np.asarray(evidence.reward), *ends, DISCOUNT)
     close = functools.partial(np.testing.assert_allclose, atol=1e-12)
-    close(advantages.total_return(reward, *ends), whole)
-    close(advantages.reward_to_go(reward, *ends), to_go)
-    close(advantages.baseline(reward, value, *ends), to_go - value)
+    close(advantages.total_return(evidence), whole)
+    close(advantages.reward_to_go(evidence), to_go)
+    close(advantages.baseline(evidence), to_go - evidence.value)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -271,37 +271,36 @@ def test_gae_is_the_td_residual_at_lambda_zero_and_the_baseline_where_nothing_is
     terminated = terminated.at[-1].set(True)
     never = jnp.zeros_like(terminated)
     consistent = jnp.concatenate([value[1:], next_value[-1:]])
-    of = reward, value, consistent, terminated, never, DISCOUNT
-    delta = advantages.td_residual(reward, value, consistent, terminated, DISCOUNT)
-    np.testing.assert_allclose(gae(*of, 0.0), delta, atol=1e-12)
-    np.testing.assert_allclose(
-        delta + value, advantages.q_value(reward, consistent, terminated, DISCOUNT), atol=1e-12
-    )
-    np.testing.assert_allclose(
-        gae(*of, 1.0),
-        advantages.baseline(reward, value, terminated, never, DISCOUNT),
-        atol=1e-12,
-    )
+    of = Evidence(reward, value, consistent, terminated, never, DISCOUNT)
+    delta = advantages.td_residual(of)
+    np.testing.assert_allclose(gae(*of._replace(gae_lambda=0.0)), delta, atol=1e-12)
+    np.testing.assert_allclose(delta + value, advantages.q_value(of), atol=1e-12)
+    np.testing.assert_allclose(gae(*of), advantages.baseline(of), atol=1e-12)
 
 
-def test_the_table_passes_each_weight_what_it_needs(x64):
-    r, v, u, term, trunc = make_trajectory(0)
-    expected = {
-        "total_return": advantages.total_return(r, term, trunc, DISCOUNT),
-        "reward_to_go": advantages.reward_to_go(r, term, trunc, DISCOUNT),
-        "baseline": advantages.baseline(r, v, term, trunc, DISCOUNT),
-        "q_value": advantages.q_value(r, u, term, DISCOUNT),
-        "td_residual": advantages.td_residual(r, v, u, term, DISCOUNT),
-        "advantage": gae(r, v, u, term, trunc, DISCOUNT, LAMBDA),
-    }
-    assert expected.keys() == advantages.ESTIMATORS.keys()
-    for name, value in expected.items():
-        found = advantages.ESTIMATORS[name](r, v, u, term, trunc, DISCOUNT, LAMBDA)
-        np.testing.assert_array_equal(found, value)
+# What each weight must not look at: anything there leaves it what it is.
+UNUSED = {
+    "total_return": {"value", "next_value", "gae_lambda"},
+    "reward_to_go": {"value", "next_value", "gae_lambda"},
+    "baseline": {"next_value", "gae_lambda"},
+    "q_value": {"value", "truncated", "gae_lambda"},
+    "td_residual": {"truncated", "gae_lambda"},
+    "advantage": set(),
+}
+
+
+def test_the_weights_look_at_what_they_need_and_at_nothing_else(x64):
+    evidence = Evidence(*make_trajectory(0), jnp.float64(DISCOUNT), jnp.float64(LAMBDA))
+    others = Evidence(*make_trajectory(1), jnp.float64(0.5), jnp.float64(0.3))
+    assert advantages.ESTIMATORS.keys() == UNUSED.keys()
+    for name, estimate in advantages.ESTIMATORS.items():
+        for field, other in others._asdict().items():
+            same = np.array_equal(estimate(evidence._replace(**{field: other})), estimate(evidence))
+            assert same == (field in UNUSED[name]), (name, field)
 
 
 @pytest.mark.parametrize("name", list(advantages.ESTIMATORS))
 def test_the_weights_refuse_shapes_that_would_broadcast(name):
     x, other, ends = jnp.ones((3, 1)), jnp.ones(3), jnp.zeros(3, bool)
     with pytest.raises(AssertionError, match="shape"):
-        advantages.ESTIMATORS[name](x, other, other, ends, ends, DISCOUNT, LAMBDA)
+        advantages.ESTIMATORS[name](Evidence(x, other, other, ends, ends, DISCOUNT, LAMBDA))

@@ -354,8 +354,11 @@ MISTAKES = {
         ["hyperparams.kl_target must be a finite number > 0, got 0.0"],
     ),
     "memory": (
-        ["train", "trpo", "--network.memory", "gru"],
-        ["NPG and TRPO need a policy and a critic without memory, got recurrent ones"],
+        ["train", "trpo", "--network.memory", "gru", "--critic-minibatch-size", "64"],
+        [
+            "critic_minibatch_size must be a multiple of num_steps = 128, since a critic with "
+            "memory learns from whole sequences, got 64"
+        ],
     ),
     "sequences": (
         ["train", "ppo", "--network.memory", "gru", "--num-minibatches", "8"],
@@ -387,7 +390,10 @@ MISTAKES = {
     ),
     "transformer elsewhere": (
         ["train", "grpo", "--network.memory", "transformer"],
-        ["network.memory must be one of none, gru for grpo on CartPole-v1, got 'transformer'"],
+        [
+            "network.memory must be one of none, gru, lstm for grpo on CartPole-v1, "
+            "got 'transformer'"
+        ],
     ),
     "heads": (
         ["train", "grpo", "--env", "tokens/sort", "--network.num-heads", "5"],

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
-from purejax_po import curvature, exact, jacobian
+from purejax_po import curvature, exact
 from purejax_po.distributions import Categorical, DiagonalGaussian, Product
+from purejax_po.jacobian import linearized
+from purejax_po.layerwise import layerwise
 from purejax_po.networks import MLP
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -568,13 +570,13 @@ def test_products_go_layer_by_layer_too(num_actions, hidden):
     def apply(params):
         return Categorical(mlp.apply(params, obs))
 
-    whole, layerwise = (
+    whole, by_layer = (
         as_matrix(
-            curvature.gauss_newton_product(apply, params, weight, 0.1, layerwise=by_layer), params
+            curvature.gauss_newton_product(apply, params, weight, 0.1, jacobian=jacobian), params
         )
-        for by_layer in (False, True)
+        for jacobian in (linearized, layerwise)
     )
-    np.testing.assert_allclose(layerwise, whole, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(by_layer, whole, rtol=0, atol=1e-12)
 
 
 def test_layerwise_parts_are_those_of_the_jacobian():
@@ -587,7 +589,7 @@ def test_layerwise_parts_are_those_of_the_jacobian():
         return logits[:, :-1] - logits[:, -1:]
 
     matrix = jax.jacobian(differences)(flat)
-    distribution, push, pull = jacobian.layerwise(
+    distribution, push, pull = layerwise(
         lambda params: Categorical(mlp.apply(params, obs)), params, 4
     )
     np.testing.assert_array_equal(distribution.logits, mlp.apply(params, obs))

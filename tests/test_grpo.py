@@ -28,8 +28,9 @@ ALL = np.ones_like(REWARD, bool)
 
 def relative(name, reward, valid=None, epsilon=0.0, temperature=0.5):
     valid = np.ones_like(reward, bool) if valid is None else valid
-    estimate = advantages.GROUP_ESTIMATORS[name]
-    return np.asarray(estimate(jnp.asarray(reward), jnp.asarray(valid), epsilon, temperature))
+    hyperparams = GRPOHyperparams(advantage_eps=epsilon, temperature=temperature)
+    estimate = advantages.GROUP_ESTIMATORS[name](hyperparams)
+    return np.asarray(estimate(jnp.asarray(reward), jnp.asarray(valid)))
 
 
 # --- advantages ----------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from gymnax.environments import spaces
 
 from purejax_po import networks
 from purejax_po.distributions import Categorical, DiagonalGaussian, Product, TanhGaussian
+from purejax_po.jacobian import linearized
+from purejax_po.layerwise import layerwise
 from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -309,7 +311,7 @@ def test_the_action_space_decides_the_distribution(space, kind, action_shape):
 
 
 @pytest.mark.parametrize(
-    ("num_actions", "hidden", "layerwise"),
+    ("num_actions", "hidden", "by_layer"),
     [
         (2, (64, 64), True),
         (2, (64, 63), False),
@@ -319,9 +321,10 @@ def test_the_action_space_decides_the_distribution(space, kind, action_shape):
         (2, (), False),
     ],
 )
-def test_wide_policies_of_few_actions_go_layer_by_layer(num_actions, hidden, layerwise):
+def test_wide_policies_of_few_actions_go_layer_by_layer(num_actions, hidden, by_layer):
     env = make_env(action=spaces.Discrete(num_actions))
-    assert networks.mlp_policy(env, None, hidden=hidden).layerwise == layerwise
+    found = networks.mlp_policy(env, None, hidden=hidden).jacobian
+    assert found is (layerwise if by_layer else linearized)
 
 
 @pytest.mark.parametrize(

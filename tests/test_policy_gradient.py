@@ -12,7 +12,7 @@ import pytest
 import purejax_po as po
 from purejax_po import advantages, exact, networks, surrogates
 from purejax_po.algorithms import a2c as a2c_module
-from purejax_po.algorithms import actor_critic, reinforce
+from purejax_po.algorithms import actor_critic, critics, reinforce
 from purejax_po.environments.finite_mdp import make_finite_mdp
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -120,7 +120,8 @@ def estimate(psi, problem, value=None, gae_lambda=0.7, discount_states=True):
     transition = problem.transition
     value = problem.value if value is None else value
     hyperparams = po.REINFORCEHyperparams(discount=DISCOUNT, gae_lambda=gae_lambda)
-    weights = reinforce.estimate(psi, transition, value, problem.next_value, hyperparams)
+    evidence = critics.evidence(transition, value, problem.next_value, hyperparams)
+    weights = advantages.ESTIMATORS[psi](evidence)
     if discount_states:
         weights = reinforce.per_episode(psi, weights, transition.weight, DISCOUNT)
     return -jax.grad(reinforce.loss, has_aux=True)(
@@ -132,9 +133,11 @@ def test_the_enumeration_is_complete(x64):
     problem = enumerated(0)
     probability = problem.transition.weight[0]
     np.testing.assert_allclose(probability.sum(), 1.0, rtol=1e-14)
-    total = advantages.total_return(
-        *(getattr(problem.transition, x) for x in ("reward", "terminated", "truncated")), DISCOUNT
-    )
+    transition = problem.transition
+    zero = jnp.zeros_like(transition.reward)
+    ends = transition.terminated, transition.truncated
+    evidence = advantages.Evidence(transition.reward, zero, zero, *ends, DISCOUNT)
+    total = advantages.total_return(evidence)
     pi = jax.nn.softmax(problem.theta)
     expected = exact.expected_return(problem.mdp, pi)
     np.testing.assert_allclose(probability @ total[0], expected, rtol=1e-13)
@@ -447,7 +450,7 @@ def test_values_of_successors_are_those_of_the_true_ones(num_steps, rate):
 
     critic = networks.memoryless(po.Critic, lambda key: jnp.ones(2), lambda w, obs: obs @ w)
     params = jnp.array([1.0, 2.0])
-    value, next_value = jax.vmap(lambda x: actor_critic.values(critic, params, (), x))(transition)
+    value, next_value = jax.vmap(lambda x: critics.values(critic, params, (), x))(transition)
     np.testing.assert_allclose(value, critic.unroll(params, (), obs[:, :-1], None), rtol=1e-6)
     expected = critic.unroll(params, (), next_obs, None)
     np.testing.assert_allclose(next_value[~terminated], expected[~terminated], rtol=1e-6)

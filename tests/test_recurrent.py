@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import purejax_po as po
-from purejax_po.algorithms import actor_critic
+from purejax_po.algorithms import actor_critic, critics, units
 
 NUM_ENVS, NUM_STEPS = 4, 12
 
@@ -86,7 +86,7 @@ def test_values_of_successors_remember_what_came_before_them():
     _, (critic, params), (carry, obs, start) = networks("MemoryChain-bsuite")
     next_obs = jax.random.normal(jax.random.key(5), obs.shape)
     transition = po.Transition(obs, *[None] * 2, next_obs, *[None] * 2, start, *[None] * 2)
-    value, next_value = actor_critic.values(critic, params, carry, transition)
+    value, next_value = critics.values(critic, params, carry, transition)
     close(value, critic.unroll(params, carry, obs, start))
     for t in range(NUM_STEPS):
         so_far = jnp.concatenate([obs[: t + 1], next_obs[t : t + 1]])
@@ -158,21 +158,14 @@ def test_minibatches_are_whole_environments_with_their_memory():
     state, rollout, found, _ = updates[1]
     hyperparams = po.PPOHyperparams()
     samples = actor_critic.make_samples(critic, state.params.critic, rollout, hyperparams)
-    units = actor_critic.units(samples, memoryless=False)
-    unit = jax.tree.map(lambda x: x[1:2], units)
-    batch = actor_critic.in_time(unit, memoryless=False)
+    sequences = units.of_rollout(samples, memoryless=False)
+    sequence = jax.tree.map(lambda x: x[1:2], sequences)
+    batch = units.in_time(sequence, memoryless=False)
     chex.assert_trees_all_equal(
         batch.transition, jax.tree.map(lambda x: x[:, 1:2], rollout.transition)
     )
     chex.assert_trees_all_equal(batch.carry, jax.tree.map(lambda x: x[1:2], rollout.carry))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
-
-
-@pytest.mark.parametrize("make", [po.trpo, po.npg, po.reinforce])
-def test_algorithms_that_need_networks_without_memory_say_so(make):
-    _, _, pair = make_networks()
-    with pytest.raises(ValueError, match="without memory, got recurrent ones"):
-        make(*pair)
 
 
 def test_a_gru_needs_a_width():

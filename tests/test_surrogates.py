@@ -122,7 +122,7 @@ def test_the_score_has_no_gradient_through_its_weight():
 def test_the_table_passes_each_objective_what_it_needs(grid):
     ratio, advantage = grid
     kl, beta = jnp.square(ratio), 0.7
-    of = ratio, advantage, kl, EPS, beta
+    of = surrogates.Change(ratio, advantage, kl, EPS, beta)
     expected = {
         "clip": surrogates.clip(ratio, advantage, EPS),
         "clip_only": surrogates.clip_only(ratio, advantage, EPS),
@@ -132,4 +132,4 @@ def test_the_table_passes_each_objective_what_it_needs(grid):
     }
     assert expected.keys() == surrogates.OBJECTIVES.keys()
     for name, value in expected.items():
-        np.testing.assert_array_equal(surrogates.OBJECTIVES[name](*of), value)
+        np.testing.assert_array_equal(surrogates.OBJECTIVES[name](of), value)

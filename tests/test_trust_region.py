@@ -702,15 +702,6 @@ def test_options_of_one_algorithm():
 
 
 @pytest.mark.parametrize("name", ["trpo", "npg"])
-@pytest.mark.parametrize("which", [0, 1])
-def test_networks_with_memory_are_refused(name, which):
-    networks = list(tiny_networks())
-    networks[which] = networks[which]._replace(memoryless=False)
-    with pytest.raises(ValueError, match="without memory, got recurrent"):
-        ALGORITHMS[name](*networks)
-
-
-@pytest.mark.parametrize("name", ["trpo", "npg"])
 @pytest.mark.parametrize("size", [128, 24])
 def test_a_critic_minibatch_that_does_not_divide_the_batch_is_refused(name, size):
     algorithm = ALGORITHMS[name](*tiny_networks(), critic_minibatch_size=size)

@@ -64,6 +64,7 @@ def a2c(
     hyperparams = A2CHyperparams() if hyperparams is None else hyperparams
     check_hyperparams(hyperparams)
     check_networks(policy, critic)
+    networks = {"policy": policy, "critic": critic}
 
     def init(key: Key, hyperparams: A2CHyperparams) -> A2CState:
         params = actor_critic.init_params(key, policy, critic)
@@ -77,11 +78,7 @@ def a2c(
         if normalize_advantage:
             samples = actor_critic.normalize(samples)
         loss = functools.partial(
-            actor_critic.loss,
-            hyperparams=hyperparams,
-            policy=policy,
-            critic=critic,
-            objective=objective,
+            actor_critic.loss, hyperparams=hyperparams, objective=objective, **networks
         )
         optimizer = optimizers.clipped_adam(hyperparams, rollout.progress)
         params, moments, info = actor_critic.step(optimizer, *state, loss, samples)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from purejax_po import advantages, minibatch
-from purejax_po.advantages import gae, weighted_mean
-from purejax_po.algorithms import optimizers
+from purejax_po import advantages
+from purejax_po.advantages import weighted_mean
+from purejax_po.algorithms import critics, optimizers
 from purejax_po.types import (
     ActorCriticParams,
     Array,
@@ -25,7 +25,6 @@ from purejax_po.types import (
     Rollout,
     Transition,
     UnitInterval,
-    all_finite,
 )
 
 
@@ -49,15 +48,6 @@ class ActorCriticHyperparams:
     """The gradient is scaled down to this global norm."""
     adam_eps: Positive = 1e-5
     """Adam's ε."""
-
-
-class Estimates(NamedTuple):
-    """What a critic says of a rollout, `[T, N]`."""
-
-    value: Array
-    advantage: Array
-    value_target: Array
-    """The λ-return Â + V, which the critic is regressed on."""
 
 
 class Samples(NamedTuple):
@@ -103,105 +93,15 @@ def acting(policy: Policy, critic: Critic) -> Policy:
     return policy._replace(initial_carry=initial_carry, step=step, memoryless=False)
 
 
-def values(
-    critic: Critic, params: Params, carry: Carry, transition: Transition
-) -> tuple[Array, Array]:
-    """V(obs_t) and V(next_obs_t), `[T, N]`; the latter has no meaning where an episode terminated.
-
-    With memory, V(next_obs_t) remembers all up to obs_t.
-    """
-    if critic.memoryless:
-        value = critic.unroll(params, (), transition.obs, transition.start)
-        return value, successor_values(critic, params, transition, value)
-
-    def step(carry: Carry, seen: tuple[Array, Array, Array]) -> Any:
-        obs, next_obs, start = seen
-        carry, value = critic.step(params, carry, obs, start)
-        _, next_value = critic.step(params, carry, next_obs, jnp.zeros_like(start))
-        return carry, (value, next_value)
-
-    seen = transition.obs, transition.next_obs, transition.start
-    return jax.lax.scan(step, carry, seen)[1]
-
-
-def successor_values(critic: Critic, params: Params, transition: Transition, value: Array) -> Array:
-    """V(next_obs_t) of a critic without memory, where no episode terminated.
-
-    It is V(obs_{t+1}), which is known, but at the last step and where next_obs_t is another one:
-    where an episode was truncated. Such steps are rare, and are judged one after the other, of all
-    environments at once.
-
-    Args:
-        value: V(obs_t), `[T, N]`.
-    """
-    env = jnp.arange(value.shape[1])
-
-    def judge(obs: Array) -> Array:
-        return critic.unroll(params, (), obs, jnp.zeros(env.shape, bool))
-
-    def some_left(state: tuple[Array, Array]) -> Array:
-        return jnp.any(state[1])
-
-    def one_of_each(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        next_value, left = state
-        t = jnp.argmax(left, axis=0)
-        found = jnp.where(left[t, env], judge(transition.next_obs[t, env]), next_value[t, env])
-        return next_value.at[t, env].set(found), left.at[t, env].set(False)
-
-    next_value = jnp.concatenate([value[1:], judge(transition.next_obs[-1])[None]])
-    axes = tuple(range(2, transition.obs.ndim))
-    differ = jnp.any(transition.next_obs[:-1] != transition.obs[1:], axis=axes)
-    left = jnp.concatenate([differ, jnp.zeros_like(differ, shape=(1, len(env)))])
-    left &= ~transition.terminated
-    return jax.lax.while_loop(some_left, one_of_each, (next_value, left))[0]
-
-
-def estimate(
-    critic: Critic,
-    params: Params,
-    transition: Transition,
-    discount: Array | float,
-    gae_lambda: Array | float,
-    carry: Carry = (),
-) -> Estimates:
-    """Values, generalised advantages and value targets of a rollout under a critic as it stands."""
-    value, next_value = values(critic, params, carry, transition)
-    advantage = gae(
-        transition.reward,
-        value,
-        next_value,
-        transition.terminated,
-        transition.truncated,
-        discount,
-        gae_lambda,
-    )
-    return Estimates(value, advantage, advantage + value)
-
-
 def make_samples(
     critic: Critic, params: Params, rollout: Rollout, hyperparams: ActorCriticHyperparams
 ) -> Samples:
     """A rollout, `[T, N]`, with what its actions' and its critic's parameters say of it."""
     transition = rollout.transition
     carry = rollout.carry or ((), ())
-    estimates = estimate(
-        critic, params, transition, hyperparams.discount, hyperparams.gae_lambda, carry[1]
-    )
+    estimates = critics.estimate(critic, params, transition, hyperparams, carry[1])
     log_prob = transition.behaviour.log_prob(transition.action)
     return Samples(transition, log_prob, *estimates, carry)
-
-
-def units(samples: Samples, memoryless: bool) -> Samples:
-    """What may be shuffled of a rollout: its samples `[T·N]`; with memory, sequences `[N, T]`."""
-    if memoryless:
-        return minibatch.flatten_time(samples)
-    swapped = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), samples._replace(carry=()))
-    return swapped._replace(carry=samples.carry)
-
-
-def in_time(batch: Samples, memoryless: bool) -> Samples:
-    """Undo what `units` did to the axes of a batch of its units: `[B, T]` become `[T, B]`."""
-    return batch if memoryless else units(batch, memoryless)
 
 
 def explained_variance(samples: Samples) -> Array:
@@ -280,53 +180,3 @@ def normalize(samples: Samples) -> Samples:
     """Samples with advantages of mean 0 and standard deviation 1."""
     weight = samples.transition.weight
     return samples._replace(advantage=advantages.normalize(samples.advantage, weight))
-
-
-def fit(
-    key: Key,
-    critic: Critic,
-    params: Params,
-    optimizer: optax.GradientTransformation,
-    optimizer_state: Any,
-    transition: Transition,
-    value_target: Array,
-    *,
-    num_epochs: int,
-    minibatch_size: int,
-) -> tuple[Params, Any, Array]:
-    """Regress a critic on value targets by epochs of minibatches of squared error.
-
-    Should anything become non-finite, parameters and optimiser state stay what they were.
-
-    Returns:
-        Parameters, optimiser state, and the mean loss ½(V − V_target)² over all minibatches.
-    """
-
-    def loss(params: Params, batch: tuple[Transition, Array]) -> Array:
-        transition, target = batch
-        value = critic.unroll(params, (), transition.obs, transition.start)
-        return 0.5 * weighted_mean(jnp.square(value - target), transition.weight)
-
-    def step(carry: Any, batch: tuple[Transition, Array]) -> tuple[Any, Array]:
-        params, state = carry
-        value, gradient = jax.value_and_grad(loss)(params, batch)
-        updates, state = optimizer.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), value
-
-    size = value_target.size
-    if size % minibatch_size:
-        raise ValueError(
-            f"critic_minibatch_size must divide the batch of {size} samples, got {minibatch_size}"
-        )
-    needed = transition._replace(action=None, next_obs=None, behaviour=None)
-    fitted, losses = minibatch.epochs(
-        key,
-        step,
-        (params, optimizer_state),
-        minibatch.flatten_time((needed, value_target)),
-        num_epochs=num_epochs,
-        num_minibatches=size // minibatch_size,
-    )
-    finite, before = all_finite(fitted), (params, optimizer_state)
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), fitted, before)
-    return *kept, jnp.mean(losses)

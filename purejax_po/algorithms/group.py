@@ -106,9 +106,7 @@ def make_batch(
         outcome.reshape(-1, options.group_size),
         valid[0].reshape(-1, options.group_size),
     )
-    advantage = advantages.GROUP_ESTIMATORS[options.advantage](
-        *groups, hyperparams.advantage_eps, hyperparams.temperature
-    )
+    advantage = advantages.GROUP_ESTIMATORS[options.advantage](hyperparams)(*groups)
     batch = Batch(
         transition,
         transition.behaviour.log_prob(transition.action),

@@ -3,6 +3,7 @@
 Source: Shao et al. 2024, DeepSeekMath: Pushing the Limits of Mathematical Reasoning, section 4.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -63,8 +64,7 @@ def grpo(
         policy: any, with or without memory; on token tasks those of `sequence`.
         group_size: G, outputs per start state; divides num_envs.
         advantage: `"zscore"`, `"centred"`, `"rloo"` or `"softmax"` (see `advantages`).
-        length_normalization: w_t: `"per_sequence"`, `"per_token"` or `"constant"` (see
-            `advantages.length_weights`).
+        length_normalization: w_t, a name in `advantages.length_weights`.
         ratio: ρ of each `"token"`, or of the `"sequence"`: the geometric mean over its tokens
             (Zheng et al. 2025, Group Sequence Policy Optimization).
         kl_estimator: `"k1"`, `"k3"` or `"exact"`, of KL(π ‖ π_ref) at each step.
@@ -87,33 +87,22 @@ def grpo(
     )
     group.check_options(options, num_epochs, reference_every)
 
-    def act(params: PolicyParams, *inputs: Any) -> Any:
-        return policy.step(params.policy, *inputs)
-
-    def read(params: PolicyParams, obs: Array, group_size: int) -> Any:
-        return policy.read and policy.read(params.policy, obs, group_size)
-
-    def replay(params: PolicyParams, rollout: Rollout) -> Any:
-        transition, carry, start = rollout.transition, rollout.carry, rollout.transition.start
-        if policy.read is not None:
-            carry, start = policy.read(params.policy, transition.obs[0], group_size), None
-        return policy.unroll(params.policy, carry, transition.obs, start)
+    replayed = functools.partial(replay, policy, group_size)
 
     def init(key: Key, hyperparams: GRPOHyperparams) -> GRPOState:
         params = PolicyParams(policy.init(key))
-        return GRPOState(
-            params, optimizers.clipped_adam(hyperparams, 0.0).init(params), params, jnp.int32(0)
-        )
+        moments = optimizers.clipped_adam(hyperparams, 0.0).init(params)
+        return GRPOState(params, moments, params, jnp.int32(0))
 
     def update(
         key: Key, hyperparams: GRPOHyperparams, state: GRPOState, rollout: Rollout
     ) -> tuple[GRPOState, Info]:
-        reference = None if kl_form == "off" else replay(state.reference, rollout)
+        reference = None if kl_form == "off" else replayed(state.reference, rollout)
         batch, told = group.make_batch(rollout.transition, reference, options, hyperparams)
         optimizer = optimizers.clipped_adam(hyperparams, rollout.progress)
 
         def loss(params: PolicyParams) -> tuple[Array, Info]:
-            return group.loss(replay(params, rollout), batch, options, hyperparams)
+            return group.loss(replayed(params, rollout), batch, options, hyperparams)
 
         def step(carry: tuple[PolicyParams, Any], _: None) -> tuple[Any, Info]:
             params, moments = carry
@@ -122,16 +111,34 @@ def grpo(
             info["grad_norm"] = optimizers.norm(gradient)
             return (optax.apply_updates(params, updates), moments), info
 
-        before = state.params, state.optimizer
-        (params, moments), infos = jax.lax.scan(step, before, length=num_epochs)
+        (params, moments), infos = jax.lax.scan(step, state[:2], length=num_epochs)
         num_updates, reference = state.num_updates + 1, state.reference
         if reference_every:
             renew = num_updates % reference_every == 0
             reference = jax.tree.map(lambda new, old: jnp.where(renew, new, old), params, reference)
-        info = {**told, **jax.tree.map(jnp.mean, infos)}
-        return GRPOState(params, moments, reference, num_updates), info
+        new = GRPOState(params, moments, reference, num_updates)
+        return new, {**told, **jax.tree.map(jnp.mean, infos)}
 
-    acting = policy._replace(step=act, read=policy.read and read)
     return Algorithm(
-        acting, hyperparams, init, update, complete_episodes=True, group_size=group_size
+        acting(policy), hyperparams, init, update, complete_episodes=True, group_size=group_size
     )
+
+
+def acting(policy: Policy) -> Policy:
+    """A policy that takes GRPO's parameters."""
+
+    def act(params: PolicyParams, *inputs: Any) -> Any:
+        return policy.step(params.policy, *inputs)
+
+    def read(params: PolicyParams, obs: Array, group_size: int) -> Any:
+        return policy.read and policy.read(params.policy, obs, group_size)
+
+    return policy._replace(step=act, read=policy.read and read)
+
+
+def replay(policy: Policy, group_size: int, params: PolicyParams, rollout: Rollout) -> Any:
+    """π_θ(·|s) of a rollout's steps, `[T, N]`; a prompt is read once for its whole group."""
+    transition, carry, start = rollout.transition, rollout.carry, rollout.transition.start
+    if policy.read is not None:
+        carry, start = policy.read(params.policy, transition.obs[0], group_size), None
+    return policy.unroll(params.policy, carry, transition.obs, start)

@@ -1,34 +1,77 @@
-"""What the natural-gradient algorithms (NPG, TRPO) share: objective, direction and step length."""
+"""The update that NPG and TRPO share: a step of the policy along F⁻¹g, then the critic's fit.
 
-from typing import Any, Literal, NamedTuple
+What differs is a `Rule`: how F x = g is solved, how long the step is, and which candidates are
+accepted.
+"""
 
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from purejax_po import advantages, curvature, minibatch
 from purejax_po.advantages import weighted_mean
-from purejax_po.algorithms import actor_critic, optimizers
+from purejax_po.algorithms import actor_critic, critics, optimizers
 from purejax_po.types import (
     POSITIVE_FRACTION,
     ActorCriticParams,
+    Algorithm,
     Array,
+    Carry,
     Critic,
     Info,
     Key,
     Params,
     Policy,
+    Positive,
+    Rollout,
     Transition,
+    UnitInterval,
     check_choice,
     check_count,
+    check_hyperparams,
     check_networks,
     check_number,
 )
 
+FisherProduct = Literal["gauss_newton", "kl_hessian", "empirical"]
 RESOLUTION = 0.01
 """Share of the values' size below which a spread that no reward confirms is none."""
-FisherProduct = Literal["gauss_newton", "kl_hessian", "empirical"]
-Solver = Literal["cg", "dense"]
+
+
+@flax.struct.dataclass
+class NaturalHyperparams:
+    """The floats that NPG and TRPO share, all traced."""
+
+    max_kl: Positive = 0.01
+    """δ: bound on the mean KL(π_old ‖ π_new) of an update (nats)."""
+    damping: Positive = 0.1
+    """Multiple of the identity added to the Fisher matrix."""
+    cg_tolerance: Positive = 1e-10
+    """Conjugate gradient stops at this residual, relative to the gradient's norm."""
+    critic_learning_rate: Positive = 1e-3
+    """Adam's step size for the critic."""
+    discount: UnitInterval = 0.99
+    """γ, per step."""
+    gae_lambda: UnitInterval = 0.95
+    """λ of generalised advantage estimation."""
+
+
+class Options(NamedTuple):
+    """What shapes the gradient and the curvature of both."""
+
+    fisher: FisherProduct
+    """Which Fisher-vector product: `"gauss_newton"`, `"kl_hessian"` or `"empirical"`."""
+    fisher_fraction: float
+    """Share of the samples in it, one random subset per update, in (0, 1]; with memory, of the
+    environments, each with its whole sequence."""
+    normalize_advantage: bool
+    """To mean 0 and standard deviation 1 over the batch, unless nothing but the critic tells its
+    actions apart (see `standardized`)."""
 
 
 class State(NamedTuple):
@@ -38,23 +81,163 @@ class State(NamedTuple):
     critic_optimizer: optax.OptState
 
 
-def init(key: Key, policy: Policy, critic: Critic, critic_learning_rate: Array | float) -> State:
-    """Draw both networks, and start the critic's Adam."""
-    params = actor_critic.init_params(key, policy, critic)
-    return State(params, optimizers.adam(critic_learning_rate).init(params.critic))
+Solve = Callable[[curvature.Product, Params, Any], curvature.Solution]
+"""`(v → F v, gradient, hyperparams) → x` with F x = g."""
+Step = Callable[[curvature.Solution, Any], Params]
+"""`(x, hyperparams) → step`: how far along x."""
+Accepts = Callable[[Info, Any], Array]
+"""`(info, hyperparams) → bool`: whether a candidate of `kl` and `improvement` is taken."""
+
+
+class Rule(NamedTuple):
+    """What an algorithm states of its own."""
+
+    solve: Solve
+    step: Step
+    accepts: Accepts = lambda info, hyperparams: jnp.bool_(True)
+    """Without it there is one candidate, refused only if something is not finite."""
+    shrink: Callable[[Any], Array | float] = lambda hyperparams: 0.5
+    """`hyperparams → β`, the factor between candidates."""
+    max_backtracks: int = 1
+    """Number of candidates."""
+
+
+class Ascent(NamedTuple):
+    """How the policy went up its surrogate."""
+
+    gradient: Params
+    solution: curvature.Solution
+    step: Params
+    """The longest candidate."""
+    search: curvature.LineSearch
+
+
+def algorithm(
+    policy: Policy,
+    critic: Critic,
+    options: Options,
+    regression: critics.Regression,
+    hyperparams: NaturalHyperparams,
+    rule: Rule,
+) -> Algorithm:
+    """Build θ ← θ + βᵏ·step(F⁻¹g), k the least that is accepted, and a critic fitted by Adam.
+
+    Args:
+        policy, critic: networks that share no parameters, with or without memory.
+        options, regression: what shapes the program.
+        hyperparams: the defaults; every field is traced.
+        rule: what the algorithm states of its own.
+
+    Raises:
+        ValueError: naming the option or hyperparameter, its value and what is allowed.
+    """
+    check_hyperparams(hyperparams)
+    check_networks(policy, critic)
+    check_options(options)
+    critics.check(regression)
+    check_count("max_backtracks", rule.max_backtracks)
+
+    def init(key: Key, hyperparams: NaturalHyperparams) -> State:
+        params = actor_critic.init_params(key, policy, critic)
+        adam = optimizers.adam(hyperparams.critic_learning_rate)
+        return State(params, adam.init(params.critic))
+
+    def update(
+        key: Key, hyperparams: NaturalHyperparams, state: State, rollout: Rollout
+    ) -> tuple[State, Info]:
+        step_key, critic_key = jax.random.split(key)
+        old, transition = state.params, rollout.transition
+        policy_carry, critic_carry = rollout.carry or ((), ())
+        estimates = critics.estimate(critic, old.critic, transition, hyperparams, critic_carry)
+        samples, advantage, radius = transition, estimates.advantage, 1.0
+        if options.normalize_advantage:
+            advantage, radius = standardized(estimates, transition)
+        if policy.memoryless:
+            samples, advantage = minibatch.flatten_time((samples, advantage))
+        objective = functools.partial(
+            surrogate, policy, samples=samples, advantage=advantage, carry=policy_carry
+        )
+        curve = functools.partial(
+            fisher_product,
+            step_key,
+            policy,
+            old.policy,
+            samples,
+            kind=options.fisher,
+            fraction=options.fisher_fraction,
+            damping=hyperparams.damping,
+            carry=policy_carry,
+        )
+        ascent = ascend(old.policy, objective, curve, rule, hyperparams, radius)
+        fitted, moments, value_loss = critics.fit(
+            critic_key,
+            critic,
+            old.critic,
+            optimizers.adam(hyperparams.critic_learning_rate),
+            state.critic_optimizer,
+            critics.Targets(transition, estimates.value_target, critic_carry),
+            regression,
+        )
+        info = diagnostics(ascent, estimates, transition.weight)
+        params = ActorCriticParams(ascent.search.params, fitted)
+        return State(params, moments), {**info, "value_loss": value_loss}
+
+    acting = actor_critic.acting(policy, critic)
+    return Algorithm(acting, hyperparams, init, update, critic=critic)
+
+
+def ascend(
+    old: Params,
+    objective: Callable[[Params], tuple[Array, Info]],
+    curve: Callable[[], curvature.Product],
+    rule: Rule,
+    hyperparams: NaturalHyperparams,
+    radius: Array | float = 1.0,
+) -> Ascent:
+    """Take the first accepted candidate along the natural gradient of an objective.
+
+    Args:
+        old: the parameters before.
+        objective: `params → (L, diagnostics)`.
+        curve: makes the Fisher-vector product at `old`.
+        radius: factor of √δ in the length of the step, in [0, 1].
+    """
+    (old_value, old_info), gradient = jax.value_and_grad(objective, has_aux=True)(old)
+    old_info["improvement"] = 0.0 * old_value
+    solution = rule.solve(curve(), gradient, hyperparams)
+    within = hyperparams.replace(max_kl=hyperparams.max_kl * radius**2)  # type: ignore[attr-defined]
+    step = rule.step(solution, within)
+
+    def judge(params: Params) -> tuple[Array, Info]:
+        value, info = objective(params)
+        info["improvement"] = value - old_value
+        return rule.accepts(info, hyperparams), info
+
+    search = curvature.line_search(
+        judge,
+        old,
+        step,
+        shrink=rule.shrink(hyperparams),
+        max_backtracks=rule.max_backtracks,
+        old_info=old_info,
+    )
+    return Ascent(gradient, solution, step, search)
 
 
 def surrogate(
-    policy: Policy, params: Params, samples: Transition, advantage: Array
+    policy: Policy, params: Params, samples: Transition, advantage: Array, carry: Carry = ()
 ) -> tuple[Array, Info]:
-    """L(θ) = E[π_θ/π_old · Â] over samples `[B]`, with mean KL(π_old ‖ π_θ) and mean entropy.
+    """L(θ) = E[π_θ/π_old · Â], with mean KL(π_old ‖ π_θ) and mean entropy.
 
     At θ_old its gradient is E[Â ∇log π].
+
+    Args:
+        samples, advantage: `[B]`; with memory sequences `[T, N]`, unrolled from `carry` `[N, ...]`.
 
     Source: Schulman et al. 2015, Trust Region Policy Optimization, equation 14.
     """
     old, weight = samples.behaviour, samples.weight
-    new = policy.unroll(params, (), samples.obs, samples.start)
+    new = policy.unroll(params, carry, samples.obs, samples.start)
     ratio = jnp.exp(new.log_prob(samples.action) - old.log_prob(samples.action))
     info = {
         "kl": weighted_mean(old.kl(new), weight),
@@ -72,29 +255,53 @@ def fisher_product(
     kind: FisherProduct,
     fraction: float,
     damping: Array | float,
+    carry: Carry = (),
 ) -> curvature.Product:
-    """Build the Fisher-vector product of a policy over samples `[B]`, or a random share of them.
+    """Build the Fisher-vector product of a policy over samples, or a random share of them.
 
     The subset is drawn here, once: every application of the product sees the same one.
+
+    Args:
+        samples: `[B]`; with memory sequences `[T, N]`, unrolled from `carry` `[N, ...]`. The memory
+            before the first step is a constant: no derivative goes through it.
     """
     if fraction < 1.0:
-        size = samples.weight.shape[0]
+        size = samples.weight.shape[-1]
         subset = minibatch.permutation(key, size)[: max(1, round(fraction * size))]
-        samples = jax.tree.map(lambda x: x[subset], samples)
+        of_all_steps = (slice(None),) * (samples.weight.ndim - 1)
+        samples = jax.tree.map(lambda x: x[(*of_all_steps, subset)], samples)
+        carry = jax.tree.map(lambda x: x[subset], carry)
 
     def apply(params: Params) -> Any:
-        return policy.unroll(params, (), samples.obs, samples.start)
+        return policy.unroll(params, carry, samples.obs, samples.start)
 
     if kind == "gauss_newton":
         return curvature.gauss_newton_product(
-            apply, params, samples.weight, damping, layerwise=policy.layerwise
+            apply, params, samples.weight, damping, jacobian=policy.jacobian
         )
     if kind == "kl_hessian":
         return curvature.kl_hessian_product(apply, params, samples.weight, damping)
     return curvature.empirical_product(apply, params, samples.weight, damping, samples.action)
 
 
-def standardized(estimates: actor_critic.Estimates, transition: Transition) -> tuple[Array, Array]:
+def conjugate_gradient(cg_iterations: int) -> Solve:
+    """Return the solver that stops after `cg_iterations`, or at `hyperparams.cg_tolerance`."""
+    check_count("cg_iterations", cg_iterations)
+
+    def solve(
+        product: curvature.Product, gradient: Params, hyperparams: NaturalHyperparams
+    ) -> curvature.Solution:
+        return curvature.conjugate_gradient(
+            product,
+            gradient,
+            max_iterations=cg_iterations,
+            tolerance=hyperparams.cg_tolerance,
+        )
+
+    return solve
+
+
+def standardized(estimates: critics.Estimates, transition: Transition) -> tuple[Array, Array]:
     """Advantages of mean 0 and standard deviation 1, unless the rollout has no evidence for them.
 
     Where all rewards are equal and no episode terminates, what differs among the advantages is the
@@ -123,10 +330,10 @@ def standardized(estimates: actor_critic.Estimates, transition: Transition) -> t
     return factor * advantages.normalize(estimates.advantage, weight), factor
 
 
-def scale_to_kl(solution: curvature.Solution, max_kl: Array | float) -> Params:
+def scaled_to_kl(solution: curvature.Solution, hyperparams: NaturalHyperparams) -> Params:
     """√(2δ / xᵀFx)·x, undamped of KL δ to second order; zero where xᵀFx is not positive."""
     positive = solution.quadratic > 0
-    scale = jnp.sqrt(2.0 * max_kl / jnp.where(positive, solution.quadratic, 1.0))
+    scale = jnp.sqrt(2.0 * hyperparams.max_kl / jnp.where(positive, solution.quadratic, 1.0))
     scale = jnp.where(positive, scale, 0.0)
     return jax.tree.map(lambda x: (scale * x).astype(x.dtype), solution.x)
 
@@ -137,15 +344,9 @@ def dot(a: Params, b: Params) -> Array:
     return jnp.sum(jnp.stack(jax.tree.leaves(products)))
 
 
-def diagnostics(
-    gradient: Params,
-    step: Params,
-    solution: curvature.Solution,
-    search: curvature.LineSearch,
-    estimates: actor_critic.Estimates,
-    weight: Array,
-) -> Info:
+def diagnostics(ascent: Ascent, estimates: critics.Estimates, weight: Array) -> Info:
     """Scalars that tell how an update went; `kl_full_step` is that before any backtracking."""
+    gradient, solution, step, search = ascent
     return {
         **search.info,
         "kl_full_step": search.first_info["kl"],
@@ -159,24 +360,7 @@ def diagnostics(
     }
 
 
-def check_options(
-    policy: Policy,
-    critic: Critic,
-    *,
-    fisher: str,
-    fisher_fraction: float,
-    cg_iterations: int,
-    critic_epochs: int,
-    critic_minibatch_size: int,
-) -> None:
-    """Raise `ValueError` for options that neither NPG nor TRPO can serve."""
-    check_networks(policy, critic)
-    if not (policy.memoryless and critic.memoryless):
-        raise ValueError(
-            "NPG and TRPO need a policy and a critic without memory, got recurrent ones"
-        )
-    check_choice("fisher", fisher, ("gauss_newton", "kl_hessian", "empirical"))
-    check_number("fisher_fraction", fisher_fraction, POSITIVE_FRACTION)
-    check_count("cg_iterations", cg_iterations)
-    check_count("critic_epochs", critic_epochs)
-    check_count("critic_minibatch_size", critic_minibatch_size)
+def check_options(options: Options) -> None:
+    """Raise `ValueError` naming the option, its value and what is allowed."""
+    check_choice("fisher", options.fisher, get_args(FisherProduct))
+    check_number("fisher_fraction", options.fisher_fraction, POSITIVE_FRACTION)

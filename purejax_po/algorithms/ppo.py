@@ -4,6 +4,7 @@ Source: Schulman et al. 2017, Proximal Policy Optimization Algorithms.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import flax.struct
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from purejax_po import minibatch, surrogates
-from purejax_po.algorithms import actor_critic, optimizers
+from purejax_po.algorithms import actor_critic, optimizers, units
 from purejax_po.algorithms.actor_critic import Samples
 from purejax_po.types import (
     ActorCriticParams,
@@ -77,11 +78,9 @@ def ppo(
 
     Args:
         policy, critic: networks that share no parameters, with or without memory.
-        surrogate: `"clip"`, `"clip_only"`, `"unclipped"`, `"fixed_kl"` or `"adaptive_kl"` (see
-            `surrogates`).
+        surrogate: a name in `surrogates.OBJECTIVES`.
         num_epochs: passes over each rollout.
-        num_minibatches: minibatches per pass; divides num_envs × num_steps, or num_envs if there
-            is memory: then a minibatch holds whole environments' sequences.
+        num_minibatches: per pass; divides num_envs × num_steps, or num_envs if there is memory.
         normalize_advantage: over the `"batch"`, over each `"minibatch"`, or `"off"`.
         clip_value: clip the value's change as the ratio's (Engstrom et al. 2020, section 3).
         early_stop: make no more minibatch steps once the mean KL exceeds `target_kl`.
@@ -98,7 +97,6 @@ def ppo(
     check_count("num_minibatches", num_minibatches)
     check_choice("normalize_advantage", normalize_advantage, get_args(AdvantageNormalization))
     acting = actor_critic.acting(policy, critic)
-    maximised = surrogates.OBJECTIVES[surrogate]
 
     def init(key: Key, hyperparams: PPOHyperparams) -> PPOState:
         params = actor_critic.init_params(key, policy, critic)
@@ -113,39 +111,24 @@ def ppo(
             samples = actor_critic.normalize(samples)
         optimizer = optimizers.clipped_adam(hyperparams, rollout.progress)
 
-        def objective(distribution: Any, batch: Samples) -> tuple[Array, Info]:
-            ratio = jnp.exp(distribution.log_prob(batch.transition.action) - batch.log_prob)
-            kl = batch.transition.behaviour.kl(distribution)
-            eps, beta = hyperparams.clip_eps, state.kl_coef
-            info = {"kl": kl, "clip_fraction": jnp.float32(jnp.abs(ratio - 1.0) > eps)}
-            return maximised(ratio, batch.advantage, kl, eps, beta), info
-
         loss = functools.partial(
             actor_critic.loss,
             hyperparams=hyperparams,
             policy=policy,
             critic=critic,
-            objective=objective,
+            objective=functools.partial(
+                objective, name=surrogate, clip_eps=hyperparams.clip_eps, kl_coef=state.kl_coef
+            ),
             value_clip_eps=hyperparams.value_clip_eps if clip_value else None,
         )
 
-        def step(carry: Any, batch: Samples) -> tuple[Any, Info]:
-            params, moments, stopped = carry
-            batch = actor_critic.in_time(batch, acting.memoryless)
-            if normalize_advantage == "minibatch":
-                batch = actor_critic.normalize(batch)
-            *new, info = actor_critic.step(optimizer, params, moments, loss, batch)
-            if early_stop:
-                stopped = stopped | (info["kl"] > hyperparams.target_kl)
-                new = jax.tree.map(lambda n, o: jnp.where(stopped, o, n), new, [params, moments])
-                info["stopped"] = jnp.float32(stopped)
-            return (*new, stopped), info
-
+        stop_above = hyperparams.target_kl if early_stop else None
+        step = make_step(optimizer, loss, acting.memoryless, normalize_advantage, stop_above)
         (params, moments, _), infos = minibatch.epochs(
             key,
             step,
             (state.params, state.optimizer, jnp.bool_(False)),
-            actor_critic.units(samples, acting.memoryless),
+            units.of_rollout(samples, acting.memoryless),
             num_epochs=num_epochs,
             num_minibatches=num_minibatches,
         )
@@ -160,3 +143,42 @@ def ppo(
         return PPOState(params, moments, kl_coef), info
 
     return Algorithm(acting, hyperparams, init, update, critic=critic)
+
+
+def make_step(
+    optimizer: optax.GradientTransformation,
+    loss: Callable[[ActorCriticParams, Samples], tuple[Array, Info]],
+    memoryless: bool,
+    normalize_advantage: AdvantageNormalization,
+    stop_above: Array | float | None,
+) -> Callable[[Any, Samples], tuple[Any, Info]]:
+    """Return a step on a minibatch, `((params, moments, stopped), units) → (the same, info)`.
+
+    Args:
+        stop_above: a mean KL (nats), from which on nothing changes any more; None for never.
+    """
+
+    def step(carry: Any, batch: Samples) -> tuple[Any, Info]:
+        params, moments, stopped = carry
+        batch = units.in_time(batch, memoryless)
+        if normalize_advantage == "minibatch":
+            batch = actor_critic.normalize(batch)
+        *new, info = actor_critic.step(optimizer, params, moments, loss, batch)
+        if stop_above is not None:
+            stopped = stopped | (info["kl"] > stop_above)
+            new = jax.tree.map(lambda n, o: jnp.where(stopped, o, n), new, [params, moments])
+            info["stopped"] = jnp.float32(stopped)
+        return (*new, stopped), info
+
+    return step
+
+
+def objective(
+    distribution: Any, batch: Samples, *, name: str, clip_eps: Array | float, kl_coef: Array
+) -> tuple[Array, Info]:
+    """The surrogate of that name and its diagnostics, each `[B]`."""
+    ratio = jnp.exp(distribution.log_prob(batch.transition.action) - batch.log_prob)
+    kl = batch.transition.behaviour.kl(distribution)
+    info = {"kl": kl, "clip_fraction": jnp.float32(jnp.abs(ratio - 1.0) > clip_eps)}
+    change = surrogates.Change(ratio, batch.advantage, kl, clip_eps, kl_coef)
+    return surrogates.OBJECTIVES[name](change), info

@@ -13,11 +13,12 @@ import optax
 
 from purejax_po import advantages, surrogates
 from purejax_po.advantages import weighted_mean
-from purejax_po.algorithms import actor_critic, optimizers
+from purejax_po.algorithms import actor_critic, critics, optimizers
 from purejax_po.types import (
     ActorCriticParams,
     Algorithm,
     Array,
+    Carry,
     Critic,
     Info,
     Key,
@@ -28,7 +29,6 @@ from purejax_po.types import (
     Transition,
     UnitInterval,
     check_choice,
-    check_count,
     check_hyperparams,
     check_networks,
     known_names,
@@ -80,14 +80,14 @@ def reinforce(
     least the time limit; `info["unfinished_episodes"]` is the fraction that had to be left out.
 
     Args:
-        policy, critic: networks without memory that share no parameters.
+        policy, critic: networks that share no parameters, with or without memory.
         psi: the weight Ψ: `"total_return"`, `"reward_to_go"` or `"baseline"` (Monte-Carlo);
             `"q_value"`, `"td_residual"` or `"advantage"` (bootstrapped).
         discount_states: keep the factor γᵗ before Ψ_t that practice drops, and average over
             episodes, not samples: an unbiased estimate of ∇J if Ψ is Monte-Carlo.
         normalize_advantage: bring Ψ to mean 0 and standard deviation 1 over the rollout.
-        critic_epochs, critic_minibatch_size: of the critic's regression, where Ψ needs one: on
-            the reward-to-go for `baseline`, else on the λ-returns.
+        critic_epochs, critic_minibatch_size: see `critics.Regression`; where Ψ needs a critic, it
+            is fitted to the reward-to-go for `baseline`, else to the λ-returns.
         hyperparams: the defaults; every field is traced.
 
     Raises:
@@ -97,48 +97,41 @@ def reinforce(
     check_hyperparams(hyperparams)
     check_networks(policy, critic)
     check_choice("psi", psi, get_args(Psi))
-    check_count("critic_epochs", critic_epochs)
-    check_count("critic_minibatch_size", critic_minibatch_size)
-    if not (policy.memoryless and critic.memoryless):
-        raise ValueError("REINFORCE needs a policy and a critic without memory, got recurrent ones")
-    acting = actor_critic.acting(policy, critic)
+    regression = critics.Regression(critic_epochs, critic_minibatch_size)
+    critics.check(regression)
+    complete_episodes = psi in MONTE_CARLO or discount_states
 
     def init(key: Key, hyperparams: REINFORCEHyperparams) -> REINFORCEState:
         params = actor_critic.init_params(key, policy, critic)
-        policy_adam, critic_adam = _optimizers(hyperparams)
-        return REINFORCEState(
-            params, policy_adam.init(params.policy), critic_adam.init(params.critic)
-        )
+        adams = _optimizers(hyperparams)
+        return REINFORCEState(params, adams[0].init(params.policy), adams[1].init(params.critic))
 
     def update(
         key: Key, hyperparams: REINFORCEHyperparams, state: REINFORCEState, rollout: Rollout
     ) -> tuple[REINFORCEState, Info]:
         (policy_params, critic_params), policy_moments, critic_moments = state
         transition = rollout.transition
+        policy_carry, critic_carry = rollout.carry or ((), ())
         policy_adam, critic_adam = _optimizers(hyperparams)
-        value, next_value = actor_critic.values(critic, critic_params, (), transition)
-        weights = estimate(psi, transition, value, next_value, hyperparams)
+        value, next_value = critics.values(critic, critic_params, critic_carry, transition)
+        evidence = critics.evidence(transition, value, next_value, hyperparams)
+        weights = advantages.ESTIMATORS[psi](evidence)
         if normalize_advantage:
             weights = advantages.normalize(weights, transition.weight)
         if discount_states:
             weights = per_episode(psi, weights, transition.weight, hyperparams.discount)
-        gradient, info = jax.grad(loss, has_aux=True)(policy_params, policy, transition, weights)
+        slope = jax.grad(loss, has_aux=True)
+        gradient, info = slope(policy_params, policy, transition, weights, policy_carry)
         updates, policy_moments = policy_adam.update(gradient, policy_moments)
         policy_params = optax.apply_updates(policy_params, updates)
         info["grad_norm"] = optimizers.norm(gradient)
         if psi not in WITHOUT_CRITIC:
             of_value = psi if psi == "baseline" else "advantage"
-            target = value + estimate(of_value, transition, value, next_value, hyperparams)
-            critic_params, critic_moments, info["value_loss"] = actor_critic.fit(
-                key,
-                critic,
-                critic_params,
-                critic_adam,
-                critic_moments,
-                transition,
-                target,
-                num_epochs=critic_epochs,
-                minibatch_size=critic_minibatch_size,
+            target = value + advantages.ESTIMATORS[of_value](evidence)
+            targets = critics.Targets(transition, target, critic_carry)
+            before = critic_params, critic_adam, critic_moments
+            critic_params, critic_moments, info["value_loss"] = critics.fit(
+                key, critic, *before, targets, regression
             )
             info["explained_variance"] = advantages.explained_variance(
                 value, target, transition.weight
@@ -148,38 +141,21 @@ def reinforce(
         params = ActorCriticParams(policy_params, critic_params)
         return REINFORCEState(params, policy_moments, critic_moments), info
 
-    complete_episodes = psi in MONTE_CARLO or discount_states
+    acting = actor_critic.acting(policy, critic)
     return Algorithm(
         acting, hyperparams, init, update, complete_episodes=complete_episodes, critic=critic
     )
 
 
-def loss(params: Params, policy: Policy, transition: Transition, psi: Array) -> tuple[Array, Info]:
-    """−mean(Ψ log π) over samples `[T, N]`, and its diagnostics."""
-    distribution = policy.unroll(params, (), transition.obs, transition.start)
+def loss(
+    params: Params, policy: Policy, transition: Transition, psi: Array, carry: Carry = ()
+) -> tuple[Array, Info]:
+    """−mean(Ψ log π) over samples `[T, N]`, and its diagnostics; `carry` as in a rollout."""
+    distribution = policy.unroll(params, carry, transition.obs, transition.start)
     objective = surrogates.score(distribution.log_prob(transition.action), psi)
     loss = -weighted_mean(objective, transition.weight)
     entropy = weighted_mean(distribution.entropy(), transition.weight)
     return loss, {"policy_loss": loss, "entropy": entropy}
-
-
-def estimate(
-    psi: Psi,
-    transition: Transition,
-    value: Array,
-    next_value: Array,
-    hyperparams: REINFORCEHyperparams,
-) -> Array:
-    """Ψ of a rollout, `[T, N]`, given V(obs) and V(next_obs)."""
-    return advantages.ESTIMATORS[psi](
-        transition.reward,
-        value,
-        next_value,
-        transition.terminated,
-        transition.truncated,
-        hyperparams.discount,
-        hyperparams.gae_lambda,
-    )
 
 
 def per_episode(psi: Psi, weights: Array, valid: Array, discount: Array | float) -> Array:

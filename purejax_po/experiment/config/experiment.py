@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 from purejax_po import environments, networks, sequence
-from purejax_po.algorithms import group
+from purejax_po.algorithms import critics, group
 from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.group import GRPOHyperparams
 from purejax_po.algorithms.grpo import grpo
@@ -42,7 +42,11 @@ WHOLE_NUMBERS = Range(-(2.0**31), 2.0**31 - 129)
 """What a 32-bit integer holds, and a float does not round beyond."""
 ENV_PARAMS = "env_params."
 """What the name of a swept field of the environment's parameters begins with."""
-MAKE_NETWORKS = {"none": networks.mlp_actor_critic, "gru": networks.gru_actor_critic}
+MAKE_NETWORKS = {
+    "none": networks.mlp_actor_critic,
+    "gru": networks.gru_actor_critic,
+    "lstm": networks.lstm_actor_critic,
+}
 MEMORIES = (*MAKE_NETWORKS, "transformer")
 
 SHARED_PRODUCT = 2**23
@@ -99,10 +103,10 @@ class NetworkConfig:
     """Activation of the hidden layers."""
     action_distribution: networks.ActionDistribution = "gaussian"
     """Of continuous actions: a Gaussian clipped to their bounds, or squashed into them by tanh."""
-    memory: Literal["none", "gru", "transformer"] = "none"
-    """Whether the last hidden layer is a GRU: a recurrent policy and critic. Gradients then reach
-    back num_steps at most. On token tasks, with grpo: a GRU of one layer, or a causal transformer
-    with a layer for each entry of hidden."""
+    memory: Literal["none", "gru", "lstm", "transformer"] = "none"
+    """Whether the last hidden layer is a GRU or an LSTM: a recurrent policy and critic. Gradients
+    then reach back num_steps at most. On token tasks, with grpo: a GRU of one layer, or a causal
+    transformer with a layer for each entry of hidden."""
     num_heads: int = 4
     """Heads of attention of a transformer; divides its width."""
     mlp_ratio: int = 4
@@ -218,7 +222,8 @@ class REINFORCEConfig(AlgorithmConfig):
     critic_epochs: int = 5
     """Passes of the critic's regression over each rollout."""
     critic_minibatch_size: int = 500
-    """Samples per step of that regression; divides num_envs × num_steps."""
+    """Samples per step of that regression; divides num_envs × num_steps. With memory, a multiple of
+    num_steps."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: REINFORCEHyperparams = field(default_factory=REINFORCEHyperparams)
 
@@ -297,7 +302,7 @@ class NaturalGradientConfig(AlgorithmConfig):
     fisher: FisherProduct = "gauss_newton"
     """Fisher-vector product: JᵀFJ, Hessian of the KL, or outer products of sampled scores."""
     fisher_fraction: float = 1.0
-    """Share of the samples in the Fisher matrix, in (0, 1]."""
+    """Share of the samples in the Fisher matrix, in (0, 1]; with memory, of the environments."""
     cg_iterations: int = 15
     """Conjugate-gradient iterations at most."""
     normalize_advantage: bool = True
@@ -305,7 +310,8 @@ class NaturalGradientConfig(AlgorithmConfig):
     critic_epochs: int = 10
     """Passes of the critic's regression over each rollout."""
     critic_minibatch_size: int = 128
-    """Samples per step of that regression; divides num_envs × num_steps."""
+    """Samples per step of that regression; divides num_envs × num_steps. With memory, a multiple of
+    num_steps."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
     def check(self) -> None:
@@ -706,14 +712,10 @@ class ExperimentConfig:
 
 def _check_critic(config: Any) -> None:
     """Raise `ValueError` unless the critic's regression splits the batch evenly."""
-    check_count("critic_epochs", config.critic_epochs)
-    check_count("critic_minibatch_size", config.critic_minibatch_size)
-    batch = config.num_envs * config.num_steps
-    if batch % config.critic_minibatch_size:
-        raise ValueError(
-            f"critic_minibatch_size must divide the batch of {batch} samples, "
-            f"got {config.critic_minibatch_size}"
-        )
+    regression = critics.Regression(config.critic_epochs, config.critic_minibatch_size)
+    critics.check(regression)
+    memoryless = config.network.memory == "none"
+    critics.check_batch(regression, config.num_envs, config.num_steps, memoryless)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,197 @@
+"""What the algorithms share of a critic: values of a rollout, advantages, and its regression."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from purejax_po import minibatch
+from purejax_po.advantages import Evidence, gae, weighted_mean
+from purejax_po.algorithms import units
+from purejax_po.types import (
+    Array,
+    Carry,
+    Critic,
+    Key,
+    Params,
+    Transition,
+    all_finite,
+    check_count,
+)
+
+
+class Estimates(NamedTuple):
+    """What a critic says of a rollout, `[T, N]`."""
+
+    value: Array
+    advantage: Array
+    value_target: Array
+    """The λ-return Â + V, which the critic is regressed on."""
+
+
+class Regression(NamedTuple):
+    """What shapes a critic's fit to a rollout."""
+
+    num_epochs: int
+    """Passes over the rollout."""
+    minibatch_size: int
+    """Samples per step, which divide num_envs × num_steps; with memory, a multiple of num_steps."""
+
+
+class Targets(NamedTuple):
+    """What a critic is fitted to, `[T, N]`."""
+
+    transition: Transition
+    value_target: Array
+    carry: Carry
+    """The critic's before the first step, `[N, ...]`; `()` without memory."""
+
+
+def values(
+    critic: Critic, params: Params, carry: Carry, transition: Transition
+) -> tuple[Array, Array]:
+    """V(obs_t) and V(next_obs_t), `[T, N]`; the latter has no meaning where an episode terminated.
+
+    With memory, V(next_obs_t) remembers all up to obs_t.
+    """
+    if critic.memoryless:
+        value = critic.unroll(params, (), transition.obs, transition.start)
+        return value, successor_values(critic, params, transition, value)
+
+    def step(carry: Carry, seen: tuple[Array, Array, Array]) -> Any:
+        obs, next_obs, start = seen
+        carry, value = critic.step(params, carry, obs, start)
+        _, next_value = critic.step(params, carry, next_obs, jnp.zeros_like(start))
+        return carry, (value, next_value)
+
+    seen = transition.obs, transition.next_obs, transition.start
+    return jax.lax.scan(step, carry, seen)[1]
+
+
+def successor_values(critic: Critic, params: Params, transition: Transition, value: Array) -> Array:
+    """V(next_obs_t) of a critic without memory, where no episode terminated.
+
+    It is V(obs_{t+1}), which is known, but at the last step and where next_obs_t is another one:
+    where an episode was truncated. Such steps are rare, and are judged one after the other, of all
+    environments at once.
+
+    Args:
+        value: V(obs_t), `[T, N]`.
+    """
+    env = jnp.arange(value.shape[1])
+
+    def judge(obs: Array) -> Array:
+        return critic.unroll(params, (), obs, jnp.zeros(env.shape, bool))
+
+    def some_left(state: tuple[Array, Array]) -> Array:
+        return jnp.any(state[1])
+
+    def one_of_each(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        next_value, left = state
+        t = jnp.argmax(left, axis=0)
+        found = jnp.where(left[t, env], judge(transition.next_obs[t, env]), next_value[t, env])
+        return next_value.at[t, env].set(found), left.at[t, env].set(False)
+
+    next_value = jnp.concatenate([value[1:], judge(transition.next_obs[-1])[None]])
+    axes = tuple(range(2, transition.obs.ndim))
+    differ = jnp.any(transition.next_obs[:-1] != transition.obs[1:], axis=axes)
+    left = jnp.concatenate([differ, jnp.zeros_like(differ, shape=(1, len(env)))])
+    left &= ~transition.terminated
+    return jax.lax.while_loop(some_left, one_of_each, (next_value, left))[0]
+
+
+def evidence(transition: Transition, value: Array, next_value: Array, hyperparams: Any) -> Evidence:
+    """What an estimate of the advantage may look at, `[T, N]`.
+
+    Args:
+        hyperparams: with `discount` and `gae_lambda`.
+    """
+    return Evidence(
+        transition.reward,
+        value,
+        next_value,
+        transition.terminated,
+        transition.truncated,
+        hyperparams.discount,
+        hyperparams.gae_lambda,
+    )
+
+
+def estimate(
+    critic: Critic, params: Params, transition: Transition, hyperparams: Any, carry: Carry = ()
+) -> Estimates:
+    """Values, generalised advantages and value targets of a rollout under a critic as it stands."""
+    value, next_value = values(critic, params, carry, transition)
+    advantage = gae(*evidence(transition, value, next_value, hyperparams))
+    return Estimates(value, advantage, advantage + value)
+
+
+def fit(
+    key: Key,
+    critic: Critic,
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    optimizer_state: Any,
+    targets: Targets,
+    regression: Regression,
+) -> tuple[Params, Any, Array]:
+    """Regress a critic on value targets by epochs of minibatches of squared error.
+
+    Should anything become non-finite, parameters and optimiser state stay what they were. With
+    memory a minibatch holds whole environments' sequences.
+
+    Returns:
+        Parameters, optimiser state, and the mean loss ½(V − V_target)² over all minibatches.
+
+    Raises:
+        ValueError: unless the minibatches split the batch evenly.
+    """
+
+    def loss(params: Params, batch: Targets) -> Array:
+        transition, target, carry = units.in_time(batch, critic.memoryless)
+        value = critic.unroll(params, carry, transition.obs, transition.start)
+        return 0.5 * weighted_mean(jnp.square(value - target), transition.weight)
+
+    def step(carry: Any, batch: Targets) -> tuple[Any, Array]:
+        params, state = carry
+        value, gradient = jax.value_and_grad(loss)(params, batch)
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    num_steps, num_envs = targets.value_target.shape
+    check_batch(regression, num_envs, num_steps, critic.memoryless)
+    needed = targets.transition._replace(action=None, next_obs=None, behaviour=None)
+    fitted, losses = minibatch.epochs(
+        key,
+        step,
+        (params, optimizer_state),
+        units.of_rollout(targets._replace(transition=needed), critic.memoryless),
+        num_epochs=regression.num_epochs,
+        num_minibatches=num_steps * num_envs // regression.minibatch_size,
+    )
+    finite, before = all_finite(fitted), (params, optimizer_state)
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), fitted, before)
+    return *kept, jnp.mean(losses)
+
+
+def check(regression: Regression) -> None:
+    """Raise `ValueError` naming the option, its value and what is allowed."""
+    check_count("critic_epochs", regression.num_epochs)
+    check_count("critic_minibatch_size", regression.minibatch_size)
+
+
+def check_batch(
+    regression: Regression, num_envs: int, num_steps: int, memoryless: bool = True
+) -> None:
+    """Raise `ValueError` unless the minibatches split a rollout's batch evenly."""
+    size, batch = regression.minibatch_size, num_envs * num_steps
+    if batch % size:
+        raise ValueError(
+            f"critic_minibatch_size must divide the batch of {batch} samples, got {size}"
+        )
+    if not memoryless and size % num_steps:
+        raise ValueError(
+            f"critic_minibatch_size must be a multiple of num_steps = {num_steps}, since a critic "
+            f"with memory learns from whole sequences, got {size}"
+        )
