@@ -249,7 +249,7 @@ def _join(what: str, before: Any, after: Any) -> Any:
         dtypes = old.dtype, new.dtype
         if dtypes[0] == dtypes[1]:
             return jax.ShapeDtypeStruct(old.shape, old.dtype)
-        if not any(jax.dtypes.issubdtype(d, jax.dtypes.extended) for d in dtypes):
+        if not any(jnp.issubdtype(d, jax.dtypes.extended) for d in dtypes):
             wider = jnp.promote_types(*dtypes)
             if (_is_weak(old) and wider == dtypes[1]) or (_is_weak(new) and wider == dtypes[0]):
                 return jax.ShapeDtypeStruct(old.shape, wider)

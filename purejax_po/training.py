@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from purejax_po import contract, metrics, normalization, prng, rollout, spaces
 from purejax_po.metrics import Log
@@ -90,7 +91,7 @@ def seed_keys(seeds: int | Any) -> Key:
         ValueError: for a seed that is no whole number or is out of range: JAX would take it modulo
             2³², and two seeds would share a key.
     """
-    if isinstance(seeds, jax.core.Tracer):
+    if isinstance(seeds, Tracer):
         return jax.vmap(jax.random.key)(seeds)
     if np.ndim(seeds) == 0:
         check_count("seeds", seeds)
