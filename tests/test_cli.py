@@ -339,7 +339,9 @@ MISTAKES = {
     ),
     "discrete observations": (
         ["train", "ppo", "--env", "FrozenLake-misc", "--normalize-observations"],
-        ["normalize_observations must be False unless observations are floats, got int32[]"],
+        [
+            "normalize_observations must be False unless observations are a Box of numbers, got int32"
+        ],
     ),
     "squashed discrete actions": (
         ["train", "ppo", "--network.action-distribution", "tanh_gaussian"],

@@ -178,6 +178,8 @@ class Train:
             )
         except ValueError as error:
             return _fail(error)
+        if self.preset is not None:
+            print(f"{PROGRAM}: preset {self.preset}", file=sys.stderr)
         return _execute(experiment, saving)
 
 
@@ -348,7 +350,11 @@ class Evaluate:
             "per_seed": dict(zip(evaluation["seed"].values.tolist(), means.tolist(), strict=True)),
             **evaluation.attrs,
         }
-        atomic.write_json(self.directory / "evaluation.json", found)
+        failure = None
+        try:
+            atomic.write_json(self.directory / "evaluation.json", found)
+        except OSError as error:  # the table is shown all the same
+            failure = error
         left_out = {
             name.replace("_", " "): ", ".join(map(str, seeds))
             for name, seeds in evaluation.attrs.items()
@@ -364,6 +370,8 @@ class Evaluate:
                 **_return_rows(found["final_return"], "evaluation"),
             },
         )
+        if failure is not None:
+            raise failure
         return 0
 
 
@@ -560,12 +568,9 @@ def parse(arguments: Sequence[str]) -> Any:
     command = _parse(arguments, None)
     if not isinstance(command, Train):
         return command
-    is_task = command.preset is None
     preset = command.preset or TASK_PRESETS.get((command.algorithm.name, command.experiment.env))
     if preset is None:
         return command
-    if is_task:
-        print(f"{PROGRAM}: preset {preset}, the task's own", file=sys.stderr)
     return _parse(arguments, preset)
 
 
