@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnax.wrappers import purerl
 
 import purejax_po as po
 from purejax_po import exact, rollout
@@ -254,3 +255,123 @@ def test_states_of_the_wrong_form_are_refused(distribution, message):
     with pytest.raises(ValueError, match=message) as error:
         po.reset_from(env, distribution)
     assert "\n" not in str(error.value)
+
+
+# Around wrappers, whose `step` alone knows how an episode ends
+
+START = {"x": 1.5}
+
+
+class Half(purerl.GymnaxWrapper):
+    """A wrapper that can be copied, and whose `step` calls no `step_env` of its own."""
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._env, name)
+
+    def reset(self, key, params=None):
+        return self._env.reset(key, params)
+
+    def step(self, *arguments):
+        obs, state, reward, *rest = self._env.step(*arguments)
+        return obs, state, reward / 2, *rest
+
+
+WRAPPERS = {
+    "log": purerl.LogWrapper,
+    "flatten": purerl.FlattenObservationWrapper,
+    "sticky": lambda env: purerl.StickyActionWrapper(env, 0.0),
+    "half": Half,
+}
+
+
+def rewards(env, params, num_steps=90):
+    """Rewards and ends of episode after episode, actions in turn, then the same one for long."""
+
+    def step(carry, i):
+        key, state = carry
+        key, step_key = jax.random.split(key)
+        action = jnp.where(i < 50, i % 2, 1)
+        _, state, reward, terminated, truncated, _ = env.step(step_key, state, action, params)
+        return (key, state), (reward, terminated, truncated)
+
+    key = jax.random.key(3)
+    _, state = env.reset(key, params)
+    state = jax.tree.map(jnp.asarray, state)
+    return jax.lax.scan(step, (key, state), jnp.arange(num_steps))[1]
+
+
+def potential(state):
+    return 10.0 * state.x + state.theta
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_shaping_around_a_wrapper_is_that_inside_of_it(name):
+    """At every step, over ends and over time limits; it had no effect, or failed."""
+    env, params = po.make_env("CartPole-v1")
+    params = params.replace(max_steps_in_episode=20)
+    expected = rewards(po.shape_reward(env, potential, 0.9), params)
+    found = rewards(po.shape_reward(WRAPPERS[name](env), potential, 0.9), params)
+    assert expected[1].sum() > 2  # terminated
+    assert expected[2].sum() > 1  # truncated
+    plain = 0.5 if name == "half" else 0.0
+    np.testing.assert_allclose(found[0], expected[0] - plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_restarts_around_a_wrapper_begin_at_the_drawn_states(name):
+    env, params = po.make_env("CartPole-v1")
+
+    def draw(key, params):
+        return env.reset_env(key, params)[1].replace(**START)
+
+    changed = po.reset_from(WRAPPERS[name](env), draw)
+    obs, state = changed.reset(jax.random.key(0), params)
+    assert obs[0] == 1.5
+    ending = params.replace(max_steps_in_episode=1)
+    obs, _, _, _, truncated, info = changed.step(jax.random.key(1), state, 0, ending)
+    assert truncated
+    assert obs[0] == 1.5
+    assert info["final_observation"][0] != 1.5
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_judges_around_a_wrapper_judge_the_last_observation(name):
+    env, params = po.make_env("CartPole-v1")
+    params = params.replace(max_steps_in_episode=20)
+    changed = po.judge_outcome(WRAPPERS[name](env), lambda obs: 7.0 + obs[0])
+    reward, terminated, truncated = rewards(changed, params)
+    ended = terminated | truncated
+    assert ((reward == 0.0) == ~ended).all()
+
+
+def test_what_cannot_be_shaped_is_refused():
+    class Sealed:
+        """It resets by itself, and keeps its time limit to itself."""
+
+        name, default_params = "Sealed", {"a": 1.0}
+
+        def __init__(self, env):
+            self.env = env
+
+        def action_space(self, params):
+            return self.env.action_space(self.env.default_params)
+
+        def reset(self, key, params=None):
+            return self.env.reset(key)
+
+        def step(self, key, state, action, params=None):
+            return self.env.step(key, state, action)
+
+    env, _ = po.make_env("CartPole-v1")
+    with pytest.raises(ValueError, match=r"must know the state before a reset, which Sealed keeps"):
+        po.shape_reward(Sealed(env), potential, 0.9)
+
+
+def test_a_flattened_observation_is_not_that_of_a_drawn_state():
+    env, _ = po.make_env("Catch-bsuite")
+    with pytest.raises(ValueError, match="must be inside of a wrapper that changes observations"):
+        po.reset_from(
+            purerl.FlattenObservationWrapper(env), lambda key, p: env.reset_env(key, p)[1]
+        )
