@@ -18,7 +18,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    # Loops too become CUDA graphs, so that a rollout is one launch and not one for each step.
+    # What loops do becomes CUDA graphs. A loop that scans outputs which are plain copies (a rollout,
+    # a minibatch) is not one graph: each of its turns is, and the host runs the loop, since the
+    # offsets of those copies depend on the turn.
     "gpu": {
         "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,"
         "WHILE,CONDITIONAL,DYNAMIC_SLICE_FUSION",
