@@ -18,13 +18,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    # What loops do becomes CUDA graphs. A loop that scans outputs which are plain copies (a rollout,
-    # a minibatch) is not one graph: each of its turns is, and the host runs the loop, since the
-    # offsets of those copies depend on the turn.
+    # All updates of a window are one CUDA graph, with the loops in it. The compiler would turn
+    # copies that scans write (observations, say) into slices whose offsets depend on the turn: the
+    # host runs a loop with these, and each of its turns is a graph. So that pass is left out. Seen
+    # in compiled programs (benchmarks/gpu_program.py); its effect on a card is not measured.
     "gpu": {
         "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,"
         "WHILE,CONDITIONAL,DYNAMIC_SLICE_FUSION",
         "xla_gpu_graph_min_graph_size": 1,
+        "xla_disable_hlo_passes": "dynamic-slice-annotator",
     },
     # Vectors as wide as the CPU has them, where XLA stops at half of AVX-512's; and what is made is
     # used soon, while it is in the cache.
