@@ -24,7 +24,6 @@ import jax
 import limit
 import measure
 from jax.profiler import ProfileData
-from launches import split
 from networks_alone import NetworksAlone
 from timed import Timed
 
@@ -51,6 +50,8 @@ SHAPE = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \w+\[([\d,]*)\]")
 DOT = re.compile(
     r"= \w+\[([\d,]*)\]\S* dot\((?:\w+\[[^%]*)?%([\w.\-]+).*lhs_contracting_dims=\{([\d,]*)\}"
 )
+METADATA = re.compile(r"metadata=\{[^}]*\}")
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = ")
 CALLS = re.compile(r"\bcalls=%?([\w.\-]+)")
 
 
@@ -59,6 +60,21 @@ class Kernel(NamedTuple):
 
     kind: str
     flops: float
+
+
+def split(hlo: str) -> tuple[dict[str, list[str]], str]:
+    """Return the instructions of every computation by its name, and the entry's name."""
+    computations: dict[str, list[str]] = {}
+    name = entry = ""
+    for line in METADATA.sub("", hlo).splitlines():
+        if line.endswith("{") and not line.startswith((" ", "HloModule")):
+            head = line.removeprefix("ENTRY ").lstrip("%")
+            name = re.split(r"[\s(]", head)[0]
+            computations[name] = []
+            entry = name if line.startswith("ENTRY") else entry
+        elif INSTRUCTION.match(line):
+            computations[name].append(line)
+    return computations, entry
 
 
 def kernels(hlo: str) -> dict[str, Kernel]:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -22,8 +24,10 @@ def scripts():
         patch.syspath_prepend(str(BENCHMARKS))
         yield
         for name in (
+            "gpu_hlo",
+            "gpu_program",
+            "gpu_targets",
             "kernels",
-            "launches",
             "limit",
             "measure",
             "networks_alone",
@@ -135,23 +139,88 @@ def test_peers_get_our_settings_as_json():
         assert ours["hyperparams"].get("learning_rate_decay", 0.0) == 0.0
 
 
-def test_launches_are_counted_through_loops_and_branches():
-    from launches import launches
+HLO = """HloModule m
 
-    def body(x, y):
-        return jnp.sort(x) + y, None
+%f (p: f32[8,64], i: s32[]) -> f32[1,64] {
+  %p = f32[8,64]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %z = s32[] constant(0)
+  ROOT %d = f32[1,64]{1,0} dynamic-slice(%p, %i, %z), dynamic_slice_sizes={1,64}
+}
 
-    def scanned(x, flag):
-        x = jax.lax.scan(body, x, jnp.ones((7, 4)))[0]
-        return jax.lax.cond(flag, lambda x: jnp.sort(jnp.sin(jnp.sort(x))), lambda x: x, x)
+%g (p: f32[4,64], q: f32[64,8]) -> f32[4,8] {
+  %a = f32[4,64]{1,0} parameter(0)
+  %b = f32[64,8]{1,0} parameter(1)
+  ROOT %c = f32[4,8]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
 
-    def count(function):
-        return launches(jax.jit(function).lower(jnp.ones(4), True).compile().as_text())
+%body (t: (f32[8,64], s32[])) -> (f32[8,64], s32[]) {
+  %t = (f32[8,64]{1,0}, s32[]) parameter(0)
+  %x = f32[8,64]{1,0} get-tuple-element(%t), index=0
+  %n = s32[] get-tuple-element(%t), index=1
+  %row = f32[1,64]{1,0} fusion(%x, %n), kind=kLoop, calls=%f
+  ROOT %r = (f32[8,64]{1,0}, s32[]) tuple(%x, %n)
+}
 
-    once = count(lambda x, flag: jnp.sort(x) + flag)
-    assert 1 <= once <= 4
-    counter = 2  # of the loop: raised and compared
-    assert 7 * (once + counter) <= count(scanned) <= 7 * (once + counter) + 8
+%cond (s: (f32[8,64], s32[])) -> pred[] {
+  %s = (f32[8,64]{1,0}, s32[]) parameter(0)
+  ROOT %yes = pred[] constant(true)
+}
+
+ENTRY %main (u: (f32[8,64], s32[]), v: f32[4,64], w: f32[64,8]) -> f32[4,8] {
+  %u = (f32[8,64]{1,0}, s32[]) parameter(0)
+  %v = f32[4,64]{1,0} parameter(1)
+  %w = f32[64,8]{1,0} parameter(2)
+  %loop = (f32[8,64]{1,0}, s32[]) while(%u), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"7"}}
+  ROOT %y = f32[4,8]{1,0} fusion(%v, %w), kind=kCustom, calls=%g
+}
+"""  # noqa: E501
+
+
+def test_kernels_of_a_gpu_move_what_they_need():
+    from gpu_hlo import Kernel, kernels
+
+    row = Kernel("row", "/loop", 7, bytes=4 * (64 + 1 + 64), flops=0.0)  # not all of the array
+    product = Kernel("y", "/", 1, bytes=4 * (4 * 64 + 64 * 8 + 4 * 8), flops=2.0 * 4 * 64 * 8)
+    assert list(kernels(HLO)) == [row, product]
+
+
+@pytest.mark.slow
+def test_ppos_program_for_an_h200_is_what_it_was():
+    pytest.importorskip("jax_plugins.xla_cuda13", reason="the extra gpu-program")
+    code = (
+        "import json, sys; sys.path.insert(0, 'benchmarks'); import gpu_program, gpu_targets;"
+        "card = gpu_targets.CARDS['h200'];"
+        "hlo, thunks = gpu_program.compile_window('ppo', 'CartPole-v1', 2048, card, {});"
+        "whole = gpu_program.loops(hlo, card, 1.5e-6)[-1];"
+        "print(json.dumps([whole, gpu_program.graph_launches(hlo, thunks)]))"
+    )
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    whole, graphs = json.loads(done.stdout.splitlines()[-1])
+    assert whole["kernels"] == pytest.approx(4421, rel=0.05)
+    assert whole["bytes"] == pytest.approx(60.435e9, rel=0.05)
+    assert graphs["update"] == pytest.approx(284, rel=0.05)
+
+
+def test_graphs_within_a_loop_of_the_host_are_started_in_each_turn():
+    from gpu_program import graph_launches
+
+    alone = "000: kCommandBuffer [source]\n    001: kWhile [sink]\n      body:\n"
+    each = (
+        "000: kCommandBuffer [source]\n001: kWhile [sink]\n  body:\n    000: kCommandBuffer [s]\n"
+    )
+    assert graph_launches(HLO, alone) == {"window": 1, "update": 0}
+    assert graph_launches(HLO, each) == {"window": 1, "update": 7}
 
 
 @pytest.mark.skipif(

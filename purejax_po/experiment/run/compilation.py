@@ -18,7 +18,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    # Loops too become CUDA graphs, so that a rollout is one launch and not one for each step.
+    # Loops too may become CUDA graphs. Those of a window do not: scans write slices at offsets that
+    # depend on the turn, so that the host runs the loops and starts 284 graphs in an update of PPO
+    # (benchmarks/gpu_program.py). Without the pass `dynamic-slice-annotator` it is one graph for a
+    # window; what that gains has to be measured on a card first.
     "gpu": {
         "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,"
         "WHILE,CONDITIONAL,DYNAMIC_SLICE_FUSION",
