@@ -50,6 +50,7 @@ def check(
             raise ValueError(f"{name} must have a method {method}, as gymnax's environments have")
     check_networks(policy)
     obs = _reset(env, env_params)[0]
+    _check_observation(name, _space(env, env_params, "observation"), obs)
     distribution = _act(policy, params, obs)
     if check_critic is not None:
         check_critic(obs)
@@ -160,6 +161,22 @@ def _reset(env: Any, env_params: EnvParams) -> tuple[Any, Any]:
         )
     _check_array(f"{name}.reset", started[0])
     return started
+
+
+def _check_observation(name: str, space: Any, obs: Any) -> None:
+    """Raise `ValueError` unless an observation is of the kind and shape that its space says."""
+    found = spaces.kind(space)
+    shape = () if found == "discrete" else tuple(getattr(space, "shape", None) or ())
+    if found in ("box", "discrete", "multi_discrete") and obs.shape != shape:
+        raise ValueError(
+            f"{name}.reset must return observations of the shape {list(shape)} that "
+            f"observation_space has, got {_describe(obs)}"
+        )
+    if found == "discrete" and not jnp.issubdtype(obs.dtype, jnp.integer):
+        raise ValueError(
+            f"{name}.reset must return whole numbers, since observation_space is {space}, got "
+            f"{_describe(obs)}"
+        )
 
 
 def _check_array(what: str, obs: Any) -> None:

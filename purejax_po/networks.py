@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -226,6 +227,12 @@ def executed_as(policy: Policy, action_distribution: str, space: Any) -> Policy:
         return policy
     if action_distribution == "gaussian":
         suits = not spaces.is_bounded(space) or spaces.is_of_unit_order(space)
+        if suits and not spaces.is_of_unit_order(space):
+            warnings.warn(
+                f"actions {space} have bounds far from a standard normal number, and one that is "
+                "not finite to scale to: let the environment scale them",
+                stacklevel=4,
+            )
         action_distribution = "clipped_gaussian" if suits else "scaled_gaussian"
     if action_distribution == "clipped_gaussian":
         return policy

@@ -81,8 +81,8 @@ def behaviour_clone(
     if isinstance(found := _distribution(policy, obs), ScaledGaussian):
         # Its log_prob takes actions as they were drawn; those of demonstrations are executed ones.
         raise ValueError(
-            "behaviour_clone needs a policy whose actions are executed as they are drawn "
-            f"(action_distribution clipped_gaussian), got a {type(found).__name__}"
+            "behaviour_clone needs a policy that is not squashed or scaled (action_distribution "
+            f"clipped_gaussian), got a {type(found).__name__}"
         )
     # Policies count actions from 0, wherever the space's begin.
     index = jnp.asarray(action) - spaces.first_values(env.action_space(env_params))

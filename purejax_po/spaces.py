@@ -37,7 +37,7 @@ def kind(space: Any) -> Kind:
     """
     parts = getattr(space, "spaces", None)
     if isinstance(parts, list | tuple):
-        return "tuple"
+        return "unknown" if type(space).__name__ == "OneOf" else "tuple"
     if parts is not None:
         return "dictionary"
     if hasattr(space, "nvec"):
@@ -58,7 +58,7 @@ def first_values(space: Any) -> Any:
     if kind(space) == "discrete":
         return start(space)
     factors = choices(space)
-    return 0 if factors is None else np.asarray(factors.starts)
+    return np.asarray(factors.starts) if factors is not None and any(factors.starts) else 0
 
 
 def start(space: Any) -> int:
@@ -158,6 +158,8 @@ def check_fit(env_name: str, space: Any, distribution: Any) -> None:
         ValueError: naming what the policy has and what the environment needs.
     """
     found, got = kind(space), _describe(distribution)
+    if found == "box" and bool(np.any(np.asarray(space.low) > np.asarray(space.high))):
+        raise ValueError(f"{env_name} must have actions with low ≤ high, got {space}")
     if found == "discrete":
         needed, fits = f"{int(space.n)} discrete actions", _sizes(distribution) == (int(space.n),)
         fits &= not isinstance(distribution, Product)

@@ -94,6 +94,7 @@ def seed_keys(seeds: int | Any) -> Key:
     if isinstance(seeds, Tracer):
         return jax.vmap(jax.random.key)(seeds)
     if np.ndim(seeds) == 0:
+        seeds = seeds.item() if isinstance(seeds, np.ndarray | jax.Array) else seeds
         check_count("seeds", seeds)
         check_number("seeds", seeds, Range(1, MOST_SEEDS))
         seeds = np.arange(int(seeds), dtype=np.uint32)

@@ -264,6 +264,8 @@ def check_number(name: str, value: Any, allowed: Range) -> None:
         number = float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be {allowed}, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be {allowed}, got a number beyond any float") from None
     if number not in allowed:
         raise ValueError(f"{name} must be {allowed}, got {value}")
 

@@ -26,6 +26,9 @@ from purejax_po.experiment.config import specs
         ("--set learning_rate 1e-4,3e-4", "--set learning_rate=1e-4,3e-4"),
         ("--set learning_rate=1e-4,3e-4", "--set learning_rate=1e-4,3e-4"),
         ("--out 1e5 --seeds 1e2", "--out 1e5 --seeds 100"),
+        ("--total-steps .5e5 --seeds 4.0", "--total-steps 50000 --seeds 4"),
+        ("--env-params a=1 --seeds 2 --env-params b=3", "--seeds 2 --env-params a 1 b 3"),
+        ("--format svg,csv --log-to a,b", "--format svg csv --log-to a b"),
         ("--overwrite --seeds 3", "--overwrite --seeds 3"),
     ],
 )
@@ -82,6 +85,12 @@ def test_flags_win_over_a_preset():
         ("sweep ppo --set target_kl=0.1,0.2", "target_kl must be read by ppo with these options"),
         ("train ppo --env Acrobot-v1 --env-params link_length_2=2", "has no effect there"),
         ("train ppo --out s3://bucket/run", "out must be a directory of this machine"),
+        ("report x --out s3://x/y", "out must be a directory of this machine"),
+        ("evaluate s3://x/y", "directory must be a directory of this machine"),
+        (
+            "sweep ppo --set env_params.masscart=1,2 --env-params total_mass=1.1",
+            "env_params.masscart must be read by CartPole-v1, and has no effect there",
+        ),
         ("report x --format gif", "format must be one of png, svg, pdf, csv, tex"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 
 import purejax_po as po
 from purejax_po import cli
+from purejax_po.cli import commands
 from purejax_po.experiment.run import compilation
 
 FLAGS = [
@@ -77,7 +78,7 @@ def test_without_a_home_there_is_a_warning(monkeypatch):
 @pytest.mark.parametrize("command", ["evaluate", "render"])
 def test_acting_uses_the_cache_too(command, monkeypatch, tmp_path):
     used = []
-    monkeypatch.setattr(cli, "use_compilation_cache", lambda: used.append(command))
+    monkeypatch.setattr(commands, "use_compilation_cache", lambda: used.append(command))
     assert cli.main([command, str(tmp_path)]) == 2  # no run
     assert used == [command]
 

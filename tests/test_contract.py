@@ -98,6 +98,21 @@ MISTAKES = {
         own_step(lambda o, s, *x: (o, (s.time,), *x)),
         r"the state must keep its structure",
     ),
+    "an observation unlike its space": (
+        type("Unlike", (Plain,), {"observation_space": lambda *_: spaces.Box(0.0, 1.0, (2,))})(),
+        r"observations of the shape \[2\] that observation_space has, got float32\[3\]",
+    ),
+    "a float where an index belongs": (
+        type(
+            "Float",
+            (Plain,),
+            {
+                "observation_space": lambda *_: spaces.Discrete(3),
+                "reset_env": lambda *_: (jnp.zeros(()), environment.EnvState(time=0)),
+            },
+        )(),
+        r"must return whole numbers, since observation_space is",
+    ),
     "no action space": (NoActions(), r"NoActions.action_space\(env_params\) must return a space"),
     "dictionaries": (Dictionary(), r"got a dictionary of a; flatten it"),
     "a failure": (Fails(), r"Fails.step must be traceable .* TypeError: a mistake of the user's$"),

@@ -37,6 +37,30 @@ def test_a_second_run_of_one_shape_compiles_nothing(monkeypatch):
     assert len(compiled) == 3
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shaped(ExperimentConfig):
+    """An experiment of one's own, on an environment that no configuration names."""
+
+    weight: float = 0.0
+
+    def make_env(self):
+        env, params = po.make_env("CartPole-v1")
+        return po.shape_reward(env, lambda state: self.weight * state.x, 0.99), params
+
+
+def test_a_class_of_ones_own_shares_no_program_and_is_not_stored(tmp_path):
+    fields = {
+        f.name: getattr(tiny.experiment(), f.name) for f in dataclasses.fields(ExperimentConfig)
+    }
+    found = [
+        po.run(Shaped(**fields, weight=w), progress=False)["episode_return"].values
+        for w in (0.0, 1000.0)
+    ]
+    assert (np.nan_to_num(found[0]) != np.nan_to_num(found[1])).any()
+    with pytest.raises(ValueError, match="own classes, got Shaped"):
+        po.run(Shaped(**fields), tmp_path / "run")
+
+
 def interrupt():
     """A progress that does what one Ctrl-C after a window does."""
     sent = []
@@ -174,7 +198,10 @@ def test_a_report_has_labels_and_formats(tmp_path):
     _, path = po.report(paths, tmp_path / "report", formats=("svg", "csv", "tex"))
     names = {p.name for p in path.parent.iterdir()}
     assert {"report.html", "table.csv", "table.tex", "learning_curves.svg"} <= names
-    assert "old" in (path.parent / "table.csv").read_text()
+    table = (path.parent / "table.csv").read_text().splitlines()
+    assert "ci_low,ci_high" in table[0]
+    assert any("old" in line for line in table)
+    assert all(line.count(",") == table[0].count(",") and '"' not in line for line in table)
     assert r"95 \% CI" in (path.parent / "table.tex").read_text()
     with pytest.raises(ValueError, match="each label must be given once"):
         page.labelled(["a=x", "a=y"])

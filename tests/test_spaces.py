@@ -74,6 +74,7 @@ def test_actions_are_those_of_the_space(space, kind, sums):
         (GYM.Box(0, 2**20, (1,), np.int32), "at most 1024 values"),
         (GYM.MultiDiscrete([[2, 2]]), "one number or a vector"),
         (spaces.Dict({"a": spaces.Discrete(2)}), "the policy serves"),
+        (GYM.OneOf([GYM.Discrete(2), GYM.Discrete(2)]), "the policy serves"),
     ],
 )
 def test_actions_that_no_policy_serves_are_refused(space, message):
@@ -95,6 +96,12 @@ def test_an_observation_outside_its_space_makes_the_lane_diverge():
     trainer = po.make_trainer(env, env.default_params, algorithm, num_envs=2, num_steps=4)
     train = jax.jit(po.make_train(trainer, num_updates=1))
     assert train(jax.random.key(0), algorithm.hyperparams).state.diverged_at == 0
+
+
+def test_a_bound_far_away_beside_none_is_warned_of():
+    env = Env(spaces.Box(np.array([300.0]), np.array([np.inf]), (1,)))
+    with pytest.warns(UserWarning, match="bounds far from a standard normal number"):
+        po.mlp_actor_critic(env, env.default_params, hidden=(4,))
 
 
 @pytest.mark.parametrize(

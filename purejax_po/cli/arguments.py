@@ -7,6 +7,8 @@ LISTS = ("--network.hidden", "--network.channels")
 """Take several whole numbers: 64 64 or 64,64."""
 PAIRS = ("--env-params", "--env-options")
 """Take names and values: gravity 9.8 or gravity=9.8."""
+NAMES = ("--format", "--log-to", "--env")
+"""Take several names: png svg or png,svg."""
 AXES = ("--set", "--point")
 """Take NAME=VALUES: learning_rate=1e-4,3e-4 or learning_rate 1e-4,3e-4."""
 TEXTS = ("--out", "--env", "--preset", "--log-to", "--format", *AXES)
@@ -31,7 +33,7 @@ ALIASES = {
     "--output": "--out",
 }
 """What other libraries call our options."""
-_SCIENTIFIC = re.compile(r"\d+(?:\.\d+)?[eE]\+?\d{1,2}")
+_SCIENTIFIC = re.compile(r"(?:\d+\.?\d*|\.\d+)[eE]\+?\d{1,2}|\d+\.0*")
 
 
 def normalize(arguments: Sequence[str]) -> list[str]:
@@ -54,7 +56,25 @@ def normalize(arguments: Sequence[str]) -> list[str]:
                     found.append(f"{waiting.pop(0)}={waiting.pop(0)}")
             continue
         found.extend(_values(flag.replace("_", "-"), argument))
+    for name in PAIRS:
+        found = _merged(name, found)
     return found
+
+
+def _merged(name: str, arguments: list[str]) -> list[str]:
+    """An option that is given several times as one with all its values."""
+    places = [i for i, argument in enumerate(arguments) if argument == name]
+    if len(places) < 2:
+        return arguments
+    rest, values, taking = [], [], False
+    for argument in arguments:
+        if argument.startswith("--"):
+            taking = argument == name
+        if not taking:
+            rest.append(argument)
+        elif argument != name:
+            values.append(argument)
+    return [*rest, name, *values]
 
 
 def _is_pair(waiting: Sequence[str]) -> bool:
@@ -70,6 +90,8 @@ def _values(flag: str, argument: str) -> list[str]:
         return [_whole(x) for pair in pairs for x in pair]
     if flag in LISTS:
         return [_whole(x) for x in argument.split(",") if x]
+    if flag in NAMES:
+        return [x for x in argument.split(",") if x]
     return [argument if not flag or flag in TEXTS else _whole(argument)]
 
 

@@ -517,11 +517,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: the user's mistake, in one line)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     use_any_output()
-    if arguments[:1] == ["--version"]:
-        print(f"{PROGRAM} {purejax_po.__version__}")
-        return 0
     command = None
     try:
+        if arguments[:1] == ["--version"]:
+            print(f"{PROGRAM} {purejax_po.__version__}", flush=True)
+            return 0
         with stop_signal(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             command = parse(typed.normalize(arguments))

@@ -15,9 +15,10 @@ DERIVED: dict[str, dict[str, tuple[tuple[str, ...], Callable[[Any], Any]]]] = {
 the class is made."""
 
 
-def sources(env_id: str) -> set[str]:
-    """Return the fields that others follow from."""
-    return {name for names, _ in DERIVED.get(env_id, {}).values() for name in names}
+def sources(env_id: str, changed: Collection[str]) -> set[str]:
+    """Return the fields that others follow from; none follows that is itself among the changed."""
+    rules = DERIVED.get(env_id, {}).items()
+    return {name for derived, (names, _) in rules if derived not in changed for name in names}
 
 
 def follow(env_id: str, env_params: EnvParams, changed: Collection[str]) -> EnvParams:

@@ -40,6 +40,11 @@ def reset_from(env: Any, distribution: StateDistribution | Any) -> Any:
     Source: Kakade and Langford 2002, Approximately Optimal Approximate Reinforcement Learning,
     section 1 (restarts); Resnick et al. 2018, Backplay (an expert's states).
     """
+    if not callable(getattr(env, "observe", None)):
+        raise ValueError(
+            f"reset_from needs an environment that observes a given state, and {name_of(env)} has "
+            "no method observe(key, state, action, params)"
+        )
     draw = distribution if callable(distribution) else _uniform(env, distribution)
     _check_states(env, _abstract(draw, env.default_params), "draw")
 

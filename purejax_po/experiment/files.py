@@ -2,9 +2,22 @@
 
 import json
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+REMOTE = re.compile(r"(s3a?|gcs?|gs|hdfs|abfss?|az|https?|s?ftp|ssh|file):|[A-Za-z][\w+.-]+:/")
+"""How a path begins that names another machine's files."""
+
+
+def check_local(name: str, path: Any) -> None:
+    """Raise `ValueError` for a path that names an object store or another machine's files."""
+    if REMOTE.match(os.fspath(path)):
+        raise ValueError(
+            f"{name} must be a directory of this machine or mounted on it, got {path}; copy "
+            "finished runs there or from there"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

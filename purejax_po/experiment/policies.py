@@ -14,6 +14,7 @@ import numpy as np
 
 from purejax_po import rollout
 from purejax_po.evaluation import evaluate
+from purejax_po.experiment import files as atomic
 from purejax_po.experiment.config import sweep
 from purejax_po.experiment.run import study as runner
 from purejax_po.experiment.store import run_store as files
@@ -229,6 +230,8 @@ def render(
     Raises:
         ValueError: as `load_policy`; or if nothing can draw the environment.
     """
+    if path is not None:
+        atomic.check_local("path", path)
     if path is not None and not Path(path).absolute().parent.is_dir():
         raise ValueError(f"path must be in a directory that exists, got {path}")
     config = files.read_config(Path(out))

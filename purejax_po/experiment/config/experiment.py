@@ -178,6 +178,8 @@ class AlgorithmConfig:
         """Raise `ValueError` for a value that no environment allows."""
         check_count("num_envs", self.num_envs)
         check_count("num_steps", self.num_steps)
+        if not isinstance(self.network, NetworkConfig):
+            raise ValueError(f"network must be NetworkConfig(…), got {self.network!r}")
         networks.check_hidden(self.network.hidden, "network.hidden")
         networks.check_channels(self.network.channels, name="network.channels")
         defaults: Any = type(self)
@@ -614,6 +616,9 @@ class ExperimentConfig:
                     )
         if self.memory_gib is not None:
             check_number("memory_gib", self.memory_gib, Range(0.0, includes_low=False))
+        for name in ("env_params", "env_options"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name} must be values by name, got {getattr(self, name)!r}")
         if not isinstance(self.sweep, Mapping):
             raise ValueError(f"sweep must be values by name, got {self.sweep!r}")
         self.algorithm.check()
@@ -638,7 +643,7 @@ class ExperimentConfig:
         """
         algorithm = self.algorithm
         own = ALGORITHMS.get(algorithm.name)
-        pairs = [(algorithm, own)]
+        pairs: list[tuple[Any, Any]] = [(self, ExperimentConfig), (algorithm, own)]
         if own is not None:
             defaults = own()  # type: ignore[call-arg]
             pairs += [
@@ -681,7 +686,11 @@ class ExperimentConfig:
             if isinstance(default, int):
                 if float(value) != int(value):
                     raise ValueError(f"env_params.{name} must be a whole number, got {value}")
-                check_number(f"env_params.{name}", value, WHOLE_NUMBERS)
+                if value not in WHOLE_NUMBERS:
+                    raise ValueError(
+                        f"env_params.{name} must be a whole number of at most 2147483519 on either "
+                        f"side of 0 (32 bits, as a float holds them), got {value}"
+                    )
             if name == "max_steps_in_episode":
                 check_number(f"env_params.{name}", value, Range(1.0))
             changes[name] = type(default)(value) if isinstance(default, int | float) else value

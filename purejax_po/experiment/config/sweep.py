@@ -66,7 +66,8 @@ def check_effect(config: ExperimentConfig, trainer: Trainer) -> None:
     if not (config.sweep or set_params):
         return
     hyperparams, env_params = fields_read(trainer)
-    followed = parameters.sources(config.env)
+    swept = {name.removeprefix(ENV_PARAMS) for name in config.sweep if ENV_PARAMS in name}
+    followed = parameters.sources(config.env, swept | set(config.env_params))
     for name in {**config.sweep, **set_params}:
         bare = name.removeprefix(ENV_PARAMS)
         read = hyperparams if bare == name else env_params | followed

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,6 +219,8 @@ def report(
 
     for name in formats:
         check_choice("format", name, FORMATS)
+    if out is not None:
+        atomic.check_local("out", out)
     dataset = runs.load_runs(paths)
     listed = list(runs.listed(paths)) if not isinstance(paths, Mapping) else []
     if out is not None:
@@ -310,11 +312,23 @@ def _page(dataset: "xr.Dataset", shown: Sequence[tuple[str, bytes]]) -> str:
 
 def _csv(rows: Sequence[dict[str, str]]) -> str:
     """The table as comma-separated values, a header first."""
+    plain = [dict(_numbers(row)) for row in rows]
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer = csv.DictWriter(text, plain[0], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(plain)
     return text.getvalue()
+
+
+def _numbers(row: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """The cells of a row as numbers: no commas, and an interval as its two ends."""
+    for name, cell in row.items():
+        if name == "95 % CI":
+            low, _, high = cell.partition(" … ")
+            yield "ci_low", low.strip("-") and low
+            yield "ci_high", high
+        else:
+            yield name, cell.replace(",", "") if name == "steps/s" else cell
 
 
 def _tex(rows: Sequence[dict[str, str]]) -> str:

@@ -285,6 +285,11 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
     Of several runs, as `load_runs` and `compare` return them: `{"runs": [...]}` with the summary of
     each, which names its algorithm and environment.
     """
+    if "final_return" not in getattr(dataset, "variables", ()):
+        raise ValueError(
+            "dataset must be results of run, compare, load_results or load_runs, got "
+            f"{type(dataset).__name__} without final_return"
+        )
     if not {"algorithm", "env"} & set(dataset.dims):
         return results.summarize(dataset)
     return {"runs": [results.summarize(run) for run in split(dataset).values()]}

@@ -590,11 +590,15 @@ class _Run:
 
 def _program_key(config: ExperimentConfig, trainer: Trainer) -> Hashable:
     """What a program depends on: all of an experiment that is not a traced number."""
+    try:
+        config.check_stored()
+    except ValueError:  # of one's own class, whose program may depend on anything
+        return None
     data = config.identity()
     for name in ("num_seeds", "first_seed", "sweep", "total_steps", "num_windows"):
         del data[name]
     data["algorithm"] = {k: v for k, v in data["algorithm"].items() if k != "hyperparams"}
-    return json.dumps(data, sort_keys=True), type(config.algorithm), type(trainer.env)
+    return json.dumps(data, sort_keys=True), type(config).make_env, type(trainer.env)
 
 
 def _make_trainer(config: ExperimentConfig) -> Trainer:

@@ -79,11 +79,7 @@ def check_writable(directory: Path, overwrite: bool) -> None:
     Raises:
         ValueError: if it is a file, holds a run or a run's files already, or cannot be written to.
     """
-    if (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(directory))) is not None:
-        raise ValueError(
-            f"out must be a directory of this machine or mounted on it, got {directory}; "
-            f"{scheme[1]}: is no place to run in: copy the finished run there"
-        )
+    atomic.check_local("out", directory)
     try:
         if directory.is_symlink() and not directory.exists():
             raise ValueError(f"out must be a directory, got the dangling link {directory}")
@@ -135,6 +131,7 @@ def read_config(directory: Path) -> ExperimentConfig:
     Raises:
         ValueError: if the directory is no run, or one of another version.
     """
+    atomic.check_local("directory", directory)
     try:
         data = json.loads((directory / CONFIG).read_text())
         if not isinstance(data, dict) or "algorithm" not in data:
