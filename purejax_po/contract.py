@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from purejax_po import spaces
 from purejax_po.types import Critic, EnvParams, Policy, check_networks
 
-DISTRIBUTION = ("noise", "sample_from", "mode", "log_prob", "entropy", "kl")
-"""What a policy's distribution must have at least."""
+DISTRIBUTION = ("noise", "sample_from")
+"""What a rollout needs of a policy's distribution."""
 METHODS = ("reset", "step", "action_space", "observation_space")
 MOST_ROUNDS = 4
 """Steps after which a state that starts at Python numbers has found its dtypes."""
@@ -55,9 +55,13 @@ def check(
     if check_critic is not None:
         check_critic(obs)
     space = _space(env, env_params, "action")
-    spaces.check_fit(name, space, distribution)
-    action = jax.eval_shape(lambda d: spaces.to_space(space, d.mode(), d), distribution)
-    return settled(env, env_params, action)
+    spaces.check_fit(name, space, _one(distribution))
+
+    def execute(distribution: Any) -> Any:
+        action = distribution.sample_from(distribution.noise(jax.random.key(0)))
+        return spaces.to_space(space, action, distribution)
+
+    return settled(env, env_params, _one(jax.eval_shape(execute, distribution)))
 
 
 def first_observation(env: Any, env_params: EnvParams) -> Any:
@@ -193,7 +197,7 @@ def _check_array(what: str, obs: Any) -> None:
 
 
 def _act(policy: Any, params: Any, obs: Any) -> Any:
-    """The distribution of one action, leaves as shapes and dtypes."""
+    """The distribution of a batch of one action, leaves as shapes and dtypes."""
     several = jax.ShapeDtypeStruct((1, *obs.shape), obs.dtype)
     start = jax.ShapeDtypeStruct((1,), jnp.bool_)
     carry = jax.eval_shape(lambda: policy.initial_carry(1))
@@ -203,13 +207,14 @@ def _act(policy: Any, params: Any, obs: Any) -> Any:
             "the policy must return a distribution such as distributions.Categorical(logits), got "
             f"{_describe(distribution)} without {missing[0]}"
         )
-    leaves = jax.tree.leaves(distribution)
-    if not all(x.shape[:1] == (1,) for x in leaves):
-        raise ValueError(
-            "the policy must return a distribution for each of its observations, got "
-            f"{_describe(distribution)} for 1"
-        )
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), distribution)
+    return distribution
+
+
+def _one(tree: Any) -> Any:
+    """Shapes and dtypes of the first of several; what they share stays."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[x.shape[:1] == (1,) :], x.dtype), tree
+    )
 
 
 def _step(env: Any, env_params: EnvParams, env_state: Any, action: Any, obs: Any) -> Start:

@@ -305,7 +305,7 @@ def test_a_kill_while_the_directory_is_made_leaves_what_can_be_resumed(tmp_path,
             original(path, data)
 
         with monkeypatch.context() as patch:
-            patch.setattr(directory.results, "write_json", write_json)
+            patch.setattr(directory.atomic, "write_json", write_json)
             with pytest.raises(KilledError):
                 po.run(tiny.experiment(), out, overwrite=True, progress=killed)
         assert (out / "config.json").exists()
@@ -335,6 +335,7 @@ def test_a_run_that_fails_before_training_leaves_nothing(tmp_path, monkeypatch):
         raise KilledError
 
     monkeypatch.setattr(runner.lanes_module, "compile_program", compile_program)
+    runner.lanes_module._compiled.clear()
     with pytest.raises(KilledError):
         po.run(tiny.experiment(), tmp_path / "run", progress=False)
     assert list(tmp_path.iterdir()) == []

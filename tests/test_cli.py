@@ -132,7 +132,7 @@ def test_a_table_is_printed_though_it_cannot_be_kept(tmp_path, monkeypatch, caps
     monkeypatch.setattr(commands.atomic, "write_json", full)
     assert cli.main(["evaluate", str(tmp_path)]) == 1
     shown = capsys.readouterr()
-    assert "final return, IQM" in shown.out
+    assert "evaluation return, IQM" in shown.out
     assert shown.err == f"purejax-po: error: {tmp_path}: No space left on device\n"
 
 

@@ -394,8 +394,11 @@ def test_options_are_true_or_false(name, wrong):
 
 def test_observations_that_are_no_floats_are_refused():
     env, env_params = po.make_env("FrozenLake-misc")
-    algorithm = spy(None, softmax_linear_policy(env, env_params))
-    message = r"^normalize_observations must be False unless observations are floats, got int32\[\]"
+    policy = softmax_linear_policy(env, env_params)
+    algorithm = spy(policy.init(jax.random.key(0)), policy)
+    message = (
+        r"^normalize_observations must be False unless observations are a Box of numbers, got int32"
+    )
     sizes = {"num_envs": 1, "num_steps": 1}
     with pytest.raises(ValueError, match=message):
         make_trainer(env, env_params, algorithm, **sizes, normalize_observations=True)

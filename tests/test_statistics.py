@@ -89,7 +89,7 @@ def test_paired_difference_matches_labels():
 def test_mistakes():
     with pytest.raises(ValueError, match=r"confidence must be a number in \(0, 1\), got 95"):
         statistics.bootstrap_interval(np.arange(4.0), confidence=95)
-    with pytest.raises(ValueError, match="scores must hold"):
+    with pytest.raises(ValueError, match=r"scores must be \[seeds\] of one task or a list"):
         statistics.aggregate([])
     with pytest.raises(ValueError, match="same tasks, got 1 and 2"):
         statistics.probability_of_improvement([[1]], [[1], [2]])

@@ -334,8 +334,8 @@ class Evaluate:
     def execute(self) -> int:
         """Print the returns, and write `evaluation.json` beside the run's results."""
         try:
-            point = sweep.parse_point(self.point) or policies.best_point(self.directory)
             use_compilation_cache()
+            point = sweep.parse_point(self.point) or policies.best_point(self.directory)
             evaluation = policies.evaluate_run(
                 self.directory, num_episodes=self.episodes, greedy=not self.sample, point=point
             )
@@ -391,8 +391,8 @@ class Render:
     def execute(self) -> int:
         """Write the file."""
         try:
-            point = sweep.parse_point(self.point) or policies.best_point(self.directory)
             use_compilation_cache()
+            point = sweep.parse_point(self.point) or policies.best_point(self.directory)
             path, frames = policies.render(
                 self.directory, self.out, seed=self.seed, point=point, progress=_tell_tenths
             )

@@ -71,9 +71,8 @@ def load_policies(
 
 def best_point(out: str | os.PathLike[str]) -> dict[str, float]:
     """Return the best point of a sweep that is complete; of any other run, none."""
-    config = files.read_config(Path(out))
     path = Path(out) / "summary.json"
-    if not config.sweep or not path.exists():
+    if not path.exists() or not files.read_config(Path(out)).sweep:
         return {}
     return dict(json.loads(path.read_text()).get("best", {}))
 
