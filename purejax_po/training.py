@@ -323,7 +323,7 @@ def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[...,
 
 def _number_observation(env: Any, env_params: EnvParams) -> Any:
     """Shape and dtype of one observation; an error unless it can be normalised."""
-    obs, _ = jax.eval_shape(env.reset, jax.random.key(0), env_params)
+    obs = contract.first_observation(env, env_params)
     kind = spaces.kind(env.observation_space(env_params))
     is_number = jnp.issubdtype(obs.dtype, jnp.floating) or jnp.issubdtype(obs.dtype, jnp.integer)
     if kind != "box" or not is_number or hasattr(env, "num_tokens"):

@@ -127,6 +127,11 @@ def test_an_environments_mistake_is_one_line(name):
     assert "\n" not in str(told.value)
 
 
+def test_normalising_a_dictionary_is_the_same_line():
+    with pytest.raises(ValueError, match="got a dictionary of a; flatten it"):
+        trainer_of(Dictionary(), normalize_observations=True)
+
+
 @pytest.mark.parametrize("name", ["five values", "no final observation", "a failure"])
 def test_evaluation_tells_of_the_same_mistakes(name):
     env, message = MISTAKES[name]

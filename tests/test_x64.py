@@ -83,7 +83,7 @@ def test_the_step_of_a_trust_region_has_its_kl_to_many_digits(x64, make):
     np.testing.assert_allclose(log.info.mean["kl_full_step"], 1e-10, rtol=1e-4)
 
 
-def test_reinforce_of_the_engine_is_the_exact_gradient(x64):
+def test_the_first_step_of_the_engine_is_that_of_the_gradient_in_numpy(x64):
     """θ starts at 0: Adam's first step is the learning rate times the sign of the gradient.
 
     The gradient that the engine follows is that of its own samples, Σ ∇log π Â / N, in NumPy.

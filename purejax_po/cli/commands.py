@@ -801,7 +801,7 @@ def _one_line(box: str, arguments: Sequence[str]) -> str:
         sections = sections[1:]  # an ASCII frame has its title in a section of its own
     message = " ".join(sections[0])
     given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
-    if known := [alias for alias in typed.ALIASES if alias in given and f"{alias}" in message]:
+    if known := [alias for alias in typed.ALIASES if alias in given and alias in message]:
         return f"{message}; here it is {typed.ALIASES[known[0]]}"
     for section in sections[1:]:
         if section and section[0].startswith("Perhaps you meant"):

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-REMOTE = re.compile(r"(s3a?|gcs?|gs|hdfs|abfss?|az|https?|s?ftp|ssh|file):|[A-Za-z][\w+.-]+:/")
+REMOTE = re.compile(r"(s3a?|gc?s|hdfs|abfss?|az|https?|s?ftp|ssh|file):|[A-Za-z][\w+.-]+:/")
 """How a path begins that names another machine's files."""
 
 
