@@ -102,9 +102,9 @@ class NetworkConfig:
     activation: Literal["tanh", "relu", "silu", "elu"] = "tanh"
     """Activation of the hidden layers."""
     action_distribution: networks.ActionDistribution = "gaussian"
-    """Of continuous actions: a Gaussian that is clipped to their bounds (clipped_gaussian), scaled to
-    them (scaled_gaussian) or squashed into them by tanh; gaussian scales where bounds are far from
-    a standard normal number, and clips elsewhere."""
+    """Of continuous actions: a Gaussian that is clipped to their bounds (clipped_gaussian), scaled
+    to them (scaled_gaussian) or squashed into them by tanh; gaussian scales where bounds are far
+    from a standard normal number, and clips elsewhere."""
     memory: Literal["none", "gru", "lstm", "transformer"] = "none"
     """Whether the last hidden layer is a GRU or an LSTM: a recurrent policy and critic. Gradients
     then reach back num_steps at most. On token tasks, with grpo: a GRU of one layer, or a causal
