@@ -49,10 +49,10 @@ from purejax_po.experiment.results.dataset import load as load_results
 from purejax_po.experiment.results.dataset import save_results
 from purejax_po.experiment.results.join import load_runs, summarize
 from purejax_po.experiment.run.compilation import compiler_options, use_compilation_cache
-from purejax_po.experiment.run.processes import ProcessLostError
-from purejax_po.experiment.run.processes import join as join_processes
+from purejax_po.experiment.run.host import Host
+from purejax_po.experiment.run.observers import Observer, StoppedError, Window
 from purejax_po.experiment.run.signals import Interrupted
-from purejax_po.experiment.run.study import Saving, StoppedError, resume, run
+from purejax_po.experiment.train import resume, run
 from purejax_po.networks import (
     gru_actor_critic,
     linear_critic,
@@ -86,27 +86,28 @@ __all__ = [
     "ExperimentConfig",
     "GRPOConfig",
     "GRPOHyperparams",
+    "Host",
     "Interrupted",
     "NPGConfig",
     "NPGHyperparams",
     "NetworkConfig",
+    "Observer",
     "PPOConfig",
     "PPOHyperparams",
     "Pairs",
     "Policy",
-    "ProcessLostError",
     "REINFORCEConfig",
     "REINFORCEHyperparams",
     "Result",
     "RewardModel",
     "Rollout",
-    "Saving",
     "StoppedError",
     "TRPOConfig",
     "TRPOHyperparams",
     "TrainState",
     "Trainer",
     "Transition",
+    "Window",
     "a2c",
     "advantages",
     "behaviour_clone",
@@ -120,7 +121,6 @@ __all__ = [
     "grpo",
     "gru_actor_critic",
     "gru_policy",
-    "join_processes",
     "judge_outcome",
     "linear_critic",
     "load_policy",

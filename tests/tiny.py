@@ -36,6 +36,5 @@ def experiment(name="ppo", **changes):
         total_steps=320,
         num_windows=10,
         lanes_per_device=2,
-        num_devices=2,
     )
     return dataclasses.replace(whole, **changes)

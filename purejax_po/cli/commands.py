@@ -22,7 +22,7 @@ from purejax_po import environments
 from purejax_po.cli import arguments as typed
 from purejax_po.experiment import compare as comparison
 from purejax_po.experiment import files as atomic
-from purejax_po.experiment import policies
+from purejax_po.experiment import policies, train
 from purejax_po.experiment.config import (
     ALGORITHMS,
     PRESETS,
@@ -32,21 +32,24 @@ from purejax_po.experiment.config import (
     algorithm_config,
     sweep,
 )
+from purejax_po.experiment.layout import BLOCKS, RUN_FILES, SWEEP
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import loggers
-from purejax_po.experiment.run import study as runner
 from purejax_po.experiment.run.compilation import (
     use_compilation_cache,
     use_no_compilation_cache,
     use_one_thread,
 )
-from purejax_po.experiment.run.processes import Processes, ProcessLostError, join
+from purejax_po.experiment.run.devices import keeps_one_core_busy
+from purejax_po.experiment.run.host import Host
+from purejax_po.experiment.run.observers import StoppedError
 from purejax_po.experiment.run.signals import Interrupted, stop_signal
+from purejax_po.experiment.run.study import Study
 from purejax_po.experiment.store.arrays import MANIFEST
-from purejax_po.experiment.store.run_store import CHECKPOINTS, CONFIG, RUN_FILES, SWEEP, read_config
+from purejax_po.experiment.store.run_store import read_config
 from purejax_po.studies import ppo_table1 as table1
-from purejax_po.types import Range, check_choice, check_count, check_number
+from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -60,70 +63,10 @@ AnyAlgorithm = Union[  # noqa: UP007 - a union of a variable number of types
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hosting:
-    """Where and how a run takes place; its results do not depend on it."""
-
-    checkpoint_every: float = 1.0
-    """Minutes between checkpoints; 0 saves after every window."""
-    keep_checkpoints: int = 2
-    """Checkpoints of unfinished seeds to keep."""
-    compilation_cache: bool = True
-    """Keep compiled programs on disk, so that a second run of the same shape starts in seconds."""
-    log_to: tuple[str, ...] = ()
-    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online)."""
-
-    def saving(self) -> runner.Saving:
-        """When checkpoints are written."""
-        check_number("checkpoint_every", self.checkpoint_every, Range(0.0))
-        check_count("keep_checkpoints", self.keep_checkpoints)
-        return runner.Saving(self.checkpoint_every, self.keep_checkpoints)
-
-    def start(self) -> None:
-        """Turn the compilation cache on or off."""
-        use_compilation_cache() if self.compilation_cache else use_no_compilation_cache()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sharing:
-    """How a run is shared among processes."""
-
-    distributed: bool = False
-    """Share the run with other processes, each of which is started with the same command; asks the
-    cluster (Slurm, Open MPI, …) who they are, unless the next three flags say it."""
-    coordinator_address: str | None = None
-    """host:port of process 0."""
-    num_processes: int | None = None
-    """How many processes share the run."""
-    process_index: int | None = None
-    """Which of them this is, from 0."""
-    coordinator_timeout: float = 300.0
-    """Seconds to wait for the coordinator and for the other processes to start."""
-    silence_timeout: float = 60.0
-    """Seconds without a sign of life after which another process counts as dead."""
-
-    def join(self) -> Processes:
-        """Meet the other processes, before JAX is used."""
-        given = (self.coordinator_address, self.num_processes, self.process_index)
-        if not self.distributed:
-            if any(x is not None for x in given):
-                raise ValueError(
-                    "distributed must be set with coordinator_address, num_processes and "
-                    "process_index (--distributed)"
-                )
-            return Processes()
-        return join(
-            *given,
-            timeout_seconds=self.coordinator_timeout,
-            silence_seconds=self.silence_timeout,
-        )
-
-
 PointFlags = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
 ]
-HostingFlags = Annotated[Hosting, tyro.conf.arg(name="")]
-SharingFlags = Annotated[Sharing, tyro.conf.arg(name="")]
+HostFlags = Annotated[Host, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +84,7 @@ class Train:
     """Directory for the run's files (default: runs/ALGORITHM-ENV, or runs/sweep-ALGORITHM-ENV)."""
     overwrite: bool = False
     """Replace the run that the directory holds."""
-    hosting: HostingFlags = field(default_factory=Hosting)
-    sharing: SharingFlags = field(default_factory=Sharing)
+    host: HostFlags = field(default_factory=Host)
 
     def config(self) -> ExperimentConfig:
         """What to run."""
@@ -163,24 +105,15 @@ class Train:
                     f"preset must be one for {config.algorithm.name}, got {self.preset!r}, "
                     f"which is for {PRESETS[self.preset].algorithm.name}"
                 )
-            saving = self.hosting.saving()
-            self.hosting.start()
             config.check()
-            if config.keeps_one_core_busy:
-                use_one_thread()
-            processes = self.sharing.join()
-            experiment = runner.prepare(
-                config,
-                out,
-                overwrite=self.overwrite,
-                processes=processes,
-                log_to=self.hosting.log_to,
-            )
+            _prepare_process(config)
+            host = replace(self.host, overwrite=self.overwrite)
+            study = train.prepare(config, out, host)
         except ValueError as error:
             return _fail(error)
         if self.preset is not None:
             print(f"{PROGRAM}: preset {self.preset}", file=sys.stderr)
-        return _execute(experiment, saving)
+        return _execute(study, host)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,30 +122,19 @@ class Resume:
 
     directory: Annotated[Path, tyro.conf.Positional]
     """The directory of the run, of the sweep or of the comparison."""
-    hosting: HostingFlags = field(default_factory=Hosting)
-    sharing: SharingFlags = field(default_factory=Sharing)
+    host: HostFlags = field(default_factory=Host)
 
     def execute(self) -> int:
         """Run what is left, then print the table."""
         try:
-            saving = self.hosting.saving()
-            self.hosting.start()
-            is_comparison = comparison.is_comparison(self.directory)
-            if not is_comparison:
-                (config := read_config(self.directory)).check()
-                if config.keeps_one_core_busy:
-                    use_one_thread()
-            processes, log_to = self.sharing.join(), self.hosting.log_to
-            if is_comparison:
-                if self.sharing.distributed:
-                    raise ValueError(
-                        "distributed must be off for a comparison: resume its runs one by one"
-                    )
-                return _execute(comparison.prepare_resume(self.directory, log_to=log_to), saving)
-            experiment = runner.prepare_resume(self.directory, processes=processes, log_to=log_to)
+            if comparison.is_comparison(self.directory):
+                found = comparison.prepare_resume(self.directory, self.host)
+            else:
+                _prepare_process(read_config(self.directory))
+                found = train.prepare_resume(self.directory, self.host)
         except ValueError as error:
             return _fail(error)
-        return _execute(experiment, saving)
+        return _execute(found, self.host)
 
 
 Train.__annotations__["algorithm"] = Annotated[AnyAlgorithm, tyro.conf.arg(name="")]
@@ -258,13 +180,11 @@ class Compare:
     """Show policies and critics (obs − mean)/std, clipped to ±10."""
     normalize_rewards: bool = False
     """Train on reward / std of the running discounted return; results keep the true rewards."""
-    num_devices: int | None = None
-    """Devices to use (a CPU core is one); all by default."""
     out: Path = Path("runs/comparison")
     """Directory for the runs, the pictures and the report."""
     overwrite: bool = False
     """Replace the comparison that the directory holds."""
-    hosting: HostingFlags = field(default_factory=Hosting)
+    host: HostFlags = field(default_factory=Host)
 
     def execute(self) -> int:
         """Run all pairs, then print one table."""
@@ -278,20 +198,17 @@ class Compare:
             "normalize_rewards",
         )
         try:
-            saving = self.hosting.saving()
-            self.hosting.start()
+            host = replace(self.host, overwrite=self.overwrite)
             prepared = comparison.prepare(
                 self.algorithms,
                 self.env,
                 self.out,
-                overwrite=self.overwrite,
-                log_to=self.hosting.log_to,
-                num_devices=self.num_devices,
+                host,
                 **{name: getattr(self, name) for name in settings},
             )
         except ValueError as error:
             return _fail(error)
-        return _execute(prepared, saving)
+        return _execute(prepared, host)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -471,27 +388,26 @@ class Table1:
     """Directory for the runs, the table and the curves."""
     plan: bool = False
     """Print the plan and its cost alone."""
-    hosting: HostingFlags = field(default_factory=Hosting)
+    host: HostFlags = field(default_factory=Host)
 
     def execute(self) -> int:
         """Print the plan, run it, and print the table."""
         try:
             jobs = table1.jobs(self.settings, self.out)
-            saving = self.hosting.saving()
-            self.hosting.start()
+            self.host.check()
             for job in jobs:
                 table1.check_same(job)
-                loggers.check(self.hosting.log_to, job.config, job.directory)
-            print_plan(table1.plan(jobs, table1.probed(jobs)))
+                loggers.check(self.host.log_to, job.config, job.directory)
+            print_plan(table1.plan(jobs, table1.probed(jobs, self.host)))
             if self.plan:
                 return 0
-            found = table1.execute(jobs, self.out, saving=saving, log_to=self.hosting.log_to)
+            found = table1.execute(jobs, self.out, self.host)
         except ValueError as error:
             return _fail(error)
         except Interrupted as stop:
             print(f"{PROGRAM}: interrupted; to go on: the same command again", file=sys.stderr)
             return 128 + stop.signal_number
-        except runner.StoppedError as error:
+        except StoppedError as error:
             print(f"{PROGRAM}: error: {error}", file=sys.stderr)
             return 1
         _print_columns("Table 1: scores, 95 % intervals over seeds", table1.cells(found))
@@ -601,39 +517,42 @@ def _parse(arguments: Sequence[str], preset: str | None) -> Any:
         raise ValueError(_one_line(errors.getvalue(), arguments)) from None
 
 
-def _execute(experiment: "runner.Experiment | comparison.Comparison", saving: runner.Saving) -> int:
+def _prepare_process(config: ExperimentConfig) -> None:
+    """Set this process up for its one run, before JAX is used."""
+    config.check()
+    if keeps_one_core_busy(config):
+        use_one_thread()
+
+
+def _execute(found: "Study | comparison.Comparison", host: Host) -> int:
     """Run an experiment or a comparison and print its table.
 
     An interruption or a full disk is told of in one line.
     """
-    out = Path(experiment.directory or ".")
+    out = Path(found.directory or ".")
+    if not host.compilation_cache:
+        use_no_compilation_cache()
     try:
-        if isinstance(experiment, comparison.Comparison):
-            dataset = comparison.execute(experiment, saving=saving)
+        if isinstance(found, comparison.Comparison):
+            dataset = comparison.execute(found, host)
         else:
-            dataset = runner.execute(experiment, saving=saving)
+            dataset = train.execute(found, host)
     except Interrupted as stop:
         hint = f"; to go on: {PROGRAM} resume {shlex.quote(str(out))}" if stop.is_saved else ""
         print(f"{PROGRAM}: interrupted{hint or ' before training'}", file=sys.stderr)
         return 128 + stop.signal_number
     except ValueError as error:  # a checkpoint that cannot be used, memory for no lane
         return _fail(error)
-    except ProcessLostError as error:
-        hint = f"; to go on: {PROGRAM} resume {out}" if (out / CONFIG).exists() else ""
-        print(f"{PROGRAM}: error: {error}{hint}", file=sys.stderr)
-        return 1
-    except runner.StoppedError as error:
+    except StoppedError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         reason = f"{out} cannot be written: {error.strerror or error}"
         print(f"{PROGRAM}: error: {reason}; {_what_is_left(out, error)}", file=sys.stderr)
         return 1
-    if isinstance(experiment, comparison.Comparison):
+    if isinstance(found, comparison.Comparison):
         print_comparison(dataset)
         _console().print(f"report: {out}{os.sep}{report.REPORT}", soft_wrap=True)
-        return 0
-    if not experiment.processes.is_first:
         return 0
     if results.swept(dataset):
         print_points(dataset)
@@ -647,7 +566,7 @@ def _what_is_left(out: Path, error: OSError) -> str:
     """What a run or a comparison that could not write has kept."""
     if error.errno == errno.ENOENT and not out.exists():
         return "it has vanished"
-    if any(out.rglob(f"{CHECKPOINTS}/[!.]*/{MANIFEST}")):
+    if any(out.rglob(f"{BLOCKS}/*/[!.]*/{MANIFEST}")):
         return "its last checkpoint is intact"
     return "nothing was saved yet"
 

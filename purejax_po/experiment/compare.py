@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purejax_po import environments
 from purejax_po.experiment import files as atomic
+from purejax_po.experiment import layout, train
 from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, specs
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import join as runs
 from purejax_po.experiment.results.join import COMPARISON
-from purejax_po.experiment.run import study as runner
+from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.signals import Interrupted
+from purejax_po.experiment.run.study import Study
 from purejax_po.experiment.store import lock as locks
 from purejax_po.experiment.store import run_store as files
 from purejax_po.types import check_choice
@@ -34,23 +36,21 @@ SETTINGS = tuple(
     if field.name not in ("algorithm", "env", "env_params")
 )
 
+WHERE = tuple(field.name for field in dataclasses.fields(Host))
+
 
 class Comparison(NamedTuple):
     """Checked experiments, ready to be compiled, by label and environment."""
 
-    experiments: dict[tuple[str, str], runner.Experiment]
+    experiments: dict[tuple[str, str], Study]
     directory: Path | None
 
 
 def compare(
     algorithms: Algorithms,
     envs: Sequence[str] | str = ("CartPole-v1",),
-    *,
     out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-    saving: "runner.Saving | None" = None,
-    log_to: Sequence[str] = (),
+    host: Host | None = None,
     **settings: Any,
 ) -> "xr.Dataset":
     """Train each algorithm on each environment with the same seeds.
@@ -60,11 +60,9 @@ def compare(
             and settings: `"ppo=ppo-pendulum"`, `"ppo:learning_rate=1e-3,num_epochs=8"`.
         envs: environment ids.
         out: directory for the runs' files, pictures and the report; none are written without it.
-        overwrite: replace the comparison that `out` already holds.
-        progress: show a progress bar for each run.
-        saving: when to write checkpoints (default: every minute, two kept).
-        log_to: where else to log, as `run`.
-        **settings: fields of `ExperimentConfig`, e.g. `num_seeds`, `total_steps`.
+        host: where and how the runs take place, as `run`.
+        **settings: fields of `ExperimentConfig`, such as `num_seeds` and `total_steps`, and of
+            `Host`: `overwrite=True` replaces the comparison that `out` already holds.
 
     Returns:
         Results labelled by `algorithm` and `env` (where there are several), `seed` and `update`;
@@ -76,20 +74,21 @@ def compare(
         Interrupted: after SIGINT or SIGTERM, once the state is saved (with `out`); `resume_compare`
             goes on.
     """
-    comparison = prepare(algorithms, envs, out, overwrite=overwrite, log_to=log_to, **settings)
-    return runner.without_frames(execute, comparison, progress=progress, saving=saving)
+    where = {name: settings.pop(name) for name in WHERE if name in settings}
+    host = (host or Host()).but(where)
+    comparison = prepare(algorithms, envs, out, host, **settings)
+    return train.without_frames(execute, comparison, host)
 
 
 def prepare(
     algorithms: Algorithms,
     envs: Sequence[str] | str,
     out: str | os.PathLike[str] | None = None,
-    *,
-    overwrite: bool = False,
-    log_to: Sequence[str] = (),
+    host: Host | None = None,
     **settings: Any,
 ) -> Comparison:
     """Check every pair, and build its trainer; compiles nothing. Arguments, errors as `compare`."""
+    host = host or Host()
     for name in settings:
         check_choice("a setting", name, SETTINGS)
     labelled = _labelled(algorithms)
@@ -100,7 +99,7 @@ def prepare(
     _check_distinct("env", envs)
     directory = None if out is None else Path(out)
     if directory is not None:
-        if (directory / COMPARISON).exists() and not overwrite:
+        if (directory / COMPARISON).exists() and not host.overwrite:
             raise ValueError(
                 f"out must hold no comparison yet, got {directory} with a {COMPARISON}; "
                 "choose another directory, resume it or overwrite it (--overwrite)"
@@ -111,13 +110,11 @@ def prepare(
         for label, algorithm in labelled.items():
             config = ExperimentConfig(algorithm=algorithm, env=env, **settings)
             place = None if directory is None else directory / place_of(label, env)
-            experiments[label, env] = _prepare_one(
-                label, config, place, overwrite=overwrite, log_to=log_to
-            )
+            experiments[label, env] = _prepare_one(label, config, place, host)
     return Comparison(experiments, directory)
 
 
-def prepare_resume(out: str | os.PathLike[str], *, log_to: Sequence[str] = ()) -> Comparison:
+def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Comparison:
     """As `prepare`, for the comparison that a directory holds.
 
     Raises:
@@ -127,28 +124,24 @@ def prepare_resume(out: str | os.PathLike[str], *, log_to: Sequence[str] = ()) -
     experiments = {}
     for run in runs.read_comparison(directory)["runs"]:
         place = directory / run["directory"]
-        if (place / files.CONFIG).exists():
-            experiment = runner.prepare_resume(place, log_to=log_to)
+        if (place / layout.CONFIG).exists():
+            experiment = train.prepare_resume(place, host)
         else:
             config = _read_config(run["config"], directory)
-            experiment = _prepare_one(run["algorithm"], config, place, log_to=log_to)
+            experiment = _prepare_one(run["algorithm"], config, place, host)
         experiments[run["algorithm"], run["env"]] = experiment
     return Comparison(experiments, directory)
 
 
-def execute(
-    comparison: Comparison, *, progress: bool = True, saving: "runner.Saving | None" = None
-) -> "xr.Dataset":
+def execute(comparison: Comparison, host: Host | None = None) -> "xr.Dataset":
     """Train what is not done yet, and write the comparison's files; see `compare`."""
     if comparison.directory is None:
-        return _execute(comparison, progress, saving)
+        return _execute(comparison, host or Host())
     with locks.hold(comparison.directory):
-        return _execute(comparison, progress, saving)
+        return _execute(comparison, host or Host())
 
 
-def _execute(
-    comparison: Comparison, progress: bool, saving: "runner.Saving | None"
-) -> "xr.Dataset":
+def _execute(comparison: Comparison, host: Host) -> "xr.Dataset":
     experiments, directory = comparison
     plan = [
         {
@@ -166,7 +159,7 @@ def _execute(
         named = "" if label == experiment.config.algorithm.name else f"{label}: "
         title = f"{i} of {len(experiments)}: {named}"
         try:
-            dataset = runner.execute(experiment, progress=progress, saving=saving, title=title)
+            dataset = train.execute(experiment, host, title)
         except Interrupted as stop:
             raise _interrupted(stop.signal_number, directory) from None
         found[label, env] = dataset.assign_attrs(algorithm=label)
@@ -188,14 +181,11 @@ def _interrupted(number: int, directory: Path | None) -> Interrupted:
 
 
 def resume_compare(
-    out: str | os.PathLike[str],
-    *,
-    progress: bool = True,
-    saving: "runner.Saving | None" = None,
-    log_to: Sequence[str] = (),
+    out: str | os.PathLike[str], host: Host | None = None, **where: Any
 ) -> "xr.Dataset":
     """Continue the comparison that a directory holds; what is complete is read."""
-    return execute(prepare_resume(out, log_to=log_to), progress=progress, saving=saving)
+    host = (host or Host()).but(where)
+    return execute(prepare_resume(out, host), host)
 
 
 def is_comparison(directory: str | os.PathLike[str]) -> bool:
@@ -243,10 +233,10 @@ def _read_config(data: Any, directory: Path) -> ExperimentConfig:
 
 
 def _prepare_one(
-    label: str, config: ExperimentConfig, place: Path | None, **options: Any
-) -> runner.Experiment:
-    """As `runner.prepare`; the message says which pair is wrong."""
+    label: str, config: ExperimentConfig, place: Path | None, host: Host | None
+) -> Study:
+    """As `train.prepare`; the message says which pair is wrong."""
     try:
-        return runner.prepare(config, place, **options)
+        return train.prepare(config, place, host)
     except ValueError as error:
         raise ValueError(f"{label} on {config.env}: {error}") from None

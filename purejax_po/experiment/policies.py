@@ -4,7 +4,7 @@ import importlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,9 +15,15 @@ import numpy as np
 from purejax_po import rollout
 from purejax_po.evaluation import evaluate
 from purejax_po.experiment import files as atomic
-from purejax_po.experiment.config import sweep
-from purejax_po.experiment.run import study as runner
+from purejax_po.experiment import layout, train
+from purejax_po.experiment.config import ExperimentConfig, sweep
+from purejax_po.experiment.run import block as blocks
+from purejax_po.experiment.run.plan import Plan
+from purejax_po.experiment.run.study import Study
+from purejax_po.experiment.store import legacy
 from purejax_po.experiment.store import run_store as files
+from purejax_po.experiment.store.arrays import CheckpointError
+from purejax_po.experiment.store.run_store import ForeignError, Stored
 from purejax_po.types import Array, Carry, Trainer, check_count
 
 if TYPE_CHECKING:
@@ -40,7 +46,7 @@ MOST_STEPS = 10**9
 class TrainedPolicies(NamedTuple):
     """The final policies of a run."""
 
-    experiment: runner.Experiment
+    experiment: Study
     seeds: Any
     diverged: Any
     """Whether each seed diverged; its policy is the last finite one."""
@@ -59,8 +65,8 @@ def load_policies(
     """
     config = files.read_config(Path(out))
     place, values = sweep.find(config, point)
-    experiment = runner.prepare(config.at(values))
-    numbers, diverged, params = files.load_params(Path(out), config, experiment.trainer)
+    experiment = train.prepare(config.at(values))
+    numbers, diverged, params = _load_params(Path(out), config, experiment.trainer)
     chosen = numbers // config.num_seeds == place
     if not chosen.any():
         raise ValueError(f"{out} holds no trained policy: no seed has finished at this point yet")
@@ -69,9 +75,65 @@ def load_policies(
     return TrainedPolicies(experiment, seeds, diverged[chosen], params)
 
 
+def _load_params(
+    directory: Path, config: ExperimentConfig, trainer: Trainer
+) -> tuple[Any, Any, Any]:
+    """Read the final parameters of all finished lanes.
+
+    Returns:
+        Their numbers, whether each one diverged, and parameters with leaves `[lanes, ...]`.
+
+    Raises:
+        ValueError: if no lane has finished, or a checkpoint does not fit or belongs to another
+            configuration.
+    """
+    shapes = jax.eval_shape(trainer.init, jax.random.key(0), trainer.algorithm.hyperparams)
+    numbers, diverged, parts, problems = [], [], [], []
+    for block, found in _results(directory):
+        if isinstance(found, CheckpointError):
+            problems.append(str(found))
+            continue
+        plan = Plan(config, found.meta["plan"]["lanes_per_device"], "")
+        params = {k[len(".params") :]: v for k, v in found.arrays.items() if ".params" in k}
+        count = plan.num_real(block)
+        template = jax.tree.map(
+            lambda x, n=count: jax.ShapeDtypeStruct((n, *x.shape), x.dtype),
+            shapes.acting_params,
+        )
+        parts.append(blocks.unflatten(template, found._replace(arrays=params)))
+        diverged.append(found.arrays[".diverged_at"] >= 0)
+        numbers.append(plan.numbers(block))
+    if not parts:
+        reason = problems[0] if problems else "no seed has finished yet"
+        raise ValueError(f"{directory} holds no trained policy: {reason}")
+    found, order = np.unique(np.concatenate(numbers), return_index=True)
+    if len(found) < config.num_lanes:
+        for problem in problems:
+            warnings.warn(f"{problem}; its seeds are left out", stacklevel=2)
+    joined = jax.tree.map(lambda *x: np.concatenate(x)[order], *parts)
+    return found, np.concatenate(diverged)[order], joined
+
+
+def _results(directory: Path) -> Iterator[tuple[int, Stored | CheckpointError]]:
+    """Yield the blocks that have a result, or what is wrong with it."""
+    store = files.RunStore(directory, files.stored_hash(directory))
+    if legacy.is_old(directory):
+        yield from legacy.results(store)
+        return
+    for folder in sorted((directory / layout.BLOCKS).glob("*")):
+        block = int(folder.name)
+        try:
+            if (found := store.result(block)) is not None:
+                yield block, found
+        except ForeignError:
+            raise
+        except CheckpointError as error:
+            yield block, error
+
+
 def best_point(out: str | os.PathLike[str]) -> dict[str, float]:
     """Return the best point of a sweep that is complete; of any other run, none."""
-    path = Path(out) / "summary.json"
+    path = Path(out) / layout.SUMMARY
     if not path.exists() or not files.read_config(Path(out)).sweep:
         return {}
     return dict(json.loads(path.read_text()).get("best", {}))
@@ -234,7 +296,7 @@ def render(
     if path is not None and not Path(path).absolute().parent.is_dir():
         raise ValueError(f"path must be in a directory that exists, got {path}")
     config = files.read_config(Path(out))
-    trainer = runner.prepare(config.at(sweep.find(config, point)[1])).trainer
+    trainer = train.prepare(config.at(sweep.find(config, point)[1])).trainer
     has_page = hasattr(trainer.env, "draw")
     suffix = ".html" if has_page else ".gif"
     path = Path(path or Path(out) / f"seed-{seed}{suffix}")

@@ -2,7 +2,6 @@
 
 from purejax_po.experiment.config.experiment import (
     ALGORITHMS,
-    CIRCUMSTANCES,
     ENV_PARAMS,
     MAX_SEEDS,
     PRESETS,
@@ -23,7 +22,6 @@ from purejax_po.experiment.config.experiment import (
 
 __all__ = [
     "ALGORITHMS",
-    "CIRCUMSTANCES",
     "ENV_PARAMS",
     "MAX_SEEDS",
     "PRESETS",

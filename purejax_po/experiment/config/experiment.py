@@ -7,9 +7,8 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
-import numpy as np
 import tyro
 
 from purejax_po import environments, networks, sequence
@@ -23,6 +22,7 @@ from purejax_po.algorithms.ppo import AdvantageNormalization, PPOHyperparams, Su
 from purejax_po.algorithms.reinforce import Psi, REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import parameters
+from purejax_po.experiment.config import schema
 from purejax_po.minibatch import check_divisible
 from purejax_po.training import MatmulPrecision
 from purejax_po.types import (
@@ -49,12 +49,6 @@ MAKE_NETWORKS = {
 }
 MEMORIES = (*MAKE_NETWORKS, "transformer")
 
-SHARED_PRODUCT = 2**23
-"""Multiplications of a product of matrices from which on two cores are faster at it than one."""
-
-CIRCUMSTANCES = ("num_devices", "memory_gib", "stop_on_divergence")
-"""Fields of an experiment that its results do not depend on, given the lanes on each device."""
-
 
 def named_fields(cls: Any) -> Any:
     """Let a configuration refuse a keyword that it has not, and say where it belongs."""
@@ -74,6 +68,8 @@ def named_fields(cls: Any) -> Any:
 
 def _where(cls: Any, name: str, fields: tuple[str, ...]) -> str:
     """Where a field belongs that a configuration has not."""
+    if name in schema.OLD_CIRCUMSTANCES and "env" in fields:
+        return f"{name} says where a run takes place: purejax_po.run(config, {name}=…)"
     for part in ("hyperparams", "network", "algorithm"):
         if part not in fields:
             continue
@@ -124,25 +120,11 @@ class AlgorithmConfig:
 
     name: ClassVar[str]
     factory: ClassVar[Callable[..., Algorithm]]
-    lanes_in_cache: ClassVar[int] = 8
-    """Lanes of small networks on a core of a CPU: with more the working set leaves its cache."""
 
     num_envs: int
     num_steps: int
     network: NetworkConfig
     hyperparams: Any
-
-    @property
-    def is_small(self) -> bool:
-        """Whether a product between its hidden layers is too small for two cores to share it."""
-        batch = self.num_envs * self.num_steps // getattr(self, "num_minibatches", 1)
-        widest = max(self.network.hidden, default=1)
-        return not self.network.channels and batch * widest**2 <= SHARED_PRODUCT
-
-    @property
-    def lanes_per_core(self) -> int:
-        """The best number of lanes on a core of a CPU; images of a single one fill its cache."""
-        return 1 if self.network.channels else self.lanes_in_cache
 
     def build(self, env: Any, env_params: EnvParams) -> Algorithm:
         """Make the networks for an environment, and the algorithm on them.
@@ -296,8 +278,6 @@ class PPOConfig(AlgorithmConfig):
 @dataclass(frozen=True, kw_only=True)
 class NaturalGradientConfig(AlgorithmConfig):
     """What NPG and TRPO have in common."""
-
-    lanes_in_cache = 4  # their products are over whole batches
 
     num_envs: int = 8
     """Environments that each seed steps in parallel."""
@@ -543,15 +523,6 @@ class ExperimentConfig:
     """Values to try, by the name of a hyperparameter or by `env_params.NAME`: each seed trains once
     with each combination. The command line has `sweep` for it."""
 
-    num_devices: int | None = None
-    """Devices to use (a CPU core is one); all by default. Results depend on lanes_per_device alone,
-    which by default is chosen by the number of seeds and of devices."""
-    memory_gib: float | None = None
-    """Memory for the programs on each device (GiB; the CPU is one), besides what Python itself
-    takes. Four fifths of what is free by default; lanes_per_device is chosen to fit."""
-    stop_on_divergence: bool = False
-    """Stop when a seed diverges, rather than freeze it and go on with the others."""
-
     @property
     def num_updates(self) -> int:
         """Updates that `total_steps` pays for."""
@@ -571,11 +542,6 @@ class ExperimentConfig:
     def num_lanes(self) -> int:
         """Training runs: seeds at each point."""
         return self.num_points * self.num_seeds
-
-    @property
-    def keeps_one_core_busy(self) -> bool:
-        """Whether it is a single small lane, on an environment that is no other library's."""
-        return self.num_lanes == 1 and self.algorithm.is_small and "/" not in self.env
 
     def at(self, point: Mapping[str, float]) -> "ExperimentConfig":
         """Return the experiment without a sweep, at values by the names that a sweep takes."""
@@ -609,15 +575,12 @@ class ExperimentConfig:
             raise ValueError(
                 f"algorithm must be a configuration such as PPOConfig(), got {self.algorithm!r}"
             )
-        for name in ("lanes_per_device", "num_devices"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
-                if getattr(self, name) > MAX_SEEDS:
-                    raise ValueError(
-                        f"{name} must be at most {MAX_SEEDS}, got {getattr(self, name)}"
-                    )
-        if self.memory_gib is not None:
-            check_number("memory_gib", self.memory_gib, Range(0.0, includes_low=False))
+        if self.lanes_per_device is not None:
+            check_count("lanes_per_device", self.lanes_per_device)
+            if self.lanes_per_device > MAX_SEEDS:
+                raise ValueError(
+                    f"lanes_per_device must be at most {MAX_SEEDS}, got {self.lanes_per_device}"
+                )
         for name in ("env_params", "env_options"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be values by name, got {getattr(self, name)!r}")
@@ -700,25 +663,25 @@ class ExperimentConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready nested dictionaries."""
-        data = dataclasses.asdict(self)
-        data["algorithm"] = {"name": self.algorithm.name, **data["algorithm"]}
-        return _plain(data)
+        return {schema.FORMAT: schema.CURRENT, **self.identity()}
 
     def identity(self) -> dict[str, Any]:
-        """Return what the results depend on: `to_dict` without where the run takes place."""
-        return {k: v for k, v in self.to_dict().items() if k not in CIRCUMSTANCES}
+        """Return what the results depend on: `to_dict` without the format's number."""
+        data = dataclasses.asdict(self)
+        data["algorithm"] = {"name": self.algorithm.name, **data["algorithm"]}
+        return schema.plain(data)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ExperimentConfig":
-        """Undo `to_dict`.
+        """Undo `to_dict`, of this version or an older one; a field that is missing has its default.
 
         Raises:
-            ValueError: naming a field that is missing or unknown.
+            ValueError: naming a field that is unknown, or a format that is newer.
         """
-        data = dict(data)
+        data = schema.migrate(data)
         algorithm = dict(data.pop("algorithm"))
         config = algorithm_config(algorithm.pop("name"))
-        return _from_dict(cls, {**data, "algorithm": _from_dict(config, algorithm)})
+        return schema.build(cls, {**data, "algorithm": schema.build(config, algorithm)})
 
 
 def _check_critic(config: Any) -> None:
@@ -727,39 +690,6 @@ def _check_critic(config: Any) -> None:
     critics.check(regression)
     memoryless = config.network.memory == "none"
     critics.check_batch(regression, config.num_envs, config.num_steps, memoryless)
-
-
-def _plain(value: Any) -> Any:
-    """Turn NumPy and JAX scalars inside nested dictionaries into Python numbers."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(_plain(item) for item in value)
-    return _plain(tuple(value)) if np.ndim(value) else getattr(value, "item", lambda: value)()
-
-
-def _from_dict(cls: Any, data: dict[str, Any]) -> Any:
-    """Build a configuration dataclass from nested dictionaries."""
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    if unknown := set(data) - set(fields):
-        raise ValueError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
-    if missing := set(fields) - set(data):
-        raise ValueError(f"{cls.__name__} lacks {', '.join(sorted(missing))}")
-    hints = get_type_hints(cls)
-    values = {}
-    for name, value in data.items():
-        if isinstance(value, dict) and dataclasses.is_dataclass(hints[name]):
-            values[name] = _from_dict(hints[name], value)
-        else:
-            values[name] = _with_tuples(value)
-    return cls(**values)
-
-
-def _with_tuples(value: Any) -> Any:
-    """Turn the lists that JSON makes of tuples back into them."""
-    if isinstance(value, dict):
-        return {name: _with_tuples(item) for name, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
 
 
 def algorithm_config(name: str) -> type[AlgorithmConfig]:

@@ -13,14 +13,18 @@ import numpy as np
 
 from purejax_po.environments import parameters
 from purejax_po.experiment.config import ENV_PARAMS, MAX_SEEDS, ExperimentConfig
-from purejax_po.experiment.results import dataset as results
-from purejax_po.experiment.run import lanes
-from purejax_po.experiment.run.lanes import Lanes
 from purejax_po.reads import fields_read
 from purejax_po.types import EnvParams, Trainer, check_choice
 
 Point = dict[str, float]
 """A value of each axis, by the axis's label."""
+
+RESERVED = (
+    *("algorithm", "env", "seed", "update", "step"),
+    *("num_episodes", "episode_return", "episode_return_std", "episode_length"),
+    *("final_return", "diverged_at", "seeds", "steps"),
+)
+"""Names that no axis may have: results have something else by them."""
 
 
 def check(config: ExperimentConfig, env_params: EnvParams) -> None:
@@ -101,7 +105,7 @@ def label(config: ExperimentConfig, name: str) -> str:
     """Return `gravity` for `env_params.gravity`, unless something else has that name."""
     bare = name.removeprefix(ENV_PARAMS)
     hyperparams = {f.name for f in dataclasses.fields(config.algorithm.hyperparams)}
-    if bare != name and bare in hyperparams | set(results.RESERVED):
+    if bare != name and bare in hyperparams | set(RESERVED):
         return name.replace(".", "_")
     return bare
 
@@ -128,24 +132,6 @@ def find(config: ExperimentConfig, point: Mapping[str, float] | None) -> tuple[i
             raise ValueError(f"point {name} must be one of {_text(named[name])}, got {value:g}")
     number = points(config).index(given)
     return number, {name: given[label(config, name)] for name in config.sweep}
-
-
-def make_lanes(config: ExperimentConfig, hyperparams: Any, env_params: EnvParams) -> Lanes:
-    """Return the lanes of an experiment: those of its seeds at each of its points."""
-    seeds = np.arange(config.num_seeds) + config.first_seed
-    everywhere = lanes.make_lanes(np.tile(seeds, config.num_points), hyperparams, env_params)
-    changes: dict[bool, dict[str, Any]] = {False: {}, True: {}}
-    table = list(itertools.product(*config.sweep.values()))
-    for i, name in enumerate(config.sweep):
-        is_env, bare = name.startswith(ENV_PARAMS), name.removeprefix(ENV_PARAMS)
-        like = getattr(everywhere.env_params if is_env else everywhere.hyperparams, bare)
-        column = np.asarray([float(row[i]) for row in table], like.dtype)
-        changes[is_env][bare] = np.repeat(column, config.num_seeds)
-    swept = everywhere.env_params.replace(**changes[True])
-    return everywhere._replace(
-        hyperparams=everywhere.hyperparams.replace(**changes[False]),
-        env_params=parameters.follow(config.env, swept, {*config.env_params, *changes[True]}),
-    )
 
 
 def columns(config: ExperimentConfig, numbers: Any) -> dict[str, list[Any]]:

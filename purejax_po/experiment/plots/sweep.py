@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from purejax_po.experiment import layout
 from purejax_po.experiment.plots import curves as plots
 from purejax_po.experiment.plots.curves import MARKERS
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import statistics
-from purejax_po.experiment.store.run_store import SWEEP
 from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def save_pictures(dataset: "xr.Dataset", directory: Path) -> None:
     if results.swept(dataset):
         figure = Figure(layout="constrained")
         plot_axes(dataset, figure)
-        plots.save_figure(figure, directory / SWEEP)
+        plots.save_figure(figure, directory / layout.SWEEP)
 
 
 def _sweep_estimates(dataset: "xr.Dataset") -> statistics.Estimate:

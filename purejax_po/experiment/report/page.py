@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from purejax_po.experiment import files as atomic
+from purejax_po.experiment import layout
 from purejax_po.experiment.plots import comparison as comparison_plots
 from purejax_po.experiment.plots import curves as plots
 from purejax_po.experiment.plots import sweep as sweep_plots
@@ -215,8 +216,6 @@ def report(
     Raises:
         ValueError: as `load_runs`, or for an `out` that cannot be written to.
     """
-    from purejax_po.experiment.store.run_store import CONFIG
-
     for name in formats:
         check_choice("format", name, FORMATS)
     if out is not None:
@@ -230,7 +229,7 @@ def report(
     else:
         directory = Path("report")
     try:
-        own = tuple(formats) == ("png",) and (directory / CONFIG).exists()
+        own = tuple(formats) == ("png",) and (directory / layout.CONFIG).exists()
         write(dataset, directory, formats=() if own else formats)
     except OSError as error:
         raise ValueError(f"out must be writable, got {directory}: {error.strerror}") from None

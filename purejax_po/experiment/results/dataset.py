@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from purejax_po.experiment import files as atomic
+from purejax_po.experiment import layout
 from purejax_po.experiment.results import statistics
 from purejax_po.metrics import Log, Moments
 
@@ -27,7 +28,6 @@ CIRCUMSTANCES = (
     "run_seconds",
     "env_steps_per_second",
     "device",
-    "num_processes",
     "times_halved",
     "memory_estimate_gib",
     "memory_peak_gib",
@@ -38,8 +38,6 @@ EPISODES = ("num_episodes", "episode_return", "episode_return_std", "episode_len
 """Variables by seed and update that every run has; the others are the algorithm's diagnostics."""
 
 LABELS = ("algorithm", "env", "seed", "update", "step")
-RESERVED = (*LABELS, *EPISODES, "final_return", "diverged_at", "seeds", "steps")
-"""Names that no axis of a sweep may have."""
 
 
 def to_dataset(
@@ -200,7 +198,6 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
         "env_steps_per_second": number(attributes.get("env_steps_per_second", math.nan)),
         "lanes_per_device": int(attributes["lanes_per_device"]),
         "device": attributes.get("device"),
-        "num_processes": int(attributes.get("num_processes", 1)),
         "times_halved": int(attributes.get("times_halved", 0)),
         "memory_estimate_gib": number(attributes.get("memory_estimate_gib", math.nan)),
         "memory_peak_gib": number(attributes.get("memory_peak_gib", math.nan)),
@@ -281,7 +278,7 @@ def save_results(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
         ValueError: for another name, that of a run's own file, or one that cannot be written to.
     """
     path = Path(path)
-    if path.suffix != ".nc" or path.with_name("config.json").exists():
+    if path.suffix != ".nc" or path.with_name(layout.CONFIG).exists():
         raise ValueError(f"path must be a .nc file outside of a run's directory, got {path}")
     try:
         atomic.write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf")))
@@ -301,21 +298,21 @@ def load(path: str | Path) -> "xr.Dataset":
     import xarray as xr
 
     path = Path(path)
-    path = path / "results.nc" if path.is_dir() else path
+    path = path / layout.RESULTS if path.is_dir() else path
     try:
         dataset = xr.load_dataset(path, engine="h5netcdf")
     except Exception as error:  # h5py raises anything for a damaged file
         reason = str(error).partition("\n")[0] or type(error).__name__
         reason = f"no readable netCDF file ({reason})" if path.exists() else "no such file"
-        if not path.exists() and path.with_name("config.json").exists():
+        if not path.exists() and path.with_name(layout.CONFIG).exists():
             reason = "the run is not complete; resume it"
         raise ValueError(f"results must be a results.nc file, got {path}: {reason}") from None
     if not ({"algorithm", "runs"} & set(dataset.attrs) and "final_return" in dataset):
         raise ValueError(
             f"results must be a results.nc file, got {path}: a netCDF file, but not of this package"
         )
-    summary = path.with_name("summary.json")
-    if path.name == "results.nc" and summary.exists() and "algorithm" in dataset.attrs:
+    summary = path.with_name(layout.SUMMARY)
+    if path.name == layout.RESULTS and summary.exists() and "algorithm" in dataset.attrs:
         dataset.attrs.update(_circumstances(summary))
     return dataset
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from purejax_po.experiment import layout
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import statistics
 from purejax_po.types import check_choice
@@ -83,7 +84,7 @@ def find_runs(path: Path) -> list[tuple[str | None, Path]]:
     Raises:
         ValueError: if there is none.
     """
-    if not path.is_dir() or (path / "results.nc").exists() or (path / "config.json").exists():
+    if not path.is_dir() or (path / layout.RESULTS).exists() or (path / layout.CONFIG).exists():
         return [(None, path)]
     if (path / COMPARISON).exists():
         runs = read_comparison(path)["runs"]

@@ -9,31 +9,18 @@ import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.run.observers import Observer, Window
+from purejax_po.experiment.run.plan import Labels, Plan
 from purejax_po.metrics import Log
 from purejax_po.types import check_choice
 
 MAX_LANES = 256
 """A lane is a file, or a line of each chart: beyond, `results.nc` is the place to look."""
-
-
-class Logger(Protocol):
-    """Takes windows as they come."""
-
-    def write(self, lanes: Sequence[str], steps: int, log: Log) -> None:
-        """Log a window of a block, leaves `[lanes]`, at `steps` environment steps per seed.
-
-        Lanes are named `seed-N`, of a sweep `POINT/seed-N`.
-        """
-        ...
-
-    def close(self) -> None:
-        """Write what is left."""
-        ...
 
 
 class TensorBoard:
@@ -44,15 +31,16 @@ class TensorBoard:
         self._make = importlib.import_module("tensorboardX").SummaryWriter
         self._writers: dict[str, Any] = {}
 
-    def write(self, lanes: Sequence[str], steps: int, log: Log) -> None:
-        """As `Logger`."""
-        for lane, name, value in scalars(lanes, log):
+    def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
+        """As `Observer`."""
+        steps = plan.updates[window.number] * plan.steps_per_update
+        for lane, name, value in scalars(labels.names, window.log):
             if lane not in self._writers:
                 self._writers[lane] = self._make(os.fspath(self._directory / lane))
             self._writers[lane].add_scalar(name, value, steps)
 
     def close(self) -> None:
-        """As `Logger`."""
+        """As `Observer`."""
         for writer in self._writers.values():
             writer.close()
 
@@ -71,13 +59,14 @@ class WeightsAndBiases:
         )
         self._run.define_metric("*", step_metric="env_steps")
 
-    def write(self, lanes: Sequence[str], steps: int, log: Log) -> None:
-        """As `Logger`."""
-        values = {f"{name}/{lane}": value for lane, name, value in scalars(lanes, log)}
+    def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
+        """As `Observer`."""
+        steps = plan.updates[window.number] * plan.steps_per_update
+        values = {f"{name}/{lane}": v for lane, name, v in scalars(labels.names, window.log)}
         self._run.log({"env_steps": steps, **values})
 
     def close(self) -> None:
-        """As `Logger`."""
+        """As `Observer`."""
         self._run.finish()
 
 
@@ -120,7 +109,7 @@ def check(names: Sequence[str], config: ExperimentConfig, directory: Path | None
             )
 
 
-def open_all(names: Sequence[str], config: ExperimentConfig, directory: Path) -> list[Logger]:
+def open_all(names: Sequence[str], config: ExperimentConfig, directory: Path) -> list[Observer]:
     """Open the loggers of a run."""
     return [BACKENDS[name].make(directory, config) for name in dict.fromkeys(names)]
 

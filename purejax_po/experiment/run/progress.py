@@ -21,19 +21,14 @@ LINES = 10
 
 
 @contextmanager
-def progress_bar(
-    config: ExperimentConfig, num_processes: int = 1, title: str = ""
-) -> Iterator[Progress]:
-    """Show progress on stderr, and give the function that advances it.
-
-    Where several processes share the run, it shows what this one does of it.
-    """
+def progress_bar(config: ExperimentConfig, title: str = "") -> Iterator[Progress]:
+    """Show progress on stderr, and give the function that advances it."""
     algorithm = config.algorithm
     points = f"{config.num_points} points × " if config.sweep else ""
     seeds = f"{config.num_seeds} seed{'s' * (config.num_seeds != 1)}"
     description = f"{title}{algorithm.name} on {config.env}, {points}{seeds}"
     per_update = algorithm.num_envs * algorithm.num_steps
-    total = config.num_lanes * config.num_updates * per_update / num_processes
+    total = config.num_lanes * config.num_updates * per_update
     show = _in_notebook if _notebook() else _in_terminal if _is_terminal() else _in_lines
     with show(description, total) as update:
         done, start = 0, 0.0

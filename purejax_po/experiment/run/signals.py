@@ -70,6 +70,10 @@ class StopSignal:
             os.write(2, b"\n" + what + b"; once more to leave at once\n")
 
 
+_listening: list[StopSignal] = []
+"""What listens to this process's signals: a process has one handler for each, so one at most."""
+
+
 @contextmanager
 def stop_signal() -> Iterator[StopSignal]:
     """Listen to signals, in the main thread; elsewhere nothing is ever received.
@@ -77,23 +81,23 @@ def stop_signal() -> Iterator[StopSignal]:
     Within another `stop_signal` it is the same one: an `Interrupted` that a library has swallowed
     is raised again at the next occasion.
     """
-    outer = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    if isinstance(outer, StopSignal):
-        outer.check()
-        yield outer
+    if threading.current_thread() is not threading.main_thread():
+        yield StopSignal()
+        return
+    if _listening:
+        _listening[0].check()
+        yield _listening[0]
         return
     stop = StopSignal()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
+    _listening.append(stop)
     previous: dict[int, Any] = {number: signal.signal(number, stop.handle) for number in SIGNALS}
     hook = sys.unraisablehook
-    sys.unraisablehook = silent = _silent_about_interrupted(hook)
+    sys.unraisablehook = _silent_about_interrupted(hook)
     try:
         yield stop
     finally:
-        if sys.unraisablehook is silent:  # a failed save may have put its own before it
-            sys.unraisablehook = hook
+        _listening.clear()
+        sys.unraisablehook = hook
         for number, handler in previous.items():
             signal.signal(number, handler)
 

@@ -6,11 +6,13 @@ and a directory under another's name are all detected on load. Nothing that is l
 code.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +44,7 @@ def save(directory: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
     Raises:
         OSError: if the disk is full or the parent has vanished; nothing is left behind.
     """
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = directory.with_name(f".{directory.name}.partial-{uuid.uuid4().hex[:12]}")
     partial.mkdir()
     try:
         kept = {name: np.asarray(arrays[name]) for name in sorted(arrays) if arrays[name].size}
@@ -57,11 +58,24 @@ def save(directory: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
         }
         text = json.dumps({"sha256": _sha256_of_json(manifest), **manifest})
         _write(partial / MANIFEST, text.encode())
-        shutil.rmtree(directory, ignore_errors=True)
-        os.replace(partial, directory)
+        _put(partial, directory)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _put(partial: Path, directory: Path) -> None:
+    """Rename a whole checkpoint into its place; what stands there is replaced."""
+    while True:
+        try:
+            return os.replace(partial, directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        if directory.is_dir() and not directory.is_symlink():
+            shutil.rmtree(directory, ignore_errors=True)
+        else:
+            directory.unlink(missing_ok=True)
 
 
 def _to_bytes(arrays: Arrays) -> bytes:

@@ -1,15 +1,21 @@
 """What the table will cost: a few updates of each algorithm on each task, scaled up."""
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
+import jax
 
-from purejax_po.experiment.config import sweep
-from purejax_po.experiment.run import lanes as lanes_module
-from purejax_po.experiment.run import study as runner
+from purejax_po.experiment import train
+from purejax_po.experiment.run import devices
+from purejax_po.experiment.run.block import run_window
+from purejax_po.experiment.run.host import Host
+from purejax_po.experiment.run.plan import Plan
+from purejax_po.experiment.run.program import Program, compile_program
 from purejax_po.studies.ppo_table1.protocol import GROUPS, Job
+from purejax_po.types import Trainer
 
 
 class Probe(NamedTuple):
@@ -28,43 +34,56 @@ class Cost(NamedTuple):
     seconds: float
 
 
-def build(job: Job) -> tuple[lanes_module.Program, list[lanes_module.Block], int]:
+def build(job: Job, host: Host) -> tuple[Program, Plan, Trainer]:
     """Compile a job's program, which the compilation cache keeps.
 
     Returns:
-        The program, a block of lanes for every worker, and environment steps of all of them in an
-        update.
+        The program, the plan whose blocks it runs, and the trainer.
     """
-    trainer = runner.prepare(job.config).trainer
-    config = job.config
-    everything = sweep.make_lanes(config, trainer.algorithm.hyperparams, trainer.env_params)
-    workers, width = lanes_module.plan(
-        config.num_lanes,
-        config.lanes_per_device,
-        config.num_devices,
-        config.algorithm.lanes_per_core,
+    config, trainer = job.config, train.prepare(job.config).trainer
+    workers = devices.workers(host.num_devices)
+    best = devices.lanes_per_core(config.algorithm)
+    width = config.lanes_per_device or devices.choose_width(
+        config.num_lanes, len(workers), workers[0].platform, best
     )
-    blocks = lanes_module.make_blocks(everything, width)[: len(workers)]
-    program = lanes_module.compile_program(trainer, blocks[0].lanes, config.num_updates, workers)
-    return program, blocks, sum(block.num_real for block in blocks) * trainer.steps_per_update
+    plan = Plan(config, width, workers[0].device_kind)
+    workers = workers[: plan.num_blocks]
+    lanes = plan.lanes(0, trainer)
+    return compile_program(trainer, lanes, config.num_updates, workers), plan, trainer
 
 
-def probe(job: Job) -> Probe:
-    """Compile a job's program and time one update of it."""
-    program, blocks, steps = build(job)
-    times = []
-    for _ in lanes_module.run_blocks(program, blocks, [1, 1, 1], lambda: True):
-        times.append(time.perf_counter())
-    return Probe(program.compile_seconds, steps / min(np.diff(times)))
+def probe(job: Job, host: Host) -> Probe:
+    """Compile a job's program and time one update of it, by all workers at once."""
+    program, plan, trainer = build(job, host)
+    start = threading.Barrier(len(program.workers))
+
+    def three_updates(worker: int) -> list[float]:
+        device, lanes = program.workers[worker], plan.lanes(worker, trainer)
+        state = program.init(*jax.device_put(tuple(lanes), program.workers[0]))
+        inputs = jax.device_put((lanes.hyperparams, state, lanes.env_params), device)
+        hyperparams, state, env_params = inputs
+        times = []
+        for _ in range(3):
+            start.wait()
+            begun = time.perf_counter()
+            state, _ = run_window(program.window[device], hyperparams, state, env_params, 1, device)
+            times.append(time.perf_counter() - begun)
+        return times
+
+    with ThreadPoolExecutor(len(program.workers)) as pool:
+        times = list(pool.map(three_updates, range(len(program.workers))))
+    lanes = sum(plan.num_real(worker) for worker in range(len(program.workers)))
+    seconds = min(max(together) for together in zip(*times, strict=True))
+    return Probe(program.compile_seconds, lanes * plan.steps_per_update / seconds)
 
 
-def probed(all_jobs: Sequence[Job]) -> dict[str, dict[str, Probe]]:
+def probed(all_jobs: Sequence[Job], host: Host) -> dict[str, dict[str, Probe]]:
     """Probe one job of each algorithm on each task, unless all of them are complete."""
     found: dict[str, dict[str, Probe]] = {}
     for job in all_jobs:
         of_task = found.setdefault(job.task, {})
         if not job.is_complete() and GROUPS[job.group].algorithm not in of_task:
-            of_task[GROUPS[job.group].algorithm] = probe(job)
+            of_task[GROUPS[job.group].algorithm] = probe(job, host)
     return found
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from purejax_po.experiment import files as atomic
+from purejax_po.experiment import layout, train
 from purejax_po.experiment.results import dataset as results
-from purejax_po.experiment.run import study as runner
+from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.store import lock as locks
 from purejax_po.experiment.store import run_store as files
 from purejax_po.studies.ppo_table1 import plots
@@ -25,7 +26,7 @@ FILES = (TABLE, PAGE, "curves-TASK.png", "TASK/PROGRAM")
 
 def check_same(job: Job) -> None:
     """Raise `ValueError` if a job's directory holds a run of other settings."""
-    if not (job.directory / files.CONFIG).exists():
+    if not (job.directory / layout.CONFIG).exists():
         return
     held = files.read_config(job.directory).identity()
     for name, value in job.config.identity().items():
@@ -41,10 +42,7 @@ def check_same(job: Job) -> None:
 def execute(
     all_jobs: Sequence[Job],
     out: str | os.PathLike[str],
-    *,
-    progress: bool = True,
-    saving: "runner.Saving | None" = None,
-    log_to: Sequence[str] = (),
+    host: Host | None = None,
 ) -> dict[str, Any]:
     """Train what is not complete, and write the table, its page and the curves of every task.
 
@@ -63,7 +61,7 @@ def execute(
             check_same(job)
         runs: Runs = {}
         for job in all_jobs:
-            dataset = _run(job, progress, saving, log_to)
+            dataset = _run(job, host or Host())
             runs.setdefault(job.task, {})[job.group] = by_setting(job.group, dataset)
         references = {job.task: read_references(job) for job in all_jobs}
         found = table(runs, references)
@@ -74,16 +72,14 @@ def execute(
     return found
 
 
-def _run(
-    job: Job, progress: bool, saving: "runner.Saving | None", log_to: Sequence[str]
-) -> "xr.Dataset":
+def _run(job: Job, host: Host) -> "xr.Dataset":
     read_references(job)
     if job.is_complete():
         return results.load(job.directory)
-    is_begun = (job.directory / files.CONFIG).exists()
-    experiment = (
-        runner.prepare_resume(job.directory, log_to=log_to)
+    is_begun = (job.directory / layout.CONFIG).exists()
+    study = (
+        train.prepare_resume(job.directory, host)
         if is_begun
-        else runner.prepare(job.config, job.directory, log_to=log_to)
+        else train.prepare(job.config, job.directory, host)
     )
-    return runner.execute(experiment, progress=progress, saving=saving)
+    return train.execute(study, host)

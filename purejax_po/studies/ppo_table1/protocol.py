@@ -153,8 +153,6 @@ class Settings:
     episodes more often, where the critic's value stands in for the rest."""
     lanes_per_device: int | None = None
     """Runs side by side on each device; chosen by default."""
-    num_devices: int | None = None
-    """Devices to use (a CPU core is one); all by default."""
 
     def check(self) -> None:
         """Raise `ValueError` naming the field, its value and what is allowed."""
@@ -232,7 +230,6 @@ def make_config(task: str, group: Group, settings: Settings) -> ExperimentConfig
         normalize_observations=True,
         num_windows=min(max(10, num_updates), TOTAL_STEPS // HORIZON),
         lanes_per_device=settings.lanes_per_device,
-        num_devices=settings.num_devices,
         sweep={group.axis: tuple(x.value for x in group.settings)} if group.axis else {},
     )
 

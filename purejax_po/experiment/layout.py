@@ -1,0 +1,41 @@
+"""The files of a run's directory, by name.
+
+```
+config.json       what runs
+plan.json         lanes of each block, kind of device, versions it was begun with
+log.jsonl         a line for each window of each block, block by block once the run is complete
+blocks/000003/    block 3: state-000040 (after 40 windows), or result
+results.nc summary.json learning_curve.png diagnostics.png (sweep.png)    once it is complete
+```
+"""
+
+import re
+from pathlib import Path
+
+CONFIG, PLAN, LOG, BLOCKS = "config.json", "plan.json", "log.jsonl", "blocks"
+SUMMARY, RESULTS = "summary.json", "results.nc"
+PICTURES = ("learning_curve.png", "diagnostics.png")
+SWEEP = "sweep.png"
+RUN_FILES = (CONFIG, PLAN, LOG, BLOCKS, RESULTS, SUMMARY, *PICTURES)
+LOGGERS = ("tensorboard", "wandb")
+"""Directories of optional loggers: like a run's files replaced with it."""
+OLD_CHECKPOINTS = "checkpoints"
+"""Where version 0.1 kept what `blocks` holds now."""
+RESULT = "result"
+_STATE = re.compile(r"state-(\d+)")
+
+
+def block_folder(directory: Path, block: int) -> Path:
+    """Return the folder of a block, to which whoever runs it writes alone."""
+    return directory / BLOCKS / f"{block:06d}"
+
+
+def state_name(num_windows: int) -> str:
+    """Return the name of the checkpoint after some windows."""
+    return f"state-{num_windows:06d}"
+
+
+def states(folder: Path) -> list[tuple[int, Path]]:
+    """Return the checkpoints of a block with the windows done in each, the newest first."""
+    found = [(_STATE.fullmatch(path.name), path) for path in folder.glob("state-*")]
+    return sorted([(int(match[1]), path) for match, path in found if match], reverse=True)

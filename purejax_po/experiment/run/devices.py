@@ -1,0 +1,74 @@
+"""The devices of a machine: how many workers it has, and how many lanes suit each of them."""
+
+import math
+import os
+from typing import Any
+
+import jax
+
+from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, NaturalGradientConfig
+
+BEST_LANES_PER_ACCELERATOR = 4096
+
+
+LANES_PER_CORE = 8
+"""Of small networks: with more the working set leaves a core's cache."""
+NATURAL_LANES_PER_CORE = 4
+"""Of natural gradients, whose products are over whole batches."""
+
+SHARED_PRODUCT = 2**23
+"""Multiplications of a product of matrices from which on two cores are faster at it than one."""
+
+
+def local_workers() -> list[Any]:
+    """Return one device per worker: the accelerators, or the CPU once for each core."""
+    devices = jax.local_devices()
+    if devices[0].platform != "cpu":
+        return devices
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # no such notion on this system
+        cores = os.cpu_count() or 1
+    return devices[:1] * cores
+
+
+def lanes_per_core(algorithm: AlgorithmConfig) -> int:
+    """Return the best number of lanes on a core of a CPU; images of a single one fill its cache."""
+    if algorithm.network.channels:
+        return 1
+    is_natural = isinstance(algorithm, NaturalGradientConfig)
+    return NATURAL_LANES_PER_CORE if is_natural else LANES_PER_CORE
+
+
+def choose_width(num_lanes: int, num_workers: int, platform: str, on_a_core: int) -> int:
+    """Choose K: as few rounds as the best width allows, evenly filled.
+
+    Args:
+        num_lanes: lanes to run.
+        num_workers: that run them.
+        platform: of their devices.
+        on_a_core: the best width on a CPU's core.
+    """
+    best = on_a_core if platform == "cpu" else BEST_LANES_PER_ACCELERATOR
+    rounds = math.ceil(num_lanes / (best * num_workers))
+    return math.ceil(num_lanes / (rounds * num_workers))
+
+
+def workers(num_devices: int | None = None) -> list[Any]:
+    """Return the device of each worker; more than there are devices or cores share them."""
+    found = local_workers()
+    if num_devices is not None:
+        found = [found[i % len(found)] for i in range(num_devices)]
+    return found
+
+
+def keeps_one_core_busy(config: ExperimentConfig) -> bool:
+    """Whether it is a single small lane, on an environment that is no other library's."""
+    return config.num_lanes == 1 and is_small(config.algorithm) and "/" not in config.env
+
+
+def is_small(algorithm: AlgorithmConfig) -> bool:
+    """Whether a product between hidden layers is too small for two cores to share it."""
+    batch = algorithm.num_envs * algorithm.num_steps // getattr(algorithm, "num_minibatches", 1)
+    widest = max(algorithm.network.hidden, default=1)
+    return not algorithm.network.channels and batch * widest**2 <= SHARED_PRODUCT

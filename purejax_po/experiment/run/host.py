@@ -1,0 +1,79 @@
+"""Where and how a run takes place; its results do not depend on it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from purejax_po.experiment.config import MAX_SEEDS
+from purejax_po.experiment.run.observers import Observer
+from purejax_po.experiment.run.progress import Progress
+from purejax_po.types import Range, check_choice, check_count, check_flag, check_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """Where and how a run takes place; its results do not depend on it."""
+
+    num_devices: int | None = None
+    """Devices to use (a CPU core is one); all by default. Results depend on lanes_per_device alone,
+    which by default is chosen by the number of seeds and of devices."""
+    memory_gib: float | None = None
+    """Memory for the programs on each device (GiB; the CPU is one), besides what Python itself
+    takes. Four fifths of what is free by default; lanes_per_device is chosen to fit."""
+    cluster: str | None = None
+    """Run on a Ray cluster: auto (the one that this machine belongs to, else one of its own) or
+    HOST:PORT. The directory must be one that all its machines see."""
+    max_workers: int | None = None
+    """Workers of a cluster to use at most: processes, each with a GPU or with the cores of a
+    machine."""
+    checkpoint_every: float = 1.0
+    """Minutes between checkpoints; 0 saves after every window."""
+    keep_checkpoints: int = 2
+    """Checkpoints to keep of seeds that are under way."""
+    stop_on_divergence: bool = False
+    """Stop when a seed diverges, rather than freeze it and go on with the others."""
+    log_to: tuple[str, ...] = ()
+    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online)."""
+    compilation_cache: bool = True
+    """Keep compiled programs on disk, so that a second run of the same shape starts in seconds."""
+    overwrite: tyro.conf.Suppress[bool] = False
+    """Replace the run that the directory holds."""
+    progress: tyro.conf.Suppress[tyro.conf.Fixed[bool | Progress]] = True
+    """Show a progress bar, or a function to call after every window."""
+    observers: tyro.conf.Suppress[tyro.conf.Fixed[Sequence[Observer]]] = ()
+    """What else takes windows as they come."""
+
+    def check(self) -> None:
+        """Raise `ValueError` for a value that no machine allows."""
+        for name in ("num_devices", "max_workers"):
+            if (value := getattr(self, name)) is not None:
+                check_count(name, value)
+                if value > MAX_SEEDS:
+                    raise ValueError(f"{name} must be at most {MAX_SEEDS}, got {value}")
+        if self.memory_gib is not None:
+            check_number("memory_gib", self.memory_gib, Range(0.0, includes_low=False))
+        check_number("checkpoint_every", self.checkpoint_every, Range(0.0))
+        check_count("keep_checkpoints", self.keep_checkpoints)
+        for name in ("stop_on_divergence", "overwrite", "compilation_cache"):
+            check_flag(name, getattr(self, name))
+        if not isinstance(self.progress, bool) and not isinstance(self.progress, Callable):
+            raise ValueError(f"progress must be True, False or a function, got {self.progress!r}")
+        if isinstance(self.log_to, str):
+            raise ValueError(f"log_to must be a sequence of names, got {self.log_to!r}")
+        if self.max_workers is not None and self.cluster is None:
+            raise ValueError("max_workers must be given with cluster; here it is num_devices")
+
+    def but(self, changes: Mapping[str, Any]) -> "Host":
+        """Return the host with some fields changed, and checked.
+
+        Raises:
+            ValueError: for a name that is no field, naming the nearest, or a value that is wrong.
+        """
+        for name in changes:
+            check_choice("an argument", name, tuple(f.name for f in dataclasses.fields(self)))
+        changed = dataclasses.replace(self, **changes)
+        changed.check()
+        return changed

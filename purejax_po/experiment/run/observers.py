@@ -1,0 +1,167 @@
+"""What takes windows as they come: the log, loggers, warnings, the end of a run that diverges."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment.config import sweep
+from purejax_po.experiment.run.plan import Labels, Plan
+from purejax_po.experiment.run.progress import Progress
+from purejax_po.metrics import Log
+
+UNFINISHED = 0.01
+"""The fraction of episodes that a Monte-Carlo weight may leave out without a warning."""
+
+
+class StoppedError(RuntimeError):
+    """A run that cannot go on; the message is one line, and what was saved is intact."""
+
+
+class Window(NamedTuple):
+    """A window of a block that is done."""
+
+    block: int
+    number: int
+    """From 0."""
+    log: Log
+    """Means over the window, NumPy leaves `[num_real]`."""
+
+
+class Observer(Protocol):
+    """Takes windows as they come, in the process that drives the run."""
+
+    def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
+        """Take note of a window; `labels` names its lanes."""
+        ...
+
+    def close(self) -> None:
+        """Write what is left."""
+        ...
+
+
+class Bar:
+    """Tells a progress bar of steps and of the return of all blocks so far."""
+
+    def __init__(self, advance: Progress) -> None:
+        self._advance = advance
+        self._newest: dict[int, Log] = {}
+
+    def begin(self, steps: int) -> None:
+        """Tell of the steps that were done before."""
+        self._advance(steps, math.nan)
+
+    def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
+        """As `Observer`."""
+        self._newest[window.block] = window.log
+        updates = len(labels.names) * plan.lengths[window.number]
+        self._advance(updates * plan.steps_per_update, self._mean_return())
+
+    def _mean_return(self) -> float:
+        """Mean return of all episodes of every block's newest window; NaN if none ended."""
+        returns = [log.episode_return for log in self._newest.values()]
+        count = sum(float(x.count.sum()) for x in returns)
+        total = sum(float((x.count * x.mean).sum()) for x in returns)
+        return total / count if count else math.nan
+
+    def close(self) -> None:
+        """As `Observer`."""
+
+
+class LogFile:
+    """`log.jsonl`: a line for each window of a block."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def begin(self, plan: Plan, logs: dict[int, Log]) -> None:
+        """Write the lines of windows that are done, block by block.
+
+        Args:
+            plan: of the run.
+            logs: by block, leaves `[num_real, windows]`.
+        """
+        lines = []
+        for block, log in sorted(logs.items()):
+            labels = plan.labels(block)
+            for index, part in enumerate(unstack(log)):
+                lines.append(_line(plan, labels, Window(block, index, part)))
+        atomic.write_text(self._path, "".join(lines))
+
+    def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
+        """As `Observer`: append a line in a single write."""
+        with self._path.open("a") as file:
+            file.write(_line(plan, labels, window))
+
+    def close(self) -> None:
+        """As `Observer`."""
+
+
+def _line(plan: Plan, labels: Labels, window: Window) -> str:
+    episodes, update = window.log.episode_return, plan.updates[window.number]
+    entry: dict[str, Any] = {
+        "update": update,
+        "steps": update * plan.steps_per_update,
+        **labels.columns,
+        "num_episodes": episodes.count.astype(int).tolist(),
+        "episode_return": [
+            round(float(mean), 4) if count > 0 else None
+            for mean, count in zip(episodes.mean, episodes.count, strict=True)
+        ],
+    }
+    return json.dumps(entry) + "\n"
+
+
+class StopOnDivergence:
+    """Ends the run when a seed diverges."""
+
+    def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
+        """Raise `StoppedError` naming seed and update, if a window lacks updates of a lane."""
+        length, done = plan.lengths[window.number], window.log.info.count
+        if (lacking := np.flatnonzero(done < length)).size:
+            update = plan.updates[window.number] - length + int(done[lacking[0]])
+            lane = sweep.describe(plan.config, plan.numbers(window.block)[lacking[0]])
+            raise StoppedError(f"{lane} diverged at update {update} (stop_on_divergence)")
+
+    def close(self) -> None:
+        """As `Observer`."""
+
+
+class UnfinishedEpisodes:
+    """Says once that complete episodes do not fit into the rollouts of a Monte-Carlo weight."""
+
+    def __init__(self, time_limit: Any) -> None:
+        self._time_limit, self._is_told = time_limit, False
+
+    def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
+        """As `Observer`."""
+        share = window.log.info.mean.get("unfinished_episodes")
+        if self._is_told or share is None or not share.mean() > UNFINISHED:
+            return
+        self._is_told = True
+        algorithm = plan.config.algorithm
+        limits = plan.config.sweep.get("env_params.max_steps_in_episode", (self._time_limit or 0,))
+        limit = self._time_limit
+        hint = "" if limit is None else f"; the time limit is {max(limits):g} steps"
+        has_psi = hasattr(algorithm, "psi")
+        other = " or choose a psi that bootstraps, such as advantage" if has_psi else ""
+        warnings.warn(
+            f"{share.mean():.0%} of the episodes did not end within num_steps = "
+            f"{algorithm.num_steps} and were left out, so long episodes do not count: "
+            f"raise num_steps{other}{hint}",
+            stacklevel=2,
+        )
+
+    def close(self) -> None:
+        """As `Observer`."""
+
+
+def unstack(log: Log) -> list[Log]:
+    """The windows of a log whose leaves are `[lanes, windows]`."""
+    windows = log.info.count.shape[1]
+    return [jax.tree.map(lambda x, i=i: x[:, i], log) for i in range(windows)]

@@ -1,0 +1,116 @@
+"""What is to be done: which lanes make up which block, and in which windows each of them runs.
+
+Lanes are numbered point by point of a sweep, and seed by seed within each; blocks are K of them in
+that order, the last one filled with copies of the last lane. Nothing else knows these numbers.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purejax_po.environments import parameters
+from purejax_po.experiment.config import ENV_PARAMS, ExperimentConfig, sweep
+from purejax_po.experiment.run.program import Lanes
+from purejax_po.training import window_lengths
+from purejax_po.types import EnvParams, Trainer
+
+
+class Labels(NamedTuple):
+    """What tells the lanes of a block apart."""
+
+    columns: dict[str, list[Any]]
+    """`seeds`, and a list for each axis of a sweep."""
+    names: list[str]
+    """`seed-3`, of a sweep `clip_eps=0.1,discount=0.9/seed-3`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment cut into blocks."""
+
+    config: ExperimentConfig
+    lanes_per_device: int
+    """K."""
+    device_kind: str
+    """Of the workers; on another kind the last bits would be other ones."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of K lanes, the last one padded."""
+        return math.ceil(self.config.num_lanes / self.lanes_per_device)
+
+    def num_real(self, block: int) -> int:
+        """How many lanes of a block are no padding."""
+        return min(self.lanes_per_device, self.config.num_lanes - block * self.lanes_per_device)
+
+    def numbers(self, block: int) -> Any:
+        """The numbers of a block's lanes among all lanes, `[num_real]`."""
+        return block * self.lanes_per_device + np.arange(self.num_real(block))
+
+    def lanes(self, block: int, trainer: Trainer) -> Lanes:
+        """Make the lanes of a block, leaves `[K]`."""
+        numbers = block * self.lanes_per_device + np.arange(self.lanes_per_device)
+        return make_lanes(self.config, np.minimum(numbers, self.config.num_lanes - 1), trainer)
+
+    def labels(self, block: int) -> Labels:
+        """Name the lanes of a block."""
+        numbers = self.numbers(block)
+        return Labels(sweep.columns(self.config, numbers), sweep.names(self.config, numbers))
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Updates of each window."""
+        return window_lengths(self.config.num_updates, self.config.log_every).tolist()
+
+    @cached_property
+    def updates(self) -> list[int]:
+        """Updates done by the end of each window."""
+        return list(itertools.accumulate(self.lengths))
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps of one update of a lane."""
+        return self.config.algorithm.num_envs * self.config.algorithm.num_steps
+
+    def to_dict(self, versions: dict[str, str]) -> dict[str, Any]:
+        """Return what `plan.json` holds, besides the configuration in `config.json`."""
+        return {
+            "lanes_per_device": self.lanes_per_device,
+            "device_kind": self.device_kind,
+            "versions": versions,
+        }
+
+
+def make_lanes(config: ExperimentConfig, numbers: Any, trainer: Trainer) -> Lanes:
+    """Make the lanes that have these numbers: a seed, and the values at a point of the sweep."""
+    seeds = config.first_seed + numbers % config.num_seeds
+    everywhere = repeat(seeds, trainer.algorithm.hyperparams, trainer.env_params)
+    changes: dict[bool, dict[str, Any]] = {False: {}, True: {}}
+    table = list(itertools.product(*config.sweep.values()))
+    for i, name in enumerate(config.sweep):
+        is_env, bare = name.startswith(ENV_PARAMS), name.removeprefix(ENV_PARAMS)
+        like = getattr(everywhere.env_params if is_env else everywhere.hyperparams, bare)
+        column = np.asarray([float(row[i]) for row in table], like.dtype)
+        changes[is_env][bare] = column[numbers // config.num_seeds]
+    swept = everywhere.env_params.replace(**changes[True])
+    return everywhere._replace(
+        hyperparams=everywhere.hyperparams.replace(**changes[False]),
+        env_params=parameters.follow(config.env, swept, {*config.env_params, *changes[True]}),
+    )
+
+
+def repeat(seeds: Any, hyperparams: Any, env_params: EnvParams) -> Lanes:
+    """Give every seed the same hyperparameters and environment parameters."""
+    seeds = np.asarray(seeds)
+
+    def repeated(x: Any) -> Any:
+        x = np.asarray(jnp.asarray(x))
+        return np.broadcast_to(x, (len(seeds), *x.shape))
+
+    return Lanes(seeds, jax.tree.map(repeated, hyperparams), jax.tree.map(repeated, env_params))

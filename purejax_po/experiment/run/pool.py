@@ -1,0 +1,172 @@
+"""Who runs blocks: threads of this process, or the workers of a cluster.
+
+A pool is given the numbers of blocks, and tells what becomes of them. States and results of blocks
+go through the store.
+"""
+
+import queue
+import threading
+from collections.abc import Hashable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.run import devices
+from purejax_po.experiment.run import fit as fitting
+from purejax_po.experiment.run.block import Problem, Receipt, Work, run_block
+from purejax_po.experiment.run.fit import Wish
+from purejax_po.experiment.run.host import Host
+from purejax_po.experiment.run.observers import Window
+from purejax_po.experiment.run.plan import Plan
+from purejax_po.experiment.run.program import Program
+from purejax_po.experiment.store.run_store import Store
+from purejax_po.types import Trainer
+
+
+class Fit(NamedTuple):
+    """A program that is compiled on the pool's workers, or on one of them."""
+
+    lanes_per_device: int
+    device_kind: str
+    platform: str
+    num_workers: int
+    """That will share the blocks."""
+    bytes_in_use: float
+    """Of the programs, on one machine's device."""
+    compile_seconds: float
+    state_shapes: Any
+    """As `Program`."""
+    log_shapes: Any
+
+
+class Loss(NamedTuple):
+    """A block's worker has vanished."""
+
+    block: int
+    reason: str
+
+
+class Failure(NamedTuple):
+    """A block has failed for a reason of its own."""
+
+    block: int
+    error: BaseException
+
+
+Event = Window | Problem | Receipt | Loss | Failure
+
+
+class Pool(Protocol):
+    """Runs blocks."""
+
+    def fit(self, wish: Wish) -> Fit:
+        """Compile for K lanes, chosen on a worker unless it is fixed."""
+        ...
+
+    def begin(self, plan: Plan, store: Store, begun: float) -> None:
+        """Take the run whose blocks will be submitted; `begun` as in `Work`."""
+        ...
+
+    def submit(self, block: int) -> None:
+        """Run a block as soon as a worker is free."""
+        ...
+
+    def poll(self, timeout: float) -> list[Event]:
+        """Return what has happened, after `timeout` seconds at most if nothing has."""
+        ...
+
+    def stop(self) -> None:
+        """Save what is under way; a receipt follows for every block that was submitted."""
+        ...
+
+    def close(self) -> None:
+        """Stop, and wait until nothing runs."""
+        ...
+
+
+class Threads:
+    """A thread for each accelerator of this machine, or for each core of its CPU."""
+
+    def __init__(
+        self, config: ExperimentConfig, trainer: Trainer, host: Host, key: Hashable
+    ) -> None:
+        self._config, self._trainer, self._host, self._key = config, trainer, host, key
+        self._program: Program | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin with nothing to do."""
+        self._blocks: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._is_stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def fit(self, wish: Wish) -> Fit:
+        """As `Pool`."""
+        self.close()
+        self._begin()
+        workers = devices.workers(self._host.num_devices)
+        program = fitting.fit(self._config, self._trainer, workers, wish, self._key)
+        self._program, device = program, program.workers[0]
+        return Fit(
+            program.lanes_per_worker,
+            device.device_kind,
+            device.platform,
+            len(program.workers),
+            program.bytes_per_worker * program.workers.count(device),
+            program.compile_seconds,
+            program.state_shapes,
+            program.log_shapes,
+        )
+
+    def begin(self, plan: Plan, store: Store, begun: float) -> None:
+        """As `Pool`."""
+        assert self._program is not None
+        minutes = self._host.checkpoint_every
+        work = Work(plan, self._trainer, self._program, store, minutes, begun)
+        is_x64 = jax.config.read("jax_enable_x64")  # a context's value is that of its thread alone
+        for device in self._program.workers:
+            thread = threading.Thread(target=self._serve, args=(work, device, is_x64), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, work: Work, device: Any, is_x64: bool) -> None:
+        """Run blocks until there are no more."""
+        is_asked = self._is_stopping.is_set
+        with jax.enable_x64(is_x64):
+            while (block := self._blocks.get()) is not None:
+                if is_asked():
+                    self._events.put(Receipt(block, False, 0, ""))
+                    continue
+                try:
+                    self._events.put(run_block(work, block, device, self._events.put, is_asked))
+                except BaseException as error:
+                    self._events.put(Failure(block, error))
+
+    def submit(self, block: int) -> None:
+        """As `Pool`."""
+        self._blocks.put(block)
+
+    def poll(self, timeout: float) -> list[Event]:
+        """As `Pool`."""
+        try:
+            events = [self._events.get(timeout=timeout)]
+        except queue.Empty:
+            return []
+        while not self._events.empty():
+            events.append(self._events.get())
+        return events
+
+    def stop(self) -> None:
+        """As `Pool`."""
+        self._is_stopping.set()
+
+    def close(self) -> None:
+        """As `Pool`."""
+        self.stop()
+        for _ in self._threads:
+            self._blocks.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []

@@ -1,0 +1,167 @@
+"""A trainer compiled for K lanes, once for each kind of program in a process.
+
+A lane is one (seed, hyperparams, env_params). The program holds K lanes and runs on a single
+device; a program partitioned over a mesh would be compiled to other instructions, and to other last
+bits, for each number of devices. So a lane's result depends on K, never on its neighbours, its
+place, or the number of lanes, blocks and workers.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+from purejax_po.experiment.run import memory
+from purejax_po.experiment.run.compilation import compiler_options, with_deep_stack
+from purejax_po.training import run_window
+from purejax_po.types import Trainer
+
+MOST_PROGRAMS = 2
+"""Compiled programs that a process keeps, for runs of the same shape: in a notebook, say."""
+
+SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_disable_most_optimizations",
+    "jax_debug_nans",
+)
+"""Of JAX's own: those that a program depends on."""
+
+
+class Lanes(NamedTuple):
+    """What tells lanes apart; every leaf `[L, ...]`."""
+
+    seed: Any
+    hyperparams: Any
+    env_params: Any
+
+
+class Program(NamedTuple):
+    """A trainer compiled for K lanes."""
+
+    workers: list[Any]
+    """Each worker's device."""
+    lanes_per_worker: int
+    init: Callable[..., Any]
+    """`(seed, hyperparams, env_params) → TrainState`, leaves `[K, ...]`, on the first device."""
+    window: dict[Any, Callable[..., Any]]
+    """By device, `(hyperparams, TrainState, env_params, length) → (TrainState, Log)`; consumes the
+    state that it is given."""
+    state_shapes: Any
+    """Shapes and dtypes of the TrainState, leaves `[K, ...]`."""
+    log_shapes: Any
+    """Shapes and dtypes of a window's log, leaves `[K]`."""
+    bytes_per_worker: int
+    """Memory that the window's program takes while it runs."""
+    compile_seconds: float
+
+
+def jit_window(trainer: Trainer) -> Any:
+    """`run_window` over lanes, for compilation; the state's buffers are used for the new state."""
+
+    def window(hyperparams: Any, state: Any, env_params: Any, length: Any) -> Any:
+        return run_window(trainer, hyperparams, state, env_params, length)
+
+    return jax.jit(jax.vmap(window, in_axes=(0, 0, 0, None)), donate_argnums=1)
+
+
+def compile_once(
+    key: Hashable, trainer: Trainer, lanes: Lanes, num_updates: float, workers: list[Any]
+) -> Program:
+    """As `compile_program`, unless a trainer with the same key was compiled for as many lanes.
+
+    Args:
+        key: what tells trainers apart whose programs differ; None for one that has no equal.
+    """
+    if key is None:
+        return compile_program(trainer, lanes, num_updates, workers)
+    settings = tuple(map(_setting, SETTINGS))
+    whole = key, len(lanes.seed), num_updates, tuple(map(str, workers)), settings
+    start = time.perf_counter()
+    if whole in _compiled:
+        program = _compiled.pop(whole)._replace(
+            workers=workers, compile_seconds=time.perf_counter() - start
+        )
+    else:
+        program = compile_program(trainer, lanes, num_updates, workers)
+    _compiled[whole] = program
+    while len(_compiled) > MOST_PROGRAMS:
+        del _compiled[next(iter(_compiled))]  # that was used longest ago
+    return program
+
+
+_compiled: dict[Hashable, Program] = {}
+
+
+def _setting(name: str) -> Any:
+    """A setting of JAX's, whichever way it is read."""
+    return getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
+
+
+@with_deep_stack
+def compile_program(
+    trainer: Trainer, lanes: Lanes, num_updates: float, workers: list[Any]
+) -> Program:
+    """Compile `init` once and `window` for each device; it is traced once.
+
+    Args:
+        trainer: what to compile.
+        lanes: one block's lanes; their values do not matter.
+        num_updates: what schedules run against; infinite for none.
+        workers: each worker's device.
+    """
+
+    def init(seed: Any, hyperparams: Any, env_params: Any) -> Any:
+        return trainer.init(jax.random.key(seed), hyperparams, env_params, num_updates)
+
+    start = time.perf_counter()
+    devices = list(dict.fromkeys(workers))
+    inputs = jax.device_put(tuple(lanes), devices[0])
+    jitted_init = jax.jit(jax.vmap(init))
+    jitted = jit_window(trainer)
+    with _garbage_kept():
+        lowered_init = jitted_init.lower(*inputs)
+
+    def lower(device: Any) -> Any:
+        state = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SingleDeviceSharding(device)),
+            lowered_init.out_info,
+        )
+        hyperparams, env_params, length = jax.device_put((*lanes[1:], np.int32(0)), device)
+        return jitted.lower(hyperparams, state, env_params, length)
+
+    with ThreadPoolExecutor() as pool:
+        compiling = pool.submit(lowered_init.compile)  # while the window is traced
+        with _garbage_kept():
+            lowered = [lower(device) for device in devices]
+        options = compiler_options(devices[0].platform)
+        windows = list(pool.map(lambda program: program.compile(options), lowered))
+        compiled_init = compiling.result()
+    return Program(
+        workers=workers,
+        lanes_per_worker=len(lanes.seed),
+        init=compiled_init,
+        window=dict(zip(devices, windows, strict=True)),
+        state_shapes=lowered_init.out_info,
+        log_shapes=lowered[0].out_info[1],
+        bytes_per_worker=max(map(memory.program_bytes, windows)),
+        compile_seconds=time.perf_counter() - start,
+    )
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """No garbage collection meanwhile: tracing makes many objects, few of them garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

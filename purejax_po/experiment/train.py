@@ -1,0 +1,215 @@
+"""Train an experiment, or go on with one: checks first, the run itself, then its files."""
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Hashable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from purejax_po.experiment import layout
+from purejax_po.experiment.config import ExperimentConfig, sweep
+from purejax_po.experiment.report.run_files import write_run
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.run import loggers
+from purejax_po.experiment.run import study as driver
+from purejax_po.experiment.run.compilation import use_compilation_cache
+from purejax_po.experiment.run.host import Host
+from purejax_po.experiment.run.observers import Bar
+from purejax_po.experiment.run.progress import progress_bar
+from purejax_po.experiment.run.signals import Interrupted, stop_signal
+from purejax_po.experiment.run.study import Study
+from purejax_po.experiment.store import legacy, run_store
+from purejax_po.experiment.store import lock as locks
+from purejax_po.training import make_trainer
+from purejax_po.types import Trainer
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def run(
+    config: ExperimentConfig,
+    out: str | os.PathLike[str] | None = None,
+    host: Host | None = None,
+    **where: Any,
+) -> "xr.Dataset":
+    """Train every seed of an experiment, at each point of its sweep.
+
+    A program is compiled once in a process: a second run of the same shape (other seeds,
+    hyperparameters or environment parameters) starts at once. In another process it is read from
+    the disk in a second.
+
+    Args:
+        config: what to run.
+        out: directory for the run's files; none are written without it.
+        host: where and how it runs: devices, memory, a cluster, checkpoints, progress, loggers.
+        **where: fields of `Host`, which go before those of `host`: `overwrite=True` replaces the
+            run that `out` holds; `progress=False` shows no bar, and a function is called after
+            every window; `cluster="auto"` runs on Ray.
+
+    Returns:
+        Results labelled by `seed` and `update`, in front of them the axes of a sweep (see
+        `results.to_dataset`).
+
+    Raises:
+        ValueError: for a bad configuration or directory, before anything is compiled.
+        Interrupted: after SIGINT or SIGTERM, once the state is saved (with `out`); the message says
+            how to go on.
+        StoppedError: if memory runs out, or a seed diverges under `stop_on_divergence`.
+    """
+    host = (host or Host()).but(where)
+    return without_frames(execute, prepare(config, out, host), host)
+
+
+def resume(out: str | os.PathLike[str], host: Host | None = None, **where: Any) -> "xr.Dataset":
+    """Continue the run that a directory holds; its results are those of an undisturbed run.
+
+    Arguments, result and errors as `run`; a run that is complete already is read. The number of
+    devices and of workers may be another than before.
+    """
+    host = (host or Host()).but(where)
+    return without_frames(execute, prepare_resume(out, host), host)
+
+
+def without_frames(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call, and raise an interruption without the frames of what was interrupted."""
+    try:
+        return function(*args, **options)
+    except Interrupted as stop:
+        raise stop.with_traceback(None) from None
+
+
+def prepare(
+    config: ExperimentConfig, out: str | os.PathLike[str] | None = None, host: Host | None = None
+) -> Study:
+    """Check everything that a user can get wrong, and build the trainer; compiles nothing.
+
+    Raises:
+        ValueError: in one line that names the field, the value and what is allowed.
+    """
+    host = host or Host()
+    if not isinstance(config, ExperimentConfig):
+        raise ValueError(
+            "config must be an ExperimentConfig, such as "
+            f"ExperimentConfig(algorithm=PPOConfig(), env='CartPole-v1'), got {config!r}"
+        )
+    config.check()
+    host.check()
+    directory = None if out is None else Path(out)
+    if directory is not None:
+        config.check_stored()
+        run_store.check_writable(directory, host.overwrite)
+    elif host.cluster is not None:
+        raise ValueError("out must be a directory that all machines of the cluster see, got None")
+    trainer = _make_trainer(config)
+    loggers.check(host.log_to, config, directory)
+    return Study(config, trainer, directory)
+
+
+def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Study:
+    """As `prepare`, for the run that a directory holds.
+
+    Raises:
+        ValueError: if the directory is no run, or an unfinished one of version 0.1.
+    """
+    directory = Path(out)
+    host = host or Host()
+    config = run_store.read_config(directory)
+    config.check()
+    host.check()
+    legacy.check_complete(directory)
+    loggers.check(host.log_to, config, directory)
+    return Study(config, _make_trainer(config), directory, is_resumed=True)
+
+
+def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Dataset":
+    """Train, and write the run's files; arguments, result and errors as `run`.
+
+    Args:
+        title: what the progress bar begins with, such as `2 of 3: `.
+    """
+    host = host or Host()
+    if study.is_resumed and (dataset := _finished(study)) is not None:
+        return dataset
+    directory = study.directory
+    if host.compilation_cache:
+        use_compilation_cache()
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_signal())
+        stop.saves = directory is not None
+        if directory is not None:
+            stack.enter_context(locks.hold(directory))
+            if not study.is_resumed:  # nobody else began meanwhile
+                run_store.check_writable(directory, host.overwrite)
+        bar = Bar(host.progress) if callable(host.progress) else None
+        if host.progress is True:
+            bar = Bar(stack.enter_context(progress_bar(study.config, title)))
+        try:
+            pool = driver.open_pool(study, host, _program_key(study.config, study.trainer))
+            stack.callback(pool.close)
+            dataset = driver.train(study, host, pool, [bar] if bar else [], stop)
+            if directory is not None:
+                with stop.deferred():
+                    write_run(dataset, directory)
+                    run_store.clean(directory)
+        except Interrupted as interruption:
+            raise driver.interrupted(interruption, directory) from None
+    return dataset
+
+
+def _program_key(config: ExperimentConfig, trainer: Trainer) -> Hashable:
+    """What a program depends on: all of an experiment that is not a traced number."""
+    try:
+        config.check_stored()
+    except ValueError:  # of one's own class, whose program may depend on anything
+        return None
+    data = config.identity()
+    for name in ("num_seeds", "first_seed", "sweep", "total_steps", "num_windows"):
+        del data[name]
+    data["algorithm"] = {k: v for k, v in data["algorithm"].items() if k != "hyperparams"}
+    return json.dumps(data, sort_keys=True), type(config).make_env, type(trainer.env)
+
+
+def _make_trainer(config: ExperimentConfig) -> Trainer:
+    env, env_params = config.make_env()
+    sweep.check(config, env_params)
+    trainer = make_trainer(
+        env,
+        env_params,
+        config.algorithm.build(env, env_params),
+        num_envs=config.algorithm.num_envs,
+        num_steps=config.algorithm.num_steps,
+        normalize_observations=config.normalize_observations,
+        normalize_rewards=config.normalize_rewards,
+        matmul_precision=config.matmul_precision,
+    )
+    sweep.check_effect(config, trainer)
+    return trainer
+
+
+def _finished(study: Study) -> "xr.Dataset | None":
+    """The results of a run that is complete: its summary is written last."""
+    directory = study.directory
+    if directory is None or not (directory / layout.SUMMARY).exists():
+        return None
+    try:
+        dataset = results.load(directory)
+    except ValueError as error:
+        warnings.warn(f"{error}; it is made anew from the checkpoints", stacklevel=4)
+        return None
+    if not _is_of(dataset.attrs["config"], study.config):
+        raise ValueError(
+            f"{directory / layout.RESULTS} belongs to another configuration than {layout.CONFIG} "
+            "holds"
+        )
+    return dataset
+
+
+def _is_of(text: str, config: ExperimentConfig) -> bool:
+    """Whether results are of a configuration, whichever version wrote them."""
+    try:
+        return ExperimentConfig.from_dict(json.loads(text)).identity() == config.identity()
+    except (ValueError, KeyError, TypeError):
+        return False
