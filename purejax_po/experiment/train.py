@@ -3,13 +3,13 @@
 import json
 import os
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from purejax_po.experiment import layout
-from purejax_po.experiment.config import ExperimentConfig, sweep
+from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.report.run_files import write_run
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import loggers
@@ -20,10 +20,9 @@ from purejax_po.experiment.run.observers import Bar
 from purejax_po.experiment.run.progress import progress_bar
 from purejax_po.experiment.run.signals import Interrupted, stop_signal
 from purejax_po.experiment.run.study import Study
+from purejax_po.experiment.run.trainer import build_trainer
 from purejax_po.experiment.store import legacy, run_store
 from purejax_po.experiment.store import lock as locks
-from purejax_po.training import make_trainer
-from purejax_po.types import Trainer
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -103,7 +102,8 @@ def prepare(
         run_store.check_writable(directory, host.overwrite)
     elif host.cluster is not None:
         raise ValueError("out must be a directory that all machines of the cluster see, got None")
-    trainer = _make_trainer(config)
+    host.connect()
+    trainer = build_trainer(config)
     loggers.check(host.log_to, config, directory)
     return Study(config, trainer, directory)
 
@@ -121,7 +121,8 @@ def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Stu
     host.check()
     legacy.check_complete(directory)
     loggers.check(host.log_to, config, directory)
-    return Study(config, _make_trainer(config), directory, is_resumed=True)
+    host.connect()
+    return Study(config, build_trainer(config), directory, is_resumed=True)
 
 
 def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Dataset":
@@ -147,7 +148,7 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
         if host.progress is True:
             bar = Bar(stack.enter_context(progress_bar(study.config, title)))
         try:
-            pool = driver.open_pool(study, host, _program_key(study.config, study.trainer))
+            pool = driver.open_pool(study, host)
             stack.callback(pool.close)
             dataset = driver.train(study, host, pool, [bar] if bar else [], stop)
             if directory is not None:
@@ -157,36 +158,6 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
         except Interrupted as interruption:
             raise driver.interrupted(interruption, directory) from None
     return dataset
-
-
-def _program_key(config: ExperimentConfig, trainer: Trainer) -> Hashable:
-    """What a program depends on: all of an experiment that is not a traced number."""
-    try:
-        config.check_stored()
-    except ValueError:  # of one's own class, whose program may depend on anything
-        return None
-    data = config.identity()
-    for name in ("num_seeds", "first_seed", "sweep", "total_steps", "num_windows"):
-        del data[name]
-    data["algorithm"] = {k: v for k, v in data["algorithm"].items() if k != "hyperparams"}
-    return json.dumps(data, sort_keys=True), type(config).make_env, type(trainer.env)
-
-
-def _make_trainer(config: ExperimentConfig) -> Trainer:
-    env, env_params = config.make_env()
-    sweep.check(config, env_params)
-    trainer = make_trainer(
-        env,
-        env_params,
-        config.algorithm.build(env, env_params),
-        num_envs=config.algorithm.num_envs,
-        num_steps=config.algorithm.num_steps,
-        normalize_observations=config.normalize_observations,
-        normalize_rewards=config.normalize_rewards,
-        matmul_precision=config.matmul_precision,
-    )
-    sweep.check_effect(config, trainer)
-    return trainer
 
 
 def _finished(study: Study) -> "xr.Dataset | None":

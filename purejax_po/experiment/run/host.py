@@ -1,6 +1,7 @@
 """Where and how a run takes place; its results do not depend on it."""
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,22 @@ class Host:
             raise ValueError(f"log_to must be a sequence of names, got {self.log_to!r}")
         if self.max_workers is not None and self.cluster is None:
             raise ValueError("max_workers must be given with cluster; here it is num_devices")
+
+    def connect(self) -> None:
+        """Join the cluster, if the run is to take place on one; before JAX is used, if possible.
+
+        Raises:
+            ValueError: if there is none, or Ray is not installed.
+        """
+        if self.cluster is None:
+            return
+        if importlib.util.find_spec("ray") is None:
+            raise ValueError(
+                "cluster needs ray, which is not installed: pip install 'purejax-po[ray]'"
+            )
+        from purejax_po.experiment.run.ray_pool import connect
+
+        connect(self.cluster)
 
     def but(self, changes: Mapping[str, Any]) -> "Host":
         """Return the host with some fields changed, and checked.

@@ -6,7 +6,6 @@ go through the store.
 
 import queue
 import threading
-from collections.abc import Hashable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -20,6 +19,7 @@ from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import Window
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.program import Program
+from purejax_po.experiment.run.trainer import program_key
 from purejax_po.experiment.store.run_store import Store
 from purejax_po.types import Trainer
 
@@ -35,9 +35,8 @@ class Fit(NamedTuple):
     bytes_in_use: float
     """Of the programs, on one machine's device."""
     compile_seconds: float
-    state_shapes: Any
-    """As `Program`."""
     log_shapes: Any
+    """As `Program`."""
 
 
 class Loss(NamedTuple):
@@ -88,10 +87,9 @@ class Pool(Protocol):
 class Threads:
     """A thread for each accelerator of this machine, or for each core of its CPU."""
 
-    def __init__(
-        self, config: ExperimentConfig, trainer: Trainer, host: Host, key: Hashable
-    ) -> None:
-        self._config, self._trainer, self._host, self._key = config, trainer, host, key
+    def __init__(self, config: ExperimentConfig, trainer: Trainer, host: Host) -> None:
+        self._config, self._trainer, self._host = config, trainer, host
+        self._key = program_key(config, trainer)
         self._program: Program | None = None
         self._begin()
 
@@ -116,7 +114,6 @@ class Threads:
             len(program.workers),
             program.bytes_per_worker * program.workers.count(device),
             program.compile_seconds,
-            program.state_shapes,
             program.log_shapes,
         )
 

@@ -81,7 +81,7 @@ def compile_once(
     """
     if key is None:
         return compile_program(trainer, lanes, num_updates, workers)
-    settings = tuple(map(_setting, SETTINGS))
+    settings = tuple(map(setting, SETTINGS))
     whole = key, len(lanes.seed), num_updates, tuple(map(str, workers)), settings
     start = time.perf_counter()
     if whole in _compiled:
@@ -99,7 +99,7 @@ def compile_once(
 _compiled: dict[Hashable, Program] = {}
 
 
-def _setting(name: str) -> Any:
+def setting(name: str) -> Any:
     """A setting of JAX's, whichever way it is read."""
     return getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
 

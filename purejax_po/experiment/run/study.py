@@ -7,7 +7,7 @@ import json
 import time
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -69,19 +69,13 @@ class Study(NamedTuple):
     is_resumed: bool = False
 
 
-def open_pool(study: Study, host: Host, key: Hashable) -> Pool:
-    """Return who will run the blocks.
-
-    Args:
-        study, host: the run.
-        key: of the program, as `program.compile_once`.
-    """
+def open_pool(study: Study, host: Host) -> Pool:
+    """Return who will run the blocks."""
     if host.cluster is not None:
         from purejax_po.experiment.run.ray_pool import RayPool
 
-        assert study.directory is not None
-        return RayPool(study.config, study.directory, host)
-    return Threads(study.config, study.trainer, host, key)
+        return RayPool(study.config, host)
+    return Threads(study.config, study.trainer, host)
 
 
 def train(

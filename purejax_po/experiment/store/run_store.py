@@ -84,7 +84,7 @@ class RunStore:
 
     def __init__(self, directory: Path, config_sha256: str, keep: int = 2) -> None:
         """Take the directory, `config_hash` of its run, and how many states to keep of a block."""
-        self.directory, self._config, self._keep = directory, config_sha256, keep
+        self.directory, self.config_sha256, self._keep = directory, config_sha256, keep
         self._is_tried = False
         self._lock = threading.Lock()
 
@@ -105,7 +105,7 @@ class RunStore:
 
     def _write(self, path: Path, num_windows: int, arrays: Arrays, meta: dict[str, Any]) -> None:
         path.parent.mkdir(exist_ok=True)  # not what it is in: a run that has vanished stays away
-        whole = {**meta, "windows": num_windows, "config_sha256": self._config}
+        whole = {**meta, "windows": num_windows, "config_sha256": self.config_sha256}
         checkpoint.save(path, arrays, whole)
         with self._lock:
             is_first, self._is_tried = not self._is_tried, True
@@ -145,7 +145,7 @@ class RunStore:
             ForeignError: if it is another run's.
         """
         arrays, meta = checkpoint.load(path)
-        if meta["config_sha256"] != self._config:
+        if meta["config_sha256"] != self.config_sha256:
             raise ForeignError(
                 f"{path} belongs to another configuration than {layout.CONFIG} holds"
             )

@@ -1,0 +1,387 @@
+"""Blocks on a Ray cluster: each worker is a process with a GPU, or with the cores of a machine.
+
+A worker is an actor that holds the same threads as a run on one machine. It is given as many blocks
+as it has threads, is polled for what happened, and keeps its program until the run is over. Blocks
+of a worker that vanishes are told of as lost. Results and states go through the run's directory,
+which all machines see; Ray carries numbers of blocks, and the windows' logs for those who watch.
+"""
+
+import math
+import os
+import warnings
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.run import compilation, memory
+from purejax_po.experiment.run.block import Receipt
+from purejax_po.experiment.run.fit import Wish
+from purejax_po.experiment.run.host import Host
+from purejax_po.experiment.run.observers import StoppedError
+from purejax_po.experiment.run.plan import Plan
+from purejax_po.experiment.run.pool import Event, Failure, Fit, Loss, Threads
+from purejax_po.experiment.run.program import SETTINGS, setting
+from purejax_po.experiment.run.trainer import build_trainer
+from purejax_po.experiment.store.run_store import RunStore, Store
+
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray.exceptions import RayActorError, RaySystemError, RayTaskError
+
+LOOPBACK = "127.0.0.1"
+MOST_PENDING = 32
+"""Workers that are asked for beyond those there are, for an autoscaler to see."""
+MOST_FAILED_STARTS = 5
+"""Of workers in a row."""
+POLL_SECONDS = 0.2
+"""That a worker waits for news before it answers."""
+CLOSE_SECONDS = 60.0
+"""That workers have to save what is under way."""
+PASSED_ON = ("JAX_", "XLA_", "PUREJAX_PO_")
+"""How environment variables begin that workers get from the process that drives the run."""
+
+_own: list[str] = []
+"""The cluster that this process has started for itself, if it has."""
+
+
+def connect(address: str) -> None:
+    """Join a cluster: `auto` (that of this machine, else one of our own here) or HOST:PORT.
+
+    The process that drives a run computes nothing, so it leaves accelerators to the workers.
+
+    Raises:
+        ValueError: if there is no such cluster, or it refuses.
+    """
+    leave_accelerators()
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*os\.fork\(\).*")
+        try:
+            ray.init(address, **options)
+        except ConnectionError as error:
+            if address != "auto":
+                raise _no_cluster(address, error) from None
+            ray.init("local", _node_ip_address=LOOPBACK, include_dashboard=False, **options)
+            _own.append(address)
+        except (RuntimeError, ValueError, RaySystemError) as error:
+            raise _no_cluster(address, error) from None
+    _keep_token_private()
+
+
+def _no_cluster(address: str, error: Exception) -> ValueError:
+    reason = str(error).strip().partition("\n")[0]
+    return ValueError(
+        f"cluster must be auto or HOST:PORT of a Ray cluster, got {address}: {reason}"
+    )
+
+
+def leave_accelerators() -> None:
+    """Let this process use JAX on the CPU alone, unless it has used it already."""
+    import jax
+    from jax._src import xla_bridge
+
+    if not xla_bridge.backends_are_initialized():
+        jax.config.update("jax_platforms", "cpu")
+
+
+def _keep_token_private() -> None:
+    """Ray writes its token so that anybody on the machine can read it."""
+    token = Path.home() / ".ray" / "auth_token"
+    if token.exists() and token.stat().st_mode & 0o077:
+        token.chmod(0o600)
+
+
+class Worker:
+    """The process that trains on one GPU, or on the cores of one machine."""
+
+    def __init__(
+        self, config: dict[str, Any], where: dict[str, Any], settings: dict[str, Any]
+    ) -> None:
+        import jax
+
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        if where.pop("compilation_cache"):
+            compilation.use_compilation_cache()
+        self._config = ExperimentConfig.from_dict(config)
+        self._host = Host(**where)
+        self._pool = Threads(self._config, build_trainer(self._config), self._host)
+        self._fit: Fit | None = None
+
+    def fit(self, wish: Wish) -> tuple[Fit, int]:
+        """Compile; returns what was compiled without the arrays' shapes, and the threads."""
+        self._fit = self._pool.fit(wish)
+        return self._fit, self._fit.num_workers
+
+    def begin(
+        self, lanes_per_device: int, device_kind: str, place: tuple[str, str], begun: float
+    ) -> int | str:
+        """Take the run; returns how many blocks at once, or why none."""
+        import jax
+
+        kind = jax.local_devices()[0].device_kind
+        if kind != device_kind:
+            return f"its device is {kind}, the run's is {device_kind}: last bits would differ"
+        if self._fit is None or self._fit.lanes_per_device != lanes_per_device:
+            memory_gib = self._host.memory_gib
+            self._fit = self._pool.fit(Wish(fixed=lanes_per_device, memory_gib=memory_gib))
+        plan = Plan(self._config, lanes_per_device, device_kind)
+        directory, sha256 = place
+        store = RunStore(Path(directory), sha256, self._host.keep_checkpoints)
+        self._pool.begin(plan, store, begun)
+        return self._fit.num_workers
+
+    def submit(self, block: int) -> None:
+        """As `Pool`."""
+        self._pool.submit(block)
+
+    def poll(self) -> list[Event]:
+        """As `Pool`; errors are told in words that any process can read."""
+        events = self._pool.poll(POLL_SECONDS)
+        return [e._replace(error=_in_words(e)) if isinstance(e, Failure) else e for e in events]
+
+    def stop(self) -> None:
+        """As `Pool`."""
+        self._pool.stop()
+
+    def close(self) -> None:
+        """As `Pool`."""
+        self._pool.close()
+
+
+def _in_words(failure: Failure) -> BaseException:
+    error = failure.error
+    if memory.is_exhausted(error):
+        return MemoryError(str(error).partition("\n")[0])
+    if isinstance(error, OSError | ValueError):
+        return error
+    import traceback
+
+    traceback.print_exception(error)  # in Ray's log of the worker
+    reason = str(error).partition("\n")[0]
+    where = f"block {failure.block} on {os.uname().nodename}"
+    return StoppedError(f"{where}: {type(error).__name__}: {reason}")
+
+
+class _Member:
+    """A worker, seen from the process that drives the run."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+        self.blocks: set[int] = set()
+        self.threads = 0
+        """Blocks that it takes at once; 0 until it has begun."""
+        self.answer: Any = None
+        """The answer that is awaited."""
+
+
+class RayPool:
+    """The workers of a cluster that run the blocks of one run."""
+
+    def __init__(self, config: ExperimentConfig, host: Host) -> None:
+        self._host = host
+        where = {
+            "memory_gib": host.memory_gib,
+            "checkpoint_every": host.checkpoint_every,
+            "keep_checkpoints": host.keep_checkpoints,
+            "compilation_cache": host.compilation_cache,
+        }
+        self._resources, self._threads = _shape_of_workers(host.num_devices)
+        if "num_gpus" not in self._resources:
+            where["num_devices"] = self._threads
+        settings = {name: setting(name) for name in SETTINGS}
+        self._given = config.to_dict(), where, settings
+        self._members: list[_Member] = []
+        self._waiting: deque[int] = deque()
+        self._receipts: list[Event] = []
+        self._plan: Plan | None = None
+        self._place, self._begun = ("", ""), 0.0
+        self._is_stopping = False
+        self._failed_starts = 0
+        self._refusals = 0
+
+    def fit(self, wish: Wish) -> Fit:
+        """As `Pool`: on the first worker that is there."""
+        self._leave()
+        self._is_stopping, self._plan = False, None
+        number = min(_places(self._resources), self._host.max_workers or _places(self._resources))
+        number = max(1, number) * self._threads
+        member = self._hire()
+        asked = wish._replace(num_workers=number)
+        try:
+            fit, _ = ray.get(member.actor.fit.remote(asked))
+        except RayTaskError as error:
+            raise _cause(error) from None
+        except RayActorError as error:
+            raise StoppedError(
+                f"a worker of the cluster has died while it compiled: {_why(error)}"
+            ) from None
+        return fit._replace(num_workers=number)
+
+    def begin(self, plan: Plan, store: Store, begun: float) -> None:
+        """As `Pool`."""
+        assert isinstance(store, RunStore)
+        self._plan, self._begun = plan, begun
+        self._place = os.fspath(store.directory.absolute()), store.config_sha256
+        for member in self._members:
+            self._enlist(member)
+
+    def submit(self, block: int) -> None:
+        """As `Pool`."""
+        self._waiting.append(block)
+
+    def poll(self, timeout: float) -> list[Event]:
+        """As `Pool`."""
+        events, self._receipts = self._receipts, []
+        self._grow()
+        self._hand_out()
+        awaited = {m.answer: m for m in self._members if m.answer is not None}
+        if events or not awaited:
+            return events
+        ready, _ = ray.wait(list(awaited), num_returns=1, timeout=timeout)
+        more, _ = ray.wait(list(awaited), num_returns=len(awaited), timeout=0)
+        for answer in {*ready, *more}:
+            events += self._take(awaited[answer])
+        self._hand_out()
+        return events
+
+    def _hire(self) -> _Member:
+        """Ask for a worker, which will be there as soon as the cluster has room."""
+        actor = ray.remote(Worker).options(
+            **self._resources,
+            max_concurrency=3,  # it is polled while it compiles or is told to stop
+            max_restarts=0,
+            runtime_env={"env_vars": _environment()},
+        )
+        member = _Member(actor.remote(*self._given))
+        self._members.append(member)
+        return member
+
+    def _enlist(self, member: _Member) -> None:
+        assert self._plan is not None
+        plan = self._plan
+        member.answer = member.actor.begin.remote(
+            plan.lanes_per_device, plan.device_kind, self._place, self._begun
+        )
+
+    def _grow(self) -> None:
+        """Ask for as many workers as there are blocks for, so that an autoscaler sees it."""
+        if self._is_stopping or self._plan is None:
+            return
+        blocks = len(self._waiting) + sum(len(m.blocks) for m in self._members)
+        there = sum(m.threads > 0 for m in self._members)
+        most = self._host.max_workers or there + MOST_PENDING
+        wanted = min(math.ceil(blocks / self._threads), most - self._refusals)
+        for _ in range(wanted - len(self._members)):
+            self._enlist(self._hire())
+
+    def _hand_out(self) -> None:
+        for member in self._members:
+            while self._waiting and len(member.blocks) < member.threads and not self._is_stopping:
+                block = self._waiting.popleft()
+                member.blocks.add(block)
+                member.actor.submit.remote(block)
+
+    def _take(self, member: _Member) -> list[Event]:
+        """Take a worker's answer, and ask it again."""
+        answer, member.answer = member.answer, None
+        try:
+            said = ray.get(answer)
+        except RayActorError as error:
+            return self._lose(member, _why(error))
+        except RayTaskError as error:
+            return [Failure(min(member.blocks, default=-1), _cause(error))]
+        if isinstance(said, str):
+            warnings.warn(f"a worker of the cluster is not used: {said}", stacklevel=6)
+            self._refusals += 1
+            self._dismiss(member)
+            return []
+        if isinstance(said, int):
+            member.threads, self._failed_starts, said = said, 0, []
+        for event in said:
+            if isinstance(event, Receipt | Failure):
+                member.blocks.discard(event.block)
+        member.answer = member.actor.poll.remote()
+        return said
+
+    def _lose(self, member: _Member, reason: str) -> list[Event]:
+        """Forget a worker that has vanished; its blocks are lost."""
+        self._members.remove(member)
+        if member.threads:
+            return [Loss(block, reason) for block in sorted(member.blocks)]
+        self._failed_starts += 1
+        if self._failed_starts < MOST_FAILED_STARTS:
+            return []
+        message = f"workers of the cluster die while they start, the last one: {reason}"
+        return [Failure(-1, StoppedError(message))]
+
+    def _dismiss(self, member: _Member) -> None:
+        self._members.remove(member)
+        ray.kill(member.actor)
+
+    def stop(self) -> None:
+        """As `Pool`."""
+        self._is_stopping = True
+        self._receipts += [Receipt(block, False, 0, "") for block in self._waiting]
+        self._waiting.clear()
+        for member in self._members:
+            member.actor.stop.remote()
+
+    def _leave(self) -> None:
+        """Let the workers save what is under way, and end them."""
+        busy = [m.actor.close.remote() for m in self._members if m.blocks]
+        if busy:
+            ray.wait(busy, num_returns=len(busy), timeout=CLOSE_SECONDS)
+        for member in list(self._members):
+            self._dismiss(member)
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """As `Pool`; a cluster that was started for this process ends with it."""
+        if not ray.is_initialized():
+            return
+        self._leave()
+        if _own:
+            _own.clear()
+            ray.shutdown()
+
+
+def _shape_of_workers(num_devices: int | None) -> tuple[dict[str, Any], int]:
+    """What a worker takes of the cluster, and its threads: a GPU, or a machine's cores."""
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    if any(node.get("GPU", 0) >= 1 for node in nodes):
+        return {"num_cpus": 1, "num_gpus": 1}, 1
+    cores = min((int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1), default=1)
+    threads = cores if num_devices is None else min(num_devices, cores)
+    return {"num_cpus": threads}, threads
+
+
+def _places(resources: dict[str, Any]) -> int:
+    """How many workers the cluster has room for as it is now."""
+    kind, size = ("GPU", 1) if "num_gpus" in resources else ("CPU", resources["num_cpus"])
+    return sum(int(n["Resources"].get(kind, 0) // size) for n in ray.nodes() if n["Alive"])
+
+
+def _environment() -> dict[str, str]:
+    """Environment variables of a worker: JAX's, and where Python finds a user's modules."""
+    passed = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)}
+    path = [os.getcwd(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {"PJRT_NPROC": "1", **passed, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def _cause(error: RayTaskError) -> BaseException:
+    """What a worker raised, without Ray's account of the way it took."""
+    cause = error.cause
+    return cause if isinstance(cause, BaseException) else StoppedError(str(error))
+
+
+def _why(error: BaseException) -> str:
+    """The first sentence of Ray's account of a worker's end."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,44 @@
+"""From a configuration to what is compiled, in the process that drives a run and in its workers."""
+
+import json
+from collections.abc import Hashable
+
+from purejax_po.experiment.config import ExperimentConfig, sweep
+from purejax_po.training import make_trainer
+from purejax_po.types import Trainer
+
+TRACED = ("num_seeds", "first_seed", "sweep", "total_steps", "num_windows")
+"""Fields of an experiment that no program depends on."""
+
+
+def build_trainer(config: ExperimentConfig) -> Trainer:
+    """Make an experiment's environment, networks, algorithm and trainer.
+
+    Raises:
+        ValueError: in one line that names the field, the value and what is allowed.
+    """
+    env, env_params = config.make_env()
+    sweep.check(config, env_params)
+    trainer = make_trainer(
+        env,
+        env_params,
+        config.algorithm.build(env, env_params),
+        num_envs=config.algorithm.num_envs,
+        num_steps=config.algorithm.num_steps,
+        normalize_observations=config.normalize_observations,
+        normalize_rewards=config.normalize_rewards,
+        matmul_precision=config.matmul_precision,
+    )
+    sweep.check_effect(config, trainer)
+    return trainer
+
+
+def program_key(config: ExperimentConfig, trainer: Trainer) -> Hashable:
+    """What a program depends on: all of an experiment that is not a traced number."""
+    try:
+        config.check_stored()
+    except ValueError:  # of one's own class, whose program may depend on anything
+        return None
+    data = {name: value for name, value in config.identity().items() if name not in TRACED}
+    data["algorithm"] = {k: v for k, v in data["algorithm"].items() if k != "hyperparams"}
+    return json.dumps(data, sort_keys=True), type(config).make_env, type(trainer.env)
