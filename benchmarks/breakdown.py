@@ -22,7 +22,7 @@ from measure import Figure
 import purejax_po as po
 from purejax_po import advantages, curvature, metrics, minibatch, rollout
 from purejax_po.algorithms import actor_critic, critics, natural, optimizers, units
-from purejax_po.experiment.run import lanes
+from purejax_po.experiment.run import devices
 from purejax_po.types import all_finite
 
 Part = Callable[[Any, Any], Any]
@@ -183,7 +183,7 @@ def trpo_parts(config: po.TRPOConfig) -> tuple[po.Trainer, dict[str, Part]]:
 
 def compile_parts(trainer: po.Trainer, parts: dict[str, Part], width: int) -> dict[str, Any]:
     """Compile every part for `width` lanes; returns what runs it once on all workers."""
-    workers = lanes.local_workers()
+    workers = devices.local_workers()
     hyperparams = trainer.algorithm.hyperparams
     keys = po.seed_keys(width)
     state = jax.jit(jax.vmap(lambda key: trainer.init(key, hyperparams)))(keys)
@@ -226,7 +226,7 @@ def main() -> None:
     arguments = measure.arguments(__doc__, width=0)
     rounds, repeats = (3, 3) if arguments.quick else (15, 10)
     text, results, widths = ["## Breakdown of one update", ""], {}, {}
-    on_cpu = lanes.local_workers()[0].platform == "cpu"
+    on_cpu = devices.local_workers()[0].platform == "cpu"
     algorithms = ((po.PPOConfig(), ppo_parts), (po.TRPOConfig(), trpo_parts))
     for config, make in algorithms[: 1 if arguments.quick else None]:
         best = config.lanes_per_core if on_cpu else MANY_LANES
@@ -250,7 +250,7 @@ def main() -> None:
         results[config.name] = {name: figure._asdict() for name, figure in parts.items()}
     shown = ", ".join(f"{width} lanes ({name})" for name, width in widths.items())
     text += [
-        f"{shown} on each of {len(lanes.local_workers())} workers, {ENV}; medians of {rounds}"
+        f"{shown} on each of {len(devices.local_workers())} workers, {ENV}; medians of {rounds}"
         " interleaved rounds (smallest … largest). Minibatch steps and rest are differences."
     ]
     measure.write("breakdown", {"widths": widths, "milliseconds": results}, "\n".join(text))

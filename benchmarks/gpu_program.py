@@ -26,7 +26,7 @@ from jax.sharding import SingleDeviceSharding
 
 import purejax_po as po
 from purejax_po.experiment.config import ALGORITHMS
-from purejax_po.experiment.run import lanes
+from purejax_po.experiment.run import plan, program
 from purejax_po.experiment.run.compilation import compiler_options, with_deep_stack
 
 
@@ -41,7 +41,7 @@ def compile_window(
     trainer = po.make_trainer(
         env, env_params, built, num_envs=config.num_envs, num_steps=config.num_steps
     )
-    block = lanes.make_lanes(np.arange(width), built.hyperparams, env_params)
+    block = plan.repeat(np.arange(width), built.hyperparams, env_params)
 
     def init(seed: Any, *rest: Any) -> Any:
         return trainer.init(jax.random.key(seed), *rest, math.inf)
@@ -52,7 +52,7 @@ def compile_window(
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), inputs
         )
-        return lanes._jit_window(trainer).lower(*shapes)
+        return program.jit_window(trainer).lower(*shapes)
 
     real = jax.default_backend
     jax.default_backend = lambda: "gpu"  # what the package asks while it is traced

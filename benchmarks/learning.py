@@ -14,7 +14,6 @@ from pathlib import Path
 import purejax_po as po
 from purejax_po.cli import commands
 from purejax_po.cli.arguments import normalize
-from purejax_po.experiment.run import study
 
 RUNS = (
     "train ppo --env CartPole-v1 --seeds 64 --total-steps 500000",
@@ -52,7 +51,7 @@ def main() -> None:
         if arguments.only not in line:
             continue
         config = commands.parse(normalize(line.split())).config()
-        dataset = study.run(config, progress=False)
+        dataset = po.run(config, progress=False)
         summary = po.summarize(dataset)
         final = found[line] = {key: summary["final_return"][key] for key in KEYS}
         iqm, low, high, least, most = (f"{final[key]:.1f}" for key in KEYS)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import purejax_po as po
 from purejax_po import curvature, rollout
 from purejax_po.algorithms import actor_critic
-from purejax_po.experiment.run import lanes
+from purejax_po.experiment.run import devices
 
 ENV = "CartPole-v1"
 INPUTS, ACTIONS, HIDDEN, BATCH = 4, 2, 64, 128
@@ -160,7 +160,7 @@ def by_xla(config: Config) -> Work:
 
 def machine_rates(length: int = 4000) -> Rates:
     """Measure the rates, on all workers at once."""
-    workers = lanes.local_workers()
+    workers = devices.local_workers()
     shape = () if workers[0].platform == "cpu" else (MANY_LANES,)
 
     def products(y: jax.Array, w: jax.Array) -> jax.Array:

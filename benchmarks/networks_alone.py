@@ -17,7 +17,7 @@ import optax
 
 import purejax_po as po
 from purejax_po.algorithms import actor_critic, optimizers
-from purejax_po.experiment.run import lanes
+from purejax_po.experiment.run import devices
 
 
 class NetworksAlone:
@@ -27,7 +27,8 @@ class NetworksAlone:
         self, config: po.PPOConfig, num_seeds: int, updates: int, width: int | None = None
     ) -> None:
         """Compile windows of `updates` updates for `width` lanes, by default the package's."""
-        self.workers, width = lanes.plan(num_seeds, width, lanes_per_core=config.lanes_per_core)
+        best = devices.lanes_per_core(config)
+        self.workers, width = devices.share(num_seeds, width, on_a_core=best)
         self.blocks = -(-num_seeds // width)
         self.windows = 1
         self.steps_of_window = num_seeds * updates * config.num_envs * config.num_steps

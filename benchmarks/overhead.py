@@ -17,27 +17,27 @@ from pathlib import Path
 import jax
 
 import purejax_po as po
-from purejax_po.experiment.run import lanes as lanes_module
-from purejax_po.experiment.run import study as runner
+from purejax_po.experiment.run import devices
+from purejax_po.experiment.run.plan import Plan
+from purejax_po.experiment.run.trainer import build_trainer
 
 
 def bare_scan(config, width, num_workers):
     """Compile the training of a block; returns a function that runs all blocks and times them."""
-    trainer = runner.prepare(config).trainer
+    trainer = build_trainer(config)
     train = po.make_train(trainer, num_updates=config.num_updates, log_every=config.log_every)
-    seeds = range(config.num_seeds)
-    lanes = lanes_module.make_lanes(list(seeds), trainer.algorithm.hyperparams, trainer.env_params)
-    blocks = lanes_module.make_blocks(lanes, width)
+    plan = Plan(config, width, "")
+    blocks = [plan.lanes(block, trainer) for block in range(plan.num_blocks)]
 
     def run(seed, hyperparams, env_params):
         return train(jax.random.key(seed), hyperparams, env_params)
 
-    compiled = jax.jit(jax.vmap(run)).lower(*blocks[0].lanes).compile()
+    compiled = jax.jit(jax.vmap(run)).lower(*blocks[0]).compile()
 
     def timed():
         start = time.perf_counter()
         with ThreadPoolExecutor(num_workers) as pool:
-            list(pool.map(lambda b: jax.block_until_ready(compiled(*b.lanes)), blocks))
+            list(pool.map(lambda b: jax.block_until_ready(compiled(*b)), blocks))
         return time.perf_counter() - start
 
     return timed
@@ -51,14 +51,13 @@ def main():
     parser.add_argument("--checkpoint-every", type=float, default=1.0, help="minutes")
     arguments = parser.parse_args()
     config = po.ExperimentConfig(num_seeds=arguments.seeds, total_steps=arguments.steps)
-    workers, width = lanes_module.plan(arguments.seeds)
+    workers, width = devices.share(arguments.seeds)
     bare = bare_scan(config, width, len(workers))
-    saving = po.Saving(arguments.checkpoint_every)
     ratios, times = [], []
     for _ in range(arguments.repeats):
         without = bare()
         with tempfile.TemporaryDirectory() as out:
-            dataset = po.run(config, Path(out) / "run", saving=saving)
+            dataset = po.run(config, Path(out) / "run", checkpoint_every=arguments.checkpoint_every)
         times.append((without, dataset.attrs["run_seconds"]))
         ratios.append(times[-1][1] / times[-1][0])
         print(f"bare scan {times[-1][0]:.1f} s, run {times[-1][1]:.1f} s, ratio {ratios[-1]:.3f}")

@@ -17,7 +17,7 @@ import jax
 
 import purejax_po as po
 from purejax_po.experiment.config import sweep
-from purejax_po.experiment.run import lanes
+from purejax_po.experiment.run import devices
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 RANGES = (0.1, 0.2, 0.3)
@@ -41,7 +41,7 @@ def main():
     if arguments.quick:
         axes = {name: values[:2] for name, values in axes.items()}
     repeats = 1 if arguments.quick else arguments.repeats
-    _, width = lanes.plan(arguments.seeds)
+    _, width = devices.share(arguments.seeds)
     config = po.ExperimentConfig(
         num_seeds=arguments.seeds,
         total_steps=arguments.steps,

@@ -20,7 +20,7 @@ from timed import Timed
 
 import purejax_po as po
 from purejax_po import curvature
-from purejax_po.experiment.run import lanes
+from purejax_po.experiment.run import devices
 from purejax_po.networks import mlp_policy
 
 WINDOWS = 10
@@ -89,7 +89,7 @@ def product_in_forward_passes(rounds: int, applications: int = 200) -> list[floa
 
 def describe(case: Case, timed: Timed, found: list[float], rates: limit.Rates) -> dict[str, float]:
     """A case's figures; one seed uses one core, and its limit is that of one core."""
-    workers = len(lanes.local_workers())
+    workers = len(devices.local_workers())
     used = limit.Rates(*(rate / workers * len(timed.workers) for rate in rates))
     counts = {"hand": limit.by_hand(case.config), "xla": limit.by_xla(case.config)}
     limits = limit.bounds(counts["hand"], used)
@@ -150,7 +150,7 @@ def main() -> None:
     results = [describe(case, timed[case.label], found[case.label], rates) for case in cases]
     speed, most = results[0]["env_steps_per_second_median"], results[0]["limit_matmul"]
     reached = statistics.median(networks)
-    device = f"{len(lanes.local_workers())} × {jax.devices()[0].device_kind}"
+    device = f"{len(devices.local_workers())} × {jax.devices()[0].device_kind}"
     side_by_side = f" ({rates.flops_of_lanes / 1e9:.0f} in those of {limit.LANES} lanes at once)"
     text = "\n".join(
         (

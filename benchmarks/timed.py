@@ -2,6 +2,7 @@
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -9,7 +10,9 @@ import numpy as np
 
 import purejax_po as po
 from purejax_po.experiment.config import AlgorithmConfig
-from purejax_po.experiment.run import lanes
+from purejax_po.experiment.run import devices, plan
+from purejax_po.experiment.run.block import run_window
+from purejax_po.experiment.run.program import Lanes, compile_program
 
 
 class Timed:
@@ -39,15 +42,12 @@ class Timed:
             num_steps=config.num_steps,
         )
         self.hyperparams = algorithm.hyperparams
-        self.workers, self.width = lanes.plan(
-            len(seeds), width, lanes_per_core=config.lanes_per_core
-        )
+        best = devices.lanes_per_core(config)
+        self.workers, self.width = devices.share(len(seeds), width, on_a_core=best)
         self.updates = updates
         self.windows = 1
         self.restart(seeds)
-        self.program = lanes.compile_program(
-            self.trainer, self.blocks[0].lanes, planned, self.workers
-        )
+        self.program = compile_program(self.trainer, self.blocks[0], planned, self.workers)
         self.compile_seconds = self.program.compile_seconds
 
     @property
@@ -59,15 +59,35 @@ class Timed:
         """Begin anew with as many seeds as before, or other values of them."""
         seeds = np.asarray(seeds)
         self.num_seeds = len(seeds)
-        everything = lanes.make_lanes(seeds, self.hyperparams, self.env_params)
-        self.blocks = lanes.make_blocks(everything, self.width)
+        everything = plan.repeat(seeds, self.hyperparams, self.env_params)
+        begins = range(0, self.num_seeds, self.width)
+        self.blocks = [_cut(everything, begin, self.width) for begin in begins]
+        self.states: list[Any] = [None for _ in begins]
 
     def run(self) -> float:
         """Make `windows` times `updates` updates of every seed; returns env steps per second."""
-        for block in self.blocks:
-            block.num_windows, block.logs = 0, []
         start = time.perf_counter()
-        for _ in lanes.run_blocks(self.program, self.blocks, [self.updates] * self.windows):
-            pass
-        jax.block_until_ready([block.state for block in self.blocks])
+        with ThreadPoolExecutor(len(self.workers)) as pool:
+            list(pool.map(self._serve, range(len(self.workers))))
+        jax.block_until_ready(self.states)
         return self.steps / (time.perf_counter() - start)
+
+    def _serve(self, worker: int) -> None:
+        """Run a worker's share of the blocks, one after the other."""
+        device = self.workers[worker]
+        for i in range(worker, len(self.blocks), len(self.workers)):
+            state = self.states[i]
+            if state is None:
+                state = self.program.init(*jax.device_put(tuple(self.blocks[i]), self.workers[0]))
+            inputs = (self.blocks[i].hyperparams, state, self.blocks[i].env_params)
+            hyperparams, state, env_params = jax.device_put(inputs, device)
+            for _ in range(self.windows):
+                window = self.program.window[device]
+                state, _ = run_window(window, hyperparams, state, env_params, self.updates, device)
+            self.states[i] = state
+
+
+def _cut(lanes: Lanes, begin: int, width: int) -> Lanes:
+    """Lanes from one on, the last one repeated where there are fewer than `width`."""
+    index = np.minimum(begin + np.arange(width), len(lanes.seed) - 1)
+    return jax.tree.map(lambda x: x[index], lanes)

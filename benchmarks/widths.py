@@ -31,7 +31,7 @@ from measure import Figure
 from timed import Timed
 
 from purejax_po.experiment.config import ALGORITHMS, AlgorithmConfig, NetworkConfig
-from purejax_po.experiment.run import lanes, memory
+from purejax_po.experiment.run import devices, memory
 
 MINATAR = "Breakout-MinAtar"
 NAMES = ("ppo", *(name for name in ALGORITHMS if name not in ("ppo", "grpo")))
@@ -144,7 +144,7 @@ def peak_bytes() -> float:
 
 def compile_row(row: Row) -> dict[int, Timed]:
     """Compile every width; as many at once as there are cores."""
-    workers = len(lanes.local_workers())
+    workers = len(devices.local_workers())
 
     def compile_one(width: int) -> Timed:
         seeds = range(width * workers)
@@ -268,7 +268,7 @@ def estimates(cells: dict[int, Cell]) -> str:
 
 def in_words(found: Findings, num_seeds: int) -> str:
     """The report: tables by environment, and where more lanes stop paying."""
-    parts = [f"## Lanes\n\n{len(lanes.local_workers())} × {jax.devices()[0].device_kind}"]
+    parts = [f"## Lanes\n\n{len(devices.local_workers())} × {jax.devices()[0].device_kind}"]
     for env in ENVS:
         cells = {name: own for (name, other), own in found.cells.items() if other == env}
         if not cells:

@@ -47,7 +47,6 @@ def make_run(
         run_seconds=4.0,
         env_steps_per_second=1e5,
         device="2 × cpu",
-        num_processes=1,
         times_halved=0,
     )
     return dataset

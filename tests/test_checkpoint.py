@@ -1,50 +1,33 @@
 """Checkpoints and resuming: every fault is detected, and a resumed run ends in the same bits."""
 
 import dataclasses
-import fcntl
 import functools
+import hashlib
 import json
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import threading
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from breaking import KilledError, killed_at, run_until
 from gymnax.environments import environment, spaces
 
 import purejax_po as po
-from purejax_po.experiment import policies
-from purejax_po.experiment.run import study as runner
+from purejax_po.experiment import policies, train
+from purejax_po.experiment.run import program
+from purejax_po.experiment.run import study as driver
+from purejax_po.experiment.run.plan import Plan
+from purejax_po.experiment.run.pool import Fit
 from purejax_po.experiment.store import arrays as checkpoint
-from purejax_po.experiment.store import lock as locks
-from purejax_po.experiment.store import run_store as directory
+from purejax_po.experiment.store import run_store
 from purejax_po.experiment.store.arrays import CheckpointError
-
-EVERY_WINDOW = po.Saving(every_minutes=0.0)
-
-
-class KilledError(Exception):
-    """What a test raises in place of a kill."""
-
-
-def run_until(out, number, **changes):
-    """Run, and break off without warning after a number of windows."""
-    seen = 0
-
-    def progress(steps, episode_return):
-        nonlocal seen
-        seen += 1
-        if seen > number:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        po.run(tiny.experiment(**changes), out, progress=progress, saving=EVERY_WINDOW)
 
 
 @pytest.fixture(scope="module", params=tiny.ALGORITHMS)
@@ -56,8 +39,7 @@ def undisturbed(request, tmp_path_factory):
 
 def assert_same_run(a, b):
     assert (a / "results.nc").read_bytes() == (b / "results.nc").read_bytes()
-    logs = [sorted((out / "log.jsonl").read_text().splitlines()) for out in (a, b)]
-    assert logs[0] == logs[1]
+    assert (a / "log.jsonl").read_bytes() == (b / "log.jsonl").read_bytes()
     assert json.loads((a / "config.json").read_text()) == json.loads(
         (b / "config.json").read_text()
     )
@@ -75,7 +57,7 @@ def test_a_broken_off_run_ends_in_the_same_bits(undisturbed, tmp_path, number):
     run_until(out, number, name=name)
     with (out / "log.jsonl").open("a") as log:
         log.write('{"update": 3, "st')  # a line cut short
-    po.resume(out, progress=False, saving=EVERY_WINDOW)
+    po.resume(out, progress=False, checkpoint_every=0.0)
     assert_same_run(out, expected)
 
 
@@ -91,77 +73,77 @@ def test_a_run_may_be_resumed_with_another_number_of_devices(tmp_path):
     expected, out = tmp_path / "expected", tmp_path / "run"
     po.run(tiny.experiment(), expected, progress=False)
     run_until(out, 4)
-    data = json.loads((out / "config.json").read_text())
-    (out / "config.json").write_text(json.dumps({**data, "num_devices": 1}))
-    po.resume(out, progress=False)
+    po.resume(out, progress=False, num_devices=3)
     assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
 
 
 def test_going_on_with_other_versions_is_said(tmp_path):
     out = tmp_path / "run"
     run_until(out, 4)
-    begun = json.loads((out / "checkpoints" / "program.json").read_text())
+    begun = json.loads((out / "plan.json").read_text())
     changed = {**begun, "versions": {**begun["versions"], "jaxlib": "0.0.1"}}
-    (out / "checkpoints" / "program.json").write_text(json.dumps(changed))
+    (out / "plan.json").write_text(json.dumps(changed))
     with pytest.warns(UserWarning, match=r"was begun with jaxlib 0\.0\.1, now .* last bits"):
         po.resume(out, progress=False)
 
 
-def test_only_the_newest_steps_are_kept(tmp_path):
+def test_only_the_newest_states_are_kept(tmp_path):
     out = tmp_path / "run"
     run_until(out, 9)
-    names = [p.name for p in (out / "checkpoints").iterdir()]
-    assert sum(name.startswith("step-") for name in names) == 2
-    assert not [name for name in names if name.startswith(".")]
+    names = sorted(p.name for p in (out / "blocks" / "000000").iterdir())
+    assert names == ["state-000008", "state-000009"]
 
 
 def stored(out):
-    """The checkpoints of a run."""
-    return sorted((out / "checkpoints").glob("*-*"))
+    """The states and results of a run, block by block."""
+    return sorted((out / "blocks").glob("*/[!.]*"))
+
+
+def place(path):
+    return f"{path.parent.name}/{path.name}"
 
 
 @pytest.fixture(scope="module")
 def broken_off(tmp_path_factory):
-    """A run broken off half-way, with two steps and a finished block."""
+    """A run broken off in its last block, with two finished ones."""
     out = tmp_path_factory.mktemp("broken-off") / "run"
     run_until(out, 23)
-    assert [p.name[:4] for p in stored(out)] == ["done", "step", "step"]
+    assert [place(p) for p in stored(out)] == [
+        *("000000/result", "000001/result"),
+        *("000002/state-000002", "000002/state-000003"),
+    ]
     return out
 
 
 @pytest.fixture(scope="module")
-def bring(broken_off):
-    """A function that brings new blocks to where a run's checkpoints hold them."""
-    experiment = runner.prepare_resume(broken_off)
-    whole, trainer = experiment.config, experiment.trainer
-    lanes = runner.lanes_module.make_lanes(
-        np.arange(whole.num_seeds), trainer.algorithm.hyperparams, trainer.env_params
-    )
-    first = runner.lanes_module.make_blocks(lanes, 2)[0].lanes
+def restore(broken_off):
+    """A function that tells what a run would start from: blocks done, windows, problems."""
+    study = train.prepare_resume(broken_off)
+    trainer = study.trainer
+    lanes = Plan(study.config, 2, "cpu").lanes(0, trainer)
     state = jax.eval_shape(
-        jax.vmap(lambda s, h, e: trainer.init(jax.random.key(s), h, e, 1)), *first
+        jax.vmap(lambda s, h, e: trainer.init(jax.random.key(s), h, e, 1)), *lanes
     )
     log = jax.eval_shape(
         jax.vmap(lambda h, s, e: trainer.step(h, s, e)[1]),
-        first.hyperparams, state, first.env_params,
+        lanes.hyperparams, state, lanes.env_params,
     )  # fmt: skip
-
-    def brought(out):
-        blocks = runner.lanes_module.make_blocks(lanes, 2)
-        return directory.restore(out, whole, blocks, state, log), blocks
-
-    return brought
-
-
-@pytest.fixture(scope="module")
-def restore(bring):
-    """A function that tells what a run would start from: blocks done, windows, problems."""
+    fit = Fit(2, "cpu", "cpu", 1, 0.0, 0.0, log)
 
     def restored(out):
-        found, blocks = bring(out)
-        return sorted(found.done), [b.num_windows for b in blocks], found.problems
+        loop = driver._Loop(study, po.Host(), None, fit, [])
+        loop._store = store_of(out)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            logs = loop._restore(loop._store)
+        windows = [logs[b].info.count.shape[1] if b in logs else 0 for b in range(3)]
+        return sorted(loop._results), windows, [str(w.message) for w in caught]
 
     return restored
+
+
+def store_of(out):
+    return run_store.RunStore(out, run_store.stored_hashes(out))
 
 
 def corrupt(path, kind, rng):
@@ -182,44 +164,39 @@ def corrupt(path, kind, rng):
     elif kind == "add":
         (victim.parent / "stray").write_bytes(b"x")
     elif kind == "swap":
-        other = rng.choice([p for p in path.parent.glob("*-*") if p != path])
-        hold = path.with_name("hold")
+        other = rng.choice([p for p in stored(path.parents[2]) if p != path])
+        hold = path.with_name(".hold")
         path.rename(hold)
         other.rename(path)
         hold.rename(other)
-        return {path.name, other.name}
-    return {path.name}
+        return {place(path), place(other)}
+    return {place(path)}
 
 
 @pytest.mark.parametrize("kind", ["flip", "truncate", "remove", "add", "swap", "dangle"])
 def test_every_corruption_is_detected(broken_off, restore, tmp_path, kind):
     """40 random faults of each kind, 240 in all: none is loaded, and the newest valid step is."""
     rng = random.Random(kind)
-    done, windows, _ = restore(broken_off)
-    done_name, older_name, newest_name = (p.name for p in stored(broken_off))
-    older = tmp_path / "older"
-    shutil.copytree(broken_off, older)
-    shutil.rmtree(older / "checkpoints" / newest_name)
-    windows_before = restore(older)[1]
-    assert 0 < sum(windows_before) < sum(windows)
+    assert restore(broken_off) == ([0, 1], [10, 10, 3], [])
     for i in range(40):
         out = tmp_path / str(i)
         shutil.copytree(broken_off, out)
         damaged = corrupt(rng.choice(stored(out)), kind, rng)
         for path in stored(out):
-            if path.name in damaged:
-                with pytest.raises(CheckpointError, match=path.name):
-                    checkpoint.load(path)
+            if place(path) in damaged:
+                with pytest.raises(CheckpointError, match=place(path)):
+                    store_of(out).read(path)
             else:
-                checkpoint.load(path)
+                store_of(out).read(path)
+        done = [b for b in (0, 1) if f"00000{b}/result" not in damaged]
+        states = [w for w in (3, 2) if f"000002/state-00000{w}" not in damaged]
+        windows = [10 if b in done else 0 for b in (0, 1)] + [states[0] if states else 0]
+        noticed = {name for name in damaged if name != "000002/state-000002"}
+        both = {"000002/state-000002", "000002/state-000003"}
+        expected = len(noticed) + (both <= damaged)
         found_done, found_windows, problems = restore(out)
-        assert found_done == ([] if done_name in damaged else done)
-        usable = {newest_name: windows, older_name: windows_before}
-        expected = [w for name, w in usable.items() if name not in damaged]
-        assert found_windows == (expected[0] if expected else [0] * len(windows))
-        assert len(problems) == len(
-            damaged - ({older_name} if newest_name not in damaged else set())
-        )
+        assert (found_done, found_windows) == (done, windows)
+        assert len(problems) == expected
         shutil.rmtree(out)
 
 
@@ -233,30 +210,15 @@ def test_a_damaged_run_still_ends_in_the_same_bits(broken_off, tmp_path, kind):
         po.resume(out, progress=False)
     assert_same_run(out, expected)
     assert {p.name for p in out.iterdir()} == {p.name for p in expected.iterdir()}
-    assert not [p for p in (out / "checkpoints").iterdir() if p.name.startswith((".", "step"))]
-
-
-def test_steps_that_another_process_needs_are_kept(bring, restore, tmp_path):
-    """Process 0 of two goes on with a block of a run that one process left with two under way."""
-    out = tmp_path / "run"
-    run_until(out, 9)
-    windows = restore(out)[1]
-    assert windows[0] > 0 < windows[1]
-    _, blocks = bring(out)
-    meta = checkpoint.load(stored(out)[-1])[1]
-    for further in (1, 2, 3):
-        blocks[0].num_windows += 1
-        blocks[0].logs.append(blocks[0].logs[-1])
-        directory.save_checkpoint(out, under_way=[blocks[0]], done={}, meta=meta, keep=1, process=0)
-        assert restore(out)[1] == [windows[0] + further, *windows[1:]]
-    assert sum(path.name.endswith("-p0") for path in stored(out)) == 1
+    assert [place(p) for p in (out / "blocks").glob("*/*")] == [place(p) for p in stored(out)]
+    assert {p.name for p in stored(out)} == {"result"}
 
 
 def test_a_run_without_its_checkpoints_says_that_it_starts_anew(broken_off, tmp_path):
     expected, out = tmp_path / "expected", tmp_path / "run"
     po.run(tiny.experiment(), expected, progress=False)
     shutil.copytree(broken_off, out)
-    shutil.rmtree(out / "checkpoints")
+    shutil.rmtree(out / "blocks")
     with pytest.warns(UserWarning, match="holds no checkpoint: all seeds start anew"):
         po.resume(out, progress=False)
     assert_same_run(out, expected)
@@ -264,7 +226,7 @@ def test_a_run_without_its_checkpoints_says_that_it_starts_anew(broken_off, tmp_
 
 def test_a_damaged_policy_is_left_out_aloud(tmp_path):
     out = tmp_path / "run"
-    po.run(tiny.experiment(), out, progress=False, saving=EVERY_WINDOW)
+    po.run(tiny.experiment(), out, progress=False, checkpoint_every=0.0)
     (stored(out)[0] / "manifest.json").write_bytes(b"")
     with pytest.warns(UserWarning, match="damaged; its seeds are left out"):
         evaluation = po.evaluate_run(out, num_episodes=1)
@@ -276,27 +238,20 @@ def test_a_damaged_policy_is_left_out_aloud(tmp_path):
 def test_lanes_are_noted_before_the_first_checkpoint(tmp_path):
     """Killed before anything was saved, and resumed where another number would be chosen."""
     out, expected = tmp_path / "run", tmp_path / "expected"
-    changes = {"num_seeds": 4, "lanes_per_device": None}
-    po.run(tiny.experiment(**changes, num_devices=2), expected, progress=False)
-    never = po.Saving(every_minutes=60.0)
-    with pytest.raises(KilledError):
-        po.run(tiny.experiment(**changes, num_devices=2), out, progress=killed, saving=never)
+    config = tiny.experiment(num_seeds=4, lanes_per_device=None)
+    po.run(config, expected, progress=False, num_devices=2)
+    with killed_at(0), pytest.raises(KilledError):
+        po.run(config, out, progress=False, num_devices=2)
     assert stored(out) == []
-    data = json.loads((out / "config.json").read_text())
-    (out / "config.json").write_text(json.dumps({**data, "num_devices": 1}))
-    assert po.resume(out, progress=False).attrs["lanes_per_device"] == 2
+    assert po.resume(out, progress=False, num_devices=1).attrs["lanes_per_device"] == 2
     assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
-
-
-def killed(steps, episode_return):
-    raise KilledError
 
 
 def test_a_kill_while_the_directory_is_made_leaves_what_can_be_resumed(tmp_path, monkeypatch):
     expected, out = tmp_path / "expected", tmp_path / "run"
     po.run(tiny.experiment(), expected, progress=False)
     for number in range(2):  # after the configuration, after the lanes
-        original, calls = directory.atomic.write_json, []
+        original, calls = run_store.atomic.write_json, []
 
         def write_json(path, data, number=number, original=original, calls=calls):
             if len(calls) > number:
@@ -305,9 +260,9 @@ def test_a_kill_while_the_directory_is_made_leaves_what_can_be_resumed(tmp_path,
             original(path, data)
 
         with monkeypatch.context() as patch:
-            patch.setattr(directory.atomic, "write_json", write_json)
+            patch.setattr(run_store.atomic, "write_json", write_json)
             with pytest.raises(KilledError):
-                po.run(tiny.experiment(), out, overwrite=True, progress=killed)
+                po.run(tiny.experiment(), out, overwrite=True, progress=False)
         assert (out / "config.json").exists()
         po.resume(out, progress=False)
         assert_same_run(out, expected)
@@ -334,8 +289,8 @@ def test_a_run_that_fails_before_training_leaves_nothing(tmp_path, monkeypatch):
     def compile_program(*arguments):
         raise KilledError
 
-    monkeypatch.setattr(runner.lanes_module, "compile_program", compile_program)
-    runner.lanes_module._compiled.clear()
+    monkeypatch.setattr(program, "compile_program", compile_program)
+    program._compiled.clear()
     with pytest.raises(KilledError):
         po.run(tiny.experiment(), tmp_path / "run", progress=False)
     assert list(tmp_path.iterdir()) == []
@@ -346,7 +301,7 @@ def test_no_valid_checkpoint_at_all_is_one_clear_line(broken_off, tmp_path):
     shutil.copytree(broken_off, out)
     for path in stored(out):
         (path / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no older one: start anew") as error:
+    with pytest.raises(CheckpointError, match=r"there is no other one: start anew") as error:
         po.resume(out, progress=False)
     assert "\n" not in str(error.value)
 
@@ -370,23 +325,6 @@ def test_policies_and_results_of_another_configuration_are_refused(tmp_path):
     for use in (functools.partial(po.load_policy, seed=0), po.evaluate_run, po.resume):
         with pytest.raises(ValueError, match=r"belongs to another configuration than config\.json"):
             use(out)
-
-
-@pytest.mark.parametrize("signs", [True, False])
-def test_a_process_of_the_same_run_is_given_time_to_sign_its_lock(tmp_path, signs):
-    other = tmp_path / ".lock-1"
-    with other.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(json.dumps({"host": "here", "pid": 1, "session": 6}))  # of an earlier run
-        file.flush()
-        sign = threading.Timer(0.1, other.write_text, [json.dumps({"session": 7})])
-        if signs:
-            sign.start()
-            with locks.hold(tmp_path, 0, session=7):
-                sign.join()
-        else:
-            with pytest.raises(ValueError, match="a run is at work"), locks.hold(tmp_path, 0, 7):
-                pass
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path):
@@ -476,7 +414,7 @@ def test_the_first_checkpoint_is_read_back_where_it_was_written(tmp_path, monkey
     monkeypatch.setattr(checkpoint, "_write", lossy)
     monkeypatch.setattr(checkpoint, "_sha256", lambda path: "the same")
     with pytest.raises(CheckpointError, match="is unreadable"):
-        po.run(tiny.experiment(), tmp_path / "run", progress=False, saving=EVERY_WINDOW)
+        po.run(tiny.experiment(), tmp_path / "run", progress=False, checkpoint_every=0.0)
 
 
 def test_checkpoints_of_version_0_1_are_read(tmp_path):
@@ -510,13 +448,79 @@ def test_an_object_store_is_refused_in_one_line(tmp_path, monkeypatch, out):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_log_loses_its_damaged_lines_alone(tmp_path):
-    path = tmp_path / "log.jsonl"
-    whole = '{"update": 1, "seeds": [0]}'
-    damaged = [b"12", b'{"updbte": 1, "seeds": [0]}', b"\xff\xfe", b'{"update": 2, "seeds": [0], ']
-    path.write_bytes(b"\n".join([whole.encode(), whole.encode(), *damaged]))
-    directory.trim_log(path, {(0,): 2})
-    assert path.read_text() == whole + "\n"
+def test_a_damaged_log_is_written_anew_from_the_checkpoints(undisturbed, tmp_path):
+    name, expected = undisturbed
+    out = tmp_path / "run"
+    run_until(out, 13, name=name)
+    (out / "log.jsonl").write_bytes(b'12\n{"updbte": 1, "seeds": [0]}\n\xff\xfe\n{"update": 2, "s')
+    po.resume(out, progress=False)
+    assert_same_run(out, expected)
+
+
+@pytest.fixture
+def of_0_1(tmp_path):
+    """A complete run as version 0.1 left it, but that orbax wrote its arrays."""
+    out = tmp_path / "old"
+    po.run(tiny.experiment(), out, progress=False)
+    data = json.loads((out / "config.json").read_text())
+    del data["format"]
+    identity = json.dumps(data, sort_keys=True).encode()
+    arrays = {
+        f"{int(path.parent.name)}/{name}": array
+        for path in stored(out)
+        for name, array in checkpoint.load(path)[0].items()
+    }
+    meta = {
+        "lanes_per_device": 2,
+        "config_sha256": hashlib.sha256(identity).hexdigest(),
+        "blocks": [0, 1, 2],
+        "versions": {"purejax-po": "0.1.0"},
+    }
+    shutil.rmtree(out / "blocks")
+    (out / "plan.json").unlink()
+    (out / "checkpoints").mkdir()
+    checkpoint.save(out / "checkpoints" / "done-000001", arrays, meta)
+    old = {**data, "num_devices": 1, "memory_gib": None, "stop_on_divergence": False}
+    (out / "config.json").write_text(json.dumps(old))
+    return out
+
+
+def test_a_complete_run_of_version_0_1_stays_readable(of_0_1, tmp_path):
+    po.run(tiny.experiment(), tmp_path / "new", progress=False)
+    assert po.load_runs([of_0_1]).sizes["seed"] == 5
+    po.resume(of_0_1, progress=False)
+    found = [po.evaluate_run(out, num_episodes=2) for out in (of_0_1, tmp_path / "new")]
+    np.testing.assert_array_equal(*(x["episode_return"] for x in found))
+    po.report([of_0_1], tmp_path / "report")
+
+
+def test_an_unfinished_run_of_version_0_1_is_refused_in_one_line(of_0_1):
+    (of_0_1 / "summary.json").unlink()
+    with pytest.raises(ValueError, match=r"begun by purejax-po 0\.1, .* start anew") as error:
+        po.resume(of_0_1)
+    assert "\n" not in str(error.value)
+    po.run(tiny.experiment(), of_0_1, overwrite=True, progress=False)
+    assert not (of_0_1 / "checkpoints").exists()
+
+
+def test_a_field_that_config_json_lacks_has_its_default(tmp_path):
+    """As where a later version has a field more; one that it does not know is named."""
+    out, expected = tmp_path / "run", tmp_path / "expected"
+    po.run(tiny.experiment(), expected, progress=False)
+    run_until(out, 4)
+    data = json.loads((out / "config.json").read_text())
+    del data["matmul_precision"], data["algorithm"]["network"]["mlp_ratio"]
+    (out / "config.json").write_text(json.dumps(data))
+    (out / "config.json").write_text(json.dumps({**data, "colour": 1}))
+    with pytest.raises(ValueError, match="ExperimentConfig has no field colour"):
+        po.resume(out)
+    (out / "config.json").write_text(json.dumps({**data, "format": 99}))
+    with pytest.raises(ValueError, match="its format is 99, and this version reads 1 … 2"):
+        po.resume(out)
+    (out / "config.json").write_text(json.dumps(data))
+    po.resume(out, progress=False)
+    assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
+    assert po.evaluate_run(out, num_episodes=1).sizes["seed"] == 5
 
 
 def test_results_that_are_lost_are_made_anew(undisturbed, tmp_path):
@@ -551,12 +555,12 @@ def test_a_run_that_normalises_is_resumed_and_its_policies_come_out(tmp_path):
     expected, out = tmp_path / "expected", tmp_path / "run"
     po.run(tiny.experiment(**options), expected, progress=False)
     run_until(out, 19, **options)
-    po.resume(out, progress=False, saving=EVERY_WINDOW)
+    po.resume(out, progress=False, checkpoint_every=0.0)
     assert_same_run(out, expected)
     runs = [policies.load_policies(path) for path in (out, expected)]
     assert_equal(*(run.params for run in runs))
 
-    found, trainer = runs[0].params, runs[0].experiment.trainer
+    found, trainer = runs[0].params, runs[0].study.trainer
     np.testing.assert_array_equal(found.obs.count, 320.0)
     assert len(np.unique(found.obs.mean[:, 0])) == 5
     obs = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
@@ -635,7 +639,7 @@ def test_squashed_policies_with_memory_come_out_within_the_bounds(tmp_path):
     po.run(whole, tmp_path / "run", progress=False)
     found = policies.load_policies(tmp_path / "run")
     lane = jax.tree.map(lambda x: x[2], found.params)
-    policy, act = found.experiment.trainer.policy, po.load_policy(tmp_path / "run", seed=2)
+    policy, act = found.study.trainer.policy, po.load_policy(tmp_path / "run", seed=2)
     memory, carry = None, policy.initial_carry(1)
     for t, obs in enumerate(np.random.default_rng(0).normal(size=(3, 1, 3)).astype(np.float32)):
         carry, distribution = policy.step(lane, carry, jnp.asarray(obs), jnp.full(1, t == 0))
@@ -652,7 +656,7 @@ def test_squashed_policies_come_out_within_the_bounds(tmp_path):
     found = policies.load_policies(tmp_path / "run")
     lane = jax.tree.map(lambda x: x[2], found.params)
     obs = jnp.asarray(np.random.default_rng(0).normal(size=(20, 3)), jnp.float32)
-    _, distribution = found.experiment.trainer.policy.step(lane, (), obs, jnp.zeros(20, bool))
+    _, distribution = found.study.trainer.policy.step(lane, (), obs, jnp.zeros(20, bool))
     actions = po.load_policy(tmp_path / "run", seed=2)(obs)
     np.testing.assert_allclose(actions, 2.0 * np.tanh(distribution.mean), rtol=1e-5, atol=1e-6)
     assert (po.evaluate_run(tmp_path / "run", num_episodes=2)["episode_length"] == 200).all()

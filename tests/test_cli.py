@@ -72,7 +72,7 @@ def test_interrupting_leaves_a_readable_directory(tmp_path, signal_number):
     json.loads((out / "config.json").read_text())
     log = (out / "log.jsonl").read_text()
     assert all(json.loads(line)["update"] > 0 for line in log.splitlines())
-    assert {p.name for p in out.iterdir()} == {"config.json", "log.jsonl", "checkpoints"}
+    assert {p.name for p in out.iterdir()} == {"config.json", "plan.json", "log.jsonl", "blocks"}
     assert not list(out.rglob("*.partial"))
     assert "purejax-po resume" in errors
 
@@ -96,10 +96,10 @@ def test_a_directory_that_vanishes_is_one_line(tmp_path):
     [
         (errno.ENOENT, None, "it has vanished"),
         (errno.ENOSPC, None, "nothing was saved yet"),  # what was begun has been removed
-        (errno.ENOSPC, "checkpoints", "nothing was saved yet"),
-        (errno.ENOSPC, "checkpoints/.step-1.partial", "nothing was saved yet"),
-        (errno.ENOSPC, "checkpoints/step-1", "its last checkpoint is intact"),
-        (errno.ENOSPC, "ppo/checkpoints/done-1", "its last checkpoint is intact"),
+        (errno.ENOSPC, "blocks", "nothing was saved yet"),
+        (errno.ENOSPC, "blocks/000000/.state-000001.partial-1", "nothing was saved yet"),
+        (errno.ENOSPC, "blocks/000000/state-000001", "its last checkpoint is intact"),
+        (errno.ENOSPC, "ppo/blocks/000000/result", "its last checkpoint is intact"),
     ],
 )
 def test_a_run_that_cannot_write_says_what_is_left(
@@ -113,8 +113,8 @@ def test_a_run_that_cannot_write_says_what_is_left(
     def fail(*arguments, **options):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(commands.runner, "execute", fail)
-    assert commands._execute(SimpleNamespace(directory=out), None) == 1
+    monkeypatch.setattr(commands.train, "execute", fail)
+    assert commands._execute(SimpleNamespace(directory=out), commands.Host()) == 1
     line = f"purejax-po: error: {out} cannot be written: {os.strerror(number)}; {left}\n"
     assert capsys.readouterr().err == line
 

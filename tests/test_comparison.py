@@ -14,10 +14,10 @@ from synthetic import make_run, save_run
 import purejax_po as po
 from purejax_po import cli
 from purejax_po.experiment import compare as comparison
+from purejax_po.experiment import train
 from purejax_po.experiment.config import experiment as config
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import join as runs
-from purejax_po.experiment.run import study as runner
 
 TINY = po.PPOConfig(
     num_envs=2,
@@ -72,7 +72,7 @@ def test_directory(compared):
 
 
 def test_an_interrupted_comparison_is_resumed(compared, tmp_path, monkeypatch):
-    original, calls = runner.execute, []
+    original, calls = train.execute, []
 
     def interrupted(experiment, **options):
         calls.append(experiment)
@@ -80,7 +80,7 @@ def test_an_interrupted_comparison_is_resumed(compared, tmp_path, monkeypatch):
             raise po.Interrupted(15)
         return original(experiment, **options)
 
-    monkeypatch.setattr(runner, "execute", interrupted)
+    monkeypatch.setattr(train, "execute", interrupted)
     out = tmp_path / "out"
     with pytest.raises(po.Interrupted):
         po.compare(LABELLED, "CartPole-v1", out=out, progress=False, **SETTINGS)
@@ -196,7 +196,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_in_any_pair_gets_one_line_before_training(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "execute", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(train, "execute", lambda *_, **__: pytest.fail("trained"))
     algorithms, envs, settings, message = MISTAKES[name]
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         po.compare(algorithms, envs, out=tmp_path / "out", **settings)

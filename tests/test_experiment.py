@@ -12,10 +12,12 @@ from scipy import stats
 
 import purejax_po as po
 from purejax_po.experiment.config import ALGORITHMS, PRESETS
+from purejax_po.experiment.layout import RUN_FILES
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import statistics
-from purejax_po.experiment.run import lanes
-from purejax_po.experiment.store.run_store import RUN_FILES
+from purejax_po.experiment.run import devices
+from purejax_po.experiment.run.plan import Plan
+from purejax_po.experiment.run.trainer import build_trainer
 from purejax_po.metrics import Log, Moments
 
 TINY = po.PPOConfig(
@@ -28,8 +30,9 @@ TINY = po.PPOConfig(
 CONFIG = po.ExperimentConfig(algorithm=TINY, num_seeds=3, total_steps=640, lanes_per_device=2)
 
 
-def run(**changes):
-    return po.run(dataclasses.replace(CONFIG, **changes), progress=False)
+def run(num_devices=None, **changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    return po.run(config, progress=False, num_devices=num_devices)
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +74,16 @@ def test_seeds_differ(three_seeds):
     [(16, None, (2, 8)), (1, None, (1, 1)), (20, None, (2, 5)), (3, 2, (2, 2)), (64, None, (2, 8))],
 )
 def test_plan(num_lanes, lanes_per_device, expected):
-    devices, width = lanes.plan(num_lanes, lanes_per_device, num_devices=2)
-    assert (len(devices), width) == expected
+    workers, width = devices.share(num_lanes, lanes_per_device, num_devices=2)
+    assert (len(workers), width) == expected
 
 
 def test_last_block_is_padded_with_copies():
-    everything = lanes.make_lanes(np.arange(5), {"x": 1.0}, {"y": 2})
-    blocks = lanes.make_blocks(everything, 4)
-    assert [block.lanes.seed.tolist() for block in blocks] == [[0, 1, 2, 3], [4, 4, 4, 4]]
-    assert [block.num_real for block in blocks] == [4, 1]
+    config = dataclasses.replace(CONFIG, num_seeds=5)
+    plan, trainer = Plan(config, 4, "cpu"), build_trainer(config)
+    seeds = [plan.lanes(block, trainer).seed.tolist() for block in range(plan.num_blocks)]
+    assert seeds == [[0, 1, 2, 3], [4, 4, 4, 4]]
+    assert [plan.num_real(block) for block in range(plan.num_blocks)] == [4, 1]
 
 
 def test_dataset_has_the_promised_shape(three_seeds):

@@ -15,14 +15,14 @@ from purejax_po.environments import parameters
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.report import page
 from purejax_po.experiment.results import statistics
-from purejax_po.experiment.run import lanes, progress
+from purejax_po.experiment.run import program, progress
 
 
 def test_a_second_run_of_one_shape_compiles_nothing(monkeypatch):
-    lanes._compiled.clear()
+    program._compiled.clear()
     compiled = []
-    original = lanes.compile_program
-    monkeypatch.setattr(lanes, "compile_program", lambda *x: compiled.append(1) or original(*x))
+    original = program.compile_program
+    monkeypatch.setattr(program, "compile_program", lambda *x: compiled.append(1) or original(*x))
     first = po.run(tiny.experiment(), progress=False)
     other = dataclasses.replace(
         tiny.ALGORITHMS["ppo"], hyperparams=po.PPOHyperparams(learning_rate=1e-2)
@@ -92,14 +92,14 @@ def test_an_interrupted_run_names_how_to_go_on(tmp_path, capfd):
 
 def test_an_interrupted_comparison_names_how_to_go_on(tmp_path, monkeypatch):
     """While it compiles, too: what is complete is kept."""
-    original = lanes.compile_program
+    original = program.compile_program
 
     def compile_program(*arguments):
         os.kill(os.getpid(), signal.SIGINT)
         return original(*arguments)
 
-    lanes._compiled.clear()
-    monkeypatch.setattr(lanes, "compile_program", compile_program)
+    program._compiled.clear()
+    monkeypatch.setattr(program, "compile_program", compile_program)
     with pytest.raises(po.Interrupted, match=r"to go on: purejax_po.resume_compare\("):
         po.compare({"tiny": tiny.ALGORITHMS["a2c"]}, num_seeds=1, total_steps=320, out=tmp_path)
 
@@ -121,7 +121,7 @@ def test_progress_in_a_file_is_a_plain_line_for_each_tenth(monkeypatch):
 
 def test_the_return_shown_is_that_of_all_seeds_so_far():
     shown = []
-    po.run(tiny.experiment(num_devices=1), progress=lambda steps, value: shown.append(value))
+    po.run(tiny.experiment(), num_devices=1, progress=lambda steps, value: shown.append(value))
     dataset = po.run(tiny.experiment(), progress=False)
     last = dataset.isel(update=-1)
     count = last["num_episodes"].values

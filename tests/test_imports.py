@@ -63,10 +63,34 @@ ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment", "studies"}
 ONLY = {
     "flax.linen": {"networks", "layerwise"},
     "matplotlib": {"experiment", "studies"},
+    "ray": {"experiment"},
+    "filelock": {"experiment"},
     "xarray": {"experiment", "cli", "studies"},
     "orbax": {"experiment"},
     "safetensors": {"experiment"},
 }
+
+LEAVES = {"files", "layout"}
+"""Modules of the host layer that every room may import."""
+# A room of `experiment` -> the other rooms that it may import.
+ROOMS = {
+    "config": set(),
+    "store": {"config"},
+    "results": set(),
+    "run": {"config", "store", "results"},
+    "plots": {"results"},
+    "report": {"results", "plots"},
+}
+# A library -> the only files of `experiment` that may import it: a room, or a file in it.
+ONLY_IN_ROOMS = {
+    "matplotlib": {"plots", "report", "policies"},
+    "ray": {"run/ray_pool"},
+    "filelock": {"store/lock"},
+    "safetensors": {"store/arrays"},
+    "orbax": {"store/arrays"},
+    "tyro": {"config", "run/host"},
+}
+MOST_LINES = 400
 
 
 def part_of(path):
@@ -151,6 +175,43 @@ def test_some_libraries_are_known_to_one_part_only(library):
         assert not found or part_of(path) in ONLY[library], path.relative_to(PACKAGE)
 
 
+def rooms_imported(path):
+    """The rooms and files of `experiment` that a file imports, in functions too."""
+    tree = ast.parse(path.read_text())
+    names = [name.split(".") for name in imported(ast.walk(tree), path)]
+    return {name[2] for name in names if name[:2] == ["purejax_po", "experiment"] and name[2:]}
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_a_room_of_the_host_layer_imports_only_what_it_may(room):
+    for path in (PACKAGE / "experiment" / room).rglob("*.py"):
+        wrong = rooms_imported(path) - ROOMS[room] - LEAVES - {room}
+        assert not wrong, f"{path.relative_to(PACKAGE)} imports {sorted(wrong)}"
+
+
+def test_every_room_has_its_rule():
+    folders = {path.parent.name for path in (PACKAGE / "experiment").glob("*/__init__.py")}
+    assert folders == set(ROOMS)
+    for path in (PACKAGE / "experiment").glob("*.py"):
+        if path.stem in LEAVES:
+            assert rooms_imported(path) == set(), path
+
+
+@pytest.mark.parametrize("library", sorted(ONLY_IN_ROOMS))
+def test_some_libraries_are_known_to_one_room_only(library):
+    for path in (PACKAGE / "experiment").rglob("*.py"):
+        names = set(imported(ast.walk(ast.parse(path.read_text())), path))
+        if any(name == library or name.startswith(library + ".") for name in names):
+            place = path.relative_to(PACKAGE / "experiment").with_suffix("")
+            assert {place.parts[0], place.as_posix()} & ONLY_IN_ROOMS[library], place
+
+
+def test_no_file_of_the_host_layer_is_long():
+    for folder in ("experiment", "cli", "studies"):
+        for path in (PACKAGE / folder).rglob("*.py"):
+            assert len(path.read_text().splitlines()) <= MOST_LINES, path.relative_to(PACKAGE)
+
+
 def test_importing_the_package_leaves_slow_libraries_for_later():
     """gymnax takes four seconds to import, matplotlib one: each is imported where it is used."""
     slow = [
@@ -161,6 +222,7 @@ def test_importing_the_package_leaves_slow_libraries_for_later():
         "orbax",
         "safetensors",
         "pandas",
+        "ray",
     ]
     code = f"import purejax_po, sys; print(sorted(set({slow}) & set(sys.modules)))"
     finished = subprocess.run(

@@ -2,24 +2,23 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 import xarray as xr
+from breaking import run_until
 
 import purejax_po as po
 from purejax_po import cli
 from purejax_po.experiment.config import ExperimentConfig, sweep
 from purejax_po.experiment.results import dataset as results
-from purejax_po.experiment.run import lanes
-from purejax_po.experiment.run import study as runner
+from purejax_po.experiment.run import plan, program
+from purejax_po.experiment.run import study as driver
+from purejax_po.experiment.run.trainer import build_trainer
 
 AXES = {"learning_rate": (1e-4, 1e-2), "env_params.gravity": (9.8, 12.0)}
 POINTS = [
@@ -62,15 +61,11 @@ def test_lanes_go_point_by_point_and_seed_by_seed():
 
 
 def test_lanes_hold_the_values_that_single_runs_have():
-    experiment = runner.prepare(config(sweep={**AXES, "env_params.max_steps_in_episode": (50,)}))
-    hyperparams, env_params = (
-        experiment.trainer.algorithm.hyperparams,
-        experiment.trainer.env_params,
-    )
-    made = sweep.make_lanes(experiment.config, hyperparams, env_params)
-    assert made.env_params.max_steps_in_episode.dtype == np.int32
+    whole = config(sweep={**AXES, "env_params.max_steps_in_episode": (50,)})
+    blocks, of_sweep = plan.Plan(whole, 3, "cpu"), build_trainer(whole)
+    assert blocks.lanes(0, of_sweep).env_params.max_steps_in_episode.dtype == np.int32
     for number, point in enumerate(POINTS):
-        single = experiment.config.at(
+        single = whole.at(
             {
                 "learning_rate": point["learning_rate"],
                 "env_params.gravity": point["gravity"],
@@ -78,10 +73,10 @@ def test_lanes_hold_the_values_that_single_runs_have():
             }
         )
         assert single.sweep == {}
-        trainer = runner.prepare(single).trainer
-        expected = lanes.make_lanes([5, 6, 7], trainer.algorithm.hyperparams, trainer.env_params)
-        block = lanes.make_blocks(made, 3)[number]
-        for x, y in zip(*map(lanes.jax.tree.leaves, (block.lanes, expected)), strict=True):
+        trainer = build_trainer(single)
+        expected = plan.repeat([5, 6, 7], trainer.algorithm.hyperparams, trainer.env_params)
+        made = blocks.lanes(number, of_sweep)
+        for x, y in zip(*map(jax.tree.leaves, (made, expected)), strict=True):
             assert x.dtype == y.dtype
             np.testing.assert_array_equal(x, y)
 
@@ -196,7 +191,7 @@ def test_points_differ(swept):
 
 def test_a_sweep_of_240_lanes_is_traced_once(monkeypatch):
     traces, programs = [], []
-    original = lanes.run_window, lanes.compile_program
+    original = program.run_window, program.compile_program
 
     def run_window(*arguments):
         traces.append(1)
@@ -206,8 +201,8 @@ def test_a_sweep_of_240_lanes_is_traced_once(monkeypatch):
         programs.append(1)
         return original[1](*arguments)
 
-    monkeypatch.setattr(lanes, "run_window", run_window)
-    monkeypatch.setattr(lanes, "compile_program", compile_program)
+    monkeypatch.setattr(program, "run_window", run_window)
+    monkeypatch.setattr(program, "compile_program", compile_program)
     axes = {"learning_rate": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), "clip_eps": (0.1, 0.2, 0.3)}
     dataset = po.run(config(num_seeds=16, sweep=axes, lanes_per_device=None), progress=False)
     assert len(traces) == len(programs) == 1
@@ -263,7 +258,7 @@ def test_policies_are_those_of_the_single_run(swept, tmp_path):
             po.experiment.policies.load_policies(path, p).params
             for path, p in ((out, point), (tmp_path / "run", None))
         ]
-        for x, y in zip(*map(lanes.jax.tree.leaves, found), strict=True):
+        for x, y in zip(*map(jax.tree.leaves, found), strict=True):
             np.testing.assert_array_equal(x, y)
     with pytest.raises(ValueError, match="point must give nothing, for this run is no sweep"):
         po.load_policy(tmp_path / "run", seed=5, point=POINTS[0])
@@ -272,18 +267,9 @@ def test_policies_are_those_of_the_single_run(swept, tmp_path):
 @pytest.mark.parametrize("number", [4, 40])
 def test_a_broken_off_sweep_ends_in_the_same_bits(swept, tmp_path, number):
     _, expected = swept
-    seen = []
-
-    def progress(steps, episode_return):
-        seen.append(1)
-        if len(seen) > number:
-            raise InterruptedError
-
     out = tmp_path / "run"
-    saving = po.Saving(every_minutes=0.0)
-    with pytest.raises(InterruptedError):
-        po.run(config(), out, progress=progress, saving=saving)
-    po.resume(out, progress=False, saving=saving)
+    run_until(out, number, config())
+    po.resume(out, progress=False, checkpoint_every=0.0)
     assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
     logs = [sorted((path / "log.jsonl").read_text().splitlines()) for path in (out, expected)]
     assert logs[0] == logs[1]
@@ -303,7 +289,7 @@ def test_a_point_that_diverges_is_named_and_leaves_the_others_alone(swept):
     assert [entry["num_diverged"] for entry in summary["points"]] == [0, 0, 3, 3]
     assert summary["best"]["learning_rate"] == 1e-4
     with pytest.raises(po.StoppedError, match=r"seed 5 at learning_rate = 1e\+38, gravity = 9.8 d"):
-        po.run(config(sweep=axes, stop_on_divergence=True), progress=False)
+        po.run(config(sweep=axes), progress=False, stop_on_divergence=True)
 
 
 def test_a_swept_name_that_is_a_diagnostic_too():
@@ -312,37 +298,6 @@ def test_a_swept_name_that_is_a_diagnostic_too():
     dataset = po.run(config(algorithm=algorithm, sweep=axes), progress=False)
     assert dataset["kl_coef"].dims == ("kl_coef",)
     assert dataset["kl_coef_in_use"].dims == ("kl_coef", "seed", "update")
-
-
-SHARED = """
-import sys
-import purejax_po as po
-import test_sweep
-processes = po.join_processes(f"localhost:{sys.argv[2]}", 2, int(sys.argv[1]))
-po.run(test_sweep.config(num_devices=1), sys.argv[3], progress=False, processes=processes)
-"""
-
-
-def test_two_processes_share_a_sweep(swept, tmp_path, compile_quickly):
-    _, expected = swept
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = found.getsockname()[1]
-    environment = {**os.environ, **compile_quickly, "PYTHONPATH": os.path.dirname(__file__)}
-    out = tmp_path / "run"
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", SHARED, str(index), str(port), str(out)],
-            env=environment, stderr=subprocess.PIPE, text=True,
-        )
-        for index in range(2)
-    ]  # fmt: skip
-    for process in running:
-        errors = process.communicate(timeout=300)[1]
-        assert process.returncode == 0, errors
-    assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
-    logs = [sorted((path / "log.jsonl").read_text().splitlines()) for path in (out, expected)]
-    assert logs[0] == logs[1]
 
 
 # What is made of the results
@@ -382,14 +337,14 @@ def test_loggers_know_a_lane_by_point_and_seed(tmp_path, monkeypatch):
     seen = set()
 
     class Logger:
-        def write(self, names, steps, log):
-            seen.update(names)
+        def on_window(self, plan, labels, window):
+            seen.update(labels.names)
 
         def close(self):
             pass
 
-    monkeypatch.setattr(runner.loggers, "check", lambda *_: None)
-    monkeypatch.setattr(runner.loggers, "open_all", lambda *_: [Logger()])
+    monkeypatch.setattr(driver.loggers, "check", lambda *_: None)
+    monkeypatch.setattr(driver.loggers, "open_all", lambda *_: [Logger()])
     po.run(config(), tmp_path / "run", progress=False, log_to=["any"])
     assert len(seen) == 12
     assert "learning_rate=0.01,gravity=9.8/seed-7" in seen
@@ -407,7 +362,7 @@ def made_up(sizes, seeds=6):
     log = results.Log(*[results.Moments(np.ones(shape), x, 0 * level) for x in (
         {"kl": level, "discount": level}, level, level
     )])  # fmt: skip
-    log = lanes.jax.tree.map(lambda x: x.reshape(-1, 10), log)
+    log = jax.tree.map(lambda x: x.reshape(-1, 10), log)
     dataset = results.to_dataset(
         log, seeds=range(seeds), updates=range(1, 11), steps_per_update=8, axes=axes
     )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import purejax_po as po
 from purejax_po import cli, surrogates
-from purejax_po.experiment.run import study as runner
 from purejax_po.studies import ppo_table1 as table1
 from purejax_po.studies.ppo_table1 import protocol, scores
 
@@ -138,9 +138,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(flags, words, capsys, tmp_path):
 
 def test_a_run_that_stops_is_one_line(monkeypatch, tmp_path, capsys):
     def stop(*arguments, **options):
-        raise runner.StoppedError("out of memory with 1 lane")
+        raise po.StoppedError("out of memory with 1 lane")
 
-    monkeypatch.setattr(table1, "probed", lambda jobs: {})
+    monkeypatch.setattr(table1, "probed", lambda jobs, host: {})
     monkeypatch.setattr(table1, "plan", lambda jobs, _: [table1.Cost(jobs[0], 0, 0.0)])
     monkeypatch.setattr(table1, "execute", stop)
     flags = ["--tasks", "hopper", "--no-compilation-cache", "--out", str(tmp_path / "out")]

@@ -33,7 +33,23 @@ ALIASES = {
     "--output": "--out",
 }
 """What other libraries call our options."""
+REMOVED = (
+    *("--distributed", "--coordinator-address", "--num-processes", "--process-index"),
+    *("--coordinator-timeout", "--silence-timeout"),
+)
+"""Options of version 0.1, for processes that shared a run."""
 _SCIENTIFIC = re.compile(r"(?:\d+\.?\d*|\.\d+)[eE]\+?\d{1,2}|\d+\.0*")
+
+
+def check_removed(arguments: Sequence[str]) -> None:
+    """Raise `ValueError` for an option of version 0.1 that is no longer there."""
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("_", "-")
+        if name in REMOVED:
+            raise ValueError(
+                f"{name} is no longer there: several machines share a run by --cluster auto or "
+                "--cluster HOST:PORT (Ray)"
+            )
 
 
 def normalize(arguments: Sequence[str]) -> list[str]:

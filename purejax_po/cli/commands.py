@@ -471,6 +471,7 @@ def parse(arguments: Sequence[str]) -> Any:
         raise ValueError(
             f"command must be given, one of {', '.join(COMMANDS)} (see: {PROGRAM} --help)"
         )
+    typed.check_removed(arguments)
     if arguments[0] == "-h":
         arguments = ["--help", *arguments[1:]]
     if not arguments[0].startswith("-"):

@@ -46,7 +46,7 @@ MOST_STEPS = 10**9
 class TrainedPolicies(NamedTuple):
     """The final policies of a run."""
 
-    experiment: Study
+    study: Study
     seeds: Any
     diverged: Any
     """Whether each seed diverged; its policy is the last finite one."""
@@ -65,14 +65,14 @@ def load_policies(
     """
     config = files.read_config(Path(out))
     place, values = sweep.find(config, point)
-    experiment = train.prepare(config.at(values))
-    numbers, diverged, params = _load_params(Path(out), config, experiment.trainer)
+    study = train.prepare(config.at(values))
+    numbers, diverged, params = _load_params(Path(out), config, study.trainer)
     chosen = numbers // config.num_seeds == place
     if not chosen.any():
         raise ValueError(f"{out} holds no trained policy: no seed has finished at this point yet")
     seeds = config.first_seed + numbers[chosen] % config.num_seeds
     params = jax.tree.map(lambda x: x[chosen], params)
-    return TrainedPolicies(experiment, seeds, diverged[chosen], params)
+    return TrainedPolicies(study, seeds, diverged[chosen], params)
 
 
 def _load_params(
@@ -116,7 +116,7 @@ def _load_params(
 
 def _results(directory: Path) -> Iterator[tuple[int, Stored | CheckpointError]]:
     """Yield the blocks that have a result, or what is wrong with it."""
-    store = files.RunStore(directory, files.stored_hash(directory))
+    store = files.RunStore(directory, files.stored_hashes(directory))
     if legacy.is_old(directory):
         yield from legacy.results(store)
         return
@@ -159,7 +159,7 @@ def load_policy(
             point that the sweep does not hold.
     """
     policies = load_policies(out, point)
-    trainer = policies.experiment.trainer
+    trainer = policies.study.trainer
     params = _params_of(policies, seed)
     if seed in policies.seeds[policies.diverged]:
         warnings.warn(f"seed {seed} diverged: this is its last finite policy", stacklevel=2)
@@ -211,7 +211,7 @@ def evaluate_run(
 
     check_count("num_episodes", num_episodes)
     policies = load_policies(out, point)
-    trainer = policies.experiment.trainer
+    trainer = policies.study.trainer
     num_steps = int(trainer.env_params.max_steps_in_episode)
 
     @jax.jit
@@ -250,7 +250,7 @@ def evaluate_run(
 
 
 def _unfinished_seeds(policies: TrainedPolicies) -> list[int]:
-    config = policies.experiment.config
+    config = policies.study.config
     seeds = config.first_seed + np.arange(config.num_seeds)
     return np.setdiff1d(seeds, policies.seeds).tolist()
 

@@ -54,6 +54,29 @@ def choose_width(num_lanes: int, num_workers: int, platform: str, on_a_core: int
     return math.ceil(num_lanes / (rounds * num_workers))
 
 
+def share(
+    num_lanes: int,
+    lanes_per_device: int | None = None,
+    num_devices: int | None = None,
+    on_a_core: int = LANES_PER_CORE,
+) -> tuple[list[Any], int]:
+    """Share lanes among this machine's workers.
+
+    Args:
+        num_lanes: lanes to run.
+        lanes_per_device: K, if it is not to be chosen.
+        num_devices: workers to use.
+        on_a_core: as `choose_width`.
+
+    Returns:
+        Each worker's device, and K.
+    """
+    found = workers(num_devices)
+    platform = found[0].platform
+    width = lanes_per_device or choose_width(num_lanes, len(found), platform, on_a_core)
+    return found[: math.ceil(num_lanes / width)], width
+
+
 def workers(num_devices: int | None = None) -> list[Any]:
     """Return the device of each worker; more than there are devices or cores share them."""
     found = local_workers()

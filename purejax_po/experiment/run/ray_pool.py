@@ -120,7 +120,11 @@ class Worker:
         return self._fit, self._fit.num_workers
 
     def begin(
-        self, lanes_per_device: int, device_kind: str, place: tuple[str, str], begun: float
+        self,
+        lanes_per_device: int,
+        device_kind: str,
+        place: tuple[str, tuple[str, ...]],
+        begun: float,
     ) -> int | str:
         """Take the run; returns how many blocks at once, or why none."""
         import jax
@@ -132,8 +136,8 @@ class Worker:
             memory_gib = self._host.memory_gib
             self._fit = self._pool.fit(Wish(fixed=lanes_per_device, memory_gib=memory_gib))
         plan = Plan(self._config, lanes_per_device, device_kind)
-        directory, sha256 = place
-        store = RunStore(Path(directory), sha256, self._host.keep_checkpoints)
+        directory, hashes = place
+        store = RunStore(Path(directory), hashes, self._host.keep_checkpoints)
         self._pool.begin(plan, store, begun)
         return self._fit.num_workers
 
@@ -201,7 +205,8 @@ class RayPool:
         self._waiting: deque[int] = deque()
         self._receipts: list[Event] = []
         self._plan: Plan | None = None
-        self._place, self._begun = ("", ""), 0.0
+        self._place: tuple[str, tuple[str, ...]] = ("", ())
+        self._begun = 0.0
         self._is_stopping = False
         self._failed_starts = 0
         self._refusals = 0
@@ -228,7 +233,7 @@ class RayPool:
         """As `Pool`."""
         assert isinstance(store, RunStore)
         self._plan, self._begun = plan, begun
-        self._place = os.fspath(store.directory.absolute()), store.config_sha256
+        self._place = os.fspath(store.directory.absolute()), store.hashes
         for member in self._members:
             self._enlist(member)
 

@@ -137,19 +137,13 @@ class _Loop:
         self._study, self._host, self._pool, self._fit = study, host, pool, fit
         self._plan = Plan(study.config, fit.lanes_per_device, fit.device_kind)
         self._labels: dict[int, Labels] = {}
-        self._observers = [*observers, *host.observers, *self._own_observers()]
+        self._observers = [*observers, *host.observers]
         self._seconds_before = 0.0
         self._results: dict[int, tuple[Log, Any]] = {}
         self._seen: dict[int, int] = {}
         self._store: Store = MemoryStore()
         self.had_saved = False
         """Whether a failure came after something had been saved."""
-
-    def _own_observers(self) -> list[Observer]:
-        """Those that belong to the run itself; the one that may end it comes last."""
-        limit = getattr(self._study.trainer.env_params, "max_steps_in_episode", None)
-        found: list[Observer] = [UnfinishedEpisodes(limit)]
-        return [*found, StopOnDivergence()] if self._host.stop_on_divergence else found
 
     def _has_saved(self) -> bool:
         """Whether there is something that another attempt must not overwrite."""
@@ -161,7 +155,10 @@ class _Loop:
         started = time.perf_counter()
         with stop.deferred(), ExitStack() as stack:
             stack.callback(self._pool.close)
-            self._open(stack)
+            self._open()
+            self._observers += self._own_observers()
+            for observer in self._observers:
+                stack.callback(observer.close)
             todo = [b for b in range(self._plan.num_blocks) if b not in self._results]
             self._pool.begin(self._plan, self._store, time.time() - self._seconds_before)
             self._loop(todo, stop)
@@ -181,8 +178,18 @@ class _Loop:
         )
         return dataset
 
-    def _open(self, stack: ExitStack) -> None:
-        """Create the directory, or read what it holds; then open the logs."""
+    def _own_observers(self) -> list[Observer]:
+        """Those that belong to the run itself; the one that may end it comes last."""
+        config, directory = self._study.config, self._study.directory
+        limit = getattr(self._study.trainer.env_params, "max_steps_in_episode", None)
+        found: list[Observer] = [UnfinishedEpisodes(limit)]
+        if directory is not None:
+            opened = loggers.open_all(self._host.log_to, config, directory)
+            found += [LogFile(directory / layout.LOG), *opened]
+        return [*found, StopOnDivergence()] if self._host.stop_on_divergence else found
+
+    def _open(self) -> None:
+        """Create the directory, or read what it holds; the log begins with what is done."""
         config, directory = self._study.config, self._study.directory
         if directory is None:
             return
@@ -192,15 +199,10 @@ class _Loop:
             (directory / layout.BLOCKS).mkdir(exist_ok=True)
         else:
             run_store.create(directory, config, self._plan.to_dict(results.versions()))
-        config_sha256 = run_store.stored_hash(directory)
-        self._store = store = RunStore(directory, config_sha256, self._host.keep_checkpoints)
+        hashes = run_store.stored_hashes(directory)
+        self._store = store = RunStore(directory, hashes, self._host.keep_checkpoints)
         logs = self._restore(store) if is_begun else {}
-        log_file = LogFile(directory / layout.LOG)
-        log_file.begin(self._plan, logs)
-        opened = [log_file, *loggers.open_all(self._host.log_to, config, directory)]
-        for observer in opened:
-            stack.callback(observer.close)
-        self._observers = [*self._observers[:-1], *opened, *self._observers[-1:]]
+        LogFile(directory / layout.LOG).begin(self._plan, logs)
 
     def _warn_of_changes(self, begun: dict[str, Any]) -> None:
         """Warn if a run goes on with other versions or devices than it began with."""

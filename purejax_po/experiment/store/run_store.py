@@ -82,31 +82,34 @@ class MemoryStore:
 class RunStore:
     """The blocks of a run's directory."""
 
-    def __init__(self, directory: Path, config_sha256: str, keep: int = 2) -> None:
-        """Take the directory, `config_hash` of its run, and how many states to keep of a block."""
-        self.directory, self.config_sha256, self._keep = directory, config_sha256, keep
+    def __init__(self, directory: Path, hashes: tuple[str, ...], keep: int = 2) -> None:
+        """Take the directory, `stored_hashes` of it, and how many states to keep of a block."""
+        self.directory, self.hashes, self._keep = directory, hashes, keep
         self._is_tried = False
         self._lock = threading.Lock()
 
     def save(self, block: int, num_windows: int, arrays: Arrays, meta: dict[str, Any]) -> None:
         """As `Store`; what was saved before goes, but for the newest few."""
         folder = layout.block_folder(self.directory, block)
-        self._write(folder / layout.state_name(num_windows), num_windows, arrays, meta)
+        self._write(block, layout.state_name(num_windows), num_windows, arrays, meta)
         for _, path in layout.states(folder)[self._keep :]:
             shutil.rmtree(path, ignore_errors=True)
 
     def finish(self, block: int, num_windows: int, arrays: Arrays, meta: dict[str, Any]) -> None:
         """As `Store`; its states go, and what is damaged or half-written."""
         folder = layout.block_folder(self.directory, block)
-        self._write(folder / layout.RESULT, num_windows, arrays, meta)
+        self._write(block, layout.RESULT, num_windows, arrays, meta)
         for path in folder.iterdir():
             if path.name != layout.RESULT:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _write(self, path: Path, num_windows: int, arrays: Arrays, meta: dict[str, Any]) -> None:
+    def _write(
+        self, block: int, name: str, num_windows: int, arrays: Arrays, meta: dict[str, Any]
+    ) -> None:
+        path = layout.block_folder(self.directory, block) / name
         path.parent.mkdir(exist_ok=True)  # not what it is in: a run that has vanished stays away
-        whole = {**meta, "windows": num_windows, "config_sha256": self.config_sha256}
-        checkpoint.save(path, arrays, whole)
+        given = {"block": block, "windows": num_windows, "config_sha256": self.hashes[0]}
+        checkpoint.save(path, arrays, {**meta, **given})
         with self._lock:
             is_first, self._is_tried = not self._is_tried, True
         if is_first:  # a place from which nothing can be read is found out at once
@@ -121,7 +124,7 @@ class RunStore:
         problems = []
         for _, path in layout.states(layout.block_folder(self.directory, block)):
             try:
-                return self._read(path), problems
+                return self.read(path), problems
             except ForeignError:
                 raise
             except CheckpointError as error:
@@ -131,10 +134,20 @@ class RunStore:
     def result(self, block: int) -> Stored | None:
         """As `Store`."""
         path = layout.block_folder(self.directory, block) / layout.RESULT
-        return self._read(path) if path.exists() or path.is_symlink() else None
+        return self.read(path) if path.exists() or path.is_symlink() else None
 
-    def _read(self, path: Path) -> Stored:
+    def read(self, path: Path) -> Stored:
+        """Read a state or a result of one of this run's blocks.
+
+        Raises:
+            CheckpointError: if it cannot be used, as where it is another block's.
+            ForeignError: if it is another run's.
+        """
         arrays, meta = self.load(path)
+        if layout.block_folder(self.directory, meta["block"]).name != path.parent.name:
+            raise CheckpointError(
+                f"checkpoint {path} is unusable: it was written for block {meta['block']}"
+            )
         return Stored(meta["windows"], arrays, meta)
 
     def load(self, path: Path) -> tuple[Arrays, dict[str, Any]]:
@@ -145,7 +158,7 @@ class RunStore:
             ForeignError: if it is another run's.
         """
         arrays, meta = checkpoint.load(path)
-        if meta["config_sha256"] != self.config_sha256:
+        if meta["config_sha256"] not in self.hashes:
             raise ForeignError(
                 f"{path} belongs to another configuration than {layout.CONFIG} holds"
             )
@@ -157,10 +170,7 @@ class RunStore:
 
 
 def config_hash(data: dict[str, Any]) -> str:
-    """Hash what a run's results depend on, as its `config.json` says it.
-
-    A field that a later version adds does not change it: the file goes on without that field.
-    """
+    """Hash what a run's results depend on."""
     kept = {k: v for k, v in data.items() if k not in (schema.FORMAT, *schema.OLD_CIRCUMSTANCES)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
@@ -232,9 +242,16 @@ def read_config(directory: Path) -> ExperimentConfig:
         ) from None
 
 
-def stored_hash(directory: Path) -> str:
-    """Return `config_hash` of a run's configuration; errors as `read_config`."""
-    return config_hash(_config_data(directory))
+def stored_hashes(directory: Path) -> tuple[str, ...]:
+    """Return `config_hash` of a run's configuration as its file has it, and with all defaults.
+
+    A field that a later version adds changes neither what the file says nor what it means.
+
+    Raises:
+        ValueError: as `read_config`.
+    """
+    whole = read_config(directory).to_dict()
+    return config_hash(_config_data(directory)), config_hash(whole)
 
 
 def _config_data(directory: Path) -> dict[str, Any]:

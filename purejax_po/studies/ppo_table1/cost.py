@@ -41,13 +41,11 @@ def build(job: Job, host: Host) -> tuple[Program, Plan, Trainer]:
         The program, the plan whose blocks it runs, and the trainer.
     """
     config, trainer = job.config, train.prepare(job.config).trainer
-    workers = devices.workers(host.num_devices)
     best = devices.lanes_per_core(config.algorithm)
-    width = config.lanes_per_device or devices.choose_width(
-        config.num_lanes, len(workers), workers[0].platform, best
+    workers, width = devices.share(
+        config.num_lanes, config.lanes_per_device, host.num_devices, best
     )
     plan = Plan(config, width, workers[0].device_kind)
-    workers = workers[: plan.num_blocks]
     lanes = plan.lanes(0, trainer)
     return compile_program(trainer, lanes, config.num_updates, workers), plan, trainer
 

@@ -1,0 +1,182 @@
+"""Faults on a Ray cluster of one machine, in a network namespace: see `test_cluster.py`.
+
+    python tests/cluster_faults.py SCENARIO FOLDER
+
+The cluster's nodes are processes of this machine. Each scenario ends in results that are bitwise
+those of an undisturbed run on threads, or raises.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster that is made for a test has no token
+
+import psutil
+import ray
+import tiny
+from ray.cluster_utils import Cluster
+
+import purejax_po as po
+from purejax_po.experiment.run import ray_pool
+from purejax_po.experiment.run.observers import Window
+
+SIZE = {"num_seeds": 8, "total_steps": 32 * 20 * 40, "num_windows": 20}
+BIG = {"num_seeds": 64, "total_steps": 500_000, "num_windows": 100, "lanes_per_device": 8}
+
+
+def experiment():
+    """Tiny, or of a size at which faults hit every part of a run."""
+    if os.environ.get("PUREJAX_PO_BIG"):
+        return po.ExperimentConfig(algorithm=po.PPOConfig(), **BIG)
+    return tiny.experiment(**SIZE)
+
+
+def make_cluster(*cores):
+    """A head without cores, and a node for each number of them."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    return cluster, [cluster.add_node(num_cpus=number) for number in cores]
+
+
+def workers():
+    """The processes that train."""
+    found = psutil.process_iter(["name", "cmdline"])
+    return [p for p in found if "ray::Worker" in " ".join(p.info["cmdline"] or [])]
+
+
+class Watch:
+    """Does something once, after some windows; keeps the numbers of all windows that were told."""
+
+    def __init__(self, after, what, monkeypatch_pool=True):
+        self.count, self.after, self.what = 0, after, what
+        self.told = []
+        take = ray_pool.RayPool._take
+
+        def noted(pool, member):
+            events = take(pool, member)
+            for event in events:
+                if isinstance(event, Window):
+                    self.told.append((event.block, event.number))
+                elif not hasattr(event, "is_finished"):
+                    self.told.append(event)
+            self.pool = pool
+            return events
+
+        ray_pool.RayPool._take = noted
+
+    def on_window(self, plan, labels, window):
+        self.count += 1
+        if self.count == self.after:
+            self.what()
+
+    def close(self):
+        pass
+
+    def first_after_the_loss(self):
+        """By block, the first window that was told after a worker was lost."""
+        losses = [i for i, event in enumerate(self.told) if not isinstance(event, tuple)]
+        assert losses or [e for e in self.told if hasattr(e, "reason")], "nothing was lost"
+        lost = {self.told[i].block: i for i in losses}
+        return {
+            block: next(w for b, w in (e for e in self.told[i:] if type(e) is tuple) if b == block)
+            for block, i in lost.items()
+        }
+
+
+def check_same(out, expected):
+    """Results, log and policies are the same bytes."""
+    for name in ("results.nc", "log.jsonl"):
+        assert (out / name).read_bytes() == (expected / name).read_bytes(), name
+    for path in (expected / "blocks").glob("*/result/arrays.safetensors"):
+        other = out / path.relative_to(expected)
+        assert other.read_bytes() == path.read_bytes(), path
+
+
+def undisturbed(folder):
+    expected = folder / "expected"
+    if not expected.exists():
+        po.run(experiment(), expected, progress=False)
+    return expected
+
+
+def same_bits(folder):
+    """One worker with two threads, and two workers with one."""
+    expected = undisturbed(folder)
+    cluster, _ = make_cluster(2)
+    for number, devices in (("one", 2), ("two", 1)):
+        out = folder / number
+        po.run(experiment(), out, progress=False, cluster=cluster.address, num_devices=devices)
+        check_same(out, expected)
+        assert not workers()
+    return cluster
+
+
+def run_with(folder, cluster, watch, name, **where):
+    out = folder / name
+    where = {"checkpoint_every": 0.0, "progress": False, "num_devices": 1, **where}
+    po.run(experiment(), out, cluster=cluster.address, observers=[watch], **where)
+    check_same(out, undisturbed(folder))
+
+
+def check_went_on(watch):
+    begins = watch.first_after_the_loss()
+    assert any(number > 0 for number in begins.values()), begins
+
+
+def worker_lost(folder):
+    """A worker is killed in the middle of its blocks."""
+    undisturbed(folder)
+    cluster, _ = make_cluster(2)
+    watch = Watch(12, lambda: workers()[0].send_signal(signal.SIGKILL))
+    run_with(folder, cluster, watch, "worker")
+    check_went_on(watch)
+    return cluster
+
+
+def node_lost(folder):
+    """A node is lost with all that runs on it; later another one is added."""
+    undisturbed(folder)
+    cluster, nodes = make_cluster(1, 1)
+    watch = Watch(12, lambda: cluster.remove_node(nodes[0], allow_graceful=False))
+    run_with(folder, cluster, watch, "node")
+    check_went_on(watch)
+    return cluster
+
+
+def node_added(folder):
+    """A node that is added while the run goes on takes blocks."""
+    undisturbed(folder)
+    cluster, _ = make_cluster(1)
+    watch = Watch(4, lambda: cluster.add_node(num_cpus=1))
+    most = []
+
+    def count(plan, labels, window):
+        Watch.on_window(watch, plan, labels, window)
+        most.append(sum(m.threads for m in watch.pool._members))
+        time.sleep(0.02)  # the new node takes some seconds to start
+
+    watch.on_window = count
+    run_with(folder, cluster, watch, "added")
+    assert max(most) == 2, max(most)
+    return cluster
+
+
+SCENARIOS = {f.__name__: f for f in (same_bits, worker_lost, node_lost, node_added)}
+
+
+def main():
+    folder = Path(sys.argv[2])
+    cluster = SCENARIOS[sys.argv[1]](folder)
+    ray.shutdown()
+    cluster.shutdown()
+    deadline = time.monotonic() + 30
+    while workers() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not workers()
+    print("ok")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Runs on a Ray cluster: the bits of threads, and every fault ends in them.
+
+Each test has a network namespace of its own with nothing but the loopback device in it.
+"""
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import purejax_po as po
+from purejax_po import cli
+
+HERE = Path(__file__).parent
+ALONE = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+
+
+def can_be_alone():
+    if importlib.util.find_spec("ray") is None or shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode == 0
+
+
+alone = pytest.mark.skipif(not can_be_alone(), reason="needs ray and a network namespace")
+pytestmark = [alone, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def environment(compile_quickly):
+    return {**os.environ, **compile_quickly, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
+
+
+@pytest.mark.parametrize("scenario", ["same_bits", "worker_lost", "node_lost", "node_added"])
+def test_a_fault_ends_in_the_same_bits(scenario, tmp_path, environment):
+    command = [*ALONE, sys.executable, str(HERE / "cluster_faults.py"), scenario, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("ok"), done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("scenario", ["same_bits", "worker_lost", "node_lost", "node_added"])
+def test_faults_at_size(scenario, tmp_path, environment):
+    test_a_fault_ends_in_the_same_bits(scenario, tmp_path, {**environment, "PUREJAX_PO_BIG": "1"})
+
+
+FLAGS = [
+    *("ppo", "--seeds", "8", "--num-envs", "2", "--num-steps", "16", "--network.hidden", "8"),
+    *("--num-epochs", "1", "--num-minibatches", "2", "--lanes-per-device", "2"),
+    *("--num-windows", "40", "--total-steps", "256000"),
+]
+OFTEN = ["--checkpoint-every", "0", "--cluster", "auto"]
+
+
+def start(*arguments, environment):
+    command = [*ALONE, sys.executable, "-m", "purejax_po", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_a_checkpoint(process, out):
+    deadline = time.monotonic() + 200
+    while not list(out.glob("blocks/*/state-00000[3-9]")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def processes_of(session):
+    """What still runs of a process that began a session of its own."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session or session in [p.pid for p in process.parents()]:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+@pytest.fixture
+def expected(tmp_path, environment):
+    out = tmp_path / "expected"
+    command = [sys.executable, "-m", "purejax_po", "train", *FLAGS, "--out", str(out)]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return out
+
+
+def test_a_driver_that_is_killed_or_interrupted_goes_on(tmp_path, environment, expected):
+    """SIGKILL, then Ctrl-C as a terminal sends it; nothing of the cluster stays behind."""
+    out = tmp_path / "run"
+    process = start("train", *FLAGS, *OFTEN, "--out", out, environment=environment)
+    wait_for_a_checkpoint(process, out)
+    before = sorted(path.name for path in out.glob("blocks/*/*"))
+    process.kill()
+    process.wait()
+    assert not (out / "summary.json").exists()
+    assert before
+
+    process = start("resume", out, *OFTEN, environment=environment)
+    time.sleep(1.0)
+    deadline = time.monotonic() + 200
+    log = out / "log.jsonl"
+    size = log.stat().st_size
+    while log.stat().st_size <= size and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    session = process.pid
+    os.killpg(session, signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode in (130, 0), errors
+    assert "Traceback" not in errors
+    deadline = time.monotonic() + 30
+    while (left := processes_of(session)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
+
+    process = start("resume", out, *OFTEN, environment=environment)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    for name in ("results.nc", "log.jsonl"):
+        assert (out / name).read_bytes() == (expected / name).read_bytes()
+
+
+BUG = """
+import os
+if os.environ.get("PUREJAX_PO_BUG"):
+    import purejax_po.experiment.run.block as block
+
+    def broken(*arguments):
+        raise TypeError("a bug of our own")
+
+    block.run_window = broken
+"""
+
+
+def test_a_bug_in_a_task_ends_the_run_with_its_line(tmp_path, environment):
+    (tmp_path / "usercustomize.py").write_text(BUG)
+    (tmp_path / "sitecustomize.py").write_text(BUG)
+    path = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"
+    faulty = {**environment, "PYTHONPATH": path, "PUREJAX_PO_BUG": "1"}
+    process = start("train", *FLAGS, *OFTEN, "--out", tmp_path / "run", environment=faulty)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 1
+    (line,) = [line for line in errors.splitlines() if "error" in line]
+    assert "TypeError: a bug of our own" in line
+    assert "Traceback" not in errors
+
+
+def test_what_a_user_gets_wrong_is_one_line(tmp_path, capsys, monkeypatch):
+    config = po.ExperimentConfig(num_seeds=2, total_steps=10_000)
+    with pytest.raises(ValueError, match="out must be a directory that all machines"):
+        po.run(config, cluster="auto")
+    with pytest.raises(ValueError, match="max_workers must be given with cluster"):
+        po.run(config, tmp_path / "run", max_workers=2)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    flags = ["train", "ppo", "--cluster", "auto", "--out", str(tmp_path / "run")]
+    assert cli.main(flags) == 2
+    assert "pip install 'purejax-po[ray]'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [["--distributed"], ["--coordinator-address", "x:1"], ["--num-processes", "2"]]
+)
+def test_the_old_flags_name_the_new_way(flags, capsys):
+    assert cli.main(["train", "ppo", *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--cluster" in line
