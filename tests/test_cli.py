@@ -16,7 +16,7 @@ import xarray as xr
 
 from purejax_po import cli
 from purejax_po.cli import commands
-from purejax_po.experiment.run import lanes
+from purejax_po.experiment.run import program
 from purejax_po.experiment.run.signals import Interrupted, stop_signal
 
 TINY = ["--num-envs", "2", "--num-steps", "16", "--network.hidden", "8", "--total-steps", "640"]
@@ -231,7 +231,7 @@ def test_a_signal_while_compiling_ends_at_once(tmp_path, monkeypatch, capsys):
     def compile_program(*arguments):
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(lanes, "compile_program", compile_program)
+    monkeypatch.setattr(program, "compile_program", compile_program)
     out = tmp_path / "run"
     assert cli.main(["train", "ppo", *TINY, "--out", str(out)]) == 143
     assert capsys.readouterr().err.splitlines()[-1] == "purejax-po: interrupted before training"

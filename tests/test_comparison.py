@@ -74,11 +74,11 @@ def test_directory(compared):
 def test_an_interrupted_comparison_is_resumed(compared, tmp_path, monkeypatch):
     original, calls = train.execute, []
 
-    def interrupted(experiment, **options):
-        calls.append(experiment)
+    def interrupted(study, *rest):
+        calls.append(study)
         if len(calls) == 2:
             raise po.Interrupted(15)
-        return original(experiment, **options)
+        return original(study, *rest)
 
     monkeypatch.setattr(train, "execute", interrupted)
     out = tmp_path / "out"

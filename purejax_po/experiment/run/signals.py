@@ -92,12 +92,13 @@ def stop_signal() -> Iterator[StopSignal]:
     _listening.append(stop)
     previous: dict[int, Any] = {number: signal.signal(number, stop.handle) for number in SIGNALS}
     hook = sys.unraisablehook
-    sys.unraisablehook = _silent_about_interrupted(hook)
+    sys.unraisablehook = silent = _silent_about_interrupted(hook)
     try:
         yield stop
     finally:
         _listening.clear()
-        sys.unraisablehook = hook
+        if sys.unraisablehook is silent:  # another may have put its own on top
+            sys.unraisablehook = hook
         for number, handler in previous.items():
             signal.signal(number, handler)
 

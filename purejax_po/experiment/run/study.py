@@ -141,6 +141,7 @@ class _Loop:
         self._seconds_before = 0.0
         self._results: dict[int, tuple[Log, Any]] = {}
         self._seen: dict[int, int] = {}
+        self._known_problems: set[str] = set()
         self._store: Store = MemoryStore()
         self.had_saved = False
         """Whether a failure came after something had been saved."""
@@ -235,6 +236,7 @@ class _Loop:
             stored, damaged = store.newest(block)
             instead = "an older one is used" if stored else "its seeds start anew"
             problems += [f"{problem}; {instead}" for problem in damaged]
+            self._known_problems.update(damaged)
             if stored is not None:
                 logs[block] = self._read_log(block, stored)
                 self._note(stored)
@@ -289,7 +291,7 @@ class _Loop:
                     case Window():
                         if self._observe(event):
                             losses[event.block] = 0
-                    case Problem():
+                    case Problem() if event.message not in self._known_problems:
                         warnings.warn(event.message, stacklevel=6)
                     case Receipt():
                         is_open.discard(event.block)
