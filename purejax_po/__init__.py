@@ -13,6 +13,7 @@ from purejax_po import (
     sequence,
     surrogates,
 )
+from purejax_po.actor import acting
 from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.group import GRPOHyperparams
 from purejax_po.algorithms.grpo import grpo
@@ -72,13 +73,14 @@ from purejax_po.pretraining import (
 )
 from purejax_po.sequence import gru_policy, transformer_policy
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
-from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
+from purejax_po.types import Actor, Algorithm, Critic, Policy, Prompt, Rollout, Trainer, Transition
 
 __version__ = "0.1.0"
 
 __all__ = [
     "A2CConfig",
     "A2CHyperparams",
+    "Actor",
     "Algorithm",
     "Clone",
     "Critic",
@@ -95,6 +97,7 @@ __all__ = [
     "Pairs",
     "Policy",
     "ProcessLostError",
+    "Prompt",
     "REINFORCEConfig",
     "REINFORCEHyperparams",
     "Result",
@@ -108,6 +111,7 @@ __all__ = [
     "Trainer",
     "Transition",
     "a2c",
+    "acting",
     "advantages",
     "behaviour_clone",
     "compare",

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from purejax_po import spaces
-from purejax_po.types import Critic, EnvParams, Policy, check_networks
+from purejax_po.actor import acting
+from purejax_po.types import Actor, Critic, EnvParams, Policy, check_networks
 
 DISTRIBUTION = ("noise", "sample_from")
 """What a rollout needs of a policy's distribution."""
@@ -28,14 +29,18 @@ class Start(NamedTuple):
 
 
 def check(
-    env: Any, env_params: EnvParams, policy: Policy, params: Any, check_critic: Any = None
+    env: Any,
+    env_params: EnvParams,
+    actor: Actor | Policy,
+    params: Any,
+    check_critic: Any = None,
 ) -> Start:
-    """Check an environment and a policy against each other.
+    """Check an environment and what acts in it against each other.
 
     Args:
         env, env_params: the environment, and its parameters as they are by default.
-        policy: acts with `params`.
-        params: the policy's parameters, or their shapes and dtypes.
+        actor: acts with `params`; a policy does so with its own.
+        params: what is acted with, or its shapes and dtypes.
         check_critic: called with the shape and dtype of one observation.
 
     Returns:
@@ -48,10 +53,11 @@ def check(
     for method in METHODS:
         if not callable(getattr(env, method, None)):
             raise ValueError(f"{name} must have a method {method}, as gymnax's environments have")
-    check_networks(policy)
+    if not isinstance(actor, Actor):
+        check_networks(actor)
     obs = _reset(env, env_params)[0]
     _check_observation(name, _space(env, env_params, "observation"), obs)
-    distribution = _act(policy, params, obs)
+    distribution = _act(acting(actor), params, obs)
     if check_critic is not None:
         check_critic(obs)
     space = _space(env, env_params, "action")
@@ -196,12 +202,12 @@ def _check_array(what: str, obs: Any) -> None:
         )
 
 
-def _act(policy: Any, params: Any, obs: Any) -> Any:
+def _act(actor: Actor, params: Any, obs: Any) -> Any:
     """The distribution of a batch of one action, leaves as shapes and dtypes."""
     several = jax.ShapeDtypeStruct((1, *obs.shape), obs.dtype)
     start = jax.ShapeDtypeStruct((1,), jnp.bool_)
-    carry = jax.eval_shape(lambda: policy.initial_carry(1))
-    _, distribution = jax.eval_shape(policy.step, params, carry, several, start)
+    carry = jax.eval_shape(lambda: actor.initial_carry(1))
+    _, distribution = jax.eval_shape(actor.act, params, carry, several, start)
     if missing := [name for name in DISTRIBUTION if not hasattr(distribution, name)]:
         raise ValueError(
             "the policy must return a distribution such as distributions.Categorical(logits), got "

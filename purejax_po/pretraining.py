@@ -104,8 +104,8 @@ def warm_start(algorithm: Algorithm, params: Params) -> Algorithm:
     Raises:
         ValueError: if they are not of the form of the policy's parameters.
     """
-    expected = jax.eval_shape(lambda: algorithm.policy.init(jax.random.key(0)))
-    _check_params(expected, params)
+    fresh = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams)
+    _check_params(fresh.params.policy, params)
 
     def init(key: Key, hyperparams: Any) -> Any:
         state = algorithm.init(key, hyperparams)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from purejax_po.distributions import Categorical
-from purejax_po.types import Array, EnvParams, Key, Params, Policy, check_count
+from purejax_po.types import Array, EnvParams, Key, Params, Policy, Prompt, check_count
 
 KeysAndValues = tuple[Array, Array]
 
@@ -101,8 +101,7 @@ def transformer_policy(
         )
         return Cache(cache.prompt, output, cache.position + 1), Categorical(logits[:, 0])
 
-    def unroll(params: Params, carry: Any, obs: Array, start: Array | None) -> Categorical:
-        cache = read(params, obs[0], 1) if start is not None else carry
+    def unroll(params: Params, cache: Cache, obs: Array) -> Categorical:
         length = obs.shape[0]
         if length > max_tokens:
             raise ValueError(f"num_steps must be at most {max_tokens} tokens, got {length}")
@@ -179,8 +178,7 @@ def gru_policy(env: Any, env_params: EnvParams, *, hidden: Sequence[int] = (32,)
         hidden = remember(params, memory.hidden, inputs)
         return Memory(hidden, memory.position + 1), decide(params, hidden)
 
-    def unroll(params: Params, carry: Any, obs: Array, start: Array | None) -> Categorical:
-        memory = read(params, obs[0], 1) if start is not None else carry
+    def unroll(params: Params, memory: Memory, obs: Array) -> Categorical:
         return decide(params, scan(params, memory.hidden, _fed(obs, shape).T)[1])
 
     return _reading_policy(env, init, read, advance, unroll)
@@ -284,9 +282,15 @@ def _reading_policy(
     init: Callable[[Key], Params],
     read: Callable[[Params, Array, int], Any],
     advance: Callable[[Params, Any, Array], tuple[Any, Categorical]],
-    unroll: Callable[[Params, Any, Array, Array | None], Categorical],
+    unroll: Callable[[Params, Any, Array], Categorical],
 ) -> Policy:
-    """A policy that reads a prompt wherever an episode starts; `advance` is a step behind that."""
+    """A policy that reads a prompt wherever an episode starts.
+
+    Args:
+        read: as `Prompt.read`.
+        advance: one step behind the prompt, `(params, carry, obs [N, ...])`.
+        unroll: all steps behind the prompt, `(params, carry, obs [T, N, ...])`.
+    """
     shape = env.observation_space(env.default_params).shape
 
     def initial_carry(num_envs: int) -> Any:
@@ -295,17 +299,30 @@ def _reading_policy(
 
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(read_anything))
 
-    def step(params: Params, carry: Any, obs: Array, start: Array | None) -> Any:
-        if start is not None:
-            fresh = read(params, obs, 1)
-            carry = jax.tree.map(
-                lambda new, old: jnp.where(jnp.expand_dims(start, range(1, new.ndim)), new, old),
-                fresh,
-                carry,
-            )
+    def step(params: Params, carry: Any, obs: Array, start: Array) -> Any:
+        fresh = read(params, obs, 1)
+        carry = jax.tree.map(
+            lambda new, old: jnp.where(jnp.expand_dims(start, range(1, new.ndim)), new, old),
+            fresh,
+            carry,
+        )
         return advance(params, carry, obs)
 
-    return Policy(init, initial_carry, step, unroll, memoryless=False, read=read)
+    go_on = Policy(
+        init,
+        initial_carry,
+        lambda params, carry, obs, start: advance(params, carry, obs),
+        lambda params, carry, obs, start: unroll(params, carry, obs),
+        memoryless=False,
+    )
+    return Policy(
+        init,
+        initial_carry,
+        step,
+        lambda params, carry, obs, start: unroll(params, read(params, obs[0], 1), obs),
+        memoryless=False,
+        prompt=Prompt(read, go_on),
+    )
 
 
 def _latest(obs: Array, position: Array, shape: tuple[int, int, int]) -> Array:

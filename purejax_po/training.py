@@ -14,12 +14,12 @@ from purejax_po import contract, metrics, normalization, prng, rollout, spaces
 from purejax_po.metrics import Log
 from purejax_po.normalization import Normalization, NormalizedParams
 from purejax_po.types import (
+    Actor,
     Algorithm,
     Array,
     EnvParams,
     Key,
     Params,
-    Policy,
     Range,
     Rollout,
     Trainer,
@@ -54,7 +54,7 @@ class TrainState(NamedTuple):
 
     @property
     def acting_params(self) -> Params:
-        """What `trainer.policy` acts with: the parameters, and statistics if it normalises."""
+        """What `trainer.actor` acts with: the parameters, and statistics if it normalises."""
         params, obs = self.algorithm.params, self.normalization.obs
         return params if obs == () else NormalizedParams(params, obs)
 
@@ -149,7 +149,12 @@ def make_trainer(
         raise ValueError(
             f"num_envs must be a multiple of the group size {algorithm.group_size}, got {num_envs}"
         )
-    if algorithm.policy.read is not None and not algorithm.complete_episodes:
+    if not isinstance(algorithm.actor, Actor):
+        raise ValueError(
+            "algorithm.actor must be an Actor, such as acting.acting(policy), got "
+            f"{type(algorithm.actor).__name__}"
+        )
+    if algorithm.actor.prompt is not None and not algorithm.complete_episodes:
         raise ValueError(
             "a policy that reads a prompt needs an algorithm that learns from complete episodes"
         )
@@ -158,11 +163,11 @@ def make_trainer(
     check_choice("matmul_precision", matmul_precision, get_args(MatmulPrecision))
     if normalize_rewards and not hasattr(algorithm.hyperparams, "discount"):
         raise ValueError("normalize_rewards must be False for hyperparams without discount")
-    policy, obs = algorithm.policy, jnp.zeros(())
+    actor, obs = algorithm.actor, jnp.zeros(())
     if normalize_observations:
         obs = _number_observation(env, env_params)
-        policy = normalization.normalizing(policy, obs)
-    like = _checked(env, env_params, policy, algorithm, normalize_observations)
+        actor = normalization.normalizing(actor)
+    like = _checked(env, env_params, actor, algorithm, normalize_observations)
 
     def init(
         key: Key,
@@ -178,7 +183,7 @@ def make_trainer(
             algorithm=algorithm.init(algorithm_key, hyperparams),
             rollout=None
             if algorithm.complete_episodes
-            else rollout.reset(reset_key, env, env_params, policy, num_envs, like=like),
+            else rollout.reset(reset_key, env, env_params, actor, num_envs, like=like),
             normalization=normalization.init(
                 obs, num_envs, observations=normalize_observations, rewards=normalize_rewards
             ),
@@ -189,21 +194,17 @@ def make_trainer(
         hyperparams: Any, state: TrainState, env_params: EnvParams = env_params
     ) -> tuple[TrainState, Log]:
         key, rollout_key, update_key = jax.random.split(prng.written_out(state.key), 3)
-        begin, group_size = state.rollout, algorithm.group_size
+        begin, group_size, acts = state.rollout, algorithm.group_size, actor
         if begin is None:
             rollout_key, reset_key = jax.random.split(rollout_key)
             begin = rollout.reset(
-                reset_key, env, env_params, policy, num_envs, group_size, like=like
+                reset_key, env, env_params, actor, num_envs, group_size, like=like
             )
+            if actor.prompt is not None:
+                carry = actor.prompt.read(state.acting_params, begin.obs, group_size)
+                begin, acts = begin._replace(carry=carry), actor.prompt.go_on
         rollout_state, transition, episodes = rollout.collect(
-            rollout_key,
-            env,
-            env_params,
-            policy,
-            state.acting_params,
-            begin,
-            num_steps,
-            read_first=group_size if algorithm.complete_episodes else 0,
+            rollout_key, env, env_params, acts, state.acting_params, begin, num_steps
         )
         if algorithm.complete_episodes:
             transition, episodes = rollout.first_episodes(transition, episodes)
@@ -240,7 +241,7 @@ def make_trainer(
 
     if matmul_precision != "default":
         init, step = (_at_precision(matmul_precision, f) for f in (init, step))
-    return Trainer(init, step, env, env_params, algorithm, num_envs, num_steps, policy)
+    return Trainer(init, step, env, env_params, algorithm, num_envs, num_steps, actor)
 
 
 def make_train(trainer: Trainer, *, num_updates: int, log_every: int = 1) -> Callable[..., Result]:
@@ -291,9 +292,9 @@ def window_lengths(num_updates: int, log_every: int) -> Array:
 
 
 def _checked(
-    env: Any, env_params: EnvParams, policy: Policy, algorithm: Algorithm, normalizes: bool
+    env: Any, env_params: EnvParams, actor: Actor, algorithm: Algorithm, normalizes: bool
 ) -> contract.Start:
-    """Check environment, policy and critic against each other: see `contract.check`."""
+    """Check environment, actor and critic against each other: see `contract.check`."""
     params = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams).params
 
     def check_critic(obs: Any) -> None:
@@ -307,7 +308,7 @@ def _checked(
         acting: Any = NormalizedParams(params, normalization.empty(statistics))
     else:
         acting = params
-    return contract.check(env, env_params, policy, acting, check_critic)
+    return contract.check(env, env_params, actor, acting, check_critic)
 
 
 def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:

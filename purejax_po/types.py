@@ -6,7 +6,7 @@ import functools
 import math
 import numbers
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, get_type_hints
+from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,8 @@ Params = Any
 Carry = Any
 EnvParams = Any
 Info = dict[str, Array]
-Start = Any
-"""Whether observations are the first of an episode, bool; None where a policy is told that none is
-(see `Policy.read`)."""
 
+Network = TypeVar("Network")
 AnyType = TypeVar("AnyType")
 DistributionType = TypeVar("DistributionType", bound="Distribution")
 
@@ -80,18 +78,47 @@ class Policy(NamedTuple):
     """`key → params`."""
     initial_carry: Callable[[int], Carry]
     """`num_envs → carry` at the start of an episode."""
-    step: Callable[[Params, Carry, Array, Start], tuple[Carry, Any]]
-    """`(params, carry, obs [N, ...], start [N]) → (carry, Distribution [N])`."""
-    unroll: Callable[[Params, Carry, Array, Start], Any]
+    step: Callable[[Params, Carry, Array, Array], tuple[Carry, Any]]
+    """`(params, carry, obs [N, ...], start [N]) → (carry, Distribution [N])`; `start` says which
+    observations are the first of an episode."""
+    unroll: Callable[[Params, Carry, Array, Array], Any]
     """`(params, carry, obs [T, N, ...], start [T, N]) → Distribution [T, N]`."""
     memoryless: bool = True
-    read: Callable[[Params, Array, int], Carry] | None = None
-    """`(params, obs [N, ...], group_size) → carry` of what a first observation, shared by
-    `group_size` neighbours, says once and for all: a prompt. `step` reads it wherever an episode
-    starts. Where all start at once it is read once, and `step` and `unroll` are given `start`
-    None."""
+    prompt: "Prompt[Policy] | None" = None
+    """How a first observation is read once, if there is a gain in that. `step` reads it wherever an
+    episode starts, and `unroll` at the first step, where all episodes have to start at once."""
     jacobian: Jacobian = linearized
     """How products with the Jacobian of `unroll`'s distribution are made (Fisher products)."""
+
+
+class Actor(NamedTuple):
+    """What acts in a rollout, with the whole parameters that it is given.
+
+    Less than a policy: it is neither initialised nor differentiated. `acting` makes one of a
+    policy.
+    """
+
+    initial_carry: Callable[[int], Carry]
+    """`num_envs → carry` at the start of an episode."""
+    act: Callable[[Params, Carry, Array, Array], tuple[Carry, Any]]
+    """`(params, carry, obs [N, ...], start [N]) → (carry, Distribution [N])`."""
+    memoryless: bool = True
+    """The carry is `()`, and `act` takes any leading axes."""
+    prompt: "Prompt[Actor] | None" = None
+    """As `Policy.prompt`."""
+
+
+class Prompt(NamedTuple, Generic[Network]):
+    """A first observation that a group shares can be read once, where all episodes start at once.
+
+    `Network` is a `Policy` or an `Actor`.
+    """
+
+    read: Callable[[Params, Array, int], Carry]
+    """`(params, obs [N, ...], group_size) → carry` of what observations say once and for all, each
+    shared by `group_size` neighbours."""
+    go_on: Network
+    """The same network from there: it never reads, and does not look at `start`."""
 
 
 class Critic(NamedTuple):
@@ -129,7 +156,7 @@ class Rollout(NamedTuple):
 
     transition: Transition
     carry: Carry
-    """The policy's carry before the first step, `[N, ...]`; `()` without memory."""
+    """The actor's carry before the first step, `[N, ...]`; `()` without memory."""
     progress: Array
     """Updates done so far over updates planned, in [0, 1)."""
 
@@ -137,12 +164,12 @@ class Rollout(NamedTuple):
 class Algorithm(NamedTuple):
     """A policy-optimisation algorithm as a pair of pure functions, as in optax."""
 
-    policy: Policy
-    """Acts with the first field of the state, `state.params`."""
+    actor: Actor
+    """Acts with `state.params`."""
     hyperparams: Any
     """The default hyperparameters: a pytree of floats, handed back to `init` and `update`."""
     init: Callable[[Key, Any], Any]
-    """`(key, hyperparams) → state`, a NamedTuple whose first field is `params`."""
+    """`(key, hyperparams) → state`, a NamedTuple with the field `params`."""
     update: Callable[[Key, Any, Any, Rollout], tuple[Any, Info]]
     """`(key, hyperparams, state, rollout) → (state, info)`; `info` holds scalars only."""
     complete_episodes: bool = False
@@ -173,7 +200,7 @@ class Trainer(NamedTuple):
     algorithm: Algorithm
     num_envs: int
     num_steps: int
-    policy: Policy
+    actor: Actor
     """Acts on the environment's own observations with `TrainState.acting_params`."""
 
     def __repr__(self) -> str:

@@ -85,8 +85,8 @@ def a2c(
         info["explained_variance"] = actor_critic.explained_variance(samples)
         return A2CState(params, moments), info
 
-    acting = actor_critic.acting(policy, critic)
-    return Algorithm(acting, hyperparams, init, update, critic=critic)
+    actor = actor_critic.actor(policy, critic)
+    return Algorithm(actor, hyperparams, init, update, critic=critic)
 
 
 def objective(distribution: Any, samples: actor_critic.Samples) -> tuple[Array, Info]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from purejax_po.actor import acting
 from purejax_po.algorithms import group, optimizers
 from purejax_po.algorithms.group import GRPOHyperparams
 from purejax_po.types import (
@@ -119,26 +120,15 @@ def grpo(
         new = GRPOState(params, moments, reference, num_updates)
         return new, {**told, **jax.tree.map(jnp.mean, infos)}
 
+    actor = acting(policy, lambda params: params.policy)
     return Algorithm(
-        acting(policy), hyperparams, init, update, complete_episodes=True, group_size=group_size
+        actor, hyperparams, init, update, complete_episodes=True, group_size=group_size
     )
-
-
-def acting(policy: Policy) -> Policy:
-    """A policy that takes GRPO's parameters."""
-
-    def act(params: PolicyParams, *inputs: Any) -> Any:
-        return policy.step(params.policy, *inputs)
-
-    def read(params: PolicyParams, obs: Array, group_size: int) -> Any:
-        return policy.read and policy.read(params.policy, obs, group_size)
-
-    return policy._replace(step=act, read=policy.read and read)
 
 
 def replay(policy: Policy, group_size: int, params: PolicyParams, rollout: Rollout) -> Any:
     """π_θ(·|s) of a rollout's steps, `[T, N]`; a prompt is read once for its whole group."""
-    transition, carry, start = rollout.transition, rollout.carry, rollout.transition.start
-    if policy.read is not None:
-        carry, start = policy.read(params.policy, transition.obs[0], group_size), None
-    return policy.unroll(params.policy, carry, transition.obs, start)
+    transition, carry, prompt = rollout.transition, rollout.carry, policy.prompt
+    if prompt is not None:
+        policy, carry = prompt.go_on, prompt.read(params.policy, transition.obs[0], group_size)
+    return policy.unroll(params.policy, carry, transition.obs, transition.start)

@@ -182,8 +182,8 @@ def algorithm(
         params = ActorCriticParams(ascent.search.params, fitted)
         return State(params, moments), {**info, "value_loss": value_loss}
 
-    acting = actor_critic.acting(policy, critic)
-    return Algorithm(acting, hyperparams, init, update, critic=critic)
+    actor = actor_critic.actor(policy, critic)
+    return Algorithm(actor, hyperparams, init, update, critic=critic)
 
 
 def ascend(

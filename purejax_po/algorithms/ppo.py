@@ -96,7 +96,7 @@ def ppo(
     check_count("num_epochs", num_epochs)
     check_count("num_minibatches", num_minibatches)
     check_choice("normalize_advantage", normalize_advantage, get_args(AdvantageNormalization))
-    acting = actor_critic.acting(policy, critic)
+    actor = actor_critic.actor(policy, critic)
 
     def init(key: Key, hyperparams: PPOHyperparams) -> PPOState:
         params = actor_critic.init_params(key, policy, critic)
@@ -123,12 +123,12 @@ def ppo(
         )
 
         stop_above = hyperparams.target_kl if early_stop else None
-        step = make_step(optimizer, loss, acting.memoryless, normalize_advantage, stop_above)
+        step = make_step(optimizer, loss, actor.memoryless, normalize_advantage, stop_above)
         (params, moments, _), infos = minibatch.epochs(
             key,
             step,
             (state.params, state.optimizer, jnp.bool_(False)),
-            units.of_rollout(samples, acting.memoryless),
+            units.of_rollout(samples, actor.memoryless),
             num_epochs=num_epochs,
             num_minibatches=num_minibatches,
         )
@@ -142,7 +142,7 @@ def ppo(
             kl_coef = surrogates.adapt_kl_coef(kl_coef, info["kl_of_update"], hyperparams.kl_target)
         return PPOState(params, moments, kl_coef), info
 
-    return Algorithm(acting, hyperparams, init, update, critic=critic)
+    return Algorithm(actor, hyperparams, init, update, critic=critic)
 
 
 def make_step(

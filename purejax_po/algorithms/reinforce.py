@@ -141,9 +141,9 @@ def reinforce(
         params = ActorCriticParams(policy_params, critic_params)
         return REINFORCEState(params, policy_moments, critic_moments), info
 
-    acting = actor_critic.acting(policy, critic)
+    actor = actor_critic.actor(policy, critic)
     return Algorithm(
-        acting, hyperparams, init, update, complete_episodes=complete_episodes, critic=critic
+        actor, hyperparams, init, update, complete_episodes=complete_episodes, critic=critic
     )
 
 

@@ -101,24 +101,24 @@ def load_policy(
     params = _params_of(policies, seed)
     if seed in policies.seeds[policies.diverged]:
         warnings.warn(f"seed {seed} diverged: this is its last finite policy", stacklevel=2)
-    policy = trainer.policy
+    actor = trainer.actor
     space = trainer.env.action_space(trainer.env_params)
 
     @jax.jit
     def act(obs: Array) -> Any:
-        _, distribution = policy.step(params, (), obs, jnp.zeros((), bool))
+        _, distribution = actor.act(params, (), obs, jnp.zeros((), bool))
         return rollout.to_space(space, distribution.mode(), distribution)
 
     @jax.jit
     def remember_and_act(obs: Array, memory: Carry = None) -> tuple[Any, Carry]:
         alone = jax.tree.map(lambda x: x[None], obs)
         start = jnp.full(1, memory is None)
-        memory = policy.initial_carry(1) if memory is None else memory
-        memory, distribution = policy.step(params, memory, alone, start)
+        memory = actor.initial_carry(1) if memory is None else memory
+        memory, distribution = actor.act(params, memory, alone, start)
         distribution = jax.tree.map(lambda x: x[0], distribution)
         return rollout.to_space(space, distribution.mode(), distribution), memory
 
-    return act if policy.memoryless else remember_and_act
+    return act if actor.memoryless else remember_and_act
 
 
 def evaluate_run(
@@ -159,7 +159,7 @@ def evaluate_run(
                 jax.random.key(evaluation_seed),
                 trainer.env,
                 trainer.env_params,
-                trainer.policy,
+                trainer.actor,
                 params,
                 num_episodes=num_episodes,
                 num_steps=num_steps,
@@ -296,7 +296,7 @@ def _gif_visualizer() -> Any:
 def _play(trainer: Trainer, act: Callable[..., Any], seed: int) -> tuple[list[Any], Any, list[Any]]:
     """Play one episode: states acted on, returns so far, and what the steps said besides."""
     env, env_params = trainer.env, trainer.env_params
-    memoryless, memory = trainer.algorithm.policy.memoryless, None
+    memoryless, memory = trainer.actor.memoryless, None
     step = jax.jit(env.step)
     reset_key, key = jax.random.split(jax.random.key(seed))
     obs, state = env.reset(reset_key, env_params)
