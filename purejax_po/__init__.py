@@ -73,7 +73,18 @@ from purejax_po.pretraining import (
 )
 from purejax_po.sequence import gru_policy, transformer_policy
 from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
-from purejax_po.types import Actor, Algorithm, Critic, Policy, Prompt, Rollout, Trainer, Transition
+from purejax_po.types import (
+    Actor,
+    Algorithm,
+    Critic,
+    Distribution,
+    Environment,
+    Policy,
+    Prompt,
+    Rollout,
+    Trainer,
+    Transition,
+)
 
 __version__ = "0.1.0"
 
@@ -84,6 +95,8 @@ __all__ = [
     "Algorithm",
     "Clone",
     "Critic",
+    "Distribution",
+    "Environment",
     "Evaluation",
     "ExperimentConfig",
     "GRPOConfig",

@@ -12,7 +12,18 @@ import jax.numpy as jnp
 
 from purejax_po import spaces
 from purejax_po.actor import acting
-from purejax_po.types import Actor, Critic, EnvParams, Policy, check_networks
+from purejax_po.types import (
+    Actor,
+    Critic,
+    Distribution,
+    Environment,
+    EnvParams,
+    EnvState,
+    Params,
+    Policy,
+    Space,
+    check_networks,
+)
 
 DISTRIBUTION = ("noise", "sample_from")
 """What a rollout needs of a policy's distribution."""
@@ -25,15 +36,15 @@ class Start(NamedTuple):
     """The shapes and dtypes of one environment's observation and state between two steps."""
 
     obs: Any
-    env_state: Any
+    env_state: EnvState
 
 
 def check(
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     actor: Actor | Policy,
-    params: Any,
-    check_critic: Any = None,
+    params: Params,
+    check_critic: Callable[[Any], None] | None = None,
 ) -> Start:
     """Check an environment and what acts in it against each other.
 
@@ -63,19 +74,19 @@ def check(
     space = _space(env, env_params, "action")
     spaces.check_fit(name, space, _one(distribution))
 
-    def execute(distribution: Any) -> Any:
+    def execute(distribution: Distribution) -> Any:
         action = distribution.sample_from(distribution.noise(jax.random.key(0)))
         return spaces.to_space(space, action, distribution)
 
     return settled(env, env_params, _one(jax.eval_shape(execute, distribution)))
 
 
-def first_observation(env: Any, env_params: EnvParams) -> Any:
+def first_observation(env: Environment, env_params: EnvParams) -> Any:
     """Return the shape and dtype of one observation; errors as `check`."""
     return _reset(env, env_params)[0]
 
 
-def settled(env: Any, env_params: EnvParams, action: Any) -> Start:
+def settled(env: Environment, env_params: EnvParams, action: Any) -> Start:
     """Find the dtypes that an environment's observation and state keep from step to step.
 
     A scan carries what keeps its dtype. What `reset` starts at a Python number takes the dtype that
@@ -111,7 +122,7 @@ def as_before(what: str, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), new, joined)
 
 
-def check_values(critic: Critic, params: Any, obs: Any) -> None:
+def check_values(critic: Critic, params: Params, obs: Any) -> None:
     """Raise `ValueError` unless a critic gives one value for each observation, for one given."""
     time_and_env = (3, 2)
     several = jax.ShapeDtypeStruct((*time_and_env, *obs.shape), obs.dtype)
@@ -125,7 +136,7 @@ def check_values(critic: Critic, params: Any, obs: Any) -> None:
         )
 
 
-def name_of(env: Any) -> str:
+def name_of(env: Environment) -> str:
     """The environment's name for messages."""
     return str(getattr(env, "name", type(env).__name__))
 
@@ -145,7 +156,7 @@ def _abstract(what: str, function: Callable[..., Any], *args: Any) -> Any:
         raise ValueError(f"{what} must be traceable by JAX, and fails: {detail}") from error
 
 
-def _space(env: Any, env_params: EnvParams, which: str) -> Any:
+def _space(env: Environment, env_params: EnvParams, which: str) -> Space:
     try:
         space = getattr(env, f"{which}_space")(env_params)
     except (AttributeError, NotImplementedError, TypeError) as error:
@@ -161,7 +172,7 @@ def _space(env: Any, env_params: EnvParams, which: str) -> Any:
     return space
 
 
-def _reset(env: Any, env_params: EnvParams) -> tuple[Any, Any]:
+def _reset(env: Environment, env_params: EnvParams) -> tuple[Any, EnvState]:
     name = name_of(env)
     key = jax.eval_shape(lambda: jax.random.key(0))
     started = _abstract(f"{name}.reset", env.reset, key, _strong(env_params))
@@ -173,7 +184,7 @@ def _reset(env: Any, env_params: EnvParams) -> tuple[Any, Any]:
     return started
 
 
-def _check_observation(name: str, space: Any, obs: Any) -> None:
+def _check_observation(name: str, space: Space, obs: Any) -> None:
     """Raise `ValueError` unless an observation is of the kind and shape that its space says."""
     found = spaces.kind(space)
     shape = () if found == "discrete" else tuple(getattr(space, "shape", None) or ())
@@ -202,7 +213,7 @@ def _check_array(what: str, obs: Any) -> None:
         )
 
 
-def _act(actor: Actor, params: Any, obs: Any) -> Any:
+def _act(actor: Actor, params: Params, obs: Any) -> Distribution:
     """The distribution of a batch of one action, leaves as shapes and dtypes."""
     several = jax.ShapeDtypeStruct((1, *obs.shape), obs.dtype)
     start = jax.ShapeDtypeStruct((1,), jnp.bool_)
@@ -223,7 +234,9 @@ def _one(tree: Any) -> Any:
     )
 
 
-def _step(env: Any, env_params: EnvParams, env_state: Any, action: Any, obs: Any) -> Start:
+def _step(
+    env: Environment, env_params: EnvParams, env_state: EnvState, action: Any, obs: Any
+) -> Start:
     """Observation and state after an abstract step, whose other values are checked."""
     name = name_of(env)
     key = jax.eval_shape(lambda: jax.random.key(0))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from purejax_po import contract, rollout
 from purejax_po.actor import acting
-from purejax_po.types import Actor, Array, EnvParams, Key, Params, Policy, check_count
+from purejax_po.types import Actor, Array, Environment, EnvParams, Key, Params, Policy, check_count
 
 
 class Evaluation(NamedTuple):
@@ -23,7 +23,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     key: Key,
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     actor: Actor | Policy,
     params: Params,

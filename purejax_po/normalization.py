@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from purejax_po import metrics
 from purejax_po.metrics import Moments
-from purejax_po.types import Actor, Array, Carry, Params, Transition
+from purejax_po.types import Actor, Array, Carry, Distribution, Params, Transition
 
 OBSERVATION_CLIP = 10.0
 """Normalised observations stay within ± this many standard deviations; rewards are not clipped."""
@@ -147,7 +147,9 @@ def normalizing(actor: Actor) -> Actor:
         actor: of normalised observations. Prompts are of tokens, which are not normalised.
     """
 
-    def act(params: NormalizedParams, carry: Carry, obs: Array, start: Array) -> Any:
+    def act(
+        params: NormalizedParams, carry: Carry, obs: Array, start: Array
+    ) -> tuple[Carry, Distribution]:
         return actor.act(params.params, carry, normalize_obs(params.obs, obs), start)
 
     return actor._replace(act=act, prompt=None)

@@ -8,13 +8,25 @@ import jax.numpy as jnp
 from purejax_po import contract, prng
 from purejax_po.actor import acting
 from purejax_po.spaces import to_space
-from purejax_po.types import Actor, Array, Carry, EnvParams, Key, Params, Policy, Transition
+from purejax_po.types import (
+    Actor,
+    Array,
+    Carry,
+    Distribution,
+    Environment,
+    EnvParams,
+    EnvState,
+    Key,
+    Params,
+    Policy,
+    Transition,
+)
 
 
 class RolloutState(NamedTuple):
     """Where the vectorised environment stands between two rollouts; leaves `[N, ...]`."""
 
-    env_state: Any
+    env_state: EnvState
     obs: Array
     start: Array
     """The observation is the first of an episode."""
@@ -34,7 +46,7 @@ class Episodes(NamedTuple):
 
 def reset(
     key: Key,
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     actor: Actor | Policy,
     num_envs: int,
@@ -67,7 +79,7 @@ def reset(
 
 def collect(
     key: Key,
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     actor: Actor | Policy,
     params: Params,
@@ -89,10 +101,10 @@ def collect(
     """
     actor = acting(actor)
     noise_key, env_key = jax.random.split(key)
-    if hasattr(env, "begin_rollout"):
+    if (begin_rollout := getattr(env, "begin_rollout", None)) is not None:
         env_key, begin_key = jax.random.split(env_key)
         keys = prng.written_out(jax.random.split(begin_key, state.start.shape[0]))
-        begun = jax.vmap(env.begin_rollout, in_axes=(0, 0, None))(keys, state.env_state, env_params)
+        begun = jax.vmap(begin_rollout, in_axes=(0, 0, None))(keys, state.env_state, env_params)
         state = state._replace(env_state=begun)
     abstract = jax.eval_shape(actor.act, params, state.carry, state.obs, state.start)[1]
     noise = jax.vmap(abstract.noise)(jax.random.split(noise_key, num_steps))
@@ -145,11 +157,11 @@ def first_episodes(transition: Transition, episodes: Episodes) -> tuple[Transiti
 
 def env_step(
     keys: Key,
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     state: RolloutState,
     action: Array,
-    distribution: Any,
+    distribution: Distribution,
 ) -> tuple[RolloutState, Transition, Episodes]:
     """Step every environment once with actions `[N, ...]` of a distribution."""
     name = contract.name_of(env)

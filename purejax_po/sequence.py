@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from purejax_po.distributions import Categorical
-from purejax_po.types import Array, EnvParams, Key, Params, Policy, Prompt, check_count
+from purejax_po.types import Array, Environment, EnvParams, Key, Params, Policy, Prompt, check_count
 
 KeysAndValues = tuple[Array, Array]
 
@@ -43,7 +43,7 @@ class Memory(NamedTuple):
 
 
 def transformer_policy(
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     *,
     hidden: Sequence[int] = (32,),
@@ -113,7 +113,7 @@ def transformer_policy(
     return _reading_policy(env, init, read, advance, unroll)
 
 
-def gru_policy(env: Any, env_params: EnvParams, *, hidden: Sequence[int] = (32,)) -> Policy:
+def gru_policy(env: Environment, env_params: EnvParams, *, hidden: Sequence[int] = (32,)) -> Policy:
     """Return a GRU that reads the prompt token by token, then each token it emitted.
 
     Args:
@@ -184,7 +184,7 @@ def gru_policy(env: Any, env_params: EnvParams, *, hidden: Sequence[int] = (32,)
     return _reading_policy(env, init, read, advance, unroll)
 
 
-def check_token_task(env: Any) -> tuple[int, int, int]:
+def check_token_task(env: Environment) -> tuple[int, int, int]:
     """Return prompt length, longest output and vocabulary of a token task.
 
     Raises:
@@ -278,7 +278,7 @@ def _run_layers(
 
 
 def _reading_policy(
-    env: Any,
+    env: Environment,
     init: Callable[[Key], Params],
     read: Callable[[Params, Array, int], Any],
     advance: Callable[[Params, Any, Array], tuple[Any, Categorical]],

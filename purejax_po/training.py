@@ -17,7 +17,9 @@ from purejax_po.types import (
     Actor,
     Algorithm,
     Array,
+    Environment,
     EnvParams,
+    Hyperparams,
     Key,
     Params,
     Range,
@@ -111,7 +113,7 @@ def seed_keys(seeds: int | Any) -> Key:
 
 
 def make_trainer(
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     algorithm: Algorithm,
     *,
@@ -171,7 +173,7 @@ def make_trainer(
 
     def init(
         key: Key,
-        hyperparams: Any,
+        hyperparams: Hyperparams,
         env_params: EnvParams = env_params,
         num_updates: Array | float = jnp.inf,
     ) -> TrainState:
@@ -191,7 +193,7 @@ def make_trainer(
         )
 
     def step(
-        hyperparams: Any, state: TrainState, env_params: EnvParams = env_params
+        hyperparams: Hyperparams, state: TrainState, env_params: EnvParams = env_params
     ) -> tuple[TrainState, Log]:
         key, rollout_key, update_key = jax.random.split(prng.written_out(state.key), 3)
         begin, group_size, acts = state.rollout, algorithm.group_size, actor
@@ -258,7 +260,9 @@ def make_train(trainer: Trainer, *, num_updates: int, log_every: int = 1) -> Cal
     check_count("num_updates", num_updates)
     check_count("log_every", log_every)
 
-    def train(key: Key, hyperparams: Any, env_params: EnvParams = trainer.env_params) -> Result:
+    def train(
+        key: Key, hyperparams: Hyperparams, env_params: EnvParams = trainer.env_params
+    ) -> Result:
         state = trainer.init(key, hyperparams, env_params, num_updates)
 
         def window(state: TrainState, length: Array) -> tuple[TrainState, Log]:
@@ -270,7 +274,11 @@ def make_train(trainer: Trainer, *, num_updates: int, log_every: int = 1) -> Cal
 
 
 def run_window(
-    trainer: Trainer, hyperparams: Any, state: TrainState, env_params: EnvParams, length: Array
+    trainer: Trainer,
+    hyperparams: Hyperparams,
+    state: TrainState,
+    env_params: EnvParams,
+    length: Array,
 ) -> tuple[TrainState, Log]:
     """Make `length` updates and merge their logs; traced, so that one program serves any length."""
     step = jax.jit(trainer.step)  # traced once for both
@@ -292,7 +300,7 @@ def window_lengths(num_updates: int, log_every: int) -> Array:
 
 
 def _checked(
-    env: Any, env_params: EnvParams, actor: Actor, algorithm: Algorithm, normalizes: bool
+    env: Environment, env_params: EnvParams, actor: Actor, algorithm: Algorithm, normalizes: bool
 ) -> contract.Start:
     """Check environment, actor and critic against each other: see `contract.check`."""
     params = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams).params
@@ -322,7 +330,7 @@ def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[...,
     return traced
 
 
-def _number_observation(env: Any, env_params: EnvParams) -> Any:
+def _number_observation(env: Environment, env_params: EnvParams) -> Any:
     """Shape and dtype of one observation; an error unless it can be normalised."""
     obs = contract.first_observation(env, env_params)
     kind = spaces.kind(env.observation_space(env_params))

@@ -20,6 +20,11 @@ Key = jax.Array
 Params = Any
 Carry = Any
 EnvParams = Any
+EnvState = Any
+Space = Any
+"""What `spaces.kind` tells apart."""
+Hyperparams = Any
+"""A pytree of floats."""
 Info = dict[str, Array]
 
 Network = TypeVar("Network")
@@ -67,6 +72,46 @@ class Distribution(Protocol):
         ...
 
 
+class Environment(Protocol):
+    """What the engine asks of one environment, as gymnax's have it (`contract.check` checks it).
+
+    The engine maps over several by `jax.vmap`. Arguments are given by their places.
+    """
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
+
+    @property
+    def default_params(self) -> EnvParams:
+        """A pytree that `reset`, `step` and the spaces take, traced."""
+        ...
+
+    def reset(self, key: Key, params: EnvParams, /) -> tuple[Array, EnvState]:
+        """Start an episode: `(obs [*obs_shape], state)`."""
+        ...
+
+    def step(
+        self, key: Key, state: EnvState, action: Any, params: EnvParams, /
+    ) -> tuple[Array, EnvState, Array, Array, Array, dict[str, Any]]:
+        """Make a step: `(obs, state, reward, terminated, truncated, info)`.
+
+        Where an episode ends, `obs` and `state` are those that the next one starts at. So
+        `info["final_observation"]` holds the true successor, at every step. `terminated` says that
+        the episode really ended, `truncated` that a time limit cut it.
+        """
+        ...
+
+    def observation_space(self, params: EnvParams, /) -> Space:
+        """Return the space of one observation, of a kind that `spaces.kind` knows."""
+        ...
+
+    def action_space(self, params: EnvParams, /) -> Space:
+        """Return the space of one action, of a kind that `spaces.kind` knows."""
+        ...
+
+
 class Policy(NamedTuple):
     """A policy: pure functions over a parameter pytree.
 
@@ -78,10 +123,10 @@ class Policy(NamedTuple):
     """`key → params`."""
     initial_carry: Callable[[int], Carry]
     """`num_envs → carry` at the start of an episode."""
-    step: Callable[[Params, Carry, Array, Array], tuple[Carry, Any]]
+    step: Callable[[Params, Carry, Array, Array], tuple[Carry, Distribution]]
     """`(params, carry, obs [N, ...], start [N]) → (carry, Distribution [N])`; `start` says which
     observations are the first of an episode."""
-    unroll: Callable[[Params, Carry, Array, Array], Any]
+    unroll: Callable[[Params, Carry, Array, Array], Distribution]
     """`(params, carry, obs [T, N, ...], start [T, N]) → Distribution [T, N]`."""
     memoryless: bool = True
     prompt: "Prompt[Policy] | None" = None
@@ -100,7 +145,7 @@ class Actor(NamedTuple):
 
     initial_carry: Callable[[int], Carry]
     """`num_envs → carry` at the start of an episode."""
-    act: Callable[[Params, Carry, Array, Array], tuple[Carry, Any]]
+    act: Callable[[Params, Carry, Array, Array], tuple[Carry, Distribution]]
     """`(params, carry, obs [N, ...], start [N]) → (carry, Distribution [N])`."""
     memoryless: bool = True
     """The carry is `()`, and `act` takes any leading axes."""
@@ -145,7 +190,7 @@ class Transition(NamedTuple):
     """The episode was cut by a time limit: the value of `next_obs` counts."""
     start: Array
     """`obs` is the first observation of an episode."""
-    behaviour: Any
+    behaviour: Distribution
     """The distribution that the action was drawn from."""
     weight: Array
     """1 for a real sample, 0 for padding."""
@@ -166,11 +211,11 @@ class Algorithm(NamedTuple):
 
     actor: Actor
     """Acts with `state.params`."""
-    hyperparams: Any
+    hyperparams: Hyperparams
     """The default hyperparameters: a pytree of floats, handed back to `init` and `update`."""
-    init: Callable[[Key, Any], Any]
+    init: Callable[[Key, Hyperparams], Any]
     """`(key, hyperparams) → state`, a NamedTuple with the field `params`."""
-    update: Callable[[Key, Any, Any, Rollout], tuple[Any, Info]]
+    update: Callable[[Key, Hyperparams, Any, Rollout], tuple[Any, Info]]
     """`(key, hyperparams, state, rollout) → (state, info)`; `info` holds scalars only."""
     complete_episodes: bool = False
     """Each rollout starts anew, and its weights leave each environment's first episode alone (see
@@ -195,7 +240,7 @@ class Trainer(NamedTuple):
     """`(key, hyperparams, env_params=default, num_updates=inf) → TrainState`."""
     step: Callable[..., tuple[Any, Any]]
     """`(hyperparams, TrainState, env_params=default) → (TrainState, Log)`: one update."""
-    env: Any
+    env: Environment
     env_params: EnvParams
     algorithm: Algorithm
     num_envs: int
@@ -204,8 +249,8 @@ class Trainer(NamedTuple):
     """Acts on the environment's own observations with `TrainState.acting_params`."""
 
     def __repr__(self) -> str:
-        env = getattr(self.env, "name", type(self.env).__name__)
-        return f"Trainer({env}, num_envs={self.num_envs}, num_steps={self.num_steps})"
+        name = getattr(self.env, "name", type(self.env).__name__)
+        return f"Trainer({name}, num_envs={self.num_envs}, num_steps={self.num_steps})"
 
     @property
     def steps_per_update(self) -> int:

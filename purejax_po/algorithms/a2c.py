@@ -5,7 +5,7 @@ form, with generalised advantages).
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.struct
 import optax
@@ -17,6 +17,7 @@ from purejax_po.types import (
     Algorithm,
     Array,
     Critic,
+    Distribution,
     Info,
     Key,
     Policy,
@@ -89,7 +90,7 @@ def a2c(
     return Algorithm(actor, hyperparams, init, update, critic=critic)
 
 
-def objective(distribution: Any, samples: actor_critic.Samples) -> tuple[Array, Info]:
+def objective(distribution: Distribution, samples: actor_critic.Samples) -> tuple[Array, Info]:
     """Â log π_θ, and no diagnostics."""
     log_prob = distribution.log_prob(samples.transition.action)
     return surrogates.score(log_prob, samples.advantage), {}

@@ -18,6 +18,7 @@ from purejax_po.types import (
     Array,
     Carry,
     Critic,
+    Distribution,
     Info,
     Key,
     NonNegative,
@@ -66,7 +67,7 @@ class Samples(NamedTuple):
     """The policy's and the critic's before the first step, `[B, ...]`; `()` without memory."""
 
 
-Objective = Callable[[Any, Samples], tuple[Array, Info]]
+Objective = Callable[[Distribution, Samples], tuple[Array, Info]]
 """`(π_θ, samples) → (what is maximised, diagnostics)`, each `[B]`."""
 
 
@@ -88,7 +89,9 @@ def actor(policy: Policy, critic: Critic) -> Actor:
     def initial_carry(num_envs: int) -> Carry:
         return policy.initial_carry(num_envs), critic.initial_carry(num_envs)
 
-    def act(params: ActorCriticParams, carry: Carry, obs: Array, start: Array) -> Any:
+    def act(
+        params: ActorCriticParams, carry: Carry, obs: Array, start: Array
+    ) -> tuple[Carry, Distribution]:
         policy_carry, distribution = policy.step(params.policy, carry[0], obs, start)
         critic_carry, _ = critic.step(params.critic, carry[1], obs, start)
         return (policy_carry, critic_carry), distribution
@@ -123,7 +126,7 @@ def explained_variance(samples: Samples) -> Array:
 
 def outputs(
     policy: Policy, critic: Critic, params: ActorCriticParams, samples: Samples
-) -> tuple[Any, Array]:
+) -> tuple[Distribution, Array]:
     """π_θ(·|s) and V(s) of the samples."""
     obs, start = samples.transition.obs, samples.transition.start
     distribution = policy.unroll(params.policy, samples.carry[0], obs, start)

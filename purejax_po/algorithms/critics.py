@@ -13,6 +13,7 @@ from purejax_po.types import (
     Array,
     Carry,
     Critic,
+    Hyperparams,
     Key,
     Params,
     Transition,
@@ -101,7 +102,9 @@ def successor_values(critic: Critic, params: Params, transition: Transition, val
     return jax.lax.while_loop(some_left, one_of_each, (next_value, left))[0]
 
 
-def evidence(transition: Transition, value: Array, next_value: Array, hyperparams: Any) -> Evidence:
+def evidence(
+    transition: Transition, value: Array, next_value: Array, hyperparams: Hyperparams
+) -> Evidence:
     """What an estimate of the advantage may look at, `[T, N]`.
 
     Args:
@@ -119,7 +122,11 @@ def evidence(transition: Transition, value: Array, next_value: Array, hyperparam
 
 
 def estimate(
-    critic: Critic, params: Params, transition: Transition, hyperparams: Any, carry: Carry = ()
+    critic: Critic,
+    params: Params,
+    transition: Transition,
+    hyperparams: Hyperparams,
+    carry: Carry = (),
 ) -> Estimates:
     """Values, generalised advantages and value targets of a rollout under a critic as it stands."""
     value, next_value = values(critic, params, carry, transition)

@@ -16,6 +16,7 @@ from purejax_po.algorithms.group import GRPOHyperparams
 from purejax_po.types import (
     Algorithm,
     Array,
+    Distribution,
     Info,
     Key,
     Params,
@@ -126,7 +127,7 @@ def grpo(
     )
 
 
-def replay(policy: Policy, group_size: int, params: PolicyParams, rollout: Rollout) -> Any:
+def replay(policy: Policy, group_size: int, params: PolicyParams, rollout: Rollout) -> Distribution:
     """π_θ(·|s) of a rollout's steps, `[T, N]`; a prompt is read once for its whole group."""
     transition, carry, prompt = rollout.transition, rollout.carry, policy.prompt
     if prompt is not None:

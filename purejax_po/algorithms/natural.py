@@ -6,7 +6,7 @@ accepted.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import flax.struct
 import jax
@@ -23,6 +23,8 @@ from purejax_po.types import (
     Array,
     Carry,
     Critic,
+    Distribution,
+    Hyperparams,
     Info,
     Key,
     Params,
@@ -81,11 +83,11 @@ class State(NamedTuple):
     critic_optimizer: optax.OptState
 
 
-Solve = Callable[[curvature.Product, Params, Any], curvature.Solution]
+Solve = Callable[[curvature.Product, Params, Hyperparams], curvature.Solution]
 """`(v → F v, gradient, hyperparams) → x` with F x = g."""
-Step = Callable[[curvature.Solution, Any], Params]
+Step = Callable[[curvature.Solution, Hyperparams], Params]
 """`(x, hyperparams) → step`: how far along x."""
-Accepts = Callable[[Info, Any], Array]
+Accepts = Callable[[Info, Hyperparams], Array]
 """`(info, hyperparams) → bool`: whether a candidate of `kl` and `improvement` is taken."""
 
 
@@ -96,7 +98,7 @@ class Rule(NamedTuple):
     step: Step
     accepts: Accepts = lambda info, hyperparams: jnp.bool_(True)
     """Without it there is one candidate, refused only if something is not finite."""
-    shrink: Callable[[Any], Array | float] = lambda hyperparams: 0.5
+    shrink: Callable[[Hyperparams], Array | float] = lambda hyperparams: 0.5
     """`hyperparams → β`, the factor between candidates."""
     max_backtracks: int = 1
     """Number of candidates."""
@@ -272,7 +274,7 @@ def fisher_product(
         samples = jax.tree.map(lambda x: x[(*of_all_steps, subset)], samples)
         carry = jax.tree.map(lambda x: x[subset], carry)
 
-    def apply(params: Params) -> Any:
+    def apply(params: Params) -> Distribution:
         return policy.unroll(params, carry, samples.obs, samples.start)
 
     if kind == "gauss_newton":

@@ -20,6 +20,7 @@ from purejax_po.types import (
     Algorithm,
     Array,
     Critic,
+    Distribution,
     Info,
     Key,
     NonNegative,
@@ -174,7 +175,12 @@ def make_step(
 
 
 def objective(
-    distribution: Any, batch: Samples, *, name: str, clip_eps: Array | float, kl_coef: Array
+    distribution: Distribution,
+    batch: Samples,
+    *,
+    name: str,
+    clip_eps: Array | float,
+    kl_coef: Array,
 ) -> tuple[Array, Info]:
     """The surrogate of that name and its diagnostics, each `[B]`."""
     ratio = jnp.exp(distribution.log_prob(batch.transition.action) - batch.log_prob)

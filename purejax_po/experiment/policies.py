@@ -235,15 +235,15 @@ def render(
         raise ValueError(f"path must be in a directory that exists, got {path}")
     config = files.read_config(Path(out))
     trainer = runner.prepare(config.at(sweep.find(config, point)[1])).trainer
-    has_page = hasattr(trainer.env, "draw")
-    suffix = ".html" if has_page else ".gif"
+    draw_page = getattr(trainer.env, "draw", None)
+    suffix = ".gif" if draw_page is None else ".html"
     path = Path(path or Path(out) / f"seed-{seed}{suffix}")
     if path.suffix.lower() != suffix:
         raise ValueError(f"path must end in {suffix} for {trainer.env.name}, got {path}")
     act = load_policy(out, seed=seed, point=point)
-    if has_page:
+    if draw_page is not None:
         infos = _play(trainer, act, seed)[2]
-        path.write_text(trainer.env.draw(infos))
+        path.write_text(draw_page(infos))
         return path, len(infos)
     visualizer = _gif_visualizer()
     states, returns, _ = _play(trainer, act, seed)
