@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from purejax_po import spaces
 from purejax_po.actor import acting
+from purejax_po.checks import check_networks
 from purejax_po.types import (
     Actor,
     Critic,
@@ -22,7 +23,6 @@ from purejax_po.types import (
     Params,
     Policy,
     Space,
-    check_networks,
 )
 
 DISTRIBUTION = ("noise", "sample_from")

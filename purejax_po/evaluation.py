@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from purejax_po import contract, rollout
 from purejax_po.actor import acting
-from purejax_po.types import Actor, Array, Environment, EnvParams, Key, Params, Policy, check_count
+from purejax_po.checks import check_count
+from purejax_po.types import Actor, Array, Environment, EnvParams, Key, Params, Policy
 
 
 class Evaluation(NamedTuple):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejax_po import products, spaces
+from purejax_po.checks import check_choice, check_count
 from purejax_po.distributions import (
     Categorical,
     DiagonalGaussian,
@@ -32,8 +33,6 @@ from purejax_po.types import (
     Params,
     Policy,
     Space,
-    check_choice,
-    check_count,
 )
 
 Activation = Callable[[Array], Array]

@@ -12,9 +12,9 @@ from jax.core import Tracer
 
 from purejax_po import minibatch, spaces
 from purejax_po.advantages import weighted_mean
+from purejax_po.checks import POSITIVE_FRACTION, Range, check_count, check_number
 from purejax_po.distributions import ScaledGaussian
 from purejax_po.types import (
-    POSITIVE_FRACTION,
     Algorithm,
     Array,
     Critic,
@@ -25,10 +25,7 @@ from purejax_po.types import (
     Key,
     Params,
     Policy,
-    Range,
     Space,
-    check_count,
-    check_number,
 )
 
 

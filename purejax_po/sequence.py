@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from purejax_po.checks import check_count
 from purejax_po.distributions import Categorical
-from purejax_po.types import Array, Environment, EnvParams, Key, Params, Policy, Prompt, check_count
+from purejax_po.types import Array, Environment, EnvParams, Key, Params, Policy, Prompt
 
 KeysAndValues = tuple[Array, Array]
 

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from purejax_po import contract, metrics, normalization, prng, rollout, spaces
+from purejax_po.checks import Range, check_choice, check_count, check_flag, check_number
 from purejax_po.metrics import Log
 from purejax_po.normalization import Normalization, NormalizedParams
 from purejax_po.types import (
@@ -22,14 +23,9 @@ from purejax_po.types import (
     Hyperparams,
     Key,
     Params,
-    Range,
     Rollout,
     Trainer,
     all_finite,
-    check_choice,
-    check_count,
-    check_flag,
-    check_number,
 )
 
 MOST_SEEDS = 2**32

@@ -16,38 +16,41 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "jacobian": set(),
     "types": {"jacobian"},
+    "checks": {"types"},
     "actor": {"types"},
     "distributions": {"types"},
     "spaces": {"types", "distributions"},
-    "contract": {"types", "actor", "spaces"},
+    "contract": {"types", "checks", "actor", "spaces"},
     "reads": {"types"},
     "products": {"types"},
     "layerwise": {"types", "distributions", "products"},
-    "networks": {"types", "distributions", "layerwise", "products", "spaces"},
-    "sequence": {"types", "distributions"},
+    "networks": {"types", "checks", "distributions", "layerwise", "products", "spaces"},
+    "sequence": {"types", "checks", "distributions"},
     "metrics": {"types"},
     "normalization": {"types", "metrics"},
-    "environments": {"types", "elimination", "spaces", "contract"},
+    "environments": {"types", "checks", "elimination", "spaces", "contract"},
     "advantages": {"types"},
-    "surrogates": {"types", "distributions"},
-    "curvature": {"types", "distributions", "jacobian", "elimination"},
+    "surrogates": {"types"},
+    "curvature": {"types", "checks", "jacobian", "elimination"},
     "minibatch": {"types"},
     "prng": {"types"},
     "elimination": {"types"},
-    "exact": {"types", "elimination"},
+    "exact": {"types", "checks", "elimination"},
     "rollout": {"types", "actor", "prng", "spaces", "contract"},
-    "evaluation": {"types", "actor", "rollout", "contract"},
+    "evaluation": {"types", "checks", "actor", "rollout", "contract"},
     "algorithms": {
         "types",
+        "checks",
         "actor",
         "advantages",
         "surrogates",
         "curvature",
         "minibatch",
     },
-    "pretraining": {"types", "distributions", "minibatch", "advantages", "spaces"},
+    "pretraining": {"types", "checks", "distributions", "minibatch", "advantages", "spaces"},
     "training": {
         "types",
+        "checks",
         "metrics",
         "normalization",
         "rollout",
@@ -132,6 +135,14 @@ def test_the_engine_never_imports_what_stands_above_it():
         if part_of(path) not in ABOVE_THE_ENGINE:
             wrong = parts_imported(path) & ABOVE_THE_ENGINE
             assert not wrong, f"{path.relative_to(PACKAGE)} imports {sorted(wrong)}"
+
+
+def test_types_hold_nothing_but_types():
+    """Checks and ranges have a module of their own, which is imported by its name."""
+    tree = ast.parse((PACKAGE / "types.py").read_text())
+    found = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert found == ["all_finite"]
+    assert ALLOWED["types"].isdisjoint({"checks"})
 
 
 def test_training_knows_no_algorithm_and_algorithms_no_training():

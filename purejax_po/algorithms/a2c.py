@@ -12,6 +12,7 @@ import optax
 
 from purejax_po import surrogates
 from purejax_po.algorithms import actor_critic, optimizers
+from purejax_po.checks import Positive, check_hyperparams, check_networks, known_names
 from purejax_po.types import (
     ActorCriticParams,
     Algorithm,
@@ -21,11 +22,7 @@ from purejax_po.types import (
     Info,
     Key,
     Policy,
-    Positive,
     Rollout,
-    check_hyperparams,
-    check_networks,
-    known_names,
 )
 
 

@@ -12,6 +12,7 @@ from purejax_po import advantages
 from purejax_po.actor import acting
 from purejax_po.advantages import weighted_mean
 from purejax_po.algorithms import critics, optimizers
+from purejax_po.checks import NonNegative, Positive, UnitInterval
 from purejax_po.types import (
     Actor,
     ActorCriticParams,
@@ -21,14 +22,11 @@ from purejax_po.types import (
     Distribution,
     Info,
     Key,
-    NonNegative,
     Params,
     Policy,
-    Positive,
     Prompt,
     Rollout,
     Transition,
-    UnitInterval,
 )
 
 

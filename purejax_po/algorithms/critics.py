@@ -9,17 +9,8 @@ import optax
 from purejax_po import minibatch
 from purejax_po.advantages import Evidence, gae, weighted_mean
 from purejax_po.algorithms import units
-from purejax_po.types import (
-    Array,
-    Carry,
-    Critic,
-    Hyperparams,
-    Key,
-    Params,
-    Transition,
-    all_finite,
-    check_count,
-)
+from purejax_po.checks import check_count
+from purejax_po.types import Array, Carry, Critic, Hyperparams, Key, Params, Transition, all_finite
 
 
 class Estimates(NamedTuple):

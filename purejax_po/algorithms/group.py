@@ -6,19 +6,16 @@ import flax.struct
 import jax.numpy as jnp
 
 from purejax_po import advantages, surrogates
-from purejax_po.types import (
-    Array,
-    Distribution,
-    Info,
+from purejax_po.checks import (
     NonNegative,
     OpenUnitInterval,
     Positive,
-    Transition,
     UnitInterval,
     check_choice,
     check_count,
     known_names,
 )
+from purejax_po.types import Array, Distribution, Info, Transition
 
 GroupAdvantage = Literal["zscore", "centred", "rloo", "softmax"]
 LengthNormalization = Literal["per_sequence", "per_token", "constant"]

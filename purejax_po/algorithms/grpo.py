@@ -13,18 +13,8 @@ import optax
 from purejax_po.actor import acting
 from purejax_po.algorithms import group, optimizers
 from purejax_po.algorithms.group import GRPOHyperparams
-from purejax_po.types import (
-    Algorithm,
-    Array,
-    Distribution,
-    Info,
-    Key,
-    Params,
-    Policy,
-    Rollout,
-    check_hyperparams,
-    check_networks,
-)
+from purejax_po.checks import check_hyperparams, check_networks
+from purejax_po.types import Algorithm, Array, Distribution, Info, Key, Params, Policy, Rollout
 
 
 class PolicyParams(NamedTuple):

@@ -16,8 +16,17 @@ import optax
 from purejax_po import advantages, curvature, minibatch
 from purejax_po.advantages import weighted_mean
 from purejax_po.algorithms import actor_critic, critics, optimizers
-from purejax_po.types import (
+from purejax_po.checks import (
     POSITIVE_FRACTION,
+    Positive,
+    UnitInterval,
+    check_choice,
+    check_count,
+    check_hyperparams,
+    check_networks,
+    check_number,
+)
+from purejax_po.types import (
     ActorCriticParams,
     Algorithm,
     Array,
@@ -29,15 +38,8 @@ from purejax_po.types import (
     Key,
     Params,
     Policy,
-    Positive,
     Rollout,
     Transition,
-    UnitInterval,
-    check_choice,
-    check_count,
-    check_hyperparams,
-    check_networks,
-    check_number,
 )
 
 FisherProduct = Literal["gauss_newton", "kl_hessian", "empirical"]

@@ -15,6 +15,15 @@ import optax
 from purejax_po import minibatch, surrogates
 from purejax_po.algorithms import actor_critic, optimizers, units
 from purejax_po.algorithms.actor_critic import Samples
+from purejax_po.checks import (
+    NonNegative,
+    Positive,
+    check_choice,
+    check_count,
+    check_hyperparams,
+    check_networks,
+    known_names,
+)
 from purejax_po.types import (
     ActorCriticParams,
     Algorithm,
@@ -23,15 +32,8 @@ from purejax_po.types import (
     Distribution,
     Info,
     Key,
-    NonNegative,
     Policy,
-    Positive,
     Rollout,
-    check_choice,
-    check_count,
-    check_hyperparams,
-    check_networks,
-    known_names,
 )
 
 AdvantageNormalization = Literal["off", "batch", "minibatch"]

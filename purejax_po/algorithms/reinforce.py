@@ -14,6 +14,14 @@ import optax
 from purejax_po import advantages, surrogates
 from purejax_po.advantages import weighted_mean
 from purejax_po.algorithms import actor_critic, critics, optimizers
+from purejax_po.checks import (
+    Positive,
+    UnitInterval,
+    check_choice,
+    check_hyperparams,
+    check_networks,
+    known_names,
+)
 from purejax_po.types import (
     ActorCriticParams,
     Algorithm,
@@ -24,14 +32,8 @@ from purejax_po.types import (
     Key,
     Params,
     Policy,
-    Positive,
     Rollout,
     Transition,
-    UnitInterval,
-    check_choice,
-    check_hyperparams,
-    check_networks,
-    known_names,
 )
 
 Psi = Literal["total_return", "reward_to_go", "baseline", "q_value", "td_residual", "advantage"]

@@ -19,6 +19,7 @@ import tyro
 
 import purejax_po
 from purejax_po import environments
+from purejax_po.checks import Range, check_choice, check_count, check_number
 from purejax_po.cli import arguments as typed
 from purejax_po.experiment import compare as comparison
 from purejax_po.experiment import files as atomic
@@ -46,7 +47,6 @@ from purejax_po.experiment.run.signals import Interrupted, stop_signal
 from purejax_po.experiment.store.arrays import MANIFEST
 from purejax_po.experiment.store.run_store import CHECKPOINTS, CONFIG, RUN_FILES, SWEEP, read_config
 from purejax_po.studies import ppo_table1 as table1
-from purejax_po.types import Range, check_choice, check_count, check_number
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from purejax_po import spaces
+from purejax_po.checks import Range, check_number
 from purejax_po.contract import name_of
-from purejax_po.types import Array, EnvParams, EnvState, Info, Key, Range, check_number
+from purejax_po.types import Array, EnvParams, EnvState, Info, Key
 
 StateDistribution = Callable[[Key, EnvParams], Any]
 """`(key, env_params) → state`: draws the state that an episode starts from."""

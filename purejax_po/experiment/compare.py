@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purejax_po import environments
+from purejax_po.checks import check_choice
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, specs
 from purejax_po.experiment.report import page as report
@@ -21,7 +22,6 @@ from purejax_po.experiment.run import study as runner
 from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.store import lock as locks
 from purejax_po.experiment.store import run_store as files
-from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
     import xarray as xr

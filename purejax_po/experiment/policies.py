@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejax_po import rollout
+from purejax_po.checks import check_count
 from purejax_po.evaluation import evaluate
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment.config import sweep
 from purejax_po.experiment.run import study as runner
 from purejax_po.experiment.store import run_store as files
-from purejax_po.types import Array, Carry, Trainer, check_count
+from purejax_po.types import Array, Carry, Trainer
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from purejax_po.checks import Range, check_count, check_number
 from purejax_po.experiment import files as atomic
-from purejax_po.types import Range, check_count, check_number
 
 FOLDER = ".processes"
 BEAT_SECONDS = 2.0
