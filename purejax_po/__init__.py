@@ -72,7 +72,7 @@ from purejax_po.pretraining import (
     warm_start,
 )
 from purejax_po.sequence import gru_policy, transformer_policy
-from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
+from purejax_po.training import Result, make_train, make_trainer, seed_keys
 from purejax_po.types import (
     Actor,
     Algorithm,
@@ -85,6 +85,7 @@ from purejax_po.types import (
     Trainer,
     Transition,
 )
+from purejax_po.update import TrainState
 
 __version__ = "0.1.0"
 

@@ -48,16 +48,8 @@ ALLOWED = {
         "minibatch",
     },
     "pretraining": {"types", "checks", "distributions", "minibatch", "advantages", "spaces"},
-    "training": {
-        "types",
-        "checks",
-        "metrics",
-        "normalization",
-        "rollout",
-        "prng",
-        "spaces",
-        "contract",
-    },
+    "update": {"types", "metrics", "normalization", "rollout", "prng", "contract"},
+    "training": {"types", "checks", "metrics", "normalization", "spaces", "contract", "update"},
 }
 ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment", "studies"}
 # A library -> the only parts that may import it.
@@ -147,9 +139,20 @@ def test_types_hold_nothing_but_types():
 
 def test_training_knows_no_algorithm_and_algorithms_no_training():
     assert "algorithms" not in ALLOWED["training"]
+    assert "algorithms" not in ALLOWED["update"]
     assert ALLOWED["algorithms"].isdisjoint(
-        {"environments", "rollout", "training", "experiment", "evaluation"}
+        {"environments", "rollout", "update", "training", "experiment", "evaluation"}
     )
+
+
+def test_no_function_of_the_engine_is_longer_than_80_lines():
+    for path in FILES:
+        if part_of(path) in ABOVE_THE_ENGINE:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                assert length <= 80, f"{path.relative_to(PACKAGE)}: {node.name} has {length} lines"
 
 
 @pytest.mark.parametrize("library", sorted(ONLY))

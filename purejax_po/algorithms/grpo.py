@@ -104,17 +104,24 @@ def grpo(
             return (optax.apply_updates(params, updates), moments), info
 
         (params, moments), infos = jax.lax.scan(step, state[:2], length=num_epochs)
-        num_updates, reference = state.num_updates + 1, state.reference
+        new = GRPOState(params, moments, state.reference, state.num_updates + 1)
         if reference_every:
-            renew = num_updates % reference_every == 0
-            reference = jax.tree.map(lambda new, old: jnp.where(renew, new, old), params, reference)
-        new = GRPOState(params, moments, reference, num_updates)
+            new = renew_reference(new, reference_every)
         return new, {**told, **jax.tree.map(jnp.mean, infos)}
 
     actor = acting(policy, lambda params: params.policy)
     return Algorithm(
         actor, hyperparams, init, update, complete_episodes=True, group_size=group_size
     )
+
+
+def renew_reference(state: GRPOState, every: int) -> GRPOState:
+    """Let the reference become the policy after every so many updates."""
+    renew = state.num_updates % every == 0
+    reference = jax.tree.map(
+        lambda new, old: jnp.where(renew, new, old), state.params, state.reference
+    )
+    return state._replace(reference=reference)
 
 
 def replay(policy: Policy, group_size: int, params: PolicyParams, rollout: Rollout) -> Distribution:

@@ -124,7 +124,6 @@ def ppo(
             ),
             value_clip_eps=hyperparams.value_clip_eps if clip_value else None,
         )
-
         stop_above = hyperparams.target_kl if early_stop else None
         step = make_step(optimizer, loss, actor.memoryless, normalize_advantage, stop_above)
         (params, moments, _), infos = minibatch.epochs(
@@ -141,8 +140,8 @@ def ppo(
         if surrogate in ("fixed_kl", "adaptive_kl"):
             info["kl_coef"] = kl_coef
         if surrogate == "adaptive_kl":
-            info["kl_of_update"] = actor_critic.mean_kl(policy, params.policy, samples)
-            kl_coef = surrogates.adapt_kl_coef(kl_coef, info["kl_of_update"], hyperparams.kl_target)
+            kl = info["kl_of_update"] = actor_critic.mean_kl(policy, params.policy, samples)
+            kl_coef = surrogates.adapt_kl_coef(kl_coef, kl, hyperparams.kl_target)
         return PPOState(params, moments, kl_coef), info
 
     return Algorithm(actor, hyperparams, init, update, critic=critic)

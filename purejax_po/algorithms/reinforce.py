@@ -77,9 +77,8 @@ def reinforce(
 ) -> Algorithm:
     """Build REINFORCE: one step of Adam up E[Ψ_t log π(a_t|s_t)] per rollout.
 
-    Monte-Carlo Ψ and `discount_states` learn from complete episodes: a rollout starts with a reset,
-    and each environment's first episode counts (see `rollout.first_episodes`). Make num_steps at
-    least the time limit; `info["unfinished_episodes"]` is the fraction that had to be left out.
+    Monte-Carlo Ψ and `discount_states` learn from complete episodes (`rollout.first_episodes`).
+    Make num_steps at least the time limit: `info["unfinished_episodes"]` are left out.
 
     Args:
         policy, critic: networks that share no parameters, with or without memory.
@@ -128,16 +127,14 @@ def reinforce(
         policy_params = optax.apply_updates(policy_params, updates)
         info["grad_norm"] = optimizers.norm(gradient)
         if psi not in WITHOUT_CRITIC:
-            of_value = psi if psi == "baseline" else "advantage"
-            target = value + advantages.ESTIMATORS[of_value](evidence)
+            target = value + value_error(psi, evidence)
             targets = critics.Targets(transition, target, critic_carry)
             before = critic_params, critic_adam, critic_moments
             critic_params, critic_moments, info["value_loss"] = critics.fit(
                 key, critic, *before, targets, regression
             )
-            info["explained_variance"] = advantages.explained_variance(
-                value, target, transition.weight
-            )
+            explained = advantages.explained_variance(value, target, transition.weight)
+            info["explained_variance"] = explained
         if complete_episodes:
             info["unfinished_episodes"] = 1.0 - jnp.mean(transition.weight[0])
         params = ActorCriticParams(policy_params, critic_params)
@@ -158,6 +155,11 @@ def loss(
     loss = -weighted_mean(objective, transition.weight)
     entropy = weighted_mean(distribution.entropy(), transition.weight)
     return loss, {"policy_loss": loss, "entropy": entropy}
+
+
+def value_error(psi: Psi, evidence: advantages.Evidence) -> Array:
+    """The target minus V: to the reward-to-go if Ψ is `baseline`, else to the λ-return."""
+    return advantages.ESTIMATORS["baseline" if psi == "baseline" else "advantage"](evidence)
 
 
 def per_episode(psi: Psi, weights: Array, valid: Array, discount: Array | float) -> Array:
