@@ -54,7 +54,7 @@ def common_parts(trainer: po.Trainer) -> dict[str, Part]:
             state.key,
             trainer.env,
             trainer.env_params,
-            trainer.policy,
+            trainer.actor,
             state.acting_params,
             state.rollout,
             trainer.num_steps,

@@ -72,7 +72,7 @@ def train(
                 jax.random.key(0),
                 env,
                 env_params,
-                algorithm.policy,
+                algorithm.actor,
                 state.algorithm.params,
                 num_episodes=num_episodes,
                 num_steps=env_params.max_steps_in_episode,

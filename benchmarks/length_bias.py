@@ -47,7 +47,7 @@ def train_seeds(normalization: Any, num_seeds: int, first_seed: int, num_updates
             evaluate_key,
             env,
             env_params,
-            algorithm.policy,
+            algorithm.actor,
             params,
             num_episodes=4096,
             num_steps=num_steps,

@@ -103,10 +103,10 @@ def by_xla(config: Config) -> Work:
     algorithm = small.build(env, env_params)
     key, hyperparams = jax.random.key(0), algorithm.hyperparams
     state = algorithm.init(key, hyperparams)
-    begin = rollout.reset(key, env, env_params, algorithm.policy, BATCH)
+    begin = rollout.reset(key, env, env_params, algorithm.actor, BATCH)
 
     def collect(params: Any, begin: Any) -> Any:
-        return rollout.collect(key, env, env_params, algorithm.policy, params, begin, 1)[:2]
+        return rollout.collect(key, env, env_params, algorithm.actor, params, begin, 1)[:2]
 
     _, transition = collect(state.params, begin)
     batch = po.Rollout(transition, begin.carry, jnp.float32(0))

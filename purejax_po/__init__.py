@@ -13,6 +13,7 @@ from purejax_po import (
     sequence,
     surrogates,
 )
+from purejax_po.actor import acting
 from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.group import GRPOHyperparams
 from purejax_po.algorithms.grpo import grpo
@@ -71,17 +72,32 @@ from purejax_po.pretraining import (
     warm_start,
 )
 from purejax_po.sequence import gru_policy, transformer_policy
-from purejax_po.training import Result, TrainState, make_train, make_trainer, seed_keys
-from purejax_po.types import Algorithm, Critic, Policy, Rollout, Trainer, Transition
+from purejax_po.training import Result, make_train, make_trainer, seed_keys
+from purejax_po.types import (
+    Actor,
+    Algorithm,
+    Critic,
+    Distribution,
+    Environment,
+    Policy,
+    Prompt,
+    Rollout,
+    Trainer,
+    Transition,
+)
+from purejax_po.update import TrainState
 
 __version__ = "0.1.0"
 
 __all__ = [
     "A2CConfig",
     "A2CHyperparams",
+    "Actor",
     "Algorithm",
     "Clone",
     "Critic",
+    "Distribution",
+    "Environment",
     "Evaluation",
     "ExperimentConfig",
     "GRPOConfig",
@@ -96,6 +112,7 @@ __all__ = [
     "PPOHyperparams",
     "Pairs",
     "Policy",
+    "Prompt",
     "REINFORCEConfig",
     "REINFORCEHyperparams",
     "Result",
@@ -109,6 +126,7 @@ __all__ = [
     "Transition",
     "Window",
     "a2c",
+    "acting",
     "advantages",
     "behaviour_clone",
     "compare",

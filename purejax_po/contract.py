@@ -11,7 +11,19 @@ import jax
 import jax.numpy as jnp
 
 from purejax_po import spaces
-from purejax_po.types import Critic, EnvParams, Policy, check_networks
+from purejax_po.actor import acting
+from purejax_po.checks import check_networks
+from purejax_po.types import (
+    Actor,
+    Critic,
+    Distribution,
+    Environment,
+    EnvParams,
+    EnvState,
+    Params,
+    Policy,
+    Space,
+)
 
 DISTRIBUTION = ("noise", "sample_from")
 """What a rollout needs of a policy's distribution."""
@@ -24,18 +36,22 @@ class Start(NamedTuple):
     """The shapes and dtypes of one environment's observation and state between two steps."""
 
     obs: Any
-    env_state: Any
+    env_state: EnvState
 
 
 def check(
-    env: Any, env_params: EnvParams, policy: Policy, params: Any, check_critic: Any = None
+    env: Environment,
+    env_params: EnvParams,
+    actor: Actor | Policy,
+    params: Params,
+    check_critic: Callable[[Any], None] | None = None,
 ) -> Start:
-    """Check an environment and a policy against each other.
+    """Check an environment and what acts in it against each other.
 
     Args:
         env, env_params: the environment, and its parameters as they are by default.
-        policy: acts with `params`.
-        params: the policy's parameters, or their shapes and dtypes.
+        actor: acts with `params`; a policy does so with its own.
+        params: what is acted with, or its shapes and dtypes.
         check_critic: called with the shape and dtype of one observation.
 
     Returns:
@@ -48,28 +64,29 @@ def check(
     for method in METHODS:
         if not callable(getattr(env, method, None)):
             raise ValueError(f"{name} must have a method {method}, as gymnax's environments have")
-    check_networks(policy)
+    if not isinstance(actor, Actor):
+        check_networks(actor)
     obs = _reset(env, env_params)[0]
     _check_observation(name, _space(env, env_params, "observation"), obs)
-    distribution = _act(policy, params, obs)
+    distribution = _act(acting(actor), params, obs)
     if check_critic is not None:
         check_critic(obs)
     space = _space(env, env_params, "action")
     spaces.check_fit(name, space, _one(distribution))
 
-    def execute(distribution: Any) -> Any:
+    def execute(distribution: Distribution) -> Any:
         action = distribution.sample_from(distribution.noise(jax.random.key(0)))
         return spaces.to_space(space, action, distribution)
 
     return settled(env, env_params, _one(jax.eval_shape(execute, distribution)))
 
 
-def first_observation(env: Any, env_params: EnvParams) -> Any:
+def first_observation(env: Environment, env_params: EnvParams) -> Any:
     """Return the shape and dtype of one observation; errors as `check`."""
     return _reset(env, env_params)[0]
 
 
-def settled(env: Any, env_params: EnvParams, action: Any) -> Start:
+def settled(env: Environment, env_params: EnvParams, action: Any) -> Start:
     """Find the dtypes that an environment's observation and state keep from step to step.
 
     A scan carries what keeps its dtype. What `reset` starts at a Python number takes the dtype that
@@ -105,7 +122,7 @@ def as_before(what: str, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), new, joined)
 
 
-def check_values(critic: Critic, params: Any, obs: Any) -> None:
+def check_values(critic: Critic, params: Params, obs: Any) -> None:
     """Raise `ValueError` unless a critic gives one value for each observation, for one given."""
     time_and_env = (3, 2)
     several = jax.ShapeDtypeStruct((*time_and_env, *obs.shape), obs.dtype)
@@ -119,7 +136,7 @@ def check_values(critic: Critic, params: Any, obs: Any) -> None:
         )
 
 
-def name_of(env: Any) -> str:
+def name_of(env: Environment) -> str:
     """The environment's name for messages."""
     return str(getattr(env, "name", type(env).__name__))
 
@@ -139,7 +156,7 @@ def _abstract(what: str, function: Callable[..., Any], *args: Any) -> Any:
         raise ValueError(f"{what} must be traceable by JAX, and fails: {detail}") from error
 
 
-def _space(env: Any, env_params: EnvParams, which: str) -> Any:
+def _space(env: Environment, env_params: EnvParams, which: str) -> Space:
     try:
         space = getattr(env, f"{which}_space")(env_params)
     except (AttributeError, NotImplementedError, TypeError) as error:
@@ -155,7 +172,7 @@ def _space(env: Any, env_params: EnvParams, which: str) -> Any:
     return space
 
 
-def _reset(env: Any, env_params: EnvParams) -> tuple[Any, Any]:
+def _reset(env: Environment, env_params: EnvParams) -> tuple[Any, EnvState]:
     name = name_of(env)
     key = jax.eval_shape(lambda: jax.random.key(0))
     started = _abstract(f"{name}.reset", env.reset, key, _strong(env_params))
@@ -167,7 +184,7 @@ def _reset(env: Any, env_params: EnvParams) -> tuple[Any, Any]:
     return started
 
 
-def _check_observation(name: str, space: Any, obs: Any) -> None:
+def _check_observation(name: str, space: Space, obs: Any) -> None:
     """Raise `ValueError` unless an observation is of the kind and shape that its space says."""
     found = spaces.kind(space)
     shape = () if found == "discrete" else tuple(getattr(space, "shape", None) or ())
@@ -196,12 +213,12 @@ def _check_array(what: str, obs: Any) -> None:
         )
 
 
-def _act(policy: Any, params: Any, obs: Any) -> Any:
+def _act(actor: Actor, params: Params, obs: Any) -> Distribution:
     """The distribution of a batch of one action, leaves as shapes and dtypes."""
     several = jax.ShapeDtypeStruct((1, *obs.shape), obs.dtype)
     start = jax.ShapeDtypeStruct((1,), jnp.bool_)
-    carry = jax.eval_shape(lambda: policy.initial_carry(1))
-    _, distribution = jax.eval_shape(policy.step, params, carry, several, start)
+    carry = jax.eval_shape(lambda: actor.initial_carry(1))
+    _, distribution = jax.eval_shape(actor.act, params, carry, several, start)
     if missing := [name for name in DISTRIBUTION if not hasattr(distribution, name)]:
         raise ValueError(
             "the policy must return a distribution such as distributions.Categorical(logits), got "
@@ -217,7 +234,9 @@ def _one(tree: Any) -> Any:
     )
 
 
-def _step(env: Any, env_params: EnvParams, env_state: Any, action: Any, obs: Any) -> Start:
+def _step(
+    env: Environment, env_params: EnvParams, env_state: EnvState, action: Any, obs: Any
+) -> Start:
     """Observation and state after an abstract step, whose other values are checked."""
     name = name_of(env)
     key = jax.eval_shape(lambda: jax.random.key(0))

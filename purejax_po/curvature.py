@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from purejax_po import elimination
+from purejax_po.checks import Range, check_count, check_number
 from purejax_po.jacobian import Jacobian, linearized
-from purejax_po.types import Array, Info, Params, Range, all_finite, check_count, check_number
+from purejax_po.types import Array, Distribution, Info, Params, all_finite
 
-Apply = Callable[[Params], Any]
+Apply = Callable[[Params], Distribution]
 """`params → Distribution` over the samples of a batch, leaves `[B, ...]`."""
 Product = Callable[[Params], Params]
 """`v → F v + damping·v`."""

@@ -5,7 +5,7 @@ Gauss-Newton product of a whole network is Jᵀ F J v.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,7 @@ class DiagonalGaussian(NamedTuple):
         """Σ log σ + ½(1 + log 2π) in nats, `[...]`."""
         return jnp.sum(self.log_std + 0.5 * (1.0 + _LOG_2PI), axis=-1)
 
-    def kl(self, other: "DiagonalGaussian") -> Array:
+    def kl(self, other: Self) -> Array:
         """Σ log(σ₂/σ₁) + (σ₁² + (μ₁−μ₂)²)/(2σ₂²) − ½ in nats, `[...]`."""
         log_ratio = self.log_std - other.log_std
         distance = (self.mean - other.mean) * jnp.exp(-other.log_std)
@@ -102,7 +102,7 @@ class DiagonalGaussian(NamedTuple):
             jnp.expm1(2.0 * log_ratio) - 2.0 * log_ratio + jnp.square(distance), axis=-1
         )
 
-    def fisher_product(self, tangent: "DiagonalGaussian") -> "DiagonalGaussian":
+    def fisher_product(self, tangent: Self) -> Self:
         """(σ⁻² v_μ, 2 v_logσ)."""
         return type(self)(tangent.mean * jnp.exp(-2.0 * self.log_std), 2.0 * tangent.log_std)
 

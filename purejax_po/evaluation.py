@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from purejax_po import contract, rollout
-from purejax_po.types import Array, EnvParams, Key, Params, Policy, check_count
+from purejax_po.actor import acting
+from purejax_po.checks import check_count
+from purejax_po.types import Actor, Array, Environment, EnvParams, Key, Params, Policy
 
 
 class Evaluation(NamedTuple):
@@ -22,9 +24,9 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     key: Key,
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
-    policy: Policy,
+    actor: Actor | Policy,
     params: Params,
     *,
     num_episodes: int,
@@ -33,34 +35,35 @@ def evaluate(
 ) -> Evaluation:
     """Run `num_episodes` episodes side by side for `num_steps` steps, masked after their ends.
 
-    Episode i starts and is disturbed alike for every policy that is given the same key, so that
+    Episode i starts and is disturbed alike for every actor that is given the same key, so that
     returns may be compared in pairs.
 
     Args:
         key: decides starts, environment noise and, unless `greedy`, action noise.
-        policy, params: e.g. `trainer.policy` and `state.acting_params`, with which observations
-            are normalised as in training.
+        actor, params: e.g. `trainer.actor` and `state.acting_params`, with which observations are
+            normalised as in training; or a policy and its parameters.
         num_episodes: episodes, one per parallel environment.
         num_steps: the longest episode, e.g. `env_params.max_steps_in_episode`.
         greedy: act by the distribution's mode rather than a sample.
 
     Raises:
-        ValueError: if a number is not a positive whole number, or environment and policy do not fit
+        ValueError: if a number is not a positive whole number, or environment and actor do not fit
             each other (`contract.check`).
     """
     check_count("num_episodes", num_episodes)
     check_count("num_steps", num_steps)
-    like = contract.check(env, env_params, policy, params)
+    like = contract.check(env, env_params, actor, params)
+    actor = acting(actor)
     reset_key, noise_key, env_key = jax.random.split(key, 3)
-    state = rollout.reset(reset_key, env, env_params, policy, num_episodes, like=like)
-    abstract = jax.eval_shape(policy.step, params, state.carry, state.obs, state.start)[1]
+    state = rollout.reset(reset_key, env, env_params, actor, num_episodes, like=like)
+    abstract = jax.eval_shape(actor.act, params, state.carry, state.obs, state.start)[1]
     noise_keys = jax.random.split(noise_key, num_steps)
     env_keys = jax.random.split(env_key, (num_steps, num_episodes))
 
     def step(carry: Any, keys: tuple[Key, Key]) -> tuple[Any, None]:
         state, evaluation = carry
         noise_key, env_key = keys
-        memory, distribution = policy.step(params, state.carry, state.obs, state.start)
+        memory, distribution = actor.act(params, state.carry, state.obs, state.start)
         action = (
             distribution.mode() if greedy else distribution.sample_from(abstract.noise(noise_key))
         )

@@ -22,7 +22,8 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from purejax_po import elimination
-from purejax_po.types import Array, Key, Params, Range, check_count, check_number
+from purejax_po.checks import Range, check_count, check_number
+from purejax_po.types import Array, Key, Params
 
 LogPolicy = Callable[[Params], Array]
 """`theta → log π [S, A]`: a parametrised policy, evaluated in every state."""

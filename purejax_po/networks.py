@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejax_po import products, spaces
+from purejax_po.checks import check_choice, check_count
 from purejax_po.distributions import (
     Categorical,
     DiagonalGaussian,
@@ -25,12 +26,13 @@ from purejax_po.types import (
     Array,
     Carry,
     Critic,
+    Distribution,
+    Environment,
     EnvParams,
     Key,
     Params,
     Policy,
-    check_choice,
-    check_count,
+    Space,
 )
 
 Activation = Callable[[Array], Array]
@@ -163,7 +165,7 @@ class GaussianMLP(nn.Module):
 
 
 def mlp_actor_critic(
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     *,
     hidden: Sequence[int] = (64, 64),
@@ -195,7 +197,7 @@ def mlp_actor_critic(
 
 
 def mlp_policy(
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     *,
     hidden: Sequence[int] = (64, 64),
@@ -221,7 +223,7 @@ def mlp_policy(
     return executed_as(policy, action_distribution, env.action_space(env_params))
 
 
-def executed_as(policy: Policy, action_distribution: str, space: Any) -> Policy:
+def executed_as(policy: Policy, action_distribution: str, space: Space) -> Policy:
     """Return a policy, with or without memory, whose Gaussian is of the class that was chosen."""
     if spaces.kind(space) != "box" or spaces.is_integer_box(space):
         return policy
@@ -238,18 +240,21 @@ def executed_as(policy: Policy, action_distribution: str, space: Any) -> Policy:
         return policy
     cls = TanhGaussian if action_distribution == "tanh_gaussian" else ScaledGaussian
 
-    def step(params: Params, carry: Any, obs: Array, start: Array) -> tuple[Any, ScaledGaussian]:
-        carry, distribution = policy.step(params, carry, obs, start)
-        return carry, cls(*distribution)
+    def convert(gaussian: Any) -> ScaledGaussian:
+        return cls(gaussian.mean, gaussian.log_std)
 
-    def unroll(params: Params, carry: Any, obs: Array, start: Array) -> ScaledGaussian:
-        return cls(*policy.unroll(params, carry, obs, start))
+    def step(params: Params, carry: Carry, obs: Array, start: Array) -> tuple[Carry, Distribution]:
+        carry, gaussian = policy.step(params, carry, obs, start)
+        return carry, convert(gaussian)
+
+    def unroll(params: Params, carry: Carry, obs: Array, start: Array) -> Distribution:
+        return convert(policy.unroll(params, carry, obs, start))
 
     return policy._replace(step=step, unroll=unroll)
 
 
 def mlp_critic(
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     *,
     hidden: Sequence[int] = (64, 64),
@@ -323,7 +328,7 @@ class Recurrent(nn.Module):
 
 
 def recurrent_actor_critic(
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     *,
     cell: Cell = "gru",
@@ -364,12 +369,16 @@ def recurrent_actor_critic(
     )
 
 
-def gru_actor_critic(env: Any, env_params: EnvParams, **options: Any) -> tuple[Policy, Critic]:
+def gru_actor_critic(
+    env: Environment, env_params: EnvParams, **options: Any
+) -> tuple[Policy, Critic]:
     """Return a policy and a critic with a GRU; arguments as `recurrent_actor_critic`."""
     return recurrent_actor_critic(env, env_params, cell="gru", **options)
 
 
-def lstm_actor_critic(env: Any, env_params: EnvParams, **options: Any) -> tuple[Policy, Critic]:
+def lstm_actor_critic(
+    env: Environment, env_params: EnvParams, **options: Any
+) -> tuple[Policy, Critic]:
     """Return a policy and a critic with an LSTM; arguments as `recurrent_actor_critic`."""
     return recurrent_actor_critic(env, env_params, cell="lstm", **options)
 
@@ -420,7 +429,7 @@ def check_hidden(hidden: Any, name: str = "hidden") -> None:
         check_count(name, width)
 
 
-def check_channels(channels: Any, space: Any = None, name: str = "channels") -> None:
+def check_channels(channels: Any, space: Space = None, name: str = "channels") -> None:
     """Raise `ValueError` unless they are counts, and observations (if given) large enough."""
     if not isinstance(channels, tuple | list):
         raise ValueError(f"{name} must be a sequence of counts such as (16,), got {channels!r}")
@@ -438,7 +447,7 @@ def check_channels(channels: Any, space: Any = None, name: str = "channels") -> 
 
 
 def check_action_distribution(
-    action_distribution: str, space: Any, name: str = "action_distribution"
+    action_distribution: str, space: Space, name: str = "action_distribution"
 ) -> None:
     """Raise `ValueError` unless the distribution is known and the action space can have it."""
     check_choice(name, action_distribution, get_args(ActionDistribution))
@@ -451,7 +460,7 @@ def check_action_distribution(
 
 
 def softmax_linear_policy(
-    env: Any, env_params: EnvParams, features: Callable[[Array], Array] | None = None
+    env: Environment, env_params: EnvParams, features: Callable[[Array], Array] | None = None
 ) -> Policy:
     """Return π(a|s) ∝ exp(θᵀφ(s,a)), started at θ = 0 (the uniform policy).
 
@@ -478,7 +487,7 @@ def softmax_linear_policy(
     return memoryless(Policy, init, apply)
 
 
-def linear_critic(env: Any, env_params: EnvParams) -> Critic:
+def linear_critic(env: Environment, env_params: EnvParams) -> Critic:
     """Return V(s) = wᵀobs, started at zero; with one-hot observations, a table of values."""
     encode, example = observation_encoder(env, env_params)
     return memoryless(
@@ -502,7 +511,7 @@ def memoryless(
 
 
 def observation_encoder(
-    env: Any, env_params: EnvParams, channels: Sequence[int] = ()
+    env: Environment, env_params: EnvParams, channels: Sequence[int] = ()
 ) -> tuple[Callable[[Array], Array], Array]:
     """Return a function that makes flat float vectors of observations, and an example observation.
 
@@ -516,8 +525,8 @@ def observation_encoder(
     """
     space = env.observation_space(env_params)
     check_channels(channels, space)
-    if hasattr(env, "num_tokens"):
-        num_tokens, (length,) = env.num_tokens + 1, space.shape
+    if (vocabulary := getattr(env, "num_tokens", None)) is not None:
+        num_tokens, (length,) = vocabulary + 1, space.shape
 
         def encode_tokens(obs: Array) -> Array:
             one_hot = jax.nn.one_hot(obs + 1, num_tokens)
@@ -556,7 +565,7 @@ def _one_hot_encoder(size: int, first: int) -> Callable[[Array], Array]:
     return encode
 
 
-def _unit_scale(space: Any) -> Callable[[Array], Array]:
+def _unit_scale(space: Space) -> Callable[[Array], Array]:
     """(x − low)/(high − low) for images of whole numbers, such as 0 … 255; else x itself."""
     if len(space.shape) != 3 or spaces.kind(space) != "box" or not spaces.is_bounded(space):
         return lambda x: x
@@ -566,7 +575,7 @@ def _unit_scale(space: Any) -> Callable[[Array], Array]:
     return lambda x: (x - low) / np.maximum(high - low, 1.0)
 
 
-def _action_head(space: Any) -> tuple[int, Callable[[Array], Any] | None]:
+def _action_head(space: Space) -> tuple[int, Callable[[Array], Any] | None]:
     """Number of network outputs, and their distribution (`None`: Gaussian) for an action space."""
     if spaces.kind(space) == "discrete":
         return int(space.n), Categorical

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from purejax_po import metrics
 from purejax_po.metrics import Moments
-from purejax_po.types import Array, Params, Policy, Transition
+from purejax_po.types import Actor, Array, Carry, Distribution, Params, Transition
 
 OBSERVATION_CLIP = 10.0
 """Normalised observations stay within ± this many standard deviations; rewards are not clipped."""
@@ -41,7 +41,7 @@ class Normalization(NamedTuple):
 
 
 class NormalizedParams(NamedTuple):
-    """What a policy of normalised observations acts with."""
+    """What an actor of normalised observations acts with."""
 
     params: Params
     obs: Moments
@@ -140,20 +140,16 @@ def discounted_returns(running: Array, transition: Transition, discount: Array |
     return jax.lax.scan(forward, running, inputs)[1]
 
 
-def normalizing(policy: Policy, obs: Any) -> Policy:
-    """Return the policy that normalises what it sees; its parameters are `NormalizedParams`.
+def normalizing(actor: Actor) -> Actor:
+    """Return the actor that normalises what it sees; it acts with `NormalizedParams`.
 
     Args:
-        policy: of normalised observations.
-        obs: one observation, as in `init`.
+        actor: of normalised observations. Prompts are of tokens, which are not normalised.
     """
 
-    def step(params: NormalizedParams, carry: Any, obs: Array, start: Array) -> Any:
-        return policy.step(params.params, carry, normalize_obs(params.obs, obs), start)
+    def act(
+        params: NormalizedParams, carry: Carry, obs: Array, start: Array
+    ) -> tuple[Carry, Distribution]:
+        return actor.act(params.params, carry, normalize_obs(params.obs, obs), start)
 
-    def unroll(params: NormalizedParams, carry: Any, obs: Array, start: Array) -> Any:
-        return policy.unroll(params.params, carry, normalize_obs(params.obs, obs), start)
-
-    return policy._replace(
-        init=lambda key: NormalizedParams(policy.init(key), empty(obs)), step=step, unroll=unroll
-    )
+    return actor._replace(act=act, prompt=None)

@@ -12,19 +12,20 @@ from jax.core import Tracer
 
 from purejax_po import minibatch, spaces
 from purejax_po.advantages import weighted_mean
+from purejax_po.checks import POSITIVE_FRACTION, Range, check_count, check_number
 from purejax_po.distributions import ScaledGaussian
 from purejax_po.types import (
-    POSITIVE_FRACTION,
     Algorithm,
     Array,
     Critic,
+    Distribution,
+    Environment,
     EnvParams,
+    Hyperparams,
     Key,
     Params,
     Policy,
-    Range,
-    check_count,
-    check_number,
+    Space,
 )
 
 
@@ -39,7 +40,7 @@ class Clone(NamedTuple):
 
 def behaviour_clone(
     key: Key,
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     policy: Policy,
     obs: Any,
@@ -104,10 +105,10 @@ def warm_start(algorithm: Algorithm, params: Params) -> Algorithm:
     Raises:
         ValueError: if they are not of the form of the policy's parameters.
     """
-    expected = jax.eval_shape(lambda: algorithm.policy.init(jax.random.key(0)))
-    _check_params(expected, params)
+    fresh = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams)
+    _check_params(fresh.params.policy, params)
 
-    def init(key: Key, hyperparams: Any) -> Any:
+    def init(key: Key, hyperparams: Hyperparams) -> Any:
         state = algorithm.init(key, hyperparams)
         state = state._replace(params=state.params._replace(policy=params))
         return state._replace(reference=state.params) if hasattr(state, "reference") else state
@@ -137,7 +138,7 @@ class Pairs(NamedTuple):
 
 def reward_model(
     key: Key,
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     model: Critic,
     pairs: Pairs,
@@ -288,7 +289,7 @@ def _fit(
     return params, jnp.mean(losses, axis=-1)
 
 
-def _check_pairs(name: str, env: Any, env_params: EnvParams, pairs: Pairs) -> None:
+def _check_pairs(name: str, env: Environment, env_params: EnvParams, pairs: Pairs) -> None:
     """Raise `ValueError` unless pairs are of one shape, and of what the environment observes."""
     winner, loser, weight = (jnp.shape(x) for x in pairs)
     if winner != loser or weight != winner[:1]:
@@ -300,16 +301,16 @@ def _check_pairs(name: str, env: Any, env_params: EnvParams, pairs: Pairs) -> No
     _check_obs(env.name, env.observation_space(env_params), pairs.loser)
 
 
-def _distribution(policy: Policy, obs: Any) -> Any:
+def _distribution(policy: Policy, obs: Any) -> Distribution:
     """The policy's distribution, as shapes and dtypes."""
 
-    def apply(obs: Array) -> Any:
+    def apply(obs: Array) -> Distribution:
         return policy.unroll(policy.init(jax.random.key(0)), (), obs, jnp.zeros(len(obs), bool))
 
     return jax.eval_shape(apply, obs)
 
 
-def _check_obs(env_name: str, space: Any, obs: Any) -> None:
+def _check_obs(env_name: str, space: Space, obs: Any) -> None:
     shape = tuple(space.shape)
     if jnp.shape(obs)[1:] != shape or jnp.ndim(obs) == 0 or len(obs) == 0:
         raise ValueError(
@@ -320,7 +321,7 @@ def _check_obs(env_name: str, space: Any, obs: Any) -> None:
         _check_all("obs", np.isfinite(np.asarray(obs)), obs, "finite")
 
 
-def _check_action(env_name: str, space: Any, action: Any, size: int) -> None:
+def _check_action(env_name: str, space: Space, action: Any, size: int) -> None:
     """Raise `ValueError` unless there is one action of the space per observation."""
     factors = spaces.choices(space)
     shape = (len(factors.sizes),) if factors is not None else tuple(space.shape)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax._src.interpreters import partial_eval
 
-from purejax_po.types import Trainer
+from purejax_po.types import EnvParams, Hyperparams, Trainer
 
 
 def read(function: Callable[..., Any], *args: Any) -> list[str]:
@@ -29,7 +29,7 @@ def read(function: Callable[..., Any], *args: Any) -> list[str]:
 def fields_read(trainer: Trainer) -> tuple[set[str], set[str]]:
     """Return the hyperparameters and the environment's parameters that training reads."""
 
-    def train(hyperparams: Any, env_params: Any) -> Any:
+    def train(hyperparams: Hyperparams, env_params: EnvParams) -> Any:
         state = trainer.init(jax.random.key(0), hyperparams, env_params, 1)
         return trainer.step(hyperparams, state, env_params)
 

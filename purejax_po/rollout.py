@@ -1,4 +1,4 @@
-"""Collecting data: a policy in a vectorised environment, scanned over time."""
+"""Collecting data: an actor in a vectorised environment, scanned over time."""
 
 from typing import Any, NamedTuple
 
@@ -6,14 +6,27 @@ import jax
 import jax.numpy as jnp
 
 from purejax_po import contract, prng
+from purejax_po.actor import acting
 from purejax_po.spaces import to_space
-from purejax_po.types import Array, Carry, EnvParams, Key, Params, Policy, Transition
+from purejax_po.types import (
+    Actor,
+    Array,
+    Carry,
+    Distribution,
+    Environment,
+    EnvParams,
+    EnvState,
+    Key,
+    Params,
+    Policy,
+    Transition,
+)
 
 
 class RolloutState(NamedTuple):
     """Where the vectorised environment stands between two rollouts; leaves `[N, ...]`."""
 
-    env_state: Any
+    env_state: EnvState
     obs: Array
     start: Array
     """The observation is the first of an episode."""
@@ -33,9 +46,9 @@ class Episodes(NamedTuple):
 
 def reset(
     key: Key,
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
-    policy: Policy,
+    actor: Actor | Policy,
     num_envs: int,
     group_size: int = 1,
     *,
@@ -58,7 +71,7 @@ def reset(
         env_state=env_state,
         obs=obs,
         start=jnp.ones(num_envs, bool),
-        carry=policy.initial_carry(num_envs),
+        carry=actor.initial_carry(num_envs),
         episode_return=jnp.zeros(num_envs),
         episode_length=jnp.zeros(num_envs),
     )
@@ -66,39 +79,34 @@ def reset(
 
 def collect(
     key: Key,
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
-    policy: Policy,
+    actor: Actor | Policy,
     params: Params,
     state: RolloutState,
     num_steps: int,
-    *,
-    read_first: int = 0,
 ) -> tuple[RolloutState, Transition, Episodes]:
-    """Step the policy `num_steps` times in every environment.
+    """Let an actor step `num_steps` times in every environment.
 
     All randomness (action noise and environment keys) is drawn before the scan: drawing it step by
     step costs as much as the steps themselves.
 
     Args:
-        read_first: let a policy that can do so read the first observations once, each shared by so
-            many neighbours, and none later (0: wherever an episode starts). For rollouts that a
-            reset began and of which `first_episodes` count.
+        actor, params: what acts, and what it acts with; a policy does so with its own parameters.
+        state: where to begin.
+        num_steps: T.
 
     Returns:
         The next state, transitions and episode statistics with leaves `[num_steps, N, ...]`.
     """
+    actor = acting(actor)
     noise_key, env_key = jax.random.split(key)
-    if hasattr(env, "begin_rollout"):
+    if (begin_rollout := getattr(env, "begin_rollout", None)) is not None:
         env_key, begin_key = jax.random.split(env_key)
         keys = prng.written_out(jax.random.split(begin_key, state.start.shape[0]))
-        begun = jax.vmap(env.begin_rollout, in_axes=(0, 0, None))(keys, state.env_state, env_params)
+        begun = jax.vmap(begin_rollout, in_axes=(0, 0, None))(keys, state.env_state, env_params)
         state = state._replace(env_state=begun)
-    carry, reads = state.carry, False
-    if policy.read is not None and read_first:
-        state, reads = state._replace(carry=policy.read(params, state.obs, read_first)), True
-    first = (params, state.carry, state.obs, None if reads else state.start)
-    abstract = jax.eval_shape(policy.step, *first)[1]
+    abstract = jax.eval_shape(actor.act, params, state.carry, state.obs, state.start)[1]
     noise = jax.vmap(abstract.noise)(jax.random.split(noise_key, num_steps))
     env_keys = prng.written_out(jax.random.split(env_key, (num_steps, state.start.shape[0])))
 
@@ -106,8 +114,7 @@ def collect(
         state: RolloutState, randomness: tuple[Array, Key]
     ) -> tuple[RolloutState, tuple[Transition, Episodes]]:
         noise, keys = randomness
-        start = None if reads else state.start
-        carry, distribution = policy.step(params, state.carry, state.obs, start)
+        carry, distribution = actor.act(params, state.carry, state.obs, state.start)
         action = distribution.sample_from(noise)
         next_state, transition, episodes = env_step(
             keys, env, env_params, state, action, distribution
@@ -125,8 +132,7 @@ def collect(
         weight=jnp.ones_like(transition.reward),
     )
     episodes = episodes._replace(ended=ended)
-    # What was read once says nothing of the episodes that run now: a reset has to follow.
-    return state._replace(carry=carry) if reads else state, transition, episodes
+    return state, transition, episodes
 
 
 def first_episodes(transition: Transition, episodes: Episodes) -> tuple[Transition, Episodes]:
@@ -134,7 +140,7 @@ def first_episodes(transition: Transition, episodes: Episodes) -> tuple[Transiti
 
     What follows it is padding: weight 0. So is a first episode that the rollout cut off. As no
     later episode counts, however short, the mean over those that do is that over all episodes the
-    policy plays, without bias, if `num_steps` is at least the time limit; with a shorter rollout
+    actor plays, without bias, if `num_steps` is at least the time limit; with a shorter rollout
     long episodes are missing from it.
 
     Args:
@@ -151,11 +157,11 @@ def first_episodes(transition: Transition, episodes: Episodes) -> tuple[Transiti
 
 def env_step(
     keys: Key,
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     state: RolloutState,
     action: Array,
-    distribution: Any,
+    distribution: Distribution,
 ) -> tuple[RolloutState, Transition, Episodes]:
     """Step every environment once with actions `[N, ...]` of a distribution."""
     name = contract.name_of(env)

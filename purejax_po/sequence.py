@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from purejax_po.checks import check_count
 from purejax_po.distributions import Categorical
-from purejax_po.types import Array, EnvParams, Key, Params, Policy, check_count
+from purejax_po.types import Array, Environment, EnvParams, Key, Params, Policy, Prompt
 
 KeysAndValues = tuple[Array, Array]
 
@@ -43,7 +44,7 @@ class Memory(NamedTuple):
 
 
 def transformer_policy(
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     *,
     hidden: Sequence[int] = (32,),
@@ -101,8 +102,7 @@ def transformer_policy(
         )
         return Cache(cache.prompt, output, cache.position + 1), Categorical(logits[:, 0])
 
-    def unroll(params: Params, carry: Any, obs: Array, start: Array | None) -> Categorical:
-        cache = read(params, obs[0], 1) if start is not None else carry
+    def unroll(params: Params, cache: Cache, obs: Array) -> Categorical:
         length = obs.shape[0]
         if length > max_tokens:
             raise ValueError(f"num_steps must be at most {max_tokens} tokens, got {length}")
@@ -114,7 +114,7 @@ def transformer_policy(
     return _reading_policy(env, init, read, advance, unroll)
 
 
-def gru_policy(env: Any, env_params: EnvParams, *, hidden: Sequence[int] = (32,)) -> Policy:
+def gru_policy(env: Environment, env_params: EnvParams, *, hidden: Sequence[int] = (32,)) -> Policy:
     """Return a GRU that reads the prompt token by token, then each token it emitted.
 
     Args:
@@ -179,14 +179,13 @@ def gru_policy(env: Any, env_params: EnvParams, *, hidden: Sequence[int] = (32,)
         hidden = remember(params, memory.hidden, inputs)
         return Memory(hidden, memory.position + 1), decide(params, hidden)
 
-    def unroll(params: Params, carry: Any, obs: Array, start: Array | None) -> Categorical:
-        memory = read(params, obs[0], 1) if start is not None else carry
+    def unroll(params: Params, memory: Memory, obs: Array) -> Categorical:
         return decide(params, scan(params, memory.hidden, _fed(obs, shape).T)[1])
 
     return _reading_policy(env, init, read, advance, unroll)
 
 
-def check_token_task(env: Any) -> tuple[int, int, int]:
+def check_token_task(env: Environment) -> tuple[int, int, int]:
     """Return prompt length, longest output and vocabulary of a token task.
 
     Raises:
@@ -280,13 +279,19 @@ def _run_layers(
 
 
 def _reading_policy(
-    env: Any,
+    env: Environment,
     init: Callable[[Key], Params],
     read: Callable[[Params, Array, int], Any],
     advance: Callable[[Params, Any, Array], tuple[Any, Categorical]],
-    unroll: Callable[[Params, Any, Array, Array | None], Categorical],
+    unroll: Callable[[Params, Any, Array], Categorical],
 ) -> Policy:
-    """A policy that reads a prompt wherever an episode starts; `advance` is a step behind that."""
+    """A policy that reads a prompt wherever an episode starts.
+
+    Args:
+        read: as `Prompt.read`.
+        advance: one step behind the prompt, `(params, carry, obs [N, ...])`.
+        unroll: all steps behind the prompt, `(params, carry, obs [T, N, ...])`.
+    """
     shape = env.observation_space(env.default_params).shape
 
     def initial_carry(num_envs: int) -> Any:
@@ -295,17 +300,30 @@ def _reading_policy(
 
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(read_anything))
 
-    def step(params: Params, carry: Any, obs: Array, start: Array | None) -> Any:
-        if start is not None:
-            fresh = read(params, obs, 1)
-            carry = jax.tree.map(
-                lambda new, old: jnp.where(jnp.expand_dims(start, range(1, new.ndim)), new, old),
-                fresh,
-                carry,
-            )
+    def step(params: Params, carry: Any, obs: Array, start: Array) -> Any:
+        fresh = read(params, obs, 1)
+        carry = jax.tree.map(
+            lambda new, old: jnp.where(jnp.expand_dims(start, range(1, new.ndim)), new, old),
+            fresh,
+            carry,
+        )
         return advance(params, carry, obs)
 
-    return Policy(init, initial_carry, step, unroll, memoryless=False, read=read)
+    go_on = Policy(
+        init,
+        initial_carry,
+        lambda params, carry, obs, start: advance(params, carry, obs),
+        lambda params, carry, obs, start: unroll(params, carry, obs),
+        memoryless=False,
+    )
+    return Policy(
+        init,
+        initial_carry,
+        step,
+        lambda params, carry, obs, start: unroll(params, read(params, obs[0], 1), obs),
+        memoryless=False,
+        prompt=Prompt(read, go_on),
+    )
 
 
 def _latest(obs: Array, position: Array, shape: tuple[int, int, int]) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejax_po.distributions import Categorical, DiagonalGaussian, Product, ScaledGaussian
-from purejax_po.types import Array
+from purejax_po.types import Array, Distribution, Space
 
 Kind = Literal["discrete", "multi_discrete", "box", "tuple", "dictionary", "unknown"]
 
@@ -29,7 +29,7 @@ class Choices(NamedTuple):
     """The smallest value of each."""
 
 
-def kind(space: Any) -> Kind:
+def kind(space: Space) -> Kind:
     """Tell what kind of space it is.
 
     `discrete`: one of n values; `multi_discrete`: a vector of such, bits and whole numbers within
@@ -47,13 +47,13 @@ def kind(space: Any) -> Kind:
     return "box" if hasattr(space, "low") and hasattr(space, "high") else "unknown"
 
 
-def is_integer_box(space: Any) -> bool:
+def is_integer_box(space: Space) -> bool:
     """Whether a space is a Box of whole numbers."""
     dtype = getattr(space, "dtype", None)
     return kind(space) == "box" and dtype is not None and not jnp.issubdtype(dtype, jnp.floating)
 
 
-def first_values(space: Any) -> Any:
+def first_values(space: Space) -> Any:
     """The smallest value of a discrete action, or of each coordinate of several; 0 in a Box."""
     if kind(space) == "discrete":
         return start(space)
@@ -61,17 +61,17 @@ def first_values(space: Any) -> Any:
     return np.asarray(factors.starts) if factors is not None and any(factors.starts) else 0
 
 
-def start(space: Any) -> int:
+def start(space: Space) -> int:
     """The smallest value of a discrete space; 0 unless it says otherwise."""
     return int(getattr(space, "start", 0))
 
 
-def is_bounded(space: Any) -> bool:
+def is_bounded(space: Space) -> bool:
     """Whether every bound of a Box is finite."""
     return bool(np.isfinite(space.low).all() and np.isfinite(space.high).all())
 
 
-def is_of_unit_order(space: Any) -> bool:
+def is_of_unit_order(space: Space) -> bool:
     """Whether a standard normal action suits a Box: each bound is of its order, on its own side.
 
     A bound that is not finite leaves room enough. See `UNIT_ORDER`.
@@ -82,7 +82,7 @@ def is_of_unit_order(space: Any) -> bool:
     return all(bool(((least <= x) & (x <= most)).all()) for x in sizes)
 
 
-def choices(space: Any) -> Choices | None:
+def choices(space: Space) -> Choices | None:
     """The coordinates of a space of several discrete choices; None for any other space.
 
     Raises:
@@ -117,7 +117,7 @@ def choices(space: Any) -> Choices | None:
     return Choices(tuple(sizes.tolist()), tuple(np.asarray(starts).astype(int).tolist()))
 
 
-def to_space(space: Any, action: Array, distribution: Any) -> Any:
+def to_space(space: Space, action: Array, distribution: Distribution) -> Any:
     """Make policy actions executable: counted from the space's first value, or brought into a Box.
 
     The transition keeps the action as it was drawn, whose log-probability is known.
@@ -146,7 +146,7 @@ def to_space(space: Any, action: Array, distribution: Any) -> Any:
     return action
 
 
-def check_fit(env_name: str, space: Any, distribution: Any) -> None:
+def check_fit(env_name: str, space: Space, distribution: Distribution) -> None:
     """Check that a policy's actions are those of an action space; only shapes and dtypes matter.
 
     Args:
@@ -180,7 +180,7 @@ def check_fit(env_name: str, space: Any, distribution: Any) -> None:
         raise ValueError(f"the policy must have {needed} for {env_name}, got {got}")
 
 
-def _sizes(distribution: Any) -> tuple[int, ...] | None:
+def _sizes(distribution: Distribution) -> tuple[int, ...] | None:
     """How many values each choice of a distribution has; None if it is none of ours."""
     if isinstance(distribution, Categorical):
         return (int(distribution.logits.shape[-1]),) if distribution.logits.ndim == 1 else None
@@ -190,7 +190,7 @@ def _sizes(distribution: Any) -> tuple[int, ...] | None:
     return None
 
 
-def _describe(distribution: Any) -> str:
+def _describe(distribution: Distribution) -> str:
     """A distribution in words."""
     if (sizes := _sizes(distribution)) is not None:
         return f"{type(distribution).__name__} of {', '.join(map(str, sizes))} values"

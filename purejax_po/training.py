@@ -1,7 +1,6 @@
 """Training as a pure function: rollout, any algorithm and metrics, scanned."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -10,57 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from purejax_po import contract, metrics, normalization, prng, rollout, spaces
+from purejax_po import contract, metrics, normalization, spaces, update
+from purejax_po.checks import Range, check_choice, check_count, check_flag, check_number
 from purejax_po.metrics import Log
-from purejax_po.normalization import Normalization, NormalizedParams
+from purejax_po.normalization import NormalizedParams
 from purejax_po.types import (
+    Actor,
     Algorithm,
     Array,
+    Environment,
     EnvParams,
+    Hyperparams,
     Key,
-    Params,
-    Policy,
-    Range,
-    Rollout,
     Trainer,
-    all_finite,
-    check_choice,
-    check_count,
-    check_flag,
-    check_number,
 )
+from purejax_po.update import Loop, TrainState, shape_of
 
 MOST_SEEDS = 2**32
 """Seeds are below it: a key is made of 32 bits of its seed."""
 MatmulPrecision = Literal["default", "bfloat16", "tensorfloat32", "float32"]
-
-
-class TrainState(NamedTuple):
-    """Everything that a run is between two updates."""
-
-    key: Key
-    num_done: Array
-    """Updates done so far, int32."""
-    num_planned: Array
-    """Updates planned: what schedules run against; infinite if unknown."""
-    algorithm: Any
-    """The algorithm's own state; its first field is `params`."""
-    rollout: rollout.RolloutState | None
-    """Where the next rollout goes on; None if every rollout begins with a reset."""
-    normalization: Normalization
-    """Running statistics; no leaves unless the trainer normalises."""
-    diverged_at: Array
-    """The update whose result was not finite, int32; -1 while there was none."""
-
-    @property
-    def acting_params(self) -> Params:
-        """What `trainer.policy` acts with: the parameters, and statistics if it normalises."""
-        params, obs = self.algorithm.params, self.normalization.obs
-        return params if obs == () else NormalizedParams(params, obs)
-
-    def __repr__(self) -> str:
-        numbers = sum(math.prod(jnp.shape(x)) for x in jax.tree.leaves(self.algorithm))
-        return f"TrainState(updates done {_shape(self.num_done)}, {numbers:,} numbers learned)"
 
 
 class Result(NamedTuple):
@@ -70,12 +37,7 @@ class Result(NamedTuple):
     log: Log
 
     def __repr__(self) -> str:
-        return f"Result({self.state!r}, log of {_shape(self.log.info.count)} windows)"
-
-
-def _shape(x: Any) -> str:
-    """`[8, 100]`."""
-    return str(list(jnp.shape(x)))
+        return f"Result({self.state!r}, log of {shape_of(self.log.info.count)} windows)"
 
 
 def seed_keys(seeds: int | Any) -> Key:
@@ -111,7 +73,7 @@ def seed_keys(seeds: int | Any) -> Key:
 
 
 def make_trainer(
-    env: Any,
+    env: Environment,
     env_params: EnvParams,
     algorithm: Algorithm,
     *,
@@ -145,102 +107,28 @@ def make_trainer(
     """
     check_count("num_envs", num_envs)
     check_count("num_steps", num_steps)
-    if num_envs % algorithm.group_size:
-        raise ValueError(
-            f"num_envs must be a multiple of the group size {algorithm.group_size}, got {num_envs}"
-        )
-    if algorithm.policy.read is not None and not algorithm.complete_episodes:
-        raise ValueError(
-            "a policy that reads a prompt needs an algorithm that learns from complete episodes"
-        )
     check_flag("normalize_observations", normalize_observations)
     check_flag("normalize_rewards", normalize_rewards)
     check_choice("matmul_precision", matmul_precision, get_args(MatmulPrecision))
-    if normalize_rewards and not hasattr(algorithm.hyperparams, "discount"):
-        raise ValueError("normalize_rewards must be False for hyperparams without discount")
-    policy, obs = algorithm.policy, jnp.zeros(())
+    _check_algorithm(algorithm, num_envs, normalize_rewards)
+    actor, obs = algorithm.actor, jnp.zeros(())
     if normalize_observations:
-        obs = _number_observation(env, env_params)
-        policy = normalization.normalizing(policy, obs)
-    like = _checked(env, env_params, policy, algorithm, normalize_observations)
-
-    def init(
-        key: Key,
-        hyperparams: Any,
-        env_params: EnvParams = env_params,
-        num_updates: Array | float = jnp.inf,
-    ) -> TrainState:
-        key, algorithm_key, reset_key = jax.random.split(prng.written_out(key), 3)
-        return TrainState(
-            key=prng.as_usual(key),
-            num_done=jnp.int32(0),
-            num_planned=jnp.asarray(num_updates, jnp.result_type(float)),
-            algorithm=algorithm.init(algorithm_key, hyperparams),
-            rollout=None
-            if algorithm.complete_episodes
-            else rollout.reset(reset_key, env, env_params, policy, num_envs, like=like),
-            normalization=normalization.init(
-                obs, num_envs, observations=normalize_observations, rewards=normalize_rewards
-            ),
-            diverged_at=jnp.int32(-1),
-        )
-
-    def step(
-        hyperparams: Any, state: TrainState, env_params: EnvParams = env_params
-    ) -> tuple[TrainState, Log]:
-        key, rollout_key, update_key = jax.random.split(prng.written_out(state.key), 3)
-        begin, group_size = state.rollout, algorithm.group_size
-        if begin is None:
-            rollout_key, reset_key = jax.random.split(rollout_key)
-            begin = rollout.reset(
-                reset_key, env, env_params, policy, num_envs, group_size, like=like
-            )
-        rollout_state, transition, episodes = rollout.collect(
-            rollout_key,
-            env,
-            env_params,
-            policy,
-            state.acting_params,
-            begin,
-            num_steps,
-            read_first=group_size if algorithm.complete_episodes else 0,
-        )
-        if algorithm.complete_episodes:
-            transition, episodes = rollout.first_episodes(transition, episodes)
-            rollout_state = None
-        batch = Rollout(
-            normalization.apply(state.normalization, transition),
-            begin.carry,
-            state.num_done / state.num_planned,
-        )
-        algorithm_state, info = algorithm.update(update_key, hyperparams, state.algorithm, batch)
-        discount = getattr(hyperparams, "discount", None)
-        statistics = normalization.update(state.normalization, transition, discount)
-        finite = all_finite((algorithm_state, info, statistics))
-        healthy = finite & (state.diverged_at < 0)
-        proposed = state._replace(
-            key=prng.as_usual(key),
-            algorithm=algorithm_state,
-            rollout=rollout_state,
-            normalization=statistics,
-        )
-        # A diverged lane stays at its last finite state; its neighbours never notice.
-        kept = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), proposed, state)
-        diverged_now = (state.diverged_at < 0) & ~finite
-        kept = kept._replace(
-            num_done=state.num_done + 1,
-            diverged_at=jnp.where(diverged_now, state.num_done, state.diverged_at),
-        )
-        log = Log(
-            info=metrics.of_single(info),
-            episode_return=metrics.of_masked(episodes.episode_return, episodes.ended),
-            episode_length=metrics.of_masked(episodes.episode_length, episodes.ended),
-        )
-        return kept, metrics.mask_log(log, healthy)
-
+        actor, obs = normalization.normalizing(actor), _number_observation(env, env_params)
+    loop = Loop(
+        env=env,
+        algorithm=algorithm,
+        actor=actor,
+        num_envs=num_envs,
+        num_steps=num_steps,
+        like=_checked(env, env_params, actor, algorithm, normalize_observations),
+        obs=obs,
+        normalize_observations=normalize_observations,
+        normalize_rewards=normalize_rewards,
+    )
+    init, step = _functions(loop, env_params)
     if matmul_precision != "default":
         init, step = (_at_precision(matmul_precision, f) for f in (init, step))
-    return Trainer(init, step, env, env_params, algorithm, num_envs, num_steps, policy)
+    return Trainer(init, step, env, env_params, algorithm, num_envs, num_steps, actor)
 
 
 def make_train(trainer: Trainer, *, num_updates: int, log_every: int = 1) -> Callable[..., Result]:
@@ -257,7 +145,9 @@ def make_train(trainer: Trainer, *, num_updates: int, log_every: int = 1) -> Cal
     check_count("num_updates", num_updates)
     check_count("log_every", log_every)
 
-    def train(key: Key, hyperparams: Any, env_params: EnvParams = trainer.env_params) -> Result:
+    def train(
+        key: Key, hyperparams: Hyperparams, env_params: EnvParams = trainer.env_params
+    ) -> Result:
         state = trainer.init(key, hyperparams, env_params, num_updates)
 
         def window(state: TrainState, length: Array) -> tuple[TrainState, Log]:
@@ -269,19 +159,23 @@ def make_train(trainer: Trainer, *, num_updates: int, log_every: int = 1) -> Cal
 
 
 def run_window(
-    trainer: Trainer, hyperparams: Any, state: TrainState, env_params: EnvParams, length: Array
+    trainer: Trainer,
+    hyperparams: Hyperparams,
+    state: TrainState,
+    env_params: EnvParams,
+    length: Array,
 ) -> tuple[TrainState, Log]:
     """Make `length` updates and merge their logs; traced, so that one program serves any length."""
     step = jax.jit(trainer.step)  # traced once for both
 
-    def update(_: Array, carry: tuple[TrainState, Log]) -> tuple[TrainState, Log]:
+    def advance(_: Array, carry: tuple[TrainState, Log]) -> tuple[TrainState, Log]:
         state, log = carry
         state, latest = step(hyperparams, state, env_params)
         return state, metrics.merge_logs(log, latest)
 
     shapes = jax.eval_shape(step, hyperparams, state, env_params)[1]
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.fori_loop(0, length, update, (state, empty))
+    return jax.lax.fori_loop(0, length, advance, (state, empty))
 
 
 def window_lengths(num_updates: int, log_every: int) -> Array:
@@ -290,10 +184,50 @@ def window_lengths(num_updates: int, log_every: int) -> Array:
     return jnp.asarray([log_every] * full + [rest] * (rest > 0), jnp.int32)
 
 
+def _check_algorithm(algorithm: Algorithm, num_envs: int, normalize_rewards: bool) -> None:
+    """Raise `ValueError` unless an algorithm can be trained so."""
+    if num_envs % algorithm.group_size:
+        raise ValueError(
+            f"num_envs must be a multiple of the group size {algorithm.group_size}, got {num_envs}"
+        )
+    if not isinstance(algorithm.actor, Actor):
+        raise ValueError(
+            "algorithm.actor must be an Actor, such as acting(policy) makes, got "
+            f"{type(algorithm.actor).__name__}"
+        )
+    if algorithm.actor.prompt is not None and not algorithm.complete_episodes:
+        raise ValueError(
+            "a policy that reads a prompt needs an algorithm that learns from complete episodes"
+        )
+    if normalize_rewards and not hasattr(algorithm.hyperparams, "discount"):
+        raise ValueError("normalize_rewards must be False for hyperparams without discount")
+
+
+def _functions(
+    loop: Loop, default_params: EnvParams
+) -> tuple[Callable[..., TrainState], Callable[..., tuple[TrainState, Log]]]:
+    """The two functions of a trainer."""
+
+    def init(
+        key: Key,
+        hyperparams: Hyperparams,
+        env_params: EnvParams = default_params,
+        num_updates: Array | float = jnp.inf,
+    ) -> TrainState:
+        return update.start(loop, key, hyperparams, env_params, num_updates)
+
+    def step(
+        hyperparams: Hyperparams, state: TrainState, env_params: EnvParams = default_params
+    ) -> tuple[TrainState, Log]:
+        return update.step(loop, hyperparams, state, env_params)
+
+    return init, step
+
+
 def _checked(
-    env: Any, env_params: EnvParams, policy: Policy, algorithm: Algorithm, normalizes: bool
+    env: Environment, env_params: EnvParams, actor: Actor, algorithm: Algorithm, normalizes: bool
 ) -> contract.Start:
-    """Check environment, policy and critic against each other: see `contract.check`."""
+    """Check environment, actor and critic against each other: see `contract.check`."""
     params = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams).params
 
     def check_critic(obs: Any) -> None:
@@ -307,7 +241,7 @@ def _checked(
         acting: Any = NormalizedParams(params, normalization.empty(statistics))
     else:
         acting = params
-    return contract.check(env, env_params, policy, acting, check_critic)
+    return contract.check(env, env_params, actor, acting, check_critic)
 
 
 def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -321,7 +255,7 @@ def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[...,
     return traced
 
 
-def _number_observation(env: Any, env_params: EnvParams) -> Any:
+def _number_observation(env: Environment, env_params: EnvParams) -> Any:
     """Shape and dtype of one observation; an error unless it can be normalised."""
     obs = contract.first_observation(env, env_params)
     kind = spaces.kind(env.observation_space(env_params))

@@ -1,17 +1,10 @@
-"""The types that the modules exchange, the ranges that hyperparameters declare, and checks."""
+"""The types that the modules exchange."""
 
-import dataclasses
-import difflib
-import functools
-import math
-import numbers
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, get_type_hints
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
 from purejax_po.jacobian import Jacobian, linearized
 
@@ -20,12 +13,14 @@ Key = jax.Array
 Params = Any
 Carry = Any
 EnvParams = Any
+EnvState = Any
+Space = Any
+"""What `spaces.kind` tells apart."""
+Hyperparams = Any
+"""A pytree of floats."""
 Info = dict[str, Array]
-Start = Any
-"""Whether observations are the first of an episode, bool; None where a policy is told that none is
-(see `Policy.read`)."""
 
-AnyType = TypeVar("AnyType")
+Network = TypeVar("Network")
 DistributionType = TypeVar("DistributionType", bound="Distribution")
 
 
@@ -69,6 +64,46 @@ class Distribution(Protocol):
         ...
 
 
+class Environment(Protocol):
+    """What the engine asks of one environment, as gymnax's have it (`contract.check` checks it).
+
+    The engine maps over several by `jax.vmap`. Arguments are given by their places.
+    """
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
+
+    @property
+    def default_params(self) -> EnvParams:
+        """A pytree that `reset`, `step` and the spaces take, traced."""
+        ...
+
+    def reset(self, key: Key, params: EnvParams, /) -> tuple[Array, EnvState]:
+        """Start an episode: `(obs [*obs_shape], state)`."""
+        ...
+
+    def step(
+        self, key: Key, state: EnvState, action: Any, params: EnvParams, /
+    ) -> tuple[Array, EnvState, Array, Array, Array, dict[str, Any]]:
+        """Make a step: `(obs, state, reward, terminated, truncated, info)`.
+
+        Where an episode ends, `obs` and `state` are those that the next one starts at. So
+        `info["final_observation"]` holds the true successor, at every step. `terminated` says that
+        the episode really ended, `truncated` that a time limit cut it.
+        """
+        ...
+
+    def observation_space(self, params: EnvParams, /) -> Space:
+        """Return the space of one observation, of a kind that `spaces.kind` knows."""
+        ...
+
+    def action_space(self, params: EnvParams, /) -> Space:
+        """Return the space of one action, of a kind that `spaces.kind` knows."""
+        ...
+
+
 class Policy(NamedTuple):
     """A policy: pure functions over a parameter pytree.
 
@@ -80,18 +115,47 @@ class Policy(NamedTuple):
     """`key → params`."""
     initial_carry: Callable[[int], Carry]
     """`num_envs → carry` at the start of an episode."""
-    step: Callable[[Params, Carry, Array, Start], tuple[Carry, Any]]
-    """`(params, carry, obs [N, ...], start [N]) → (carry, Distribution [N])`."""
-    unroll: Callable[[Params, Carry, Array, Start], Any]
+    step: Callable[[Params, Carry, Array, Array], tuple[Carry, Distribution]]
+    """`(params, carry, obs [N, ...], start [N]) → (carry, Distribution [N])`; `start` says which
+    observations are the first of an episode."""
+    unroll: Callable[[Params, Carry, Array, Array], Distribution]
     """`(params, carry, obs [T, N, ...], start [T, N]) → Distribution [T, N]`."""
     memoryless: bool = True
-    read: Callable[[Params, Array, int], Carry] | None = None
-    """`(params, obs [N, ...], group_size) → carry` of what a first observation, shared by
-    `group_size` neighbours, says once and for all: a prompt. `step` reads it wherever an episode
-    starts. Where all start at once it is read once, and `step` and `unroll` are given `start`
-    None."""
+    prompt: "Prompt[Policy] | None" = None
+    """How a first observation is read once, if there is a gain in that. `step` reads it wherever an
+    episode starts, and `unroll` at the first step, where all episodes have to start at once."""
     jacobian: Jacobian = linearized
     """How products with the Jacobian of `unroll`'s distribution are made (Fisher products)."""
+
+
+class Actor(NamedTuple):
+    """What acts in a rollout, with the whole parameters that it is given.
+
+    Less than a policy: it is neither initialised nor differentiated. `acting` makes one of a
+    policy.
+    """
+
+    initial_carry: Callable[[int], Carry]
+    """`num_envs → carry` at the start of an episode."""
+    act: Callable[[Params, Carry, Array, Array], tuple[Carry, Distribution]]
+    """`(params, carry, obs [N, ...], start [N]) → (carry, Distribution [N])`."""
+    memoryless: bool = True
+    """The carry is `()`, and `act` takes any leading axes."""
+    prompt: "Prompt[Actor] | None" = None
+    """As `Policy.prompt`."""
+
+
+class Prompt(NamedTuple, Generic[Network]):
+    """A first observation that a group shares can be read once, where all episodes start at once.
+
+    `Network` is a `Policy` or an `Actor`.
+    """
+
+    read: Callable[[Params, Array, int], Carry]
+    """`(params, obs [N, ...], group_size) → carry` of what observations say once and for all, each
+    shared by `group_size` neighbours."""
+    go_on: Network
+    """The same network from there: it never reads, and does not look at `start`."""
 
 
 class Critic(NamedTuple):
@@ -118,7 +182,7 @@ class Transition(NamedTuple):
     """The episode was cut by a time limit: the value of `next_obs` counts."""
     start: Array
     """`obs` is the first observation of an episode."""
-    behaviour: Any
+    behaviour: Distribution
     """The distribution that the action was drawn from."""
     weight: Array
     """1 for a real sample, 0 for padding."""
@@ -129,7 +193,7 @@ class Rollout(NamedTuple):
 
     transition: Transition
     carry: Carry
-    """The policy's carry before the first step, `[N, ...]`; `()` without memory."""
+    """The actor's carry before the first step, `[N, ...]`; `()` without memory."""
     progress: Array
     """Updates done so far over updates planned, in [0, 1)."""
 
@@ -137,13 +201,13 @@ class Rollout(NamedTuple):
 class Algorithm(NamedTuple):
     """A policy-optimisation algorithm as a pair of pure functions, as in optax."""
 
-    policy: Policy
-    """Acts with the first field of the state, `state.params`."""
-    hyperparams: Any
+    actor: Actor
+    """Acts with `state.params`."""
+    hyperparams: Hyperparams
     """The default hyperparameters: a pytree of floats, handed back to `init` and `update`."""
-    init: Callable[[Key, Any], Any]
-    """`(key, hyperparams) → state`, a NamedTuple whose first field is `params`."""
-    update: Callable[[Key, Any, Any, Rollout], tuple[Any, Info]]
+    init: Callable[[Key, Hyperparams], Any]
+    """`(key, hyperparams) → state`, a NamedTuple with the field `params`."""
+    update: Callable[[Key, Hyperparams, Any, Rollout], tuple[Any, Info]]
     """`(key, hyperparams, state, rollout) → (state, info)`; `info` holds scalars only."""
     complete_episodes: bool = False
     """Each rollout starts anew, and its weights leave each environment's first episode alone (see
@@ -168,139 +232,22 @@ class Trainer(NamedTuple):
     """`(key, hyperparams, env_params=default, num_updates=inf) → TrainState`."""
     step: Callable[..., tuple[Any, Any]]
     """`(hyperparams, TrainState, env_params=default) → (TrainState, Log)`: one update."""
-    env: Any
+    env: Environment
     env_params: EnvParams
     algorithm: Algorithm
     num_envs: int
     num_steps: int
-    policy: Policy
+    actor: Actor
     """Acts on the environment's own observations with `TrainState.acting_params`."""
 
     def __repr__(self) -> str:
-        env = getattr(self.env, "name", type(self.env).__name__)
-        return f"Trainer({env}, num_envs={self.num_envs}, num_steps={self.num_steps})"
+        name = getattr(self.env, "name", type(self.env).__name__)
+        return f"Trainer({name}, num_envs={self.num_envs}, num_steps={self.num_steps})"
 
     @property
     def steps_per_update(self) -> int:
         """Return the environment steps that one update consumes."""
         return self.num_envs * self.num_steps
-
-
-FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """The values that a float may take: finite, between `low` and `high`."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    includes_low: bool = True
-    includes_high: bool = True
-
-    def __contains__(self, value: float) -> bool:
-        # Programs compute in single precision: what is infinite or out of range there is so here.
-        single = float(np.float32(value)) if abs(value) <= FLOAT32_MAX else math.inf
-        return self._has(value) and self._has(single)
-
-    def _has(self, value: float) -> bool:
-        above = value >= self.low if self.includes_low else value > self.low
-        below = value <= self.high if self.includes_high else value < self.high
-        return math.isfinite(value) and above and below
-
-    def __str__(self) -> str:
-        if self.low == -math.inf and self.high == math.inf:
-            return "a finite number"
-        if self.high == math.inf:
-            return f"a finite number {'≥' if self.includes_low else '>'} {self.low:g}"
-        left, right = "[("[not self.includes_low], "])"[not self.includes_high]
-        return f"a number in {left}{self.low:g}, {self.high:g}{right}"
-
-
-Real = Annotated[float, Range()]
-Positive = Annotated[float, Range(0.0, includes_low=False)]
-NonNegative = Annotated[float, Range(0.0)]
-UnitInterval = Annotated[float, Range(0.0, 1.0)]
-OpenUnitInterval = Annotated[float, Range(0.0, 1.0, includes_low=False, includes_high=False)]
-POSITIVE_FRACTION = Range(0.0, 1.0, includes_low=False)
-
-
-def known_names(cls: type[AnyType]) -> type[AnyType]:
-    """Make a dataclass raise `ValueError`, naming the nearest field, for an unknown name."""
-    fields = tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
-    original = cls.__init__
-
-    @functools.wraps(original)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        for name in kwargs:
-            check_choice(f"a field of {cls.__name__}", name, fields)
-        original(self, *args, **kwargs)
-
-    cls.__init__ = init
-    return cls
-
-
-def check_hyperparams(hyperparams: Any, prefix: str = "hyperparams") -> None:
-    """Check every annotated float of a hyperparameter dataclass against its declared range.
-
-    Raises:
-        ValueError: naming the field, its value and what is allowed.
-    """
-    for name, hint in get_type_hints(type(hyperparams), include_extras=True).items():
-        allowed = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Range)), None)
-        value = getattr(hyperparams, name)
-        if allowed is None or isinstance(value, Tracer) or getattr(value, "ndim", 0) > 0:
-            continue  # traced, or a sweep's axis
-        check_number(f"{prefix}.{name}", value, allowed)
-
-
-def check_number(name: str, value: Any, allowed: Range) -> None:
-    """Raise `ValueError` naming `name`, `value` and the range, unless the value is inside."""
-    if isinstance(value, Tracer):
-        return
-    try:
-        if isinstance(value, bool | str):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be {allowed}, got {value!r}") from None
-    except OverflowError:
-        raise ValueError(f"{name} must be {allowed}, got a number beyond any float") from None
-    if number not in allowed:
-        raise ValueError(f"{name} must be {allowed}, got {value}")
-
-
-def check_count(name: str, value: Any, minimum: int = 1) -> None:
-    """Raise `ValueError` unless `value` is a whole number of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
-        raise ValueError(f"{name} must be a whole number ≥ {minimum}, got {value!r}")
-
-
-def check_flag(name: str, value: Any) -> None:
-    """Raise `ValueError` unless `value` is `True` or `False`."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise `ValueError`, naming the nearest match, unless `value` is one of `choices`."""
-    if value not in choices:
-        matches = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
-        hint = f"; did you mean {matches[0]}?" if matches else ""
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
-
-
-def check_networks(policy: Any, critic: Any = None) -> None:
-    """Raise `ValueError` unless networks are a `Policy` and, if one is given, a `Critic`."""
-    for role, found, needed in (("policy", policy, Policy), ("critic", critic, Critic)):
-        if found is None and role == "critic":
-            continue
-        other = Critic if needed is Policy else Policy
-        if isinstance(found, other) or not hasattr(found, "unroll"):
-            raise ValueError(
-                f"{role} must be a {needed.__name__} such as mlp_actor_critic(env, env_params) "
-                f"returns (policy, critic), got {type(found).__name__}"
-            )
 
 
 def all_finite(tree: Any) -> Array:

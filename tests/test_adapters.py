@@ -57,7 +57,7 @@ def test_evaluation_keeps_the_library_s_keys_of_one_kind(compile_quickly):
         jax.random.key(1),
         env,
         env_params,
-        algorithm.policy,
+        algorithm.actor,
         params,
         num_episodes=2,
         num_steps=4,

@@ -568,7 +568,7 @@ def test_a_run_that_normalises_is_resumed_and_its_policies_come_out(tmp_path):
         lane = jax.tree.map(lambda x, seed=seed: x[seed], found)
         std = np.sqrt(lane.obs.m2 / lane.obs.count)
         normalized = jnp.asarray(np.clip((obs - lane.obs.mean) / std, -10, 10))
-        _, distribution = trainer.algorithm.policy.step(
+        _, distribution = trainer.algorithm.actor.act(
             lane.params, (), normalized, jnp.zeros(50, bool)
         )
         actions = po.load_policy(out, seed=seed)(jnp.asarray(obs))
@@ -577,7 +577,7 @@ def test_a_run_that_normalises_is_resumed_and_its_policies_come_out(tmp_path):
     # Seed 3 without its statistics plays the same episodes otherwise.
     evaluation = po.evaluate_run(out, num_episodes=4)
     without = po.evaluate(
-        jax.random.key(0), trainer.env, trainer.env_params, trainer.algorithm.policy, lane.params,
+        jax.random.key(0), trainer.env, trainer.env_params, trainer.algorithm.actor, lane.params,
         num_episodes=4, num_steps=500,
     )  # fmt: skip
     assert (evaluation["episode_return"].sel(seed=3).values != without.episode_return).any()
@@ -639,10 +639,10 @@ def test_squashed_policies_with_memory_come_out_within_the_bounds(tmp_path):
     po.run(whole, tmp_path / "run", progress=False)
     found = policies.load_policies(tmp_path / "run")
     lane = jax.tree.map(lambda x: x[2], found.params)
-    policy, act = found.study.trainer.policy, po.load_policy(tmp_path / "run", seed=2)
-    memory, carry = None, policy.initial_carry(1)
+    actor, act = found.study.trainer.actor, po.load_policy(tmp_path / "run", seed=2)
+    memory, carry = None, actor.initial_carry(1)
     for t, obs in enumerate(np.random.default_rng(0).normal(size=(3, 1, 3)).astype(np.float32)):
-        carry, distribution = policy.step(lane, carry, jnp.asarray(obs), jnp.full(1, t == 0))
+        carry, distribution = actor.act(lane, carry, jnp.asarray(obs), jnp.full(1, t == 0))
         action, memory = act(jnp.asarray(obs[0]), memory)
         np.testing.assert_allclose(action, 2.0 * np.tanh(distribution.mean[0]), atol=1e-5)
         assert action.shape == (1,)
@@ -656,7 +656,7 @@ def test_squashed_policies_come_out_within_the_bounds(tmp_path):
     found = policies.load_policies(tmp_path / "run")
     lane = jax.tree.map(lambda x: x[2], found.params)
     obs = jnp.asarray(np.random.default_rng(0).normal(size=(20, 3)), jnp.float32)
-    _, distribution = found.study.trainer.policy.step(lane, (), obs, jnp.zeros(20, bool))
+    _, distribution = found.study.trainer.actor.act(lane, (), obs, jnp.zeros(20, bool))
     actions = po.load_policy(tmp_path / "run", seed=2)(obs)
     np.testing.assert_allclose(actions, 2.0 * np.tanh(distribution.mean), rtol=1e-5, atol=1e-6)
     assert (po.evaluate_run(tmp_path / "run", num_episodes=2)["episode_length"] == 200).all()

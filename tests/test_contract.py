@@ -199,6 +199,7 @@ def test_a_state_that_changes_its_dtype_is_named():
 def test_every_environment_of_the_package_keeps_the_contract():
     for name in ("CartPole-v1", "Pendulum-v1", "FourRooms-misc", "Chain-v0", "tokens/copy"):
         env, params = po.make_env(name)
+        assert [x for x in vars(po.Environment) if x[0] != "_" and not hasattr(env, x)] == []
         policy = po.mlp_actor_critic(env, params, **SMALL)[0]
         contract.check(env, params, policy, policy.init(jax.random.key(0)))
 

@@ -16,47 +16,40 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "jacobian": set(),
     "types": {"jacobian"},
+    "checks": {"types"},
+    "actor": {"types"},
     "distributions": {"types"},
     "spaces": {"types", "distributions"},
-    "contract": {"types", "spaces"},
+    "contract": {"types", "checks", "actor", "spaces"},
     "reads": {"types"},
     "products": {"types"},
     "layerwise": {"types", "distributions", "products"},
-    "networks": {"types", "distributions", "layerwise", "products", "spaces"},
-    "sequence": {"types", "distributions"},
+    "networks": {"types", "checks", "distributions", "layerwise", "products", "spaces"},
+    "sequence": {"types", "checks", "distributions"},
     "metrics": {"types"},
     "normalization": {"types", "metrics"},
-    "environments": {"types", "elimination", "spaces", "contract"},
+    "environments": {"types", "checks", "elimination", "spaces", "contract"},
     "advantages": {"types"},
-    "surrogates": {"types", "distributions"},
-    "curvature": {"types", "distributions", "jacobian", "elimination"},
+    "surrogates": {"types"},
+    "curvature": {"types", "checks", "jacobian", "elimination"},
     "minibatch": {"types"},
     "prng": {"types"},
     "elimination": {"types"},
-    "exact": {"types", "elimination"},
-    "rollout": {"types", "metrics", "normalization", "distributions", "prng", "spaces", "contract"},
-    "evaluation": {"types", "metrics", "normalization", "rollout", "contract"},
+    "exact": {"types", "checks", "elimination"},
+    "rollout": {"types", "actor", "prng", "spaces", "contract"},
+    "evaluation": {"types", "checks", "actor", "rollout", "contract"},
     "algorithms": {
         "types",
-        "distributions",
-        "networks",
-        "normalization",
+        "checks",
+        "actor",
         "advantages",
         "surrogates",
         "curvature",
         "minibatch",
     },
-    "pretraining": {"types", "distributions", "minibatch", "advantages", "spaces"},
-    "training": {
-        "types",
-        "metrics",
-        "normalization",
-        "rollout",
-        "evaluation",
-        "prng",
-        "spaces",
-        "contract",
-    },
+    "pretraining": {"types", "checks", "distributions", "minibatch", "advantages", "spaces"},
+    "update": {"types", "metrics", "normalization", "rollout", "prng", "contract"},
+    "training": {"types", "checks", "metrics", "normalization", "spaces", "contract", "update"},
 }
 ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment", "studies"}
 # A library -> the only parts that may import it.
@@ -160,11 +153,30 @@ def test_the_engine_never_imports_what_stands_above_it():
             assert not wrong, f"{path.relative_to(PACKAGE)} imports {sorted(wrong)}"
 
 
+def test_types_hold_nothing_but_types():
+    """Checks and ranges have a module of their own, which is imported by its name."""
+    tree = ast.parse((PACKAGE / "types.py").read_text())
+    found = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert found == ["all_finite"]
+    assert ALLOWED["types"].isdisjoint({"checks"})
+
+
 def test_training_knows_no_algorithm_and_algorithms_no_training():
     assert "algorithms" not in ALLOWED["training"]
+    assert "algorithms" not in ALLOWED["update"]
     assert ALLOWED["algorithms"].isdisjoint(
-        {"environments", "rollout", "training", "experiment", "evaluation"}
+        {"environments", "rollout", "update", "training", "experiment", "evaluation"}
     )
+
+
+def test_no_function_of_the_engine_is_longer_than_80_lines():
+    for path in FILES:
+        if part_of(path) in ABOVE_THE_ENGINE:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                assert length <= 80, f"{path.relative_to(PACKAGE)}: {node.name} has {length} lines"
 
 
 @pytest.mark.parametrize("library", sorted(ONLY))

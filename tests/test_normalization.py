@@ -12,6 +12,7 @@ from gymnax.environments import environment, spaces
 
 import purejax_po as po
 from purejax_po import metrics, normalization
+from purejax_po.actor import acting
 from purejax_po.metrics import Moments
 from purejax_po.networks import softmax_linear_policy
 from purejax_po.training import make_train, make_trainer
@@ -130,7 +131,7 @@ def spy(params, policy=POLICY):
         seen = {"obs": t.obs, "next_obs": t.next_obs, "reward": t.reward, "start": 1.0 * t.start}
         return state, {**seen, "logits": t.behaviour.logits}
 
-    return Algorithm(policy, Hyperparams(), lambda key, hyperparams: Fixed(params), update)
+    return Algorithm(acting(policy), Hyperparams(), lambda key, hyperparams: Fixed(params), update)
 
 
 UNIFORM = jnp.zeros((3, 2))
@@ -218,7 +219,8 @@ def test_without_options_the_state_has_no_statistics():
     state = jax.eval_shape(trainer_of().init, jax.random.key(0), Hyperparams())
     assert jax.tree.leaves(state.normalization) == []
     assert state.acting_params is state.algorithm.params
-    assert trainer_of().policy is POLICY
+    trainer = trainer_of()
+    assert trainer.actor is trainer.algorithm.actor
 
 
 def test_old_is_the_behaviour_policy(x64):
@@ -344,9 +346,9 @@ def test_evaluation_uses_the_statistics_of_training():
         before = trainer.init(key, Hyperparams())
         after, _ = trainer.step(Hyperparams(), before)
         evaluations = [
-            evaluate(trainer.policy, before.acting_params),
-            evaluate(trainer.policy, after.acting_params),
-            evaluate(algorithm.policy, after.algorithm.params),
+            evaluate(trainer.actor, before.acting_params),
+            evaluate(trainer.actor, after.acting_params),
+            evaluate(algorithm.actor, after.algorithm.params),
         ]
         return after, [e.episode_return for e in evaluations]
 
@@ -360,23 +362,19 @@ def test_evaluation_uses_the_statistics_of_training():
     assert moments.mean[0] != moments.mean[1]
     for lane in range(2):
         params = jax.tree.map(lambda x, lane=lane: x[lane], state).acting_params
-        _, distribution = trainer.policy.step(params, (), jnp.asarray(obs), jnp.ones(3, bool))
+        _, distribution = trainer.actor.act(params, (), jnp.asarray(obs), jnp.ones(3, bool))
         std = np.sqrt(moments.m2[lane] / moments.count[lane])
         expected = np.clip((obs - moments.mean[lane]) / std, -10, 10) @ np.asarray(theta)
         np.testing.assert_allclose(distribution.logits, expected, rtol=1e-4)
 
 
-def test_the_normalising_policy_starts_without_statistics():
-    policy = normalization.normalizing(POLICY, jnp.zeros(3))
-    params = policy.init(jax.random.key(0))
-    assert isinstance(params, normalization.NormalizedParams)
+def test_the_normalising_actor_starts_without_statistics():
+    actor = normalization.normalizing(acting(POLICY))
+    empty = normalization.empty(jnp.zeros(3))
     obs, start = jnp.array([[1.0, -2.0, 3.0]]), jnp.ones(1, bool)
     theta = jnp.arange(6.0).reshape(3, 2)
-    for found in (
-        policy.step(params._replace(params=theta), (), obs, start)[1],
-        policy.unroll(params._replace(params=theta), (), obs, start),
-    ):
-        np.testing.assert_array_equal(found.logits, obs @ theta)
+    _, found = actor.act(normalization.NormalizedParams(theta, empty), (), obs, start)
+    np.testing.assert_array_equal(found.logits, obs @ theta)
 
 
 # --- mistakes ------------------------------------------------------------------------------------

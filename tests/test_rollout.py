@@ -14,6 +14,7 @@ from gymnax.environments import environment, spaces
 from gymnax.environments.classic_control.cartpole import EnvState as CartPoleState
 
 from purejax_po import metrics, rollout
+from purejax_po.actor import acting
 from purejax_po.distributions import DiagonalGaussian, TanhGaussian
 from purejax_po.evaluation import evaluate
 from purejax_po.networks import memoryless, softmax_linear_policy
@@ -264,7 +265,7 @@ def learn_nothing(key, hyperparams, state, batch):
 
 
 NUM_UPDATES = 5
-ALGORITHM = Algorithm(POLICY, (), init_nothing, learn_nothing)
+ALGORITHM = Algorithm(acting(POLICY), (), init_nothing, learn_nothing)
 TRAINER = make_trainer(ENV, LIMITED, ALGORITHM, num_envs=NUM_ENVS, num_steps=6)
 
 

@@ -31,21 +31,14 @@ def played(request):
     @jax.jit
     def play(params):
         begin = rollout.reset(jax.random.key(1), env, env_params, policy, NUM_ENVS, GROUP)
-        results = []
-        for read_first in (0, GROUP):
-            results.append(
-                rollout.collect(
-                    jax.random.key(2),
-                    env,
-                    env_params,
-                    policy,
-                    params,
-                    begin,
-                    env.max_tokens,
-                    read_first=read_first,
-                )[1:]
-            )
-        return results
+        carry = policy.prompt.read(params, begin.obs, GROUP)
+        ways = (policy, begin), (policy.prompt.go_on, begin._replace(carry=carry))
+        return [
+            rollout.collect(
+                jax.random.key(2), env, env_params, network, params, state, env.max_tokens
+            )[1:]
+            for network, state in ways
+        ]
 
     return env, policy, params, [rollout.first_episodes(*x) for x in play(params)]
 
@@ -61,9 +54,9 @@ def test_a_prompt_read_once_gives_what_reading_it_at_every_start_gives(played):
 @pytest.mark.parametrize("group_size", [1, GROUP])
 def test_step_equals_unroll(played, group_size):
     _, policy, params, ((transition, _), _) = played
-    start = transition.start if group_size == 1 else None
-    carry = policy.read(params, transition.obs[0], group_size)
-    logits = policy.unroll(params, carry, transition.obs, start).logits
+    network = policy if group_size == 1 else policy.prompt.go_on
+    carry = policy.prompt.read(params, transition.obs[0], group_size)
+    logits = network.unroll(params, carry, transition.obs, transition.start).logits
     weight = np.asarray(transition.weight)[..., None]
     assert weight.sum() > NUM_ENVS
     assert np.ptp(logits * weight) > 1.0
@@ -85,7 +78,7 @@ def test_later_tokens_change_nothing(played):
     changed = transition.obs.at[..., env.prompt_length + 1 :].set(1)
     start = transition.start
     before, after = (
-        policy.unroll(params, policy.read(params, obs[0], 1), obs, start).logits
+        policy.unroll(params, policy.prompt.read(params, obs[0], 1), obs, start).logits
         for obs in (transition.obs, changed)
     )
     np.testing.assert_array_equal(before[:2], after[:2])
@@ -99,7 +92,7 @@ def test_prompts_matter(played):
     obs = transition.obs.at[..., 0].add(1)
     start = transition.start
     before, after = (
-        policy.unroll(params, policy.read(params, o[0], 1), o, start).logits
+        policy.unroll(params, policy.prompt.read(params, o[0], 1), o, start).logits
         for o in (transition.obs, obs)
     )
     assert (np.abs(before - after).max(axis=(0, 2)) > 1e-3).all()
@@ -133,6 +126,20 @@ def test_a_gru_has_one_layer():
     env, env_params = po.make_env("tokens/copy")
     with pytest.raises(ValueError, match="hidden must name one width"):
         sequence.gru_policy(env, env_params, hidden=(8, 8))
+
+
+def test_a_prompt_is_read_once_for_any_algorithm_of_complete_episodes():
+    """What acts with actor-critic parameters hands the prompt on to its policy."""
+    env, env_params = po.make_env("tokens/copy")
+    _, critic = po.mlp_actor_critic(env, env_params, hidden=(8,))
+    options = {"critic_epochs": 1, "critic_minibatch_size": 4 * env.max_tokens}
+    for policy in (f(env, env_params) for f in POLICIES.values()):
+        algorithm = po.reinforce(policy, critic, **options)
+        trainer = po.make_trainer(env, env_params, algorithm, num_envs=4, num_steps=env.max_tokens)
+        state = jax.jit(trainer.init)(jax.random.key(0), algorithm.hyperparams)
+        state, log = jax.jit(trainer.step)(algorithm.hyperparams, state)
+        assert state.diverged_at == -1
+        assert log.info.mean["unfinished_episodes"] == 0.0
 
 
 def test_reading_policies_need_complete_episodes():

@@ -36,7 +36,7 @@ def compiled(algorithm, env, num_seeds, steps, settings, episodes, env_options):
             jax.random.key(seed),
             timed.env,
             timed.env_params,
-            timed.trainer.policy,
+            timed.trainer.actor,
             params,
             num_episodes=episodes,
             num_steps=length,

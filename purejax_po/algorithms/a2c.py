@@ -5,26 +5,24 @@ form, with generalised advantages).
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.struct
 import optax
 
 from purejax_po import surrogates
 from purejax_po.algorithms import actor_critic, optimizers
+from purejax_po.checks import Positive, check_hyperparams, check_networks, known_names
 from purejax_po.types import (
     ActorCriticParams,
     Algorithm,
     Array,
     Critic,
+    Distribution,
     Info,
     Key,
     Policy,
-    Positive,
     Rollout,
-    check_hyperparams,
-    check_networks,
-    known_names,
 )
 
 
@@ -85,11 +83,11 @@ def a2c(
         info["explained_variance"] = actor_critic.explained_variance(samples)
         return A2CState(params, moments), info
 
-    acting = actor_critic.acting(policy, critic)
-    return Algorithm(acting, hyperparams, init, update, critic=critic)
+    actor = actor_critic.actor(policy, critic)
+    return Algorithm(actor, hyperparams, init, update, critic=critic)
 
 
-def objective(distribution: Any, samples: actor_critic.Samples) -> tuple[Array, Info]:
+def objective(distribution: Distribution, samples: actor_critic.Samples) -> tuple[Array, Info]:
     """Â log π_θ, and no diagnostics."""
     log_prob = distribution.log_prob(samples.transition.action)
     return surrogates.score(log_prob, samples.advantage), {}

@@ -9,22 +9,24 @@ import jax.numpy as jnp
 import optax
 
 from purejax_po import advantages
+from purejax_po.actor import acting
 from purejax_po.advantages import weighted_mean
 from purejax_po.algorithms import critics, optimizers
+from purejax_po.checks import NonNegative, Positive, UnitInterval
 from purejax_po.types import (
+    Actor,
     ActorCriticParams,
     Array,
     Carry,
     Critic,
+    Distribution,
     Info,
     Key,
-    NonNegative,
     Params,
     Policy,
-    Positive,
+    Prompt,
     Rollout,
     Transition,
-    UnitInterval,
 )
 
 
@@ -63,7 +65,7 @@ class Samples(NamedTuple):
     """The policy's and the critic's before the first step, `[B, ...]`; `()` without memory."""
 
 
-Objective = Callable[[Any, Samples], tuple[Array, Info]]
+Objective = Callable[[Distribution, Samples], tuple[Array, Info]]
 """`(π_θ, samples) → (what is maximised, diagnostics)`, each `[B]`."""
 
 
@@ -73,24 +75,34 @@ def init_params(key: Key, policy: Policy, critic: Critic) -> ActorCriticParams:
     return ActorCriticParams(policy.init(policy_key), critic.init(critic_key))
 
 
-def acting(policy: Policy, critic: Critic) -> Policy:
-    """A policy that takes actor-critic parameters.
+def actor(policy: Policy, critic: Critic) -> Actor:
+    """What acts with actor-critic parameters.
 
     If there is memory it carries that of both networks, `(policy's, critic's)`: the critic has to
     see what the policy saw to judge the steps that follow.
     """
     if policy.memoryless and critic.memoryless:
-        return policy._replace(step=lambda params, *inputs: policy.step(params.policy, *inputs))
+        return acting(policy, lambda params: params.policy)
 
     def initial_carry(num_envs: int) -> Carry:
         return policy.initial_carry(num_envs), critic.initial_carry(num_envs)
 
-    def step(params: ActorCriticParams, carry: Carry, obs: Array, start: Array) -> Any:
+    def act(
+        params: ActorCriticParams, carry: Carry, obs: Array, start: Array
+    ) -> tuple[Carry, Distribution]:
         policy_carry, distribution = policy.step(params.policy, carry[0], obs, start)
         critic_carry, _ = critic.step(params.critic, carry[1], obs, start)
         return (policy_carry, critic_carry), distribution
 
-    return policy._replace(initial_carry=initial_carry, step=step, memoryless=False)
+    prompt = policy.prompt
+    if prompt is None:
+        return Actor(initial_carry, act, memoryless=False)
+
+    def read(params: ActorCriticParams, obs: Array, group_size: int) -> Carry:
+        carry = prompt.read(params.policy, obs, group_size)
+        return carry, critic.initial_carry(obs.shape[0])
+
+    return Actor(initial_carry, act, False, Prompt(read, actor(prompt.go_on, critic)))
 
 
 def make_samples(
@@ -112,7 +124,7 @@ def explained_variance(samples: Samples) -> Array:
 
 def outputs(
     policy: Policy, critic: Critic, params: ActorCriticParams, samples: Samples
-) -> tuple[Any, Array]:
+) -> tuple[Distribution, Array]:
     """π_θ(·|s) and V(s) of the samples."""
     obs, start = samples.transition.obs, samples.transition.start
     distribution = policy.unroll(params.policy, samples.carry[0], obs, start)

@@ -9,16 +9,8 @@ import optax
 from purejax_po import minibatch
 from purejax_po.advantages import Evidence, gae, weighted_mean
 from purejax_po.algorithms import units
-from purejax_po.types import (
-    Array,
-    Carry,
-    Critic,
-    Key,
-    Params,
-    Transition,
-    all_finite,
-    check_count,
-)
+from purejax_po.checks import check_count
+from purejax_po.types import Array, Carry, Critic, Hyperparams, Key, Params, Transition, all_finite
 
 
 class Estimates(NamedTuple):
@@ -101,7 +93,9 @@ def successor_values(critic: Critic, params: Params, transition: Transition, val
     return jax.lax.while_loop(some_left, one_of_each, (next_value, left))[0]
 
 
-def evidence(transition: Transition, value: Array, next_value: Array, hyperparams: Any) -> Evidence:
+def evidence(
+    transition: Transition, value: Array, next_value: Array, hyperparams: Hyperparams
+) -> Evidence:
     """What an estimate of the advantage may look at, `[T, N]`.
 
     Args:
@@ -119,7 +113,11 @@ def evidence(transition: Transition, value: Array, next_value: Array, hyperparam
 
 
 def estimate(
-    critic: Critic, params: Params, transition: Transition, hyperparams: Any, carry: Carry = ()
+    critic: Critic,
+    params: Params,
+    transition: Transition,
+    hyperparams: Hyperparams,
+    carry: Carry = (),
 ) -> Estimates:
     """Values, generalised advantages and value targets of a rollout under a critic as it stands."""
     value, next_value = values(critic, params, carry, transition)

@@ -1,23 +1,21 @@
 """What GRPO says of a group of outputs: its options, and the loss of one batch."""
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import flax.struct
 import jax.numpy as jnp
 
 from purejax_po import advantages, surrogates
-from purejax_po.types import (
-    Array,
-    Info,
+from purejax_po.checks import (
     NonNegative,
     OpenUnitInterval,
     Positive,
-    Transition,
     UnitInterval,
     check_choice,
     check_count,
     known_names,
 )
+from purejax_po.types import Array, Distribution, Info, Transition
 
 GroupAdvantage = Literal["zscore", "centred", "rloo", "softmax"]
 LengthNormalization = Literal["per_sequence", "per_token", "constant"]
@@ -75,7 +73,7 @@ class Batch(NamedTuple):
     advantage: Array
     weight: Array
     """What each step counts in the loss."""
-    reference: Any
+    reference: Distribution | None
     """The reference's distributions; None without a KL."""
 
 
@@ -94,7 +92,10 @@ def check_options(options: Options, num_epochs: int, reference_every: int) -> No
 
 
 def make_batch(
-    transition: Transition, reference: Any, options: Options, hyperparams: GRPOHyperparams
+    transition: Transition,
+    reference: Distribution | None,
+    options: Options,
+    hyperparams: GRPOHyperparams,
 ) -> tuple[Batch, Info]:
     """Compare the outputs of each group, neighbours along N; and what the comparison says."""
     valid = transition.weight > 0
@@ -123,7 +124,7 @@ def make_batch(
 
 
 def loss(
-    distribution: Any, batch: Batch, options: Options, hyperparams: GRPOHyperparams
+    distribution: Distribution, batch: Batch, options: Options, hyperparams: GRPOHyperparams
 ) -> tuple[Array, Info]:
     """−Σ w {min(ρÂ, clip(ρ, 1 − ε_low, 1 + ε_high)Â) − β kl + c_H H} of π_θ(·|s), `[T, N]`."""
     transition, valid = batch.transition, batch.transition.weight > 0
@@ -156,7 +157,10 @@ def loss(
 
 
 def kl_to_reference(
-    distribution: Any, reference: Any, transition: Transition, options: Options
+    distribution: Distribution,
+    reference: Distribution | None,
+    transition: Transition,
+    options: Options,
 ) -> Array:
     """Estimate of KL(π ‖ π_ref) at each valid step, `[T, N]`, 0 at the others."""
     estimate = surrogates.KL_ESTIMATORS[options.kl_estimator]

@@ -10,19 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from purejax_po.actor import acting
 from purejax_po.algorithms import group, optimizers
 from purejax_po.algorithms.group import GRPOHyperparams
-from purejax_po.types import (
-    Algorithm,
-    Array,
-    Info,
-    Key,
-    Params,
-    Policy,
-    Rollout,
-    check_hyperparams,
-    check_networks,
-)
+from purejax_po.checks import check_hyperparams, check_networks
+from purejax_po.types import Algorithm, Array, Distribution, Info, Key, Params, Policy, Rollout
 
 
 class PolicyParams(NamedTuple):
@@ -112,33 +104,29 @@ def grpo(
             return (optax.apply_updates(params, updates), moments), info
 
         (params, moments), infos = jax.lax.scan(step, state[:2], length=num_epochs)
-        num_updates, reference = state.num_updates + 1, state.reference
+        new = GRPOState(params, moments, state.reference, state.num_updates + 1)
         if reference_every:
-            renew = num_updates % reference_every == 0
-            reference = jax.tree.map(lambda new, old: jnp.where(renew, new, old), params, reference)
-        new = GRPOState(params, moments, reference, num_updates)
+            new = renew_reference(new, reference_every)
         return new, {**told, **jax.tree.map(jnp.mean, infos)}
 
+    actor = acting(policy, lambda params: params.policy)
     return Algorithm(
-        acting(policy), hyperparams, init, update, complete_episodes=True, group_size=group_size
+        actor, hyperparams, init, update, complete_episodes=True, group_size=group_size
     )
 
 
-def acting(policy: Policy) -> Policy:
-    """A policy that takes GRPO's parameters."""
-
-    def act(params: PolicyParams, *inputs: Any) -> Any:
-        return policy.step(params.policy, *inputs)
-
-    def read(params: PolicyParams, obs: Array, group_size: int) -> Any:
-        return policy.read and policy.read(params.policy, obs, group_size)
-
-    return policy._replace(step=act, read=policy.read and read)
+def renew_reference(state: GRPOState, every: int) -> GRPOState:
+    """Let the reference become the policy after every so many updates."""
+    renew = state.num_updates % every == 0
+    reference = jax.tree.map(
+        lambda new, old: jnp.where(renew, new, old), state.params, state.reference
+    )
+    return state._replace(reference=reference)
 
 
-def replay(policy: Policy, group_size: int, params: PolicyParams, rollout: Rollout) -> Any:
+def replay(policy: Policy, group_size: int, params: PolicyParams, rollout: Rollout) -> Distribution:
     """π_θ(·|s) of a rollout's steps, `[T, N]`; a prompt is read once for its whole group."""
-    transition, carry, start = rollout.transition, rollout.carry, rollout.transition.start
-    if policy.read is not None:
-        carry, start = policy.read(params.policy, transition.obs[0], group_size), None
-    return policy.unroll(params.policy, carry, transition.obs, start)
+    transition, carry, prompt = rollout.transition, rollout.carry, policy.prompt
+    if prompt is not None:
+        policy, carry = prompt.go_on, prompt.read(params.policy, transition.obs[0], group_size)
+    return policy.unroll(params.policy, carry, transition.obs, transition.start)

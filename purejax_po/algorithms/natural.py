@@ -6,7 +6,7 @@ accepted.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import flax.struct
 import jax
@@ -16,26 +16,30 @@ import optax
 from purejax_po import advantages, curvature, minibatch
 from purejax_po.advantages import weighted_mean
 from purejax_po.algorithms import actor_critic, critics, optimizers
-from purejax_po.types import (
+from purejax_po.checks import (
     POSITIVE_FRACTION,
-    ActorCriticParams,
-    Algorithm,
-    Array,
-    Carry,
-    Critic,
-    Info,
-    Key,
-    Params,
-    Policy,
     Positive,
-    Rollout,
-    Transition,
     UnitInterval,
     check_choice,
     check_count,
     check_hyperparams,
     check_networks,
     check_number,
+)
+from purejax_po.types import (
+    ActorCriticParams,
+    Algorithm,
+    Array,
+    Carry,
+    Critic,
+    Distribution,
+    Hyperparams,
+    Info,
+    Key,
+    Params,
+    Policy,
+    Rollout,
+    Transition,
 )
 
 FisherProduct = Literal["gauss_newton", "kl_hessian", "empirical"]
@@ -81,11 +85,11 @@ class State(NamedTuple):
     critic_optimizer: optax.OptState
 
 
-Solve = Callable[[curvature.Product, Params, Any], curvature.Solution]
+Solve = Callable[[curvature.Product, Params, Hyperparams], curvature.Solution]
 """`(v → F v, gradient, hyperparams) → x` with F x = g."""
-Step = Callable[[curvature.Solution, Any], Params]
+Step = Callable[[curvature.Solution, Hyperparams], Params]
 """`(x, hyperparams) → step`: how far along x."""
-Accepts = Callable[[Info, Any], Array]
+Accepts = Callable[[Info, Hyperparams], Array]
 """`(info, hyperparams) → bool`: whether a candidate of `kl` and `improvement` is taken."""
 
 
@@ -96,7 +100,7 @@ class Rule(NamedTuple):
     step: Step
     accepts: Accepts = lambda info, hyperparams: jnp.bool_(True)
     """Without it there is one candidate, refused only if something is not finite."""
-    shrink: Callable[[Any], Array | float] = lambda hyperparams: 0.5
+    shrink: Callable[[Hyperparams], Array | float] = lambda hyperparams: 0.5
     """`hyperparams → β`, the factor between candidates."""
     max_backtracks: int = 1
     """Number of candidates."""
@@ -182,8 +186,8 @@ def algorithm(
         params = ActorCriticParams(ascent.search.params, fitted)
         return State(params, moments), {**info, "value_loss": value_loss}
 
-    acting = actor_critic.acting(policy, critic)
-    return Algorithm(acting, hyperparams, init, update, critic=critic)
+    actor = actor_critic.actor(policy, critic)
+    return Algorithm(actor, hyperparams, init, update, critic=critic)
 
 
 def ascend(
@@ -272,7 +276,7 @@ def fisher_product(
         samples = jax.tree.map(lambda x: x[(*of_all_steps, subset)], samples)
         carry = jax.tree.map(lambda x: x[subset], carry)
 
-    def apply(params: Params) -> Any:
+    def apply(params: Params) -> Distribution:
         return policy.unroll(params, carry, samples.obs, samples.start)
 
     if kind == "gauss_newton":

@@ -10,7 +10,8 @@ import jax
 
 from purejax_po import curvature
 from purejax_po.algorithms import critics, natural
-from purejax_po.types import Algorithm, Critic, Params, Policy, Positive, check_choice, known_names
+from purejax_po.checks import Positive, check_choice, known_names
+from purejax_po.types import Algorithm, Critic, Params, Policy
 
 
 @known_names

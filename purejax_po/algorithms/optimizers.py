@@ -4,15 +4,13 @@ Moments are those of all parameters as one vector: a program has one kernel for 
 in place of one for every matrix and every bias, is compiled sooner and runs no slower.
 """
 
-from typing import Any
-
 import optax
 from jax.flatten_util import ravel_pytree
 
-from purejax_po.types import Array, Params
+from purejax_po.types import Array, Hyperparams, Params
 
 
-def clipped_adam(hyperparams: Any, progress: Array | float) -> optax.GradientTransformation:
+def clipped_adam(hyperparams: Hyperparams, progress: Array | float) -> optax.GradientTransformation:
     """Adam behind a global-norm clip, rebuilt from traced hyperparameters at every update.
 
     Args:

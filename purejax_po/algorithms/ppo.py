@@ -15,22 +15,25 @@ import optax
 from purejax_po import minibatch, surrogates
 from purejax_po.algorithms import actor_critic, optimizers, units
 from purejax_po.algorithms.actor_critic import Samples
-from purejax_po.types import (
-    ActorCriticParams,
-    Algorithm,
-    Array,
-    Critic,
-    Info,
-    Key,
+from purejax_po.checks import (
     NonNegative,
-    Policy,
     Positive,
-    Rollout,
     check_choice,
     check_count,
     check_hyperparams,
     check_networks,
     known_names,
+)
+from purejax_po.types import (
+    ActorCriticParams,
+    Algorithm,
+    Array,
+    Critic,
+    Distribution,
+    Info,
+    Key,
+    Policy,
+    Rollout,
 )
 
 AdvantageNormalization = Literal["off", "batch", "minibatch"]
@@ -96,7 +99,7 @@ def ppo(
     check_count("num_epochs", num_epochs)
     check_count("num_minibatches", num_minibatches)
     check_choice("normalize_advantage", normalize_advantage, get_args(AdvantageNormalization))
-    acting = actor_critic.acting(policy, critic)
+    actor = actor_critic.actor(policy, critic)
 
     def init(key: Key, hyperparams: PPOHyperparams) -> PPOState:
         params = actor_critic.init_params(key, policy, critic)
@@ -121,14 +124,13 @@ def ppo(
             ),
             value_clip_eps=hyperparams.value_clip_eps if clip_value else None,
         )
-
         stop_above = hyperparams.target_kl if early_stop else None
-        step = make_step(optimizer, loss, acting.memoryless, normalize_advantage, stop_above)
+        step = make_step(optimizer, loss, actor.memoryless, normalize_advantage, stop_above)
         (params, moments, _), infos = minibatch.epochs(
             key,
             step,
             (state.params, state.optimizer, jnp.bool_(False)),
-            units.of_rollout(samples, acting.memoryless),
+            units.of_rollout(samples, actor.memoryless),
             num_epochs=num_epochs,
             num_minibatches=num_minibatches,
         )
@@ -138,11 +140,11 @@ def ppo(
         if surrogate in ("fixed_kl", "adaptive_kl"):
             info["kl_coef"] = kl_coef
         if surrogate == "adaptive_kl":
-            info["kl_of_update"] = actor_critic.mean_kl(policy, params.policy, samples)
-            kl_coef = surrogates.adapt_kl_coef(kl_coef, info["kl_of_update"], hyperparams.kl_target)
+            kl = info["kl_of_update"] = actor_critic.mean_kl(policy, params.policy, samples)
+            kl_coef = surrogates.adapt_kl_coef(kl_coef, kl, hyperparams.kl_target)
         return PPOState(params, moments, kl_coef), info
 
-    return Algorithm(acting, hyperparams, init, update, critic=critic)
+    return Algorithm(actor, hyperparams, init, update, critic=critic)
 
 
 def make_step(
@@ -174,7 +176,12 @@ def make_step(
 
 
 def objective(
-    distribution: Any, batch: Samples, *, name: str, clip_eps: Array | float, kl_coef: Array
+    distribution: Distribution,
+    batch: Samples,
+    *,
+    name: str,
+    clip_eps: Array | float,
+    kl_coef: Array,
 ) -> tuple[Array, Info]:
     """The surrogate of that name and its diagnostics, each `[B]`."""
     ratio = jnp.exp(distribution.log_prob(batch.transition.action) - batch.log_prob)

@@ -14,6 +14,14 @@ import optax
 from purejax_po import advantages, surrogates
 from purejax_po.advantages import weighted_mean
 from purejax_po.algorithms import actor_critic, critics, optimizers
+from purejax_po.checks import (
+    Positive,
+    UnitInterval,
+    check_choice,
+    check_hyperparams,
+    check_networks,
+    known_names,
+)
 from purejax_po.types import (
     ActorCriticParams,
     Algorithm,
@@ -24,14 +32,8 @@ from purejax_po.types import (
     Key,
     Params,
     Policy,
-    Positive,
     Rollout,
     Transition,
-    UnitInterval,
-    check_choice,
-    check_hyperparams,
-    check_networks,
-    known_names,
 )
 
 Psi = Literal["total_return", "reward_to_go", "baseline", "q_value", "td_residual", "advantage"]
@@ -75,9 +77,8 @@ def reinforce(
 ) -> Algorithm:
     """Build REINFORCE: one step of Adam up E[Ψ_t log π(a_t|s_t)] per rollout.
 
-    Monte-Carlo Ψ and `discount_states` learn from complete episodes: a rollout starts with a reset,
-    and each environment's first episode counts (see `rollout.first_episodes`). Make num_steps at
-    least the time limit; `info["unfinished_episodes"]` is the fraction that had to be left out.
+    Monte-Carlo Ψ and `discount_states` learn from complete episodes (`rollout.first_episodes`).
+    Make num_steps at least the time limit: `info["unfinished_episodes"]` are left out.
 
     Args:
         policy, critic: networks that share no parameters, with or without memory.
@@ -126,24 +127,22 @@ def reinforce(
         policy_params = optax.apply_updates(policy_params, updates)
         info["grad_norm"] = optimizers.norm(gradient)
         if psi not in WITHOUT_CRITIC:
-            of_value = psi if psi == "baseline" else "advantage"
-            target = value + advantages.ESTIMATORS[of_value](evidence)
+            target = value + value_error(psi, evidence)
             targets = critics.Targets(transition, target, critic_carry)
             before = critic_params, critic_adam, critic_moments
             critic_params, critic_moments, info["value_loss"] = critics.fit(
                 key, critic, *before, targets, regression
             )
-            info["explained_variance"] = advantages.explained_variance(
-                value, target, transition.weight
-            )
+            explained = advantages.explained_variance(value, target, transition.weight)
+            info["explained_variance"] = explained
         if complete_episodes:
             info["unfinished_episodes"] = 1.0 - jnp.mean(transition.weight[0])
         params = ActorCriticParams(policy_params, critic_params)
         return REINFORCEState(params, policy_moments, critic_moments), info
 
-    acting = actor_critic.acting(policy, critic)
+    actor = actor_critic.actor(policy, critic)
     return Algorithm(
-        acting, hyperparams, init, update, complete_episodes=complete_episodes, critic=critic
+        actor, hyperparams, init, update, complete_episodes=complete_episodes, critic=critic
     )
 
 
@@ -156,6 +155,11 @@ def loss(
     loss = -weighted_mean(objective, transition.weight)
     entropy = weighted_mean(distribution.entropy(), transition.weight)
     return loss, {"policy_loss": loss, "entropy": entropy}
+
+
+def value_error(psi: Psi, evidence: advantages.Evidence) -> Array:
+    """The target minus V: to the reward-to-go if Ψ is `baseline`, else to the λ-return."""
+    return advantages.ESTIMATORS["baseline" if psi == "baseline" else "advantage"](evidence)
 
 
 def per_episode(psi: Psi, weights: Array, valid: Array, discount: Array | float) -> Array:

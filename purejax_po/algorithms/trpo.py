@@ -6,15 +6,8 @@ Source: Schulman et al. 2015, Trust Region Policy Optimization.
 import flax.struct
 
 from purejax_po.algorithms import critics, natural
-from purejax_po.types import (
-    Algorithm,
-    Array,
-    Critic,
-    Info,
-    OpenUnitInterval,
-    Policy,
-    known_names,
-)
+from purejax_po.checks import OpenUnitInterval, known_names
+from purejax_po.types import Algorithm, Array, Critic, Info, Policy
 
 
 @known_names

@@ -19,6 +19,7 @@ import tyro
 
 import purejax_po
 from purejax_po import environments
+from purejax_po.checks import check_choice
 from purejax_po.cli import arguments as typed
 from purejax_po.experiment import compare as comparison
 from purejax_po.experiment import files as atomic
@@ -49,7 +50,6 @@ from purejax_po.experiment.run.study import Study
 from purejax_po.experiment.store.arrays import MANIFEST
 from purejax_po.experiment.store.run_store import read_config
 from purejax_po.studies import ppo_table1 as table1
-from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
     import xarray as xr

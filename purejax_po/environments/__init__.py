@@ -6,7 +6,8 @@ import inspect
 import urllib.error
 from typing import Any
 
-from purejax_po.types import EnvParams, check_choice
+from purejax_po.checks import check_choice
+from purejax_po.types import EnvParams
 
 OWN = {
     "Chain-v0": "chain.Chain",

@@ -16,8 +16,9 @@ from gymnax.environments import spaces
 from jax.interpreters import partial_eval
 
 from purejax_po import elimination
+from purejax_po.checks import check_choice
 from purejax_po.environments.adapters import Adapter, Advance
-from purejax_po.types import Array, Info, Key, check_choice
+from purejax_po.types import Array, Info, Key
 
 with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment, spaces
 
-from purejax_po.types import Array, Info, Key, check_count
+from purejax_po.checks import check_count
+from purejax_po.types import Array, Info, Key
 
 NUM_ACTIONS = 3
 

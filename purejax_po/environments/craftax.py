@@ -9,8 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 from gymnax.environments import spaces
 
+from purejax_po.checks import check_choice
 from purejax_po.environments.adapters import Adapter, Advance, EnvParams, raw
-from purejax_po.types import Array, Key, check_choice
+from purejax_po.types import Array, Key
 
 # Not an import statement: types are checked without the extra, too.
 craftax_env: Any = importlib.import_module("craftax.craftax_env")

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from gymnax.environments import spaces
 
+from purejax_po.checks import check_choice
 from purejax_po.environments.adapters import Adapter, Advance, raw, vector
-from purejax_po.types import Array, Key, check_choice
+from purejax_po.types import Array, Key
 
 # Not an import statement: types are checked without the extra, too.
 jumanji: Any = importlib.import_module("jumanji")

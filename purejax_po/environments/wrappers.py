@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from purejax_po import spaces
+from purejax_po.checks import Range, check_number
 from purejax_po.contract import name_of
-from purejax_po.types import Array, EnvParams, Info, Key, Range, check_number
+from purejax_po.types import Array, EnvParams, EnvState, Info, Key
 
 StateDistribution = Callable[[Key, EnvParams], Any]
 """`(key, env_params) → state`: draws the state that an episode starts from."""
@@ -48,7 +49,7 @@ def reset_from(env: Any, distribution: StateDistribution | Any) -> Any:
     draw = distribution if callable(distribution) else _uniform(env, distribution)
     _check_states(env, _abstract(draw, env.default_params), "draw")
 
-    def begin(key: Key, params: EnvParams) -> tuple[Array, Any]:
+    def begin(key: Key, params: EnvParams) -> tuple[Array, EnvState]:
         draw_key, observe_key = jax.random.split(key)
         # Stored states may be of another precision than those that the environment makes.
         state = jax.tree.map(
@@ -84,8 +85,8 @@ def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any
     read = _check_potential(env, potential)
 
     def step_env(
-        key: Key, state: Any, action: Any, params: EnvParams
-    ) -> tuple[Array, Any, Array, Array, Info]:
+        key: Key, state: EnvState, action: Any, params: EnvParams
+    ) -> tuple[Array, EnvState, Array, Array, Info]:
         obs, successor, reward, terminated, info = env.step_env(key, state, action, params)
         potential_after = jnp.where(terminated, 0.0, potential(successor))
         reward = reward + discount * potential_after - potential(state)
@@ -140,13 +141,13 @@ class Proxy:
             return self._methods[name]
         return getattr(self._wrapped, name)
 
-    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, Any]:
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, EnvState]:
         """As the other's, with the proxy's methods."""
         return type(self._wrapped).reset(self, key, params)
 
     def step(
-        self, key: Key, state: Any, action: Any, params: EnvParams | None = None
-    ) -> tuple[Array, Any, Array, Array, Array, Info]:
+        self, key: Key, state: EnvState, action: Any, params: EnvParams | None = None
+    ) -> tuple[Array, EnvState, Array, Array, Array, Info]:
         """As the other's, with the proxy's methods."""
         return type(self._wrapped).step(self, key, state, action, params)
 
@@ -171,7 +172,7 @@ class Wrapper:
             raise AttributeError(name)
         return getattr(self._env, name)
 
-    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, Any]:
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, EnvState]:
         """As the environment's own."""
         return self._env.reset(key, params)
 
@@ -184,8 +185,8 @@ class _Judged(Wrapper):
         self._judge = judge
 
     def step(
-        self, key: Key, state: Any, action: Any, params: EnvParams | None = None
-    ) -> tuple[Array, Any, Array, Array, Array, Info]:
+        self, key: Key, state: EnvState, action: Any, params: EnvParams | None = None
+    ) -> tuple[Array, EnvState, Array, Array, Array, Info]:
         """Step, with the judge's reward at an episode's end and none before."""
         obs, state, _, terminated, truncated, info = self._env.step(key, state, action, params)
         judged = self._judge(info["final_observation"])
@@ -206,8 +207,8 @@ class _Shaped(Wrapper):
         self._potential, self._discount = potential, discount
 
     def step(
-        self, key: Key, state: Any, action: Any, params: EnvParams | None = None
-    ) -> tuple[Array, Any, Array, Array, Array, Info]:
+        self, key: Key, state: EnvState, action: Any, params: EnvParams | None = None
+    ) -> tuple[Array, EnvState, Array, Array, Array, Info]:
         """Step, with the change of the potential added to the reward."""
         params = self._env.default_params if params is None else params
         found = self._env.step(key, state, action, params)
@@ -234,20 +235,20 @@ class _StartedFrom(Wrapper):
                 f"observes {_forms(expected)}, and a drawn state {_forms(found)}"
             )
 
-    def _start(self, key: Key, params: EnvParams) -> tuple[Array, Any]:
+    def _start(self, key: Key, params: EnvParams) -> tuple[Array, EnvState]:
         """An observation and a state: the wrapper's own at a reset, around a drawn one."""
         obs, inner = self._begin(key, params)
         state = self._env.reset(key, params)[1]
         return obs, _with_inner(state, inner)
 
-    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, Any]:
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, EnvState]:
         """Begin at a drawn state."""
         params = self._env.default_params if params is None else params
         return self._start(key, params)
 
     def step(
-        self, key: Key, state: Any, action: Any, params: EnvParams | None = None
-    ) -> tuple[Array, Any, Array, Array, Array, Info]:
+        self, key: Key, state: EnvState, action: Any, params: EnvParams | None = None
+    ) -> tuple[Array, EnvState, Array, Array, Array, Info]:
         """Step, and begin at a drawn state where the episode has ended."""
         params = self._env.default_params if params is None else params
         obs, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)

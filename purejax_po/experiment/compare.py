@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purejax_po import environments
+from purejax_po.checks import check_choice
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout, train
 from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, specs
@@ -23,7 +24,6 @@ from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.run.study import Study
 from purejax_po.experiment.store import lock as locks
 from purejax_po.experiment.store import run_store as files
-from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
     import xarray as xr

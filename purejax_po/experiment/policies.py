@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejax_po import rollout
+from purejax_po.checks import check_count
 from purejax_po.evaluation import evaluate
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout, train
@@ -24,7 +25,7 @@ from purejax_po.experiment.store import legacy
 from purejax_po.experiment.store import run_store as files
 from purejax_po.experiment.store.arrays import CheckpointError
 from purejax_po.experiment.store.run_store import ForeignError, Stored
-from purejax_po.types import Array, Carry, Trainer, check_count
+from purejax_po.types import Array, Carry, Trainer
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -163,24 +164,24 @@ def load_policy(
     params = _params_of(policies, seed)
     if seed in policies.seeds[policies.diverged]:
         warnings.warn(f"seed {seed} diverged: this is its last finite policy", stacklevel=2)
-    policy = trainer.policy
+    actor = trainer.actor
     space = trainer.env.action_space(trainer.env_params)
 
     @jax.jit
     def act(obs: Array) -> Any:
-        _, distribution = policy.step(params, (), obs, jnp.zeros((), bool))
+        _, distribution = actor.act(params, (), obs, jnp.zeros((), bool))
         return rollout.to_space(space, distribution.mode(), distribution)
 
     @jax.jit
     def remember_and_act(obs: Array, memory: Carry = None) -> tuple[Any, Carry]:
         alone = jax.tree.map(lambda x: x[None], obs)
         start = jnp.full(1, memory is None)
-        memory = policy.initial_carry(1) if memory is None else memory
-        memory, distribution = policy.step(params, memory, alone, start)
+        memory = actor.initial_carry(1) if memory is None else memory
+        memory, distribution = actor.act(params, memory, alone, start)
         distribution = jax.tree.map(lambda x: x[0], distribution)
         return rollout.to_space(space, distribution.mode(), distribution), memory
 
-    return act if policy.memoryless else remember_and_act
+    return act if actor.memoryless else remember_and_act
 
 
 def evaluate_run(
@@ -221,7 +222,7 @@ def evaluate_run(
                 jax.random.key(evaluation_seed),
                 trainer.env,
                 trainer.env_params,
-                trainer.policy,
+                trainer.actor,
                 params,
                 num_episodes=num_episodes,
                 num_steps=num_steps,
@@ -297,15 +298,15 @@ def render(
         raise ValueError(f"path must be in a directory that exists, got {path}")
     config = files.read_config(Path(out))
     trainer = train.prepare(config.at(sweep.find(config, point)[1])).trainer
-    has_page = hasattr(trainer.env, "draw")
-    suffix = ".html" if has_page else ".gif"
+    draw_page = getattr(trainer.env, "draw", None)
+    suffix = ".gif" if draw_page is None else ".html"
     path = Path(path or Path(out) / f"seed-{seed}{suffix}")
     if path.suffix.lower() != suffix:
         raise ValueError(f"path must end in {suffix} for {trainer.env.name}, got {path}")
     act = load_policy(out, seed=seed, point=point)
-    if has_page:
+    if draw_page is not None:
         infos = _play(trainer, act, seed)[2]
-        path.write_text(trainer.env.draw(infos))
+        path.write_text(draw_page(infos))
         return path, len(infos)
     visualizer = _gif_visualizer()
     states, returns, _ = _play(trainer, act, seed)
@@ -358,7 +359,7 @@ def _gif_visualizer() -> Any:
 def _play(trainer: Trainer, act: Callable[..., Any], seed: int) -> tuple[list[Any], Any, list[Any]]:
     """Play one episode: states acted on, returns so far, and what the steps said besides."""
     env, env_params = trainer.env, trainer.env_params
-    memoryless, memory = trainer.algorithm.policy.memoryless, None
+    memoryless, memory = trainer.actor.memoryless, None
     step = jax.jit(env.step)
     reset_key, key = jax.random.split(jax.random.key(seed))
     obs, state = env.reset(reset_key, env_params)

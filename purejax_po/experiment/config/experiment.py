@@ -21,14 +21,8 @@ from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import AdvantageNormalization, PPOHyperparams, Surrogate, ppo
 from purejax_po.algorithms.reinforce import Psi, REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
-from purejax_po.environments import parameters
-from purejax_po.experiment.config import schema
-from purejax_po.minibatch import check_divisible
-from purejax_po.training import MatmulPrecision
-from purejax_po.types import (
+from purejax_po.checks import (
     POSITIVE_FRACTION,
-    Algorithm,
-    EnvParams,
     Range,
     check_choice,
     check_count,
@@ -36,6 +30,11 @@ from purejax_po.types import (
     check_hyperparams,
     check_number,
 )
+from purejax_po.environments import parameters
+from purejax_po.experiment.config import schema
+from purejax_po.minibatch import check_divisible
+from purejax_po.training import MatmulPrecision
+from purejax_po.types import Algorithm, EnvParams
 
 MAX_SEEDS = 1_000_000
 WHOLE_NUMBERS = Range(-(2.0**31), 2.0**31 - 129)

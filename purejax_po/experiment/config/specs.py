@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
+from purejax_po.checks import check_choice
 from purejax_po.experiment.config.experiment import PRESETS, AlgorithmConfig, algorithm_config
-from purejax_po.types import check_choice
 
 FORM = "NAME[=PRESET][:FIELD=VALUE,…]"
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from purejax_po.checks import check_choice
 from purejax_po.environments import parameters
 from purejax_po.experiment.config import ENV_PARAMS, MAX_SEEDS, ExperimentConfig
 from purejax_po.reads import fields_read
-from purejax_po.types import EnvParams, Trainer, check_choice
+from purejax_po.types import EnvParams, Trainer
 
 Point = dict[str, float]
 """A value of each axis, by the axis's label."""

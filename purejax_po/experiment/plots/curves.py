@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from purejax_po.checks import check_choice
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import join as runs
 from purejax_po.experiment.results import statistics
-from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
     import xarray as xr

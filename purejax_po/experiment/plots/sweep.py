@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from purejax_po.checks import check_choice
 from purejax_po.experiment import layout
 from purejax_po.experiment.plots import curves as plots
 from purejax_po.experiment.plots.curves import MARKERS
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import statistics
-from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
     import xarray as xr

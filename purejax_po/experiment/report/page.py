@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from purejax_po.checks import check_choice
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout
 from purejax_po.experiment.plots import comparison as comparison_plots
@@ -20,7 +21,6 @@ from purejax_po.experiment.plots import sweep as sweep_plots
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import join as runs
 from purejax_po.experiment.results import statistics
-from purejax_po.types import check_choice
 
 if TYPE_CHECKING:
     import xarray as xr

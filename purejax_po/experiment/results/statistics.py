@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from purejax_po.types import Range, check_number
+from purejax_po.checks import Range, check_number
 
 Floats = NDArray[np.floating]
 Statistic = Callable[..., Any]

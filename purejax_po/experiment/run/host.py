@@ -8,10 +8,10 @@ from typing import Any
 
 import tyro
 
+from purejax_po.checks import Range, check_choice, check_count, check_flag, check_number
 from purejax_po.experiment.config import MAX_SEEDS
 from purejax_po.experiment.run.observers import Observer
 from purejax_po.experiment.run.progress import Progress
-from purejax_po.types import Range, check_choice, check_count, check_flag, check_number
 
 
 @dataclass(frozen=True, kw_only=True)

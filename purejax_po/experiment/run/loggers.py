@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from purejax_po.checks import check_choice
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.run.observers import Observer, Window
 from purejax_po.experiment.run.plan import Labels, Plan
 from purejax_po.metrics import Log
-from purejax_po.types import check_choice
 
 MAX_LANES = 256
 """A lane is a file, or a line of each chart: beyond, `results.nc` is the place to look."""

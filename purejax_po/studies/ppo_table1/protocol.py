@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
+from purejax_po.checks import Range, check_choice, check_count, check_number
 from purejax_po.experiment.config import (
     A2CConfig,
     AlgorithmConfig,
@@ -20,7 +21,6 @@ from purejax_po.experiment.config import (
     REINFORCEConfig,
     TRPOConfig,
 )
-from purejax_po.types import Range, check_choice, check_count, check_number
 
 TOTAL_STEPS = 1_000_000
 HORIZON = 2048

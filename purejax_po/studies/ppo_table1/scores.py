@@ -14,7 +14,7 @@ from purejax_po.experiment import files as atomic
 from purejax_po.experiment.results import statistics
 from purejax_po.studies.ppo_table1 import protocol
 from purejax_po.studies.ppo_table1.protocol import Job
-from purejax_po.types import Array, Key, Policy
+from purejax_po.types import Array, Key
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -60,13 +60,13 @@ def references(job: Job) -> References:
     """
     env, env_params = job.config.make_env()
     algorithm = job.config.algorithm.build(env, env_params)
-    policy = algorithm.policy
+    actor = algorithm.actor
 
-    def step(params: Any, carry: Any, obs: Array, start: Any) -> tuple[Any, _Mixed]:
-        carry, gaussian = policy.step(params[0], carry, obs, start)
+    def act(params: Any, carry: Any, obs: Array, start: Any) -> tuple[Any, _Mixed]:
+        carry, gaussian = actor.act(params[0], carry, obs, start)
         return carry, _Mixed(gaussian, params[1])
 
-    mixed = Policy(policy.init, policy.initial_carry, step, policy.unroll)
+    mixed = actor._replace(act=act)
 
     def one(seed: Array, is_uniform: Array) -> Array:
         init_key, key = jax.random.split(jax.random.key(seed))

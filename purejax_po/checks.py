@@ -1,0 +1,133 @@
+"""Checks of what a user gives, and the ranges that hyperparameters declare.
+
+Each mistake is one line that names what is wrong, its value and what is allowed.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+import numbers
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import numpy as np
+from jax.core import Tracer
+
+from purejax_po.types import Critic, Policy
+
+AnyType = TypeVar("AnyType")
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values that a float may take: finite, between `low` and `high`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    includes_low: bool = True
+    includes_high: bool = True
+
+    def __contains__(self, value: float) -> bool:
+        # Programs compute in single precision: what is infinite or out of range there is so here.
+        single = float(np.float32(value)) if abs(value) <= FLOAT32_MAX else math.inf
+        return self._has(value) and self._has(single)
+
+    def _has(self, value: float) -> bool:
+        above = value >= self.low if self.includes_low else value > self.low
+        below = value <= self.high if self.includes_high else value < self.high
+        return math.isfinite(value) and above and below
+
+    def __str__(self) -> str:
+        if self.low == -math.inf and self.high == math.inf:
+            return "a finite number"
+        if self.high == math.inf:
+            return f"a finite number {'≥' if self.includes_low else '>'} {self.low:g}"
+        left, right = "[("[not self.includes_low], "])"[not self.includes_high]
+        return f"a number in {left}{self.low:g}, {self.high:g}{right}"
+
+
+Real = Annotated[float, Range()]
+Positive = Annotated[float, Range(0.0, includes_low=False)]
+NonNegative = Annotated[float, Range(0.0)]
+UnitInterval = Annotated[float, Range(0.0, 1.0)]
+OpenUnitInterval = Annotated[float, Range(0.0, 1.0, includes_low=False, includes_high=False)]
+POSITIVE_FRACTION = Range(0.0, 1.0, includes_low=False)
+
+
+def known_names(cls: type[AnyType]) -> type[AnyType]:
+    """Make a dataclass raise `ValueError`, naming the nearest field, for an unknown name."""
+    fields = tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+    original = cls.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            check_choice(f"a field of {cls.__name__}", name, fields)
+        original(self, *args, **kwargs)
+
+    cls.__init__ = init
+    return cls
+
+
+def check_hyperparams(hyperparams: Any, prefix: str = "hyperparams") -> None:
+    """Check every annotated float of a hyperparameter dataclass against its declared range.
+
+    Raises:
+        ValueError: naming the field, its value and what is allowed.
+    """
+    for name, hint in get_type_hints(type(hyperparams), include_extras=True).items():
+        allowed = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Range)), None)
+        value = getattr(hyperparams, name)
+        if allowed is None or isinstance(value, Tracer) or getattr(value, "ndim", 0) > 0:
+            continue  # traced, or a sweep's axis
+        check_number(f"{prefix}.{name}", value, allowed)
+
+
+def check_number(name: str, value: Any, allowed: Range) -> None:
+    """Raise `ValueError` naming `name`, `value` and the range, unless the value is inside."""
+    if isinstance(value, Tracer):
+        return
+    try:
+        if isinstance(value, bool | str):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be {allowed}, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be {allowed}, got a number beyond any float") from None
+    if number not in allowed:
+        raise ValueError(f"{name} must be {allowed}, got {value}")
+
+
+def check_count(name: str, value: Any, minimum: int = 1) -> None:
+    """Raise `ValueError` unless `value` is a whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
+        raise ValueError(f"{name} must be a whole number ≥ {minimum}, got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is `True` or `False`."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise `ValueError`, naming the nearest match, unless `value` is one of `choices`."""
+    if value not in choices:
+        matches = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
+        hint = f"; did you mean {matches[0]}?" if matches else ""
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
+
+
+def check_networks(policy: Any, critic: Any = None) -> None:
+    """Raise `ValueError` unless networks are a `Policy` and, if one is given, a `Critic`."""
+    for role, found, needed in (("policy", policy, Policy), ("critic", critic, Critic)):
+        if found is None and role == "critic":
+            continue
+        other = Critic if needed is Policy else Policy
+        if isinstance(found, other) or not hasattr(found, "unroll"):
+            raise ValueError(
+                f"{role} must be a {needed.__name__} such as mlp_actor_critic(env, env_params) "
+                f"returns (policy, critic), got {type(found).__name__}"
+            )
