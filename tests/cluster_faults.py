@@ -22,6 +22,7 @@ from ray.cluster_utils import Cluster
 import purejax_po as po
 from purejax_po.experiment.run import ray_pool
 from purejax_po.experiment.run.observers import Window
+from purejax_po.experiment.run.pool import Loss
 
 SIZE = {"num_seeds": 8, "total_steps": 32 * 20 * 40, "num_windows": 20}
 BIG = {"num_seeds": 64, "total_steps": 500_000, "num_windows": 100, "lanes_per_device": 8}
@@ -47,21 +48,17 @@ def workers():
 
 
 class Watch:
-    """Does something once, after some windows; keeps the numbers of all windows that were told."""
+    """Does something once, after some windows; keeps what workers told, repeated windows too."""
 
-    def __init__(self, after, what, monkeypatch_pool=True):
+    def __init__(self, after, what):
         self.count, self.after, self.what = 0, after, what
         self.told = []
         take = ray_pool.RayPool._take
 
         def noted(pool, member):
             events = take(pool, member)
-            for event in events:
-                if isinstance(event, Window):
-                    self.told.append((event.block, event.number))
-                elif not hasattr(event, "is_finished"):
-                    self.told.append(event)
             self.pool = pool
+            self.told += [event for event in events if isinstance(event, Window | Loss)]
             return events
 
         ray_pool.RayPool._take = noted
@@ -75,14 +72,14 @@ class Watch:
         pass
 
     def first_after_the_loss(self):
-        """By block, the first window that was told after a worker was lost."""
-        losses = [i for i, event in enumerate(self.told) if not isinstance(event, tuple)]
-        assert losses or [e for e in self.told if hasattr(e, "reason")], "nothing was lost"
-        lost = {self.told[i].block: i for i in losses}
-        return {
-            block: next(w for b, w in (e for e in self.told[i:] if type(e) is tuple) if b == block)
-            for block, i in lost.items()
-        }
+        """By block that was lost, the first window that was told afterwards."""
+        found = {}
+        for i, event in enumerate(self.told):
+            if isinstance(event, Loss):
+                later = [e for e in self.told[i:] if isinstance(e, Window)]
+                found[event.block] = next(e.number for e in later if e.block == event.block)
+        assert found, "nothing was lost"
+        return found
 
 
 def check_same(out, expected):
