@@ -24,6 +24,7 @@ from purejax_po.types import (
     Rollout,
     check_hyperparams,
     check_networks,
+    known_arguments,
     known_names,
 )
 
@@ -44,6 +45,7 @@ class A2CState(NamedTuple):
     optimizer: optax.OptState
 
 
+@known_arguments
 def a2c(
     policy: Policy,
     critic: Critic,

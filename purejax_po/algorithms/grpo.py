@@ -22,6 +22,7 @@ from purejax_po.types import (
     Rollout,
     check_hyperparams,
     check_networks,
+    known_arguments,
 )
 
 
@@ -41,6 +42,7 @@ class GRPOState(NamedTuple):
     """int32."""
 
 
+@known_arguments
 def grpo(
     policy: Policy,
     *,

@@ -10,7 +10,16 @@ import jax
 
 from purejax_po import curvature
 from purejax_po.algorithms import critics, natural
-from purejax_po.types import Algorithm, Critic, Params, Policy, Positive, check_choice, known_names
+from purejax_po.types import (
+    Algorithm,
+    Critic,
+    Params,
+    Policy,
+    Positive,
+    check_choice,
+    known_arguments,
+    known_names,
+)
 
 
 @known_names
@@ -24,6 +33,7 @@ class NPGHyperparams(natural.NaturalHyperparams):
     """η: multiple of the natural gradient; used with step_size_rule fixed."""
 
 
+@known_arguments
 def npg(
     policy: Policy,
     critic: Critic,

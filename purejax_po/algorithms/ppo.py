@@ -30,6 +30,7 @@ from purejax_po.types import (
     check_count,
     check_hyperparams,
     check_networks,
+    known_arguments,
     known_names,
 )
 
@@ -62,6 +63,7 @@ class PPOState(NamedTuple):
     kl_coef: Array
 
 
+@known_arguments
 def ppo(
     policy: Policy,
     critic: Critic,

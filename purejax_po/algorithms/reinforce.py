@@ -31,6 +31,7 @@ from purejax_po.types import (
     check_choice,
     check_hyperparams,
     check_networks,
+    known_arguments,
     known_names,
 )
 
@@ -62,6 +63,7 @@ class REINFORCEState(NamedTuple):
     critic_optimizer: optax.OptState
 
 
+@known_arguments
 def reinforce(
     policy: Policy,
     critic: Critic,

@@ -13,6 +13,7 @@ from purejax_po.types import (
     Info,
     OpenUnitInterval,
     Policy,
+    known_arguments,
     known_names,
 )
 
@@ -26,6 +27,7 @@ class TRPOHyperparams(natural.NaturalHyperparams):
     """Factor between the candidates of the line search."""
 
 
+@known_arguments
 def trpo(
     policy: Policy,
     critic: Critic,
