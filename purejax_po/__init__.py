@@ -1,5 +1,8 @@
 """Policy optimisation in pure JAX: training is one pure function, vmapped over seeds."""
 
+from purejax_po import early  # noqa: F401 - before what takes seconds
+
+# isort: split
 from purejax_po import (
     advantages,
     curvature,

@@ -6,16 +6,20 @@ Each mistake is one line that names what is wrong, its value and what is allowed
 import dataclasses
 import difflib
 import functools
+import inspect
 import math
 import numbers
-from typing import Annotated, Any, TypeVar, get_type_hints
+from collections.abc import Callable
+from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_type_hints
 
 import numpy as np
 from jax.core import Tracer
 
+from purejax_po.aliases import ALIASES
 from purejax_po.types import Critic, Policy
 
 AnyType = TypeVar("AnyType")
+AnyArguments = ParamSpec("AnyArguments")
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -63,11 +67,51 @@ def known_names(cls: type[AnyType]) -> type[AnyType]:
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         for name in kwargs:
+            ours = ALIASES.get(name, name).rpartition(".")[2]
+            if name not in fields and ours in fields:
+                raise ValueError(f"{name} is called {ours} here: {cls.__name__}({ours}=…)")
             check_choice(f"a field of {cls.__name__}", name, fields)
         original(self, *args, **kwargs)
 
     cls.__init__ = init
     return cls
+
+
+def known_arguments(factory: Callable[AnyArguments, AnyType]) -> Callable[AnyArguments, AnyType]:
+    """Make an algorithm's factory raise `ValueError` for arguments that it has not, or lacks."""
+    signature = inspect.signature(factory)
+
+    @functools.wraps(factory)
+    def call(*args: AnyArguments.args, **kwargs: AnyArguments.kwargs) -> AnyType:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ValueError(_how_to_call(factory, signature, kwargs, error)) from None
+        return factory(*args, **kwargs)
+
+    return call
+
+
+def _how_to_call(factory: Any, signature: inspect.Signature, given: Any, error: Exception) -> str:
+    """What a call of an algorithm's factory must be."""
+    name, known = factory.__name__, signature.parameters
+    needed = [k for k, p in known.items() if p.default is p.empty]
+    hyperparams = get_args(get_type_hints(factory)["hyperparams"])[0]
+    fields = {f.name for f in dataclasses.fields(hyperparams)}
+    for unknown in (k for k in given if k not in known):
+        ours = ALIASES.get(unknown, unknown).rpartition(".")[2]
+        if ours in fields:
+            inner = f"hyperparams={hyperparams.__name__}({ours}=…)"
+            return (
+                f"{unknown} is no argument of {name} but a hyperparameter: "
+                f"{name}({', '.join(needed)}, {inner})"
+            )
+        matches = difflib.get_close_matches(ours, known, n=1, cutoff=0.4)
+        hint = f"; did you mean {matches[0]}?" if matches else ""
+        return f"{name} has no argument {unknown}{hint} (it has {', '.join(known)})"
+    networks = "*mlp_actor_critic(env, env_params)"
+    made = networks if len(needed) > 1 else f"{networks[1:]}[0]"
+    return f"{name} must be given {' and '.join(needed)}, such as {name}({made}): {error}"
 
 
 def check_hyperparams(hyperparams: Any, prefix: str = "hyperparams") -> None:

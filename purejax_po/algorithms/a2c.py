@@ -12,7 +12,13 @@ import optax
 
 from purejax_po import surrogates
 from purejax_po.algorithms import actor_critic, optimizers
-from purejax_po.checks import Positive, check_hyperparams, check_networks, known_names
+from purejax_po.checks import (
+    Positive,
+    check_hyperparams,
+    check_networks,
+    known_arguments,
+    known_names,
+)
 from purejax_po.types import (
     ActorCriticParams,
     Algorithm,
@@ -42,6 +48,7 @@ class A2CState(NamedTuple):
     optimizer: optax.OptState
 
 
+@known_arguments
 def a2c(
     policy: Policy,
     critic: Critic,

@@ -13,7 +13,7 @@ import optax
 from purejax_po.actor import acting
 from purejax_po.algorithms import group, optimizers
 from purejax_po.algorithms.group import GRPOHyperparams
-from purejax_po.checks import check_hyperparams, check_networks
+from purejax_po.checks import check_hyperparams, check_networks, known_arguments
 from purejax_po.types import Algorithm, Array, Distribution, Info, Key, Params, Policy, Rollout
 
 
@@ -33,6 +33,7 @@ class GRPOState(NamedTuple):
     """int32."""
 
 
+@known_arguments
 def grpo(
     policy: Policy,
     *,

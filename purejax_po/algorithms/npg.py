@@ -10,7 +10,7 @@ import jax
 
 from purejax_po import curvature
 from purejax_po.algorithms import critics, natural
-from purejax_po.checks import Positive, check_choice, known_names
+from purejax_po.checks import Positive, check_choice, known_arguments, known_names
 from purejax_po.types import Algorithm, Critic, Params, Policy
 
 
@@ -25,6 +25,7 @@ class NPGHyperparams(natural.NaturalHyperparams):
     """η: multiple of the natural gradient; used with step_size_rule fixed."""
 
 
+@known_arguments
 def npg(
     policy: Policy,
     critic: Critic,

@@ -22,6 +22,7 @@ from purejax_po.checks import (
     check_count,
     check_hyperparams,
     check_networks,
+    known_arguments,
     known_names,
 )
 from purejax_po.types import (
@@ -65,6 +66,7 @@ class PPOState(NamedTuple):
     kl_coef: Array
 
 
+@known_arguments
 def ppo(
     policy: Policy,
     critic: Critic,

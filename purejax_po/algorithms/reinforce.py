@@ -20,6 +20,7 @@ from purejax_po.checks import (
     check_choice,
     check_hyperparams,
     check_networks,
+    known_arguments,
     known_names,
 )
 from purejax_po.types import (
@@ -64,6 +65,7 @@ class REINFORCEState(NamedTuple):
     critic_optimizer: optax.OptState
 
 
+@known_arguments
 def reinforce(
     policy: Policy,
     critic: Critic,

@@ -6,7 +6,7 @@ Source: Schulman et al. 2015, Trust Region Policy Optimization.
 import flax.struct
 
 from purejax_po.algorithms import critics, natural
-from purejax_po.checks import OpenUnitInterval, known_names
+from purejax_po.checks import OpenUnitInterval, known_arguments, known_names
 from purejax_po.types import Algorithm, Array, Critic, Info, Policy
 
 
@@ -19,6 +19,7 @@ class TRPOHyperparams(natural.NaturalHyperparams):
     """Factor between the candidates of the line search."""
 
 
+@known_arguments
 def trpo(
     policy: Policy,
     critic: Critic,

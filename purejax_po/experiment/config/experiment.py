@@ -1,8 +1,6 @@
 """What an experiment is: frozen dataclasses, checked before anything is compiled."""
 
 import dataclasses
-import difflib
-import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -32,6 +30,7 @@ from purejax_po.checks import (
 )
 from purejax_po.environments import parameters
 from purejax_po.experiment.config import schema
+from purejax_po.experiment.config.names import named_fields
 from purejax_po.minibatch import check_divisible
 from purejax_po.training import MatmulPrecision
 from purejax_po.types import Algorithm, EnvParams
@@ -47,41 +46,6 @@ MAKE_NETWORKS = {
     "lstm": networks.lstm_actor_critic,
 }
 MEMORIES = (*MAKE_NETWORKS, "transformer")
-
-
-def named_fields(cls: Any) -> Any:
-    """Let a configuration refuse a keyword that it has not, and say where it belongs."""
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    original = cls.__init__
-
-    @functools.wraps(original)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        for name in kwargs:
-            if name not in fields:
-                raise ValueError(_where(cls, name, tuple(fields)))
-        original(self, *args, **kwargs)
-
-    cls.__init__ = init
-    return cls
-
-
-def _where(cls: Any, name: str, fields: tuple[str, ...]) -> str:
-    """Where a field belongs that a configuration has not."""
-    if name in schema.OLD_CIRCUMSTANCES and "env" in fields:
-        return f"{name} says where a run takes place: purejax_po.run(config, {name}=…)"
-    for part in ("hyperparams", "network", "algorithm"):
-        if part not in fields:
-            continue
-        inner = type(next(f for f in dataclasses.fields(cls) if f.name == part).default_factory())  # type: ignore[operator, misc]
-        names = {f.name for f in dataclasses.fields(inner)}
-        if name in names:
-            return (
-                f"{name} is a field of {inner.__name__}: "
-                f"{cls.__name__}({part}={inner.__name__}({name}=…))"
-            )
-    matches = difflib.get_close_matches(name, fields, n=1, cutoff=0.4)
-    hint = f"; did you mean {matches[0]}?" if matches else ""
-    return f"{cls.__name__} has no field {name}{hint} (it has {', '.join(fields)})"
 
 
 @named_fields

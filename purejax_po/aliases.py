@@ -1,0 +1,33 @@
+"""What other libraries call our fields, for messages of the command line and of Python."""
+
+ALIASES = {
+    "lr": "hyperparams.learning_rate",
+    "gamma": "hyperparams.discount",
+    "lambda": "hyperparams.gae_lambda",
+    "lam": "hyperparams.gae_lambda",
+    "ent_coef": "hyperparams.entropy_coef",
+    "entropy_coefficient": "hyperparams.entropy_coef",
+    "vf_coef": "hyperparams.value_coef",
+    "clip_range": "hyperparams.clip_eps",
+    "clip_ratio": "hyperparams.clip_eps",
+    "clip_coef": "hyperparams.clip_eps",
+    "n_envs": "num_envs",
+    "n_steps": "num_steps",
+    "n_epochs": "num_epochs",
+    "update_epochs": "num_epochs",
+    "n_minibatches": "num_minibatches",
+    "n_seeds": "num_seeds",
+    "seeds": "num_seeds",
+    "seed": "first_seed",
+    "steps": "total_steps",
+    "timesteps": "total_steps",
+    "total_timesteps": "total_steps",
+    "env_id": "env",
+    "hidden_sizes": "network.hidden",
+    "net_arch": "network.hidden",
+    "hidden": "network.hidden",
+    "activation": "network.activation",
+    "output": "out",
+    "episodes": "num_episodes",
+}
+"""A field's name elsewhere: where it stands here."""

@@ -1,0 +1,72 @@
+"""Fields of configurations that are given in the wrong place, by another name or without one."""
+
+import dataclasses
+import difflib
+import functools
+from typing import Any
+
+from purejax_po.aliases import ALIASES
+from purejax_po.experiment.config import schema
+
+PARTS = ("hyperparams", "network", "algorithm")
+"""Fields that hold configurations themselves."""
+
+
+def named_fields(cls: Any) -> Any:
+    """Let a configuration refuse what it has not, and say where it belongs."""
+    fields = tuple(f.name for f in dataclasses.fields(cls))
+    original = cls.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        if args:
+            raise ValueError(
+                f"{cls.__name__} takes its fields by name, such as {cls.__name__}({fields[0]}=…), "
+                f"got {_short(args[0])} without one"
+            )
+        for name in kwargs:
+            if name not in fields:
+                raise ValueError(where(cls, name))
+        original(self, *args, **kwargs)
+
+    cls.__init__ = init
+    return cls
+
+
+def where(cls: Any, name: str) -> str:
+    """Say where a field belongs that a configuration has not."""
+    if name in schema.OLD_CIRCUMSTANCES and "env" in {f.name for f in dataclasses.fields(cls)}:
+        return f"{name} says where a run takes place: purejax_po.run(config, {name}=…)"
+    fields = tuple(f.name for f in dataclasses.fields(cls))
+    ours = ALIASES.get(name, name).rpartition(".")[2]
+    if ours not in fields and (path := _path(cls, ours)):
+        owner = path[-1][1].__name__
+        form = f"{ours}=…"
+        for part, inner in reversed(path):
+            form = f"{part}={inner.__name__}({form})"
+        is_ours = name == ours
+        said = f"{name} is a field" if is_ours else f"{name} is called {ours} here, a field"
+        return f"{said} of {owner}: {cls.__name__}({form})"
+    matches = [ours] if ours in fields else difflib.get_close_matches(name, fields, 1, cutoff=0.4)
+    hint = f"; did you mean {matches[0]}?" if matches else ""
+    return f"{cls.__name__} has no field {name}{hint} (it has {', '.join(fields)})"
+
+
+def _path(cls: Any, name: str) -> list[tuple[str, Any]]:
+    """The parts of a configuration, by name and class, that lead to a field; none if none do."""
+    for part in PARTS:
+        default: Any = next((f for f in dataclasses.fields(cls) if f.name == part), None)
+        if default is None or not callable(default.default_factory):
+            continue
+        inner = type(default.default_factory())
+        if name in {f.name for f in dataclasses.fields(inner)}:
+            return [(part, inner)]
+        if further := _path(inner, name):
+            return [(part, inner), *further]
+    return []
+
+
+def _short(value: Any) -> str:
+    """A value in at most forty characters."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
