@@ -3,7 +3,7 @@
 import dataclasses
 
 import purejax_po as po
-from purejax_po.experiment.config import experiment as config
+from purejax_po.experiment import config
 
 SMALL = {
     "num_envs": 2,

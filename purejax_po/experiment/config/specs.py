@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 from purejax_po.checks import check_choice
-from purejax_po.experiment.config.experiment import PRESETS, AlgorithmConfig, algorithm_config
+from purejax_po.experiment.config.algorithms import AlgorithmConfig, algorithm_config
+from purejax_po.experiment.config.presets import PRESETS
 
 FORM = "NAME[=PRESET][:FIELD=VALUE,…]"
 
