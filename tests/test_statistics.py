@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from purejax_po.experiment.results import statistics
+from purejax_po.experiment.results import resampling, statistics
 
 SIMULATIONS = 1000
 
@@ -106,7 +106,7 @@ def test_mistakes():
 def test_resampling_in_pieces_changes_nothing(monkeypatch):
     x = np.random.default_rng(0).normal(size=(9, 4))
     whole = statistics.bootstrap_interval(x)
-    monkeypatch.setattr(statistics, "CHUNK", 500)
+    monkeypatch.setattr(resampling, "CHUNK", 500)
     np.testing.assert_array_equal(statistics.bootstrap_interval(x), whole)
 
 

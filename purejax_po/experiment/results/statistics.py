@@ -6,23 +6,21 @@ of several tasks take one task's `[seeds]` as well; functions of one task refuse
 """
 
 import bisect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from purejax_po.checks import Range, check_number
+from purejax_po.experiment.results import resampling
 
 Floats = NDArray[np.floating]
 Statistic = Callable[..., Any]
 """`(x, axis=...) → x` without that axis."""
 
-CONFIDENCE = Range(0.0, 1.0, includes_low=False, includes_high=False)
 WIDTH = Range(0.0, includes_low=False)
 RESAMPLES = 2000
-CHUNK = 2_000_000
-"""Numbers held at a time while resampling: 16 MB."""
 
 
 class Estimate(NamedTuple):
@@ -112,8 +110,8 @@ def bootstrap_interval(
     x = _one_task(x)
     if len(x) < 2:
         return np.full(x.shape[1:], np.nan), np.full(x.shape[1:], np.nan)
-    resampled = _resampled(x, statistic, num_resamples, seed)
-    return _ends(resampled, confidence, [x], is_expanded=is_mean(statistic))
+    resampled = resampling.resampled(x, statistic, num_resamples, seed)
+    return resampling.ends(resampled, confidence, [x], is_expanded=is_mean(statistic))
 
 
 # Several tasks
@@ -179,9 +177,9 @@ def aggregate(
     rng = np.random.default_rng(seed)
     resampled = [
         statistic([x[rng.integers(len(x), size=(number, len(x)))] for x in tasks])
-        for number in _chunks(num_resamples, sum(map(len, tasks)))
+        for number in resampling.chunks(num_resamples, sum(map(len, tasks)))
     ]
-    return Estimate(value, *_ends(np.concatenate(resampled), confidence, tasks))
+    return Estimate(value, *resampling.ends(np.concatenate(resampled), confidence, tasks))
 
 
 def performance_profile(
@@ -210,8 +208,8 @@ def performance_profile(
     if min(map(len, tasks)) < 2:
         return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
     rng = np.random.default_rng(seed)
-    shares = [_weights(rng, num_resamples, len(x)) @ x for x in above]
-    return Estimate(value, *_ends(np.mean(shares, axis=0), confidence, tasks))
+    shares = [resampling.weights(rng, num_resamples, len(x)) @ x for x in above]
+    return Estimate(value, *resampling.ends(np.mean(shares, axis=0), confidence, tasks))
 
 
 # Two algorithms
@@ -250,10 +248,10 @@ def probability_of_improvement(
     rng = np.random.default_rng(seed)
     resampled = []
     for w in wins:
-        left, right = (_weights(rng, num_resamples, n) for n in w.shape)
+        left, right = (resampling.weights(rng, num_resamples, n) for n in w.shape)
         resampled.append(np.sum((left @ w) * right, axis=1))
     strata = [*first, *second]
-    return Estimate(value, *_ends(np.mean(resampled, axis=0), confidence, strata))
+    return Estimate(value, *resampling.ends(np.mean(resampled, axis=0), confidence, strata))
 
 
 def paired_difference(
@@ -327,11 +325,11 @@ def seeds_needed(
     from scipy import stats
 
     check_number("width", width, WIDTH)
-    check_number("confidence", confidence, CONFIDENCE)
+    check_number("confidence", confidence, resampling.CONFIDENCE)
     x = _one_task(x)
     if x.ndim != 1 or len(x) < 2 or not np.all(np.isfinite(x)):
         raise ValueError(f"x must be [seeds], at least two and all finite, got {x}")
-    sigma = np.std(_resampled(x, statistic, num_resamples, seed)) * np.sqrt(len(x))
+    sigma = np.std(resampling.resampled(x, statistic, num_resamples, seed)) * np.sqrt(len(x))
 
     def is_enough(m: int) -> bool:
         return 2 * stats.t.ppf((1 + confidence) / 2, m - 1) * sigma <= width * np.sqrt(m)
@@ -367,43 +365,3 @@ def _one_task(x: ArrayLike) -> Floats:
             f"x must be [seeds] of one task, got tasks of {sizes} seeds; for several tasks there "
             "is statistics.aggregate"
         ) from None
-
-
-def _resampled(x: Floats, statistic: Statistic, num_resamples: int, seed: int) -> Floats:
-    """Statistics `[resamples, ...]` of resampled seeds, x `[seeds, ...]`."""
-    rng = np.random.default_rng(seed)
-    parts = [
-        statistic(x[rng.integers(len(x), size=(number, len(x)))], axis=1)
-        for number in _chunks(num_resamples, x.size)
-    ]
-    return np.concatenate(parts)
-
-
-def _ends(
-    resampled: Floats, confidence: float, strata: Sequence[Floats], *, is_expanded: bool = True
-) -> tuple[Floats, Floats]:
-    """Quantiles of resampled statistics `[resamples, ...]` that make up for few seeds.
-
-    The tails are Φ(−a·t), t Student's quantile with a degree of freedom less than seeds in each
-    stratum, a = √(n/(n−1)) if expanded, for a resampled stratum of n varies by (n−1)/n too little.
-    """
-    from scipy import special
-
-    check_number("confidence", confidence, CONFIDENCE)
-    freedom = sum(len(x) - 1 for x in strata)
-    factor = np.sqrt(np.mean([len(x) / (len(x) - 1) for x in strata])) if is_expanded else 1.0
-    tail = special.ndtr(factor * special.stdtrit(freedom, (1 - confidence) / 2))
-    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
-    return low, high
-
-
-def _weights(rng: np.random.Generator, num_resamples: int, n: int) -> Floats:
-    """Draw how often each of n seeds is in each resample, over n: `[resamples, n]`."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=num_resamples) / n
-
-
-def _chunks(num_resamples: int, size: int) -> Iterator[int]:
-    """Cut the resamples of `size` numbers each into pieces that fit the memory."""
-    each = max(1, CHUNK // max(size, 1))
-    for begin in range(0, num_resamples, each):
-        yield min(each, num_resamples - begin)
