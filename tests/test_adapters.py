@@ -13,6 +13,8 @@ from purejax_po.environments import catalogue
 
 SMALL = {
     "craftax/Craftax-Classic-Symbolic-v1": {"reset_pool": 2},
+    "gymnasium/CartPole-v1": {},
+    "gymnasium/Pendulum-v1": {},
     "jumanji/Minesweeper-v0": {},
     "jumanji/Snake-v1": {},
     "navix/Navix-DoorKey-5x5-v0": {"reset_pool": 2},
@@ -86,6 +88,7 @@ def test_evaluation_keeps_the_library_s_keys_of_one_kind(compile_quickly):
         ("jumanji/MultiCVRP-v0", "discrete actions, got jumanji/MultiCVRP-v0"),
         ("jumanji/Snake", "did you mean Snake-v1"),
         ("craftax/Craftax", "craftax environment must be one of"),
+        ("gymnasium/Cartpole-v1", "did you mean gymnasium/CartPole-v1"),
         ("navix/Navix-Empty8x8", "did you mean navix/Navix-Empty-8x8-v0"),
         ("playground/cartpolebalance", "did you mean playground/CartpoleBalance"),
         ("xminigrid/Minigrid-Empty", "did you mean xminigrid/MiniGrid-Empty-"),

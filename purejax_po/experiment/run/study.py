@@ -409,6 +409,7 @@ class _Run:
         if processes.is_first and self.is_resumed:
             (directory / files.CHECKPOINTS).mkdir(exist_ok=True)
             files.warn_of_versions(directory)
+            files.warn_of_environment(directory, self.trainer.env)
             files.merge_logs(directory)
         self.attendance.reach("ready", lanes_per_device=program.lanes_per_worker)
         if self.is_resumed:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from purejax_po.contract import name_of
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.results import dataset as results
@@ -446,6 +447,16 @@ def warn_of_versions(directory: Path) -> None:
         warnings.warn(
             f"{directory} was begun with {'; '.join(changed)}: what follows may differ in its last "
             "bits from a run without interruption",
+            stacklevel=2,
+        )
+
+
+def warn_of_environment(directory: Path, env: Any) -> None:
+    """Warn if a run goes on whose environment's state is in no checkpoint."""
+    if not getattr(env, "deterministic", True):
+        warnings.warn(
+            f"{directory} goes on with new episodes, since those of {name_of(env)} are in no "
+            "checkpoint: what follows differs from a run without interruption",
             stacklevel=2,
         )
 
