@@ -27,7 +27,7 @@ def make(name: str, *, wrappers: Sequence[str] | Any = (), **options: Any) -> tu
 
     Args:
         name: an id that `names()` lists, e.g. `"CartPole-v1"`.
-        wrappers: `"NAME"` or `"NAME:VALUE"` of `stacking.WRAPPERS`, from the inside out, e.g.
+        wrappers: `"NAME"` or `"NAME:VALUE"` of `by_name.WRAPPERS`, from the inside out, e.g.
             `["action_repeat:2", "frame_stack:4"]`.
         options: keyword arguments of the environment's constructor.
 
@@ -43,9 +43,9 @@ def make(name: str, *, wrappers: Sequence[str] | Any = (), **options: Any) -> tu
     env, env_params = _make(name, **options)
     if not wrappers:
         return env, env_params
-    from purejax_po.environments import stacking
+    from purejax_po.environments import by_name
 
-    env = stacking.wrap(env, wrappers)
+    env = by_name.wrap(env, wrappers)
     return env, env.default_params
 
 
