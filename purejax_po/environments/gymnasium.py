@@ -9,7 +9,6 @@ Importing this module imports gymnasium.
 
 import functools
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from gymnax.environments import environment
-from jax.experimental import io_callback
 
 from purejax_po import spaces
 from purejax_po.environments.adapters import EnvParams, raw
+from purejax_po.environments.callback import call
 from purejax_po.environments.catalogue import check_task
 from purejax_po.environments.host import HANDLE, Host
 from purejax_po.types import Array, Info, Key
@@ -106,7 +105,7 @@ class Gymnasium(environment.Environment[EnvState, EnvParams]):
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, EnvState]:
         """Begin an episode in an environment of its own."""
         returned = (self._obs, jax.ShapeDtypeStruct((HANDLE,), jnp.int32))
-        obs, handle = _batched(self._host.begin, returned)(raw(key))
+        obs, handle = call(self._host.begin, returned, raw(key))
         time = jnp.zeros((), jnp.int32)
         return obs, EnvState(time=time, handle=handle, obs=obs)  # type: ignore[arg-type]
 
@@ -127,9 +126,8 @@ class Gymnasium(environment.Environment[EnvState, EnvParams]):
         )
         if not isinstance(action, tuple):
             action = jnp.asarray(action, _dtype(self._action_space.dtype))
-        advance = _batched(self._host.advance, returned)
-        obs, final, reward, terminated, truncated, handle = advance(
-            raw(key), state.handle, is_last, state.obs, action
+        obs, final, reward, terminated, truncated, handle = call(
+            self._host.advance, returned, raw(key), state.handle, is_last, state.obs, action
         )
         time = jnp.where(terminated | truncated, 0, state.time + 1)
         state = EnvState(time=time, handle=handle, obs=obs)  # type: ignore[arg-type]
@@ -154,39 +152,3 @@ def _dtype(dtype: Any) -> Any:
     if np.issubdtype(dtype, np.floating):
         return np.dtype(np.float32)
     return np.dtype(np.int32) if np.dtype(dtype).itemsize > 4 else np.dtype(dtype)
-
-
-def _batched(call: Callable[..., Any], returned: Any, axes: int = 0) -> Callable[..., Any]:
-    """Call the host once for all environments, whatever is vmapped.
-
-    An `io_callback` is never left out, repeated or joined with a like one, but its own rule for
-    `vmap` would call it for one environment after the other.
-
-    Args:
-        call: takes and returns arrays `[B, ...]`, B over all leading axes.
-        returned: shapes and dtypes for one environment.
-        axes: leading axes that all arguments have.
-    """
-
-    def host(*arguments: Any) -> Any:
-        leading = np.shape(arguments[0])[:axes]
-        flat = jax.tree.map(lambda x: np.asarray(x).reshape((-1, *np.shape(x)[axes:])), arguments)
-        return jax.tree.map(lambda x: x.reshape((*leading, *x.shape[1:])), call(*flat))
-
-    @jax.custom_batching.custom_vmap
-    def once(*arguments: Any) -> Any:
-        leading = jnp.shape(arguments[0])[:axes]
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(leading + x.shape, x.dtype), returned)
-        return io_callback(host, shapes, *arguments)
-
-    @once.def_vmap
-    def over_one_more(size: int, in_batched: Any, *arguments: Any) -> tuple[Any, Any]:
-        arguments = jax.tree.map(
-            lambda x, is_batched: x if is_batched else jnp.broadcast_to(x, (size, *jnp.shape(x))),
-            arguments,
-            tuple(in_batched),
-        )
-        found = _batched(call, returned, axes + 1)(*arguments)
-        return found, jax.tree.map(lambda _: True, found)
-
-    return lambda *arguments: once(*jax.tree.map(jnp.asarray, arguments))
