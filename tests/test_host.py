@@ -134,3 +134,24 @@ def test_shaping_would_step_twice():
     env, _ = environments.make("gymnasium/CartPole-v1")
     with pytest.raises(ValueError, match="steps twice"):
         po.shape_reward(env, lambda state: state.obs[0], 0.99)
+
+
+def test_a_task_whose_library_is_missing_says_what_to_install(monkeypatch):
+    def needs(*args, **kwargs):
+        raise ModuleNotFoundError("No module named 'imageio'")
+
+    monkeypatch.setattr("gymnasium.make", needs)
+    with pytest.raises(ValueError, match=r"'imageio'; pip install 'purejax-po\[gymnasium\]'$"):
+        environments.make("gymnasium/Hopper-v5")
+
+
+def test_wrappers_and_groups_of_episodes_run_on_the_host(compile_quickly):
+    env, env_params = environments.make(
+        "gymnasium/CartPole-v1", wrappers=["frame_stack:2", "sticky_actions:0.1", "time_limit:6"]
+    )
+    policy, _ = po.mlp_actor_critic(env, env_params, hidden=(4,))
+    algorithm = po.grpo(policy, group_size=2)
+    trainer = po.make_trainer(env, env_params, algorithm, num_envs=4, num_steps=6)
+    state = trainer.init(jax.random.key(0), algorithm.hyperparams)
+    _, log = jax.jit(trainer.step)(algorithm.hyperparams, state)
+    assert float(log.episode_return.mean) == 6.0

@@ -141,7 +141,8 @@ def _make(task: str) -> Any:
         env = library.make(task, max_episode_steps=WITHOUT_LIMIT, disable_env_checker=True)
     except Exception as error:  # whatever the library of a task raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"env gymnasium/{task} cannot be made: {reason}") from None
+        hint = "; pip install 'purejax-po[gymnasium]'" * isinstance(error, ImportError)
+        raise ValueError(f"env gymnasium/{task} cannot be made: {reason}{hint}") from None
     if spaces.kind(env.observation_space) in ("dictionary", "tuple", "unknown"):
         env = library.wrappers.FlattenObservation(env)
     return env
