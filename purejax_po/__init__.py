@@ -24,6 +24,7 @@ from purejax_po.algorithms.npg import NPGHyperparams, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, ppo
 from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
+from purejax_po.environments import from_legacy
 from purejax_po.environments import make as make_env
 from purejax_po.environments.wrappers import judge_outcome, reset_from, shape_reward
 from purejax_po.evaluation import Evaluation, evaluate
@@ -139,6 +140,7 @@ __all__ = [
     "environments",
     "evaluate",
     "evaluate_run",
+    "from_legacy",
     "grpo",
     "gru_actor_critic",
     "gru_policy",

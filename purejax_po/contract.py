@@ -28,6 +28,7 @@ from purejax_po.types import (
 DISTRIBUTION = ("noise", "sample_from")
 """What a rollout needs of a policy's distribution."""
 METHODS = ("reset", "step", "action_space", "observation_space")
+FROM_LEGACY = "po.from_legacy(env) tells them apart"
 MOST_ROUNDS = 4
 """Steps after which a state that starts at Python numbers has found its dtypes."""
 
@@ -66,6 +67,11 @@ def check(
             raise ValueError(f"{name} must have a method {method}, as gymnax's environments have")
     if not isinstance(actor, Actor):
         check_networks(actor)
+    if is_legacy(env):
+        raise ValueError(
+            f"{name} has is_terminal, but not is_terminated, as environments written for gymnax "
+            f"before 1.0: its time limit would count as an end; {FROM_LEGACY}"
+        )
     obs = _reset(env, env_params)[0]
     _check_observation(name, _space(env, env_params, "observation"), obs)
     distribution = _act(acting(actor), params, obs)
@@ -139,6 +145,15 @@ def check_values(critic: Critic, params: Params, obs: Any) -> None:
 def name_of(env: Environment) -> str:
     """The environment's name for messages."""
     return str(getattr(env, "name", type(env).__name__))
+
+
+def is_legacy(env: Any) -> bool:
+    """Whether a class says how an episode ends as gymnax did before 1.0, and not as it does now."""
+    old, new = (
+        next((cls for cls in type(env).__mro__ if name in vars(cls)), None)
+        for name in ("is_terminal", "is_terminated")
+    )
+    return old is not None and old is not new and (new is None or issubclass(old, new))
 
 
 def _strong(tree: Any) -> Any:
@@ -243,7 +258,8 @@ def _step(
     found = _abstract(f"{name}.step", env.step, key, env_state, action, _strong(env_params))
     if not (isinstance(found, tuple) and len(found) == 6):
         hint = (
-            "; environments written for gymnax before 1.0 do not tell a time limit from an end"
+            "; environments written for gymnax before 1.0 do not tell a time limit from an end: "
+            f"{FROM_LEGACY}"
             if isinstance(found, tuple) and len(found) == 5
             else ""
         )

@@ -66,6 +66,17 @@ def start(space: Space) -> int:
     return int(getattr(space, "start", 0))
 
 
+def example(space: Space) -> Any:
+    """An action of a space, as `to_space` brings one to it: zeros, or the first choices."""
+    found = choices(space)
+    if found is not None:
+        action = jnp.asarray(found.starts, jnp.int32)
+        return tuple(action) if kind(space) == "tuple" else action
+    if kind(space) == "box":
+        return jnp.zeros(tuple(space.shape))
+    return jnp.int32(start(space))
+
+
 def is_bounded(space: Space) -> bool:
     """Whether every bound of a Box is finite."""
     return bool(np.isfinite(space.low).all() and np.isfinite(space.high).all())

@@ -1,5 +1,7 @@
 """Other libraries' environments: a smoke test each, where the extra is installed."""
 
+import subprocess
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,18 +9,30 @@ import pytest
 
 import purejax_po as po
 from purejax_po import environments, rollout
+from purejax_po.environments import catalogue
 
 SMALL = {
     "craftax/Craftax-Classic-Symbolic-v1": {"reset_pool": 2},
+    "gymnasium/CartPole-v1": {},
+    "gymnasium/Pendulum-v1": {},
     "jumanji/Minesweeper-v0": {},
     "jumanji/Snake-v1": {},
+    "navix/Navix-DoorKey-5x5-v0": {"reset_pool": 2},
+    "navix/Navix-Empty-8x8-v0": {},
     "pgx/2048": {"reset_pool": 2},
     "pgx/minatar-breakout": {},
+    "playground/CartpoleBalance": {},
+    "xminigrid/MiniGrid-Empty-8x8": {},
+    "xminigrid/XLand-MiniGrid-R1-9x9": {"reset_pool": 2},
 }
 
 
+def skip_without(library):
+    pytest.importorskip(catalogue.IMPORTED_AS.get(library, library))
+
+
 def make(name):
-    pytest.importorskip(name.partition("/")[0])
+    skip_without(name.partition("/")[0])
     return environments.make(name, **SMALL[name])
 
 
@@ -74,10 +88,68 @@ def test_evaluation_keeps_the_library_s_keys_of_one_kind(compile_quickly):
         ("jumanji/MultiCVRP-v0", "discrete actions, got jumanji/MultiCVRP-v0"),
         ("jumanji/Snake", "did you mean Snake-v1"),
         ("craftax/Craftax", "craftax environment must be one of"),
+        ("gymnasium/Cartpole-v1", "did you mean gymnasium/CartPole-v1"),
+        ("navix/Navix-Empty8x8", "did you mean navix/Navix-Empty-8x8-v0"),
+        ("playground/cartpolebalance", "did you mean playground/CartpoleBalance"),
+        ("xminigrid/Minigrid-Empty", "did you mean xminigrid/MiniGrid-Empty-"),
     ],
 )
 def test_what_has_no_ordinary_spaces_is_refused_in_one_line(name, words):
-    pytest.importorskip(name.partition("/")[0])
+    skip_without(name.partition("/")[0])
     with pytest.raises(ValueError, match=words) as error:
         environments.make(name)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("navix/Navix-Empty-8x8-v0", {"view": "symbolc"}, "did you mean symbolic"),
+        ("navix/Navix-Empty-8x8-v0", {"veiw": "rgb"}, "option of navix/.* did you mean view"),
+        ("playground/CartpoleBalance", {"impl": "wrap"}, "did you mean warp"),
+        ("xminigrid/MiniGrid-Empty-8x8", {"ruleset": 1}, "takes no ruleset; XLand tasks do"),
+    ],
+)
+def test_wrong_options_are_one_line(name, options, words):
+    skip_without(name.partition("/")[0])
+    with pytest.raises(ValueError, match=words) as error:
+        environments.make(name, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_robots_that_cannot_be_downloaded_say_where_they_belong(monkeypatch):
+    skip_without("playground")
+    from purejax_po.environments import playground
+
+    def offline(*args, **kwargs):
+        raise subprocess.CalledProcessError(128, "git clone")
+
+    monkeypatch.setattr(playground.registry, "load", offline)
+    with pytest.raises(ValueError, match=r"git clone https://\S+ \S+mujoco_menagerie$") as error:
+        environments.make("playground/Go1JoystickFlatTerrain")
+    assert "\n" not in str(error.value)
+
+
+def test_the_reward_of_a_goal_falls_with_the_time_that_it_took():
+    env, env_params = make("xminigrid/MiniGrid-Empty-8x8")
+    _, state = env.reset(jax.random.key(0), env_params)
+    rewards = []
+    # To the corner opposite: five squares ahead, turn right, five squares ahead.
+    for action in [0] * 5 + [1] + [0] * 5:
+        found = env.step(jax.random.key(1), state, jnp.int32(action), env_params)
+        _, state, reward, terminated, truncated, _ = found
+        rewards.append(float(reward))
+    assert bool(terminated)
+    assert not bool(truncated)
+    np.testing.assert_allclose(rewards, [0.0] * 10 + [1.0 - 0.9 * 11 / 256], rtol=1e-6)
+
+
+def test_a_navix_s_symbols_are_those_of_the_library():
+    env, env_params = make("navix/Navix-DoorKey-5x5-v0")
+    key = jax.random.key(3)
+    obs, state = env.reset(key, env_params)
+    timestep = env.game.reset(jax.random.key_data(jax.random.split(key)[0]))
+    for action in (2, 1, 2, 3, 0, 5, 2):
+        np.testing.assert_array_equal(obs, timestep.observation)
+        obs, state, *_ = env.step(key, state, jnp.int32(action), env_params)
+        timestep = env.game._step(timestep, jnp.int32(action))

@@ -9,6 +9,7 @@ import pytest
 from purejax_po import cli
 from purejax_po.cli import commands
 from purejax_po.cli.arguments import normalize
+from purejax_po.environments import catalogue
 from purejax_po.experiment.config import specs
 
 
@@ -147,7 +148,7 @@ def test_names_with_brackets_are_printed_as_they_are(capsys):
 
 
 def test_what_installs_a_library_is_told_where_it_is_missing(monkeypatch):
-    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: None)
     assert "pip install 'purejax-po[brax]'" in commands._of_library("brax")
-    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: name)
     assert commands._of_library("brax") == "brax, installed"

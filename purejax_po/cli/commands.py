@@ -3,7 +3,6 @@
 import codecs
 import contextlib
 import errno
-import importlib.util
 import io
 import math
 import os
@@ -350,7 +349,7 @@ class Envs:
 
 def _of_library(library: str) -> str:
     """Whether a library of environments is installed, and how to install it."""
-    if importlib.util.find_spec(library) is not None:
+    if environments.is_installed(library):
         return f"{library}, installed"
     return f"pip install 'purejax-po[{library}]' (in a checkout: pip install -e '.[{library}]')"
 

@@ -4,83 +4,60 @@ import difflib
 import importlib
 import inspect
 import urllib.error
+from collections.abc import Sequence
 from typing import Any
 
 from purejax_po.checks import check_choice
+from purejax_po.environments.catalogue import ADAPTED, OWN, is_installed, library_of
 from purejax_po.types import EnvParams
 
-OWN = {
-    "Chain-v0": "chain.Chain",
-    "tokens/addition": "tokens.Addition",
-    "tokens/brackets": "tokens.Brackets",
-    "tokens/copy": "tokens.Copy",
-    "tokens/length": "tokens.Length",
-    "tokens/needle": "tokens.Needle",
-    "tokens/parity": "tokens.Parity",
-    "tokens/reverse": "tokens.Reverse",
-    "tokens/sort": "tokens.Sort",
-    "tokens/two": "tokens.TwoTokens",
-}
-"""The project's own environments by id: the module here and the class in it."""
-
-ADAPTED = {
-    "brax": (
-        "ant",
-        "halfcheetah",
-        "hopper",
-        "humanoid",
-        "humanoidstandup",
-        "inverted_double_pendulum",
-        "inverted_pendulum",
-        "pusher",
-        "reacher",
-        "swimmer",
-        "walker2d",
-    ),
-    "craftax": ("Craftax-Classic-Symbolic-v1", "Craftax-Symbolic-v1"),
-    "jumanji": (
-        "BinPack-v2",
-        "Game2048-v1",
-        "GraphColoring-v1",
-        "JobShop-v0",
-        "Knapsack-v1",
-        "Maze-v0",
-        "Minesweeper-v0",
-        "PacMan-v1",
-        "RubiksCube-v0",
-        "SlidingTilePuzzle-v0",
-        "Snake-v1",
-    ),
-    "pgx": (
-        "2048",
-        "minatar-asterix",
-        "minatar-breakout",
-        "minatar-freeway",
-        "minatar-seaquest",
-        "minatar-space_invaders",
-    ),
-}
-"""Other libraries' environments, `LIBRARY/NAME`, by the library: an extra of this package, and a
-module here. Names that a library knows besides work too."""
+__all__ = [
+    "ADAPTED",
+    "OWN",
+    "check_name",
+    "from_legacy",
+    "is_installed",
+    "library_of",
+    "make",
+    "names",
+]
 
 
-def make(name: str, **options: Any) -> tuple[Any, EnvParams]:
+def make(name: str, *, wrappers: Sequence[str] | Any = (), **options: Any) -> tuple[Any, EnvParams]:
     """Make an environment by its id.
 
     Args:
         name: an id that `names()` lists, e.g. `"CartPole-v1"`.
+        wrappers: `"NAME"` or `"NAME:VALUE"` of `by_name.WRAPPERS`, from the inside out, e.g.
+            `["action_repeat:2", "frame_stack:4"]`.
         options: keyword arguments of the environment's constructor.
 
     Returns:
         `(env, env_params)`, as `gymnax.make`.
 
     Raises:
-        ValueError: for an unknown id or option, naming the nearest match.
+        ValueError: for an unknown id, wrapper or option, naming the nearest match.
     """
     check_name(name)
     if options:
         _check_options(name, options)
-    return _make(name, **options)
+    env, env_params = _make(name, **options)
+    if not wrappers:
+        return env, env_params
+    from purejax_po.environments import by_name
+
+    env = by_name.wrap(env, wrappers)
+    return env, env.default_params
+
+
+def from_legacy(env: Any, max_steps_in_episode: int | None = None) -> Any:
+    """Bring an environment written for gymnax before 1.0 to today's six values.
+
+    See `legacy.Legacy`; `(env, env.default_params)` are what `make` would return.
+    """
+    from purejax_po.environments.legacy import Legacy  # imports gymnax, which takes seconds
+
+    return Legacy(env, max_steps_in_episode)
 
 
 def names() -> list[str]:
@@ -118,12 +95,6 @@ def _make(name: str, **options: Any) -> tuple[Any, EnvParams]:
         raise ValueError(f"env {name} downloads its data when made: {error.reason}") from None
 
 
-def library_of(name: Any) -> str | None:
-    """The library that an id such as `brax/hopper` names."""
-    library, slash, task = str(name).partition("/")
-    return library if library in ADAPTED and slash and task else None
-
-
 def _adapter(library: str) -> Any:
     """Import an adapter, a class named as its module is."""
     try:
@@ -138,7 +109,9 @@ def _adapter(library: str) -> Any:
 
 def _check_options(name: str, options: dict[str, Any]) -> None:
     """Raise `ValueError` for an option that the environment's constructor does not name."""
-    parameters = inspect.signature(type(_make(name)[0])).parameters.values()
+    library = library_of(name)  # making one of these takes seconds
+    cls = _adapter(library) if library else type(_make(name)[0])
+    parameters = inspect.signature(cls).parameters.values()
     known = tuple(
         p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "task"
     )

@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from gymnax.environments import spaces
-from jax.interpreters import partial_eval
 
 from purejax_po import elimination
 from purejax_po.checks import check_choice
 from purejax_po.environments.adapters import Adapter, Advance
+from purejax_po.environments.carried import Carried
 from purejax_po.types import Array, Info, Key
 
 with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -28,8 +28,6 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     from brax.io import html
 
 BACKENDS = ("generalized", "spring", "positional", "mjx")
-OUTPUTS = (".obs", ".reward", ".done")
-"""What a step is made for, among the leaves of Brax's state."""
 
 
 class _NumpyWithOldClip:
@@ -92,22 +90,19 @@ class Brax(Adapter):
         if getattr(example.obs, "ndim", None) != 1:
             raise ValueError(f"env {self._name} must have vectors as observations")
         self._num_observations = example.obs.shape[0]
-        self._shapes, self._structure = jax.tree.flatten(example)
-        self._carried = _read_leaves(self._leaves_after, example, self.brax_env.action_size)
+        action = jax.ShapeDtypeStruct((self.brax_env.action_size,), jnp.float32)
+        self._carried = Carried(self._step, example, action)
 
     def start(self, key: Key) -> tuple[Array, Any]:
         """Reset."""
         state = self.brax_env.reset(key)
-        return state.obs, self._reduce(state)
+        return state.obs, self._carried.reduce(state)
 
     def advance(self, key: Key, inner: tuple[Array, ...], action: Array) -> Advance:
         """Step; `info["x"]` are the links' positions and rotations, for pictures."""
-        leaves = [jnp.zeros(x.shape, x.dtype) for x in self._shapes]
-        for i, leaf in zip(self._carried, inner, strict=True):
-            leaves[i] = leaf
-        state = self.brax_env.step(jax.tree.unflatten(self._structure, leaves), action)
+        state = self.brax_env.step(self._carried.restore(inner), action)
         info = {"x": state.pipeline_state.x} if hasattr(state.pipeline_state, "x") else {}
-        inner = self._reduce(state)
+        inner = self._carried.reduce(state)
         return Advance(state.obs, inner, state.reward, state.done > 0, info=info)
 
     def draw(self, infos: Sequence[Info]) -> str:
@@ -131,13 +126,10 @@ class Brax(Adapter):
         """Vectors without bounds."""
         return spaces.Box(-jnp.inf, jnp.inf, (self._num_observations,))
 
-    def _reduce(self, state: Any) -> tuple[Array, ...]:
-        leaves = jax.tree.leaves(state)
-        return tuple(leaves[i] for i in self._carried)
-
-    def _leaves_after(self, leaves: Sequence[Array], action: Array) -> list[Array]:
-        state = jax.tree.unflatten(self._structure, leaves)
-        return jax.tree.leaves(self.brax_env.step(state, action))
+    def _step(self, state: Any, action: Array) -> tuple[Any, Any]:
+        """What a step is made for, and the state after it."""
+        state = self.brax_env.step(state, action)
+        return (state.obs, state.reward, state.done), state
 
 
 def _make(task: str, backend: str | None) -> Any:
@@ -151,25 +143,3 @@ def _make(task: str, backend: str | None) -> Any:
         except (ValueError, AssertionError, TypeError, NotImplementedError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(f"env brax/{task} cannot be made: {reason}") from None
-
-
-def _read_leaves(step: Any, example: Any, action_size: int) -> tuple[int, ...]:
-    """Return which leaves of a state the steps after it depend on, as numbers.
-
-    Args:
-        step: `(leaves, action) → leaves` of the next state.
-        example: a state's shapes and dtypes.
-        action_size: entries of an action.
-    """
-    paths, leaves = zip(*jax.tree.leaves_with_path(example), strict=True)
-    action = jax.ShapeDtypeStruct((action_size,), jnp.float32)
-    jaxpr = jax.make_jaxpr(step)(leaves, action).jaxpr
-    outputs = [jax.tree_util.keystr(path) in OUTPUTS for path in paths]
-    read = [False] * len(leaves)
-    while True:
-        wanted = [a or b for a, b in zip(outputs, read, strict=True)]
-        _, used = partial_eval.dce_jaxpr(jaxpr, wanted)
-        following = [a or b for a, b in zip(read, used[: len(read)], strict=True)]
-        if following == read:
-            return tuple(i for i, is_read in enumerate(read) if is_read)
-        read = following

@@ -270,8 +270,9 @@ def without_limit(params: EnvParams) -> EnvParams:
 
 def _check_time_limit(env: Any) -> None:
     """Raise `ValueError` unless a time limit among the parameters is all that cuts an episode."""
-    params = env.default_params
-    if hasattr(params, "max_steps_in_episode"):
+    if not getattr(env, "deterministic", True):
+        raise ValueError(f"shape_reward steps twice, and {name_of(env)} cannot step without effect")
+    if hasattr(env.default_params, "max_steps_in_episode"):
         return
     raise ValueError(
         f"shape_reward must know the state before a reset, which {name_of(env)} keeps to itself "
@@ -300,15 +301,7 @@ def _with_inner(state: Any, inner: Any) -> Any:
 def _abstract_step(env: Any) -> Any:
     """One step on shapes, with an action of the environment's space."""
     params = env.default_params
-    space = env.action_space(params)
-    choices = spaces.choices(space)
-    if choices is not None:
-        action: Any = jnp.zeros(len(choices.sizes), jnp.int32)
-        if spaces.kind(space) == "tuple":
-            action = tuple(action)
-    else:
-        is_box = spaces.kind(space) == "box"
-        action = jnp.zeros(tuple(space.shape)) if is_box else jnp.int32(spaces.start(space))
+    action = spaces.example(env.action_space(params))
 
     def step(key: Key, params: EnvParams) -> Any:
         return env.step(key, env.reset(key, params)[1], action, params)

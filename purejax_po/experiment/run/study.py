@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from purejax_po.contract import name_of
 from purejax_po.experiment import layout
 from purejax_po.experiment.config import ExperimentConfig, sweep
 from purejax_po.experiment.results import dataset as results
@@ -197,6 +198,7 @@ class _Loop:
         is_begun = self._study.is_resumed and (directory / layout.PLAN).exists()
         if is_begun:
             self._warn_of_changes(run_store.read_plan(directory))
+            self._warn_of_environment()
             (directory / layout.BLOCKS).mkdir(exist_ok=True)
         else:
             run_store.create(directory, config, self._plan.to_dict(results.versions()))
@@ -215,6 +217,16 @@ class _Loop:
             warnings.warn(
                 f"{self._study.directory} was begun with {'; '.join(changed)}: what follows may "
                 "differ in its last bits from a run without interruption",
+                stacklevel=2,
+            )
+
+    def _warn_of_environment(self) -> None:
+        """Warn if a run goes on whose environment's state is in no checkpoint."""
+        env = self._study.trainer.env
+        if not getattr(env, "deterministic", True):
+            warnings.warn(
+                f"{self._study.directory} goes on with new episodes, since those of {name_of(env)} "
+                "are in no checkpoint: what follows differs from a run without interruption",
                 stacklevel=2,
             )
 

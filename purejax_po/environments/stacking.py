@@ -1,0 +1,357 @@
+"""Changes to what an agent sees, does and is paid, one around another.
+
+Each function returns an environment with `reset` and `step` of its own around the given one, whose
+parameters, spaces and automatic resets stay what they were but for the change. By name:
+`environments.make("CartPole-v1", wrappers=["action_repeat:2", "frame_stack:4"])`, from the inside
+out. Changed rewards are those of logs and of evaluations too.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purejax_po import spaces
+from purejax_po.checks import Range, check_count, check_number
+from purejax_po.contract import name_of
+from purejax_po.environments.wrappers import Wrapper
+from purejax_po.types import Array, EnvParams, Info, Key
+
+Found = tuple[Any, Any, Array, Array, Array, Info]
+"""What a step returns."""
+
+
+class State(NamedTuple):
+    """A wrapper's own memory around the state of the environment inside."""
+
+    env_state: Any
+    memory: Any
+
+
+class _Remembering(Wrapper):
+    """A wrapper with a memory, which the pool of starts inside is drawn without."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        if hasattr(env, "begin_rollout"):
+            self.begin_rollout = self._begin_rollout
+
+    def _begin_rollout(self, key: Key, state: State, params: EnvParams) -> State:
+        return state._replace(env_state=self._env.begin_rollout(key, state.env_state, params))
+
+
+def frame_stack(env: Any, count: int) -> Any:
+    """Show the last `count` observations, joined along the last axis, the newest last.
+
+    An image `[H, W, C]` becomes `[H, W, count · C]`, a vector `[d]` becomes `[count · d]`. At an
+    episode's start its first observation stands for those before it.
+
+    Raises:
+        ValueError: if the count is no positive whole number, or observations are no arrays with an
+            axis.
+
+    Source: Mnih et al. 2015, Human-level control through deep reinforcement learning, methods.
+    """
+    check_count("frame_stack", count)
+    return _Stacked(env, count)
+
+
+def action_repeat(env: Any, count: int) -> Any:
+    """Take each action `count` times, or until the episode ends; rewards are added up.
+
+    A time limit of the environment's own counts its own steps.
+
+    Raises:
+        ValueError: if the count is no positive whole number, or the environment cannot take a step
+            that does not count (one on the host).
+
+    Source: Mnih et al. 2015, Human-level control through deep reinforcement learning, methods.
+    """
+    check_count("action_repeat", count)
+    if not getattr(env, "deterministic", True):
+        raise ValueError(
+            f"action_repeat takes steps that may not count, and {name_of(env)} cannot step without "
+            "effect"
+        )
+    return _Repeated(env, count)
+
+
+def time_limit(env: Any, count: int) -> Any:
+    """Truncate episodes after `count` steps.
+
+    Where the limit is one of the environment's parameters, `max_steps_in_episode`, it is set there
+    by default; otherwise, and around an `action_repeat`, it is counted here.
+
+    Raises:
+        ValueError: if the count is no positive whole number.
+    """
+    check_count("time_limit", count)
+    counts = not _is_around(env, _Repeated) and hasattr(env.default_params, "max_steps_in_episode")
+    return _Limit(env, count) if counts else _Timed(env, count)
+
+
+def sticky_actions(env: Any, probability: float) -> Any:
+    """With a given probability take the action before instead of the one chosen.
+
+    An episode's first action is always the one chosen.
+
+    Raises:
+        ValueError: if the probability is not in [0, 1].
+
+    Source: Machado et al. 2018, Revisiting the Arcade Learning Environment, section 5.2 (0.25).
+    """
+    check_number("sticky_actions", probability, Range(0.0, 1.0))
+    return _Sticky(env, probability)
+
+
+def reward_scale(env: Any, factor: float) -> Any:
+    """Multiply rewards by a factor.
+
+    Raises:
+        ValueError: if the factor is not a finite number.
+    """
+    check_number("reward_scale", factor, Range())
+    return _Rewarded(env, lambda reward: reward * factor)
+
+
+def reward_clip(env: Any, bound: float = 1.0) -> Any:
+    """Clip rewards to [−bound, bound].
+
+    Raises:
+        ValueError: if the bound is not a positive number.
+    """
+    check_number("reward_clip", bound, Range(0.0, includes_low=False))
+    return _Rewarded(env, lambda reward: jnp.clip(reward, -bound, bound))
+
+
+def flatten_observation(env: Any) -> Any:
+    """Show observations as one vector, float32 `[n]`: arrays, dictionaries and tuples of them.
+
+    A discrete observation of n values becomes a one-hot vector.
+    """
+    return _Flat(env)
+
+
+class _Stacked(_Remembering):
+    """See `frame_stack`; remembers the stacked observation."""
+
+    def __init__(self, env: Any, count: int) -> None:
+        super().__init__(env)
+        space = env.observation_space(env.default_params)
+        if spaces.kind(space) != "box" or not tuple(space.shape):
+            raise ValueError(
+                f"frame_stack needs observations that are arrays with an axis, and {name_of(env)} "
+                f"observes {space}; flatten_observation makes vectors of others"
+            )
+        self._count = count
+
+    def observation_space(self, params: EnvParams | None = None) -> Any:
+        """The bounds of each observation."""
+        return _box(self._env.observation_space(params), lambda x: np.tile(x, self._count))
+
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, State]:
+        """Begin with copies of the first observation."""
+        obs, state = self._env.reset(key, params)
+        obs = self._copies(obs)
+        return obs, State(state, obs)
+
+    def step(self, key: Key, state: State, action: Any, params: EnvParams | None = None) -> Found:
+        """Step, and push the observation."""
+        obs, inner, *rest, terminated, truncated, info = self._env.step(
+            key, state.env_state, action, params
+        )
+        final = info["final_observation"]
+        pushed = jnp.concatenate([state.memory[..., final.shape[-1] :], final], axis=-1)
+        stacked = jnp.where(terminated | truncated, self._copies(obs), pushed)
+        info = {**info, "final_observation": pushed}
+        return stacked, State(inner, stacked), *rest, terminated, truncated, info
+
+    def _copies(self, obs: Array) -> Array:
+        return jnp.concatenate([obs] * self._count, axis=-1)
+
+
+class _Repeated(Wrapper):
+    """See `action_repeat`."""
+
+    def __init__(self, env: Any, count: int) -> None:
+        super().__init__(env)
+        self._count = count
+
+    def step(self, key: Key, state: Any, action: Any, params: EnvParams | None = None) -> Found:
+        """Step until the count is full or the episode ends."""
+        params = self._env.default_params if params is None else params
+        keys = jax.random.split(key, self._count)
+        first = self._env.step(keys[0], state, action, params)
+
+        def again(found: Found, key: Key) -> tuple[Found, None]:
+            ended = found[3] | found[4]
+            obs, state, reward, *rest = self._env.step(key, found[1], action, params)
+            new = (obs, state, found[2] + reward, *rest)
+            return jax.tree.map(lambda x, y: _unless(ended, x, y), new, found), None
+
+        # What a step gives to the next one has the dtypes that steps give.
+        return jax.lax.scan(again, jax.tree.map(jnp.asarray, first), keys[1:])[0]
+
+
+class _Limit(Wrapper):
+    """See `time_limit`: the environment counts."""
+
+    def __init__(self, env: Any, count: int) -> None:
+        super().__init__(env)
+        default = env.default_params.max_steps_in_episode
+        self._count = min(count, default) if isinstance(default, int) else count
+
+    @property
+    def default_params(self) -> Any:
+        """The environment's, with the limit set."""
+        return self._env.default_params.replace(max_steps_in_episode=self._count)
+
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, Any]:
+        """As the environment's own, with the limit."""
+        return self._env.reset(key, self.default_params if params is None else params)
+
+    def step(self, key: Key, state: Any, action: Any, params: EnvParams | None = None) -> Found:
+        """As the environment's own, with the limit."""
+        params = self.default_params if params is None else params
+        return self._env.step(key, state, action, params)
+
+
+class _Timed(_Remembering):
+    """See `time_limit`; remembers the steps of the episode."""
+
+    def __init__(self, env: Any, count: int) -> None:
+        super().__init__(env)
+        self._count = count
+
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, State]:
+        """Begin to count."""
+        obs, state = self._env.reset(key, params)
+        return obs, State(state, jnp.int32(0))
+
+    def step(self, key: Key, state: State, action: Any, params: EnvParams | None = None) -> Found:
+        """Step, and begin anew where the limit is reached."""
+        from purejax_po.environments.adapters import unless_ended  # imports gymnax
+
+        params = self._env.default_params if params is None else params
+        step_key, reset_key = jax.random.split(key)
+        obs, inner, reward, terminated, truncated, info = self._env.step(
+            step_key, state.env_state, action, params
+        )
+        ended = terminated | truncated
+        is_last = state.memory + 1 >= self._count
+        obs, inner = unless_ended(self._env.reset)(
+            is_last & ~ended, reset_key, params, (obs, inner)
+        )
+        truncated = truncated | (is_last & ~terminated)
+        time = jnp.where(ended | is_last, 0, state.memory + 1)
+        info = {**info, "terminated": terminated, "truncated": truncated}
+        return obs, State(inner, time), reward, terminated, truncated, info
+
+
+class _Sticky(_Remembering):
+    """See `sticky_actions`; remembers the action before, and whether there is one."""
+
+    def __init__(self, env: Any, probability: float) -> None:
+        super().__init__(env)
+        self._probability = probability
+
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, State]:
+        """Begin without an action before."""
+        obs, state = self._env.reset(key, params)
+        space = self._env.action_space(self._env.default_params if params is None else params)
+        return obs, State(state, (spaces.example(space), jnp.bool_(False)))
+
+    def step(self, key: Key, state: State, action: Any, params: EnvParams | None = None) -> Found:
+        """Step with the action chosen, or with the one before."""
+        key, stick_key = jax.random.split(key)
+        last, has_last = state.memory
+        sticks = has_last & jax.random.bernoulli(stick_key, self._probability)
+        taken = jax.tree.map(
+            lambda old, new: jnp.where(sticks, old, jnp.asarray(new, old.dtype)), last, action
+        )
+        obs, inner, *rest, terminated, truncated, info = self._env.step(
+            key, state.env_state, taken, params
+        )
+        memory = (taken, ~(terminated | truncated))
+        return obs, State(inner, memory), *rest, terminated, truncated, info
+
+
+class _Rewarded(Wrapper):
+    """See `reward_scale` and `reward_clip`."""
+
+    def __init__(self, env: Any, change: Callable[[Array], Array]) -> None:
+        super().__init__(env)
+        self._change = change
+
+    def step(self, key: Key, state: Any, action: Any, params: EnvParams | None = None) -> Found:
+        """Step, with another reward."""
+        obs, state, reward, *rest = self._env.step(key, state, action, params)
+        return obs, state, self._change(reward), *rest
+
+
+class _Flat(Wrapper):
+    """See `flatten_observation`."""
+
+    def observation_space(self, params: EnvParams | None = None) -> Any:
+        """Bounds where all observations are arrays with bounds."""
+        space = self._env.observation_space(params)
+        if spaces.kind(space) == "box":
+            return _box(space, np.ravel, np.float32)
+        shape = jax.eval_shape(lambda key: self.reset(key, params)[0], jax.random.key(0)).shape
+        return _box(None, np.ravel, np.float32, shape)
+
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, Any]:
+        """Begin, and flatten."""
+        obs, state = self._env.reset(key, params)
+        return self._flat(obs, params), state
+
+    def step(self, key: Key, state: Any, action: Any, params: EnvParams | None = None) -> Found:
+        """Step, and flatten both observations."""
+        obs, state, *rest, info = self._env.step(key, state, action, params)
+        final = self._flat(info["final_observation"], params)
+        return self._flat(obs, params), state, *rest, {**info, "final_observation": final}
+
+    def _flat(self, obs: Any, params: EnvParams | None) -> Array:
+        params = self._env.default_params if params is None else params
+        return jnp.concatenate(_vectors(self._env.observation_space(params), obs))
+
+
+def _vectors(space: Any, obs: Any) -> list[Array]:
+    """The parts of an observation as vectors, by its space."""
+    found = spaces.kind(space)
+    if found == "dictionary":
+        return [x for name in sorted(obs) for x in _vectors(space.spaces[name], obs[name])]
+    if found == "tuple":
+        pairs = zip(space.spaces, obs, strict=True)
+        return [x for part, value in pairs for x in _vectors(part, value)]
+    if found == "discrete":
+        return [jax.nn.one_hot(obs - spaces.start(space), int(space.n), dtype=jnp.float32)]
+    return [jnp.ravel(x).astype(jnp.float32) for x in jax.tree.leaves(obs)]
+
+
+def _is_around(env: Any, kind: type) -> bool:
+    """Whether one of the wrappers of an environment is of a kind."""
+    while isinstance(env, Wrapper):
+        if isinstance(env, kind):
+            return True
+        env = env._env
+    return False
+
+
+def _unless(condition: Array, x: Any, y: Any) -> Any:
+    """`y` where the condition holds, `x` elsewhere, in the dtype of `y`."""
+    is_key = jnp.issubdtype(jnp.result_type(y), jax.dtypes.extended)
+    return jnp.where(condition, y, x if is_key else jnp.asarray(x, y.dtype))
+
+
+def _box(space: Any, change: Callable[[Any], Any], dtype: Any = None, shape: Any = ()) -> Any:
+    """A Box with changed bounds, or without bounds where no space is given."""
+    from gymnax.environments import spaces as gymnax_spaces  # takes seconds
+
+    if space is None:
+        return gymnax_spaces.Box(-jnp.inf, jnp.inf, shape, jnp.float32)
+    bounds = [np.broadcast_to(np.asarray(x), space.shape) for x in (space.low, space.high)]
+    low, high = (jnp.asarray(change(x)) for x in bounds)
+    return gymnax_spaces.Box(low, high, low.shape, dtype or space.dtype)
