@@ -28,11 +28,11 @@ SIZE = {"num_seeds": 8, "total_steps": 32 * 20 * 40, "num_windows": 20}
 BIG = {"num_seeds": 64, "total_steps": 500_000, "num_windows": 100, "lanes_per_device": 8}
 
 
-def experiment():
+def experiment(**changes):
     """Tiny, or of a size at which faults hit every part of a run."""
     if os.environ.get("PUREJAX_PO_BIG"):
         return po.ExperimentConfig(algorithm=po.PPOConfig(), **BIG)
-    return tiny.experiment(**SIZE)
+    return tiny.experiment(**{**SIZE, **changes})
 
 
 def make_cluster(*cores):
@@ -91,10 +91,10 @@ def check_same(out, expected):
         assert other.read_bytes() == path.read_bytes(), path
 
 
-def undisturbed(folder):
+def undisturbed(folder, **changes):
     expected = folder / "expected"
     if not expected.exists():
-        po.run(experiment(), expected, progress=False)
+        po.run(experiment(**changes), expected, progress=False)
     return expected
 
 
@@ -110,10 +110,10 @@ def same_bits(folder):
     return cluster
 
 
-def run_with(folder, cluster, watch, name, **where):
+def run_with(folder, cluster, watch, name, **changes):
     out = folder / name
-    where = {"checkpoint_every": 0.0, "progress": False, "num_devices": 1, **where}
-    po.run(experiment(), out, cluster=cluster.address, observers=[watch], **where)
+    where = {"checkpoint_every": 0.0, "progress": False, "num_devices": 1, "observers": [watch]}
+    po.run(experiment(**changes), out, cluster=cluster.address, **where)
     check_same(out, undisturbed(folder))
 
 
@@ -142,21 +142,24 @@ def node_lost(folder):
     return cluster
 
 
+class Count(Watch):
+    """Notes how many blocks are run at once."""
+
+    most = 0
+
+    def on_window(self, plan, labels, window):
+        super().on_window(plan, labels, window)
+        self.most = max(self.most, sum(member.threads for member in self.pool._members))
+
+
 def node_added(folder):
-    """A node that is added while the run goes on takes blocks."""
-    undisturbed(folder)
+    """A node that is added while the run goes on takes blocks; it needs some seconds to start."""
+    long = {"num_seeds": 80}
+    undisturbed(folder, **long)
     cluster, _ = make_cluster(1)
-    watch = Watch(4, lambda: cluster.add_node(num_cpus=1))
-    most = []
-
-    def count(plan, labels, window):
-        Watch.on_window(watch, plan, labels, window)
-        most.append(sum(m.threads for m in watch.pool._members))
-        time.sleep(0.02)  # the new node takes some seconds to start
-
-    watch.on_window = count
-    run_with(folder, cluster, watch, "added")
-    assert max(most) == 2, max(most)
+    watch = Count(4, lambda: cluster.add_node(num_cpus=1))
+    run_with(folder, cluster, watch, "added", **long)
+    assert watch.most == 2, watch.most
     return cluster
 
 

@@ -135,19 +135,32 @@ def test_a_driver_that_is_killed_or_interrupted_goes_on(tmp_path, environment, e
 
 
 BUG = """
-import os
+import importlib.abc, importlib.util, os, sys
+
+def broken(*arguments):
+    raise TypeError("a bug of our own")
+
+class Patch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "purejax_po.experiment.run.block":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            module.run_window = broken
+
+        spec.loader.exec_module = exec_module
+        return spec
+
 if os.environ.get("PUREJAX_PO_BUG"):
-    import purejax_po.experiment.run.block as block
-
-    def broken(*arguments):
-        raise TypeError("a bug of our own")
-
-    block.run_window = broken
+    sys.meta_path.insert(0, Patch())
 """
 
 
 def test_a_bug_in_a_task_ends_the_run_with_its_line(tmp_path, environment):
-    (tmp_path / "usercustomize.py").write_text(BUG)
     (tmp_path / "sitecustomize.py").write_text(BUG)
     path = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"
     faulty = {**environment, "PYTHONPATH": path, "PUREJAX_PO_BUG": "1"}

@@ -79,7 +79,7 @@ ROOMS = {
 # A library -> the only files of `experiment` that may import it: a room, or a file in it.
 ONLY_IN_ROOMS = {
     "matplotlib": {"plots", "report", "policies"},
-    "ray": {"run/ray_pool"},
+    "ray": {"run/ray_pool", "run/ray_cluster"},
     "filelock": {"store/lock"},
     "safetensors": {"store/arrays"},
     "orbax": {"store/arrays"},

@@ -79,7 +79,7 @@ class Host:
             raise ValueError(
                 "cluster needs ray, which is not installed: pip install 'purejax-po[ray]'"
             )
-        from purejax_po.experiment.run.ray_pool import connect
+        from purejax_po.experiment.run.ray_cluster import connect
 
         connect(self.cluster)
 

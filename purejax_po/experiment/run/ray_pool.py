@@ -13,8 +13,11 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
 from purejax_po.experiment.config import ExperimentConfig
-from purejax_po.experiment.run import compilation, memory
+from purejax_po.experiment.run import compilation, memory, ray_cluster
 from purejax_po.experiment.run.block import Receipt
 from purejax_po.experiment.run.fit import Wish
 from purejax_po.experiment.run.host import Host
@@ -25,14 +28,6 @@ from purejax_po.experiment.run.program import SETTINGS, setting
 from purejax_po.experiment.run.trainer import build_trainer
 from purejax_po.experiment.store.run_store import RunStore, Store
 
-os.environ.setdefault("RAY_AUTH_MODE", "token")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-import ray
-from ray.exceptions import RayActorError, RaySystemError, RayTaskError
-
-LOOPBACK = "127.0.0.1"
 MOST_PENDING = 32
 """Workers that are asked for beyond those there are, for an autoscaler to see."""
 MOST_FAILED_STARTS = 5
@@ -43,58 +38,6 @@ CLOSE_SECONDS = 60.0
 """That workers have to save what is under way."""
 PASSED_ON = ("JAX_", "XLA_", "PUREJAX_PO_")
 """How environment variables begin that workers get from the process that drives the run."""
-
-_own: list[str] = []
-"""The cluster that this process has started for itself, if it has."""
-
-
-def connect(address: str) -> None:
-    """Join a cluster: `auto` (that of this machine, else one of our own here) or HOST:PORT.
-
-    The process that drives a run computes nothing, so it leaves accelerators to the workers.
-
-    Raises:
-        ValueError: if there is no such cluster, or it refuses.
-    """
-    leave_accelerators()
-    if ray.is_initialized():
-        return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*os\.fork\(\).*")
-        try:
-            ray.init(address, **options)
-        except ConnectionError as error:
-            if address != "auto":
-                raise _no_cluster(address, error) from None
-            ray.init("local", _node_ip_address=LOOPBACK, include_dashboard=False, **options)
-            _own.append(address)
-        except (RuntimeError, ValueError, RaySystemError) as error:
-            raise _no_cluster(address, error) from None
-    _keep_token_private()
-
-
-def _no_cluster(address: str, error: Exception) -> ValueError:
-    reason = str(error).strip().partition("\n")[0]
-    return ValueError(
-        f"cluster must be auto or HOST:PORT of a Ray cluster, got {address}: {reason}"
-    )
-
-
-def leave_accelerators() -> None:
-    """Let this process use JAX on the CPU alone, unless it has used it already."""
-    import jax
-    from jax._src import xla_bridge
-
-    if not xla_bridge.backends_are_initialized():
-        jax.config.update("jax_platforms", "cpu")
-
-
-def _keep_token_private() -> None:
-    """Ray writes its token so that anybody on the machine can read it."""
-    token = Path.home() / ".ray" / "auth_token"
-    if token.exists() and token.stat().st_mode & 0o077:
-        token.chmod(0o600)
 
 
 class Worker:
@@ -352,9 +295,7 @@ class RayPool:
         if not ray.is_initialized():
             return
         self._leave()
-        if _own:
-            _own.clear()
-            ray.shutdown()
+        ray_cluster.leave()
 
 
 def _shape_of_workers(num_devices: int | None) -> tuple[dict[str, Any], int]:

@@ -73,6 +73,7 @@ class Study(NamedTuple):
 def open_pool(study: Study, host: Host) -> Pool:
     """Return who will run the blocks."""
     if host.cluster is not None:
+        host.connect()  # before ray is imported, which reads what the connection sets
         from purejax_po.experiment.run.ray_pool import RayPool
 
         return RayPool(study.config, host)

@@ -1,0 +1,100 @@
+"""The Ray cluster that a run joins: one that is there, or one of this process's own."""
+
+import importlib
+import os
+import socket
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray.exceptions import RaySystemError
+
+LOOPBACK = "127.0.0.1"
+ANSWER_SECONDS = 5.0
+"""That a cluster has to answer."""
+
+_own: list[str] = []
+"""The cluster that this process has started for itself, if it has."""
+
+
+def connect(address: str) -> None:
+    """Join a cluster: `auto` (that of this machine, else one of our own here) or HOST:PORT.
+
+    The process that drives a run computes nothing, so it leaves accelerators to the workers.
+
+    Raises:
+        ValueError: if there is no such cluster, or it refuses.
+    """
+    leave_accelerators()
+    if ray.is_initialized():
+        return
+    found = _running() if address == "auto" else address
+    if found is not None and not _answers(found):
+        raise _no_cluster(found, "nobody answers there")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+    if found is None:
+        options.update(_node_ip_address=LOOPBACK, include_dashboard=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*os\.fork\(\).*")
+        try:
+            ray.init(found or "local", **options)
+        except (ConnectionError, RuntimeError, ValueError, RaySystemError) as error:
+            raise _no_cluster(address, str(error).strip().partition("\n")[0]) from None
+    if found is None:
+        _own.append(address)
+    _keep_token_private()
+
+
+def _running() -> str | None:
+    """The address of the cluster that RAY_ADDRESS names, or that runs on this machine.
+
+    Ray's own `auto` takes the address that was noted last, whether or not anything is there.
+    """
+    if told := os.environ.get("RAY_ADDRESS"):
+        return told
+    services = importlib.import_module("ray._private.services")
+    return next((found for found in sorted(services.find_gcs_addresses()) if _answers(found)), None)
+
+
+def _answers(address: str) -> bool:
+    """Whether anybody listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), ANSWER_SECONDS):
+            return True
+    except (OSError, ValueError, OverflowError):
+        return False
+
+
+def _no_cluster(address: str, reason: str) -> ValueError:
+    return ValueError(
+        f"cluster must be auto or HOST:PORT of a Ray cluster, got {address}: {reason}"
+    )
+
+
+def leave_accelerators() -> None:
+    """Let this process use JAX on the CPU alone, unless it has used it already."""
+    import jax
+    from jax._src import xla_bridge
+
+    if not xla_bridge.backends_are_initialized():
+        jax.config.update("jax_platforms", "cpu")
+
+
+def _keep_token_private() -> None:
+    """Ray writes its token so that anybody on the machine can read it."""
+    token = Path.home() / ".ray" / "auth_token"
+    if token.exists() and token.stat().st_mode & 0o077:
+        token.chmod(0o600)
+
+
+def leave() -> None:
+    """End the cluster that was started for this process; any other one goes on."""
+    if _own:
+        _own.clear()
+        ray.shutdown()
