@@ -156,7 +156,7 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
                     write_run(dataset, directory)
                     run_store.clean(directory)
         except Interrupted as interruption:
-            raise driver.interrupted(interruption, directory) from None
+            raise _interrupted(interruption, directory) from None
     return dataset
 
 
@@ -184,3 +184,16 @@ def _is_of(text: str, config: ExperimentConfig) -> bool:
         return ExperimentConfig.from_dict(json.loads(text)).identity() == config.identity()
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def _interrupted(stop: Interrupted, directory: Path | None) -> Interrupted:
+    """An interruption that says what is saved, and how to go on."""
+    is_saved = directory is not None and (directory / layout.CONFIG).exists()
+    if directory is None:
+        message = "interrupted; nothing is saved, for the run had no out (a directory)"
+    elif is_saved:
+        message = f"interrupted; to go on: purejax_po.resume({str(directory)!r})"
+    else:
+        message = "interrupted before training; nothing was to be saved"
+    saved_to = directory if is_saved else None
+    return Interrupted(stop.signal_number, saved_to=saved_to, message=message)

@@ -35,7 +35,7 @@ from purejax_po.experiment.run.observers import (
 )
 from purejax_po.experiment.run.plan import Labels, Plan
 from purejax_po.experiment.run.pool import Failure, Fit, Loss, Pool, Threads
-from purejax_po.experiment.run.signals import Interrupted, StopSignal
+from purejax_po.experiment.run.signals import StopSignal
 from purejax_po.experiment.store import run_store
 from purejax_po.experiment.store.arrays import CheckpointError
 from purejax_po.experiment.store.run_store import (
@@ -394,16 +394,3 @@ class _Loop:
         log = sum(x.dtype.itemsize for x in leaves) * lanes * windows
         now = memory.resident_bytes() + self._fit.bytes_in_use
         return max(now + RESULTS_COPIES * log + RESULTS_BYTES, memory.peak_bytes(jax.devices()[0]))
-
-
-def interrupted(stop: Interrupted, directory: Path | None) -> Interrupted:
-    """An interruption that says what is saved, and how to go on."""
-    is_saved = directory is not None and (directory / layout.CONFIG).exists()
-    if directory is None:
-        message = "interrupted; nothing is saved, for the run had no out (a directory)"
-    elif is_saved:
-        message = f"interrupted; to go on: purejax_po.resume({str(directory)!r})"
-    else:
-        message = "interrupted before training; nothing was to be saved"
-    saved_to = directory if is_saved else None
-    return Interrupted(stop.signal_number, saved_to=saved_to, message=message)
