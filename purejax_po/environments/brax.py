@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from gymnax.environments import spaces
 from jax.interpreters import partial_eval
 
-from purejax_po import elimination
+from purejax_po._xla import elimination
 from purejax_po.checks import check_choice
 from purejax_po.environments.adapters import Adapter, Advance
 from purejax_po.types import Array, Info, Key

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from purejax_po._xla import switch
 from purejax_po.experiment.run import memory
 from purejax_po.experiment.run.compilation import compiler_options, with_deep_stack
 from purejax_po.metrics import Log
@@ -278,7 +279,7 @@ def compile_once(
     """
     if key is None:
         return compile_program(trainer, lanes, num_updates, workers)
-    settings = tuple(map(_setting, SETTINGS))
+    settings = (*map(_setting, SETTINGS), switch.on())
     whole = key, len(lanes.seed), num_updates, tuple(map(str, workers)), settings
     start = time.perf_counter()
     if whole in _compiled:
