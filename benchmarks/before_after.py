@@ -2,85 +2,39 @@
 
     python benchmarks/before_after.py [--algorithm ppo] [--rounds 9] [--quick]
 
-A program without a change is built with what stood in its place; 16 seeds of CartPole-v1, or 2048
-on an accelerator.
+Each program is built with one trick turned round, by the switch of `purejax_po/_xla`; 16 seeds of
+CartPole-v1, or 2048 on an accelerator.
 """
 
-import functools
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any
-from unittest import mock
-
 import jax
-import jax.numpy as jnp
 import measure
-import optax
 from timed import Timed
 
-from purejax_po import (
-    curvature,
-    distributions,
-    layerwise,
-    minibatch,
-    networks,
-    prng,
-    products,
-    training,
-)
-from purejax_po.algorithms import critics, optimizers
+from purejax_po._xla import switch
 from purejax_po.experiment.config import algorithm_config
-from purejax_po.experiment.run import lanes
 
 ON_CPU = jax.devices()[0].platform == "cpu"
 SEEDS = range(16 if ON_CPU else 2048)
 WINDOWS, STEPS = 10, 5000
 """A call's windows, and each one's environment steps of a seed, as in a run for 500,000."""
-
-
-def every_successor(critic: Any, params: Any, transition: Any, value: Any) -> Any:
-    """V(next_obs), all of them."""
-    return critic.unroll(params, (), transition.next_obs, jnp.zeros_like(transition.start))
-
-
-def chain_of_checks(tree: Any) -> Any:
-    """Whether all is finite, by joined booleans, as XLA fuses it with everything that asks."""
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
-
-
-BEFORE: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
-    "options of the compiler": [(lanes, "compiler_options", lambda platform: {})],
-    "keys by threefry written out": [(prng, "written_out", lambda keys: keys)],
-    "shuffles without a sort": [(minibatch, "permutation", jax.random.permutation)],
-    "plain short sums": [
-        (distributions, "_cumulative_sum", functools.partial(jnp.cumsum, axis=-1)),
-        (distributions, "_total", functools.partial(jnp.sum, axis=-1)),
-    ],
-    "kernels' gradients of copies": [
-        (products, "transposed", lambda x: x.T),
-        (layerwise, "transposed", lambda x: x.T),
-    ],
-    "narrow products by columns": [(products, "by_columns", lambda outputs: False)],
-    "Adam on one vector": [
-        (optax, "flatten", lambda optimizer: optimizer),
-        (optimizers, "norm", optax.tree.norm),
-    ],
-    "successors' values of the next step": [(critics, "successor_values", every_successor)],
-    "one check that all is finite": [
-        (module, "all_finite", chain_of_checks) for module in (training, curvature, critics)
-    ],
-    "Fisher products layer by layer": [(networks, "gains", lambda *sizes: False)],
+TRICKS = {
+    "compiler_options": "options of the compiler",
+    "written_out_keys": "keys by threefry written out",
+    "affine_shuffle": "shuffles without a sort",
+    "short_sums": "plain short sums",
+    "copied_factors": "kernels' gradients of copies",
+    "columns": "narrow products by columns",
+    "flat_adam": "Adam on one vector",
+    "next_values": "successors' values of the next step",
+    "one_check": "one check that all is finite",
+    "layerwise": "Fisher products layer by layer",
 }
-"""Change → the functions that make it, and what stood in their places."""
+"""The fields of `switch.Tricks` in words."""
 
 
-def build(algorithm: str, without: list[str], width: int | None = None) -> Timed:
-    """Compile training without some of the changes."""
-    with ExitStack() as stack:
-        for change in without:
-            for part in BEFORE[change]:
-                stack.enter_context(mock.patch.object(*part))
+def build(algorithm: str, tricks: switch.Tricks, width: int | None = None) -> Timed:
+    """Compile training with these tricks on."""
+    with switch.using(tricks):
         config = algorithm_config(algorithm)()
         updates = round(STEPS / (config.num_envs * config.num_steps))
         timed = Timed(config, "CartPole-v1", SEEDS, updates, width)
@@ -90,15 +44,19 @@ def build(algorithm: str, without: list[str], width: int | None = None) -> Timed
 
 def main() -> None:
     arguments = measure.arguments(__doc__, algorithm="ppo", rounds=9)
-    build(arguments.algorithm, [])  # the first compilation also starts the compiler
-    cases = {"as it is": build(arguments.algorithm, [])}
-    for change in BEFORE:
-        cases[f"without: {change}"] = build(arguments.algorithm, [change])
-    cases["without all of them"] = build(arguments.algorithm, list(BEFORE))
+    usual = switch.on()
+    build(arguments.algorithm, usual)  # the first compilation also starts the compiler
+    cases = {"as it is": build(arguments.algorithm, usual)}
+    for field, words in TRICKS.items():
+        is_on = getattr(usual, field)
+        changed = usual._replace(**{field: not is_on})
+        cases[f"{'without' if is_on else 'with'}: {words}"] = build(arguments.algorithm, changed)
+    none = switch.Tricks(*(False for _ in usual))
+    cases["without all of them"] = build(arguments.algorithm, none)
     if ON_CPU:
         width = cases["as it is"].width
         cases[f"{12 - width} lanes in a program, not {width}"] = build(
-            arguments.algorithm, [], width=12 - width
+            arguments.algorithm, usual, width=12 - width
         )
     for case in cases.values():
         for _ in range(2):

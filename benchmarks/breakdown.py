@@ -21,9 +21,9 @@ from measure import Figure
 
 import purejax_po as po
 from purejax_po import advantages, curvature, metrics, minibatch, rollout
+from purejax_po._xla.finite import all_finite
 from purejax_po.algorithms import actor_critic, critics, natural, optimizers, units
 from purejax_po.experiment.run import devices
-from purejax_po.types import all_finite
 
 Part = Callable[[Any, Any], Any]
 """`(TrainState, Rollout) →` anything, of one lane."""

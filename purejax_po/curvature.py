@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from purejax_po import elimination
+from purejax_po._xla import elimination
+from purejax_po._xla.finite import all_finite
 from purejax_po.checks import Range, check_count, check_number
 from purejax_po.jacobian import Jacobian, linearized
-from purejax_po.types import Array, Distribution, Info, Params, all_finite
+from purejax_po.types import Array, Distribution, Info, Params
 
 Apply = Callable[[Params], Distribution]
 """`params → Distribution` over the samples of a batch, leaves `[B, ...]`."""

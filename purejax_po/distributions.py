@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 
+from purejax_po._xla import sums
 from purejax_po.types import Array, Key
 
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -26,7 +27,7 @@ class Categorical(NamedTuple):
 
     def sample_from(self, noise: Array) -> Array:
         """The first action whose cumulative probability exceeds the noise."""
-        cumulative = _cumulative_sum(jax.nn.softmax(self.logits))
+        cumulative = sums.cumulative(jax.nn.softmax(self.logits))
         # Scaled by the rounded total, an action of probability zero is never drawn.
         threshold = (noise * cumulative[..., -1])[..., None]
         return jnp.sum(cumulative[..., :-1] <= threshold, axis=-1, dtype=jnp.int32)
@@ -59,7 +60,7 @@ class Categorical(NamedTuple):
         """(diag(p) − ppᵀ) v."""
         p = jax.nn.softmax(self.logits)
         weighted = p * tangent.logits
-        return Categorical(weighted - p * _total(weighted)[..., None])
+        return Categorical(weighted - p * sums.total(weighted)[..., None])
 
 
 class DiagonalGaussian(NamedTuple):
@@ -185,23 +186,6 @@ class Product(NamedTuple):
         """Each factor's own Fisher product: the joint matrix is block-diagonal."""
         pairs = zip(self.factors, tangent.factors, strict=True)
         return Product(tuple(f.fisher_product(t) for f, t in pairs))
-
-
-def _total(x: Array) -> Array:
-    """The sum over the last axis, term by term where they are few: XLA's is slow on short axes."""
-    size = x.shape[-1]
-    return sum((x[..., i] for i in range(1, size)), x[..., 0]) if size <= 8 else jnp.sum(x, axis=-1)
-
-
-def _cumulative_sum(x: Array) -> Array:
-    """Sums of the first 1, 2, … along the last axis.
-
-    Each one by itself, as long as there are few: XLA's cumulative sum is slow on short axes.
-    """
-    size = x.shape[-1]
-    if size > 32:
-        return jnp.cumsum(x, axis=-1)
-    return jnp.sum(jnp.where(jnp.tri(size, dtype=bool), x[..., None, :], 0.0), axis=-1)
 
 
 def _sum_where_positive(probability: Array, value: Array) -> Array:

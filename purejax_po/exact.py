@@ -21,7 +21,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
-from purejax_po import elimination
+from purejax_po._xla import elimination
 from purejax_po.checks import Range, check_count, check_number
 from purejax_po.types import Array, Key, Params
 

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po import products, spaces
+from purejax_po import spaces
+from purejax_po._xla import products
+from purejax_po._xla.layerwise import gains, layerwise
 from purejax_po.checks import check_choice, check_count
 from purejax_po.distributions import (
     Categorical,
@@ -21,7 +23,6 @@ from purejax_po.distributions import (
     ScaledGaussian,
     TanhGaussian,
 )
-from purejax_po.layerwise import gains, layerwise
 from purejax_po.types import (
     Array,
     Carry,

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejax_po import contract, prng
+from purejax_po import contract
+from purejax_po._xla import prng
 from purejax_po.actor import acting
 from purejax_po.spaces import to_space
 from purejax_po.types import (

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import jax
-import jax.numpy as jnp
 
 from purejax_po.jacobian import Jacobian, linearized
 
@@ -248,13 +247,3 @@ class Trainer(NamedTuple):
     def steps_per_update(self) -> int:
         """Return the environment steps that one update consumes."""
         return self.num_envs * self.num_steps
-
-
-def all_finite(tree: Any) -> Array:
-    """Return whether every leaf of real or complex floats is finite."""
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
-    # inf - inf and nan - nan are nan; a CPU sums floats sooner than it joins booleans.
-    finite = jnp.stack([jnp.sum(x - x) == 0.0 for x in leaves])
-    # Without the barrier a compiler writes `all` out as a chain of ands, and the whole chain anew
-    # for everything that depends on it: much of what a program consisted of.
-    return jnp.all(jax.lax.optimization_barrier(finite))

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejax_po import contract, metrics, normalization, prng, rollout
+from purejax_po import contract, metrics, normalization, rollout
+from purejax_po._xla import prng
+from purejax_po._xla.finite import all_finite
 from purejax_po.metrics import Log
 from purejax_po.normalization import Normalization, NormalizedParams
 from purejax_po.rollout import Episodes, RolloutState
@@ -22,7 +24,6 @@ from purejax_po.types import (
     Params,
     Rollout,
     Transition,
-    all_finite,
 )
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import purejax_po as po
-from purejax_po import cli, elimination, environments, rollout
+from purejax_po import cli, environments, rollout
+from purejax_po._xla import elimination
 from purejax_po.environments import adapters
 
 PENDULUM = "brax/inverted_pendulum"

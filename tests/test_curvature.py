@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 from purejax_po import curvature, exact
+from purejax_po._xla.layerwise import layerwise
 from purejax_po.distributions import Categorical, DiagonalGaussian, Product
 from purejax_po.jacobian import linearized
-from purejax_po.layerwise import layerwise
 from purejax_po.networks import MLP
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from purejax_po import metrics
+from purejax_po._xla.finite import all_finite
 from purejax_po.metrics import Log, Moments
-from purejax_po.types import all_finite
 
 SIZE = 8  # one shape, so that every example runs the same compiled program
 numbers = st.lists(st.floats(-1e3, 1e3, allow_subnormal=False), min_size=SIZE, max_size=SIZE).map(

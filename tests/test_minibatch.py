@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from purejax_po import minibatch
+from purejax_po._xla import shuffle
 
 SIZE, NUM_EPOCHS, NUM_MINIBATCHES = 24, 5, 4
 
@@ -53,7 +54,7 @@ def test_epochs_differ(visited):
 @pytest.mark.parametrize("size", [1, 7, 64, 1024])
 def test_a_permutation_is_a_bijection(size):
     keys = jax.random.split(jax.random.key(size), 50)
-    orders = np.asarray(jax.vmap(lambda key: minibatch.permutation(key, size))(keys))
+    orders = np.asarray(jax.vmap(lambda key: shuffle.permutation(key, size))(keys))
     np.testing.assert_array_equal(np.sort(orders, axis=-1), np.tile(np.arange(size), (50, 1)))
     if size >= 7:
         assert len({tuple(order) for order in orders}) > 10
@@ -62,7 +63,7 @@ def test_a_permutation_is_a_bijection(size):
 def test_where_a_sample_goes_is_uniform_enough():
     """Every sample meets every minibatch: the first one takes a quarter of the time."""
     keys = jax.random.split(jax.random.key(0), 4000)
-    orders = jax.vmap(lambda key: minibatch.permutation(key, 16))(keys)
+    orders = jax.vmap(lambda key: shuffle.permutation(key, 16))(keys)
     in_first = np.asarray(jax.nn.one_hot(orders[:, :4], 16).sum(axis=(0, 1))) / 4000
     # Hoeffding's bound at a chance of 1e-6 over 16 comparisons.
     np.testing.assert_allclose(in_first, 0.25, atol=np.sqrt(np.log(2 * 16 / 1e-6) / 8000))
@@ -73,7 +74,7 @@ def test_samples_meet_as_often_as_under_uniform_permutations(size):
     """Pairs and triples in one of four minibatches, over 40,000 permutations without a sort."""
     number, quarter = 40_000, size // 4
     keys = jax.random.split(jax.random.key(size), number)
-    orders = jax.lax.map(lambda key: minibatch.permutation(key, size), keys, batch_size=1000)
+    orders = jax.lax.map(lambda key: shuffle.permutation(key, size), keys, batch_size=1000)
     group = np.argsort(np.asarray(orders), axis=-1) // quarter
     rng = np.random.default_rng(0)
     pair_chance = (quarter - 1) / (size - 1)

@@ -16,9 +16,9 @@ import pytest
 from gymnax.environments import spaces
 
 from purejax_po import networks
+from purejax_po._xla.layerwise import layerwise
 from purejax_po.distributions import Categorical, DiagonalGaussian, Product, TanhGaussian
 from purejax_po.jacobian import linearized
-from purejax_po.layerwise import layerwise
 from purejax_po.networks import linear_critic, mlp_actor_critic, softmax_linear_policy
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")

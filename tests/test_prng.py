@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejax_po import prng
+from purejax_po._xla import prng
 
 DRAWS = {
     "split": lambda key: jax.random.key_data(jax.random.split(key, (3, 2))),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from purejax_po.products import dense
+from purejax_po._xla.products import dense
 
 SHAPES = {
     "wide": ((7, 3), (3, 5)),

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 import purejax_po as po
 from purejax_po import exact, minibatch
+from purejax_po._xla import shuffle
 from purejax_po.algorithms import natural
 from purejax_po.distributions import Categorical
 from purejax_po.environments.finite_mdp import make_finite_mdp
@@ -450,7 +451,7 @@ def test_a_subsampled_product_is_one_linear_map(kind):
         product = natural.fisher_product(
             key, policy, params, samples, kind=kind, fraction=0.25, damping=0.1
         )
-        subset = minibatch.permutation(key, 32)[:8]
+        subset = shuffle.permutation(key, 32)[:8]
         of_subset = natural.fisher_product(
             key,
             policy,

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from purejax_po import advantages
+from purejax_po._xla import flat
 from purejax_po.actor import acting
 from purejax_po.advantages import weighted_mean
-from purejax_po.algorithms import critics, optimizers
+from purejax_po.algorithms import critics
 from purejax_po.checks import NonNegative, Positive, UnitInterval
 from purejax_po.types import (
     Actor,
@@ -178,7 +179,7 @@ def step(
     gradient, info = jax.grad(loss, has_aux=True)(params, samples)
     updates, moments = optimizer.update(gradient, moments, params)
     new_params: Any = optax.apply_updates(params, updates)
-    return new_params, moments, {**info, "grad_norm": optimizers.norm(gradient)}
+    return new_params, moments, {**info, "grad_norm": flat.norm(gradient)}
 
 
 def mean_kl(policy: Policy, params: Params, samples: Samples) -> Array:

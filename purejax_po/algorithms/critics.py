@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from purejax_po import minibatch
+from purejax_po._xla import switch
+from purejax_po._xla.finite import all_finite
 from purejax_po.advantages import Evidence, gae, weighted_mean
 from purejax_po.algorithms import units
 from purejax_po.checks import check_count
-from purejax_po.types import Array, Carry, Critic, Hyperparams, Key, Params, Transition, all_finite
+from purejax_po.types import Array, Carry, Critic, Hyperparams, Key, Params, Transition
 
 
 class Estimates(NamedTuple):
@@ -71,6 +73,8 @@ def successor_values(critic: Critic, params: Params, transition: Transition, val
     Args:
         value: V(obs_t), `[T, N]`.
     """
+    if not switch.on().next_values:
+        return critic.unroll(params, (), transition.next_obs, jnp.zeros_like(transition.start))
     env = jnp.arange(value.shape[1])
 
     def judge(obs: Array) -> Array:

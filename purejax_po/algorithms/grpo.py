@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from purejax_po._xla import flat
 from purejax_po.actor import acting
 from purejax_po.algorithms import group, optimizers
 from purejax_po.algorithms.group import GRPOHyperparams
@@ -101,7 +102,7 @@ def grpo(
             params, moments = carry
             gradient, info = jax.grad(loss, has_aux=True)(params)
             updates, moments = optimizer.update(gradient, moments, params)
-            info["grad_norm"] = optimizers.norm(gradient)
+            info["grad_norm"] = flat.norm(gradient)
             return (optax.apply_updates(params, updates), moments), info
 
         (params, moments), infos = jax.lax.scan(step, state[:2], length=num_epochs)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from purejax_po import advantages, curvature, minibatch
+from purejax_po._xla import shuffle
 from purejax_po.advantages import weighted_mean
 from purejax_po.algorithms import actor_critic, critics, optimizers
 from purejax_po.checks import (
@@ -271,7 +272,7 @@ def fisher_product(
     """
     if fraction < 1.0:
         size = samples.weight.shape[-1]
-        subset = minibatch.permutation(key, size)[: max(1, round(fraction * size))]
+        subset = shuffle.permutation(key, size)[: max(1, round(fraction * size))]
         of_all_steps = (slice(None),) * (samples.weight.ndim - 1)
         samples = jax.tree.map(lambda x: x[(*of_all_steps, subset)], samples)
         carry = jax.tree.map(lambda x: x[subset], carry)

@@ -1,13 +1,9 @@
-"""The optimisers that algorithms share, rebuilt from traced hyperparameters.
-
-Moments are those of all parameters as one vector: a program has one kernel for each step of Adam
-in place of one for every matrix and every bias, is compiled sooner and runs no slower.
-"""
+"""The optimisers that algorithms share, rebuilt from traced hyperparameters."""
 
 import optax
-from jax.flatten_util import ravel_pytree
 
-from purejax_po.types import Array, Hyperparams, Params
+from purejax_po._xla.flat import flatten
+from purejax_po.types import Array, Hyperparams
 
 
 def clipped_adam(hyperparams: Hyperparams, progress: Array | float) -> optax.GradientTransformation:
@@ -18,7 +14,7 @@ def clipped_adam(hyperparams: Hyperparams, progress: Array | float) -> optax.Gra
         progress: the share of training that is done, in [0, 1].
     """
     learning_rate = hyperparams.learning_rate * (1.0 - hyperparams.learning_rate_decay * progress)
-    return optax.flatten(
+    return flatten(
         optax.chain(
             optax.clip_by_global_norm(hyperparams.max_grad_norm),
             optax.adam(learning_rate, eps=hyperparams.adam_eps),
@@ -28,9 +24,4 @@ def clipped_adam(hyperparams: Hyperparams, progress: Array | float) -> optax.Gra
 
 def adam(learning_rate: Array | float) -> optax.GradientTransformation:
     """Adam with optax's defaults."""
-    return optax.flatten(optax.adam(learning_rate))
-
-
-def norm(gradient: Params) -> Array:
-    """Global norm of a gradient, of the vector that the optimisers make of it anyway."""
-    return optax.tree.norm(ravel_pytree(gradient)[0])
+    return flatten(optax.adam(learning_rate))

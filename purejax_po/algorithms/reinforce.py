@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from purejax_po import advantages, surrogates
+from purejax_po._xla import flat
 from purejax_po.advantages import weighted_mean
 from purejax_po.algorithms import actor_critic, critics, optimizers
 from purejax_po.checks import (
@@ -127,7 +128,7 @@ def reinforce(
         gradient, info = slope(policy_params, policy, transition, weights, policy_carry)
         updates, policy_moments = policy_adam.update(gradient, policy_moments)
         policy_params = optax.apply_updates(policy_params, updates)
-        info["grad_norm"] = optimizers.norm(gradient)
+        info["grad_norm"] = flat.norm(gradient)
         if psi not in WITHOUT_CRITIC:
             target = value + value_error(psi, evidence)
             targets = critics.Targets(transition, target, critic_carry)

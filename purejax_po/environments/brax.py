@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from gymnax.environments import spaces
 
-from purejax_po import elimination
+from purejax_po._xla import elimination
 from purejax_po.checks import check_choice
 from purejax_po.environments.adapters import Adapter, Advance
 from purejax_po.environments.carried import Carried

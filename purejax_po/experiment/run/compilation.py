@@ -1,21 +1,15 @@
 """How programs are compiled: a cache of them on disk, and the compiler's options."""
 
-import functools
 import hashlib
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from platform import machine, processor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-STACK_WORDS = 40_000
-"""Of 8 bytes, in the frame of a function with a deep stack. Its piece of the stack is the next
-larger 16 KiB · 2ⁿ, so these leave 25,000 words, five times what tracing takes."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from purejax_po._xla import switch
+from purejax_po._xla.stack import with_deep_stack as with_deep_stack
 
 OPTIONS: dict[str, dict[str, Any]] = {
     # Loops too may become CUDA graphs. Those of a window do not: scans write slices at offsets that
@@ -45,7 +39,8 @@ def compiler_options(platform: str | None = None) -> dict[str, Any]:
     """
     import jax
 
-    options = OPTIONS.get(platform or str(jax.devices()[0].platform), {})
+    found = OPTIONS.get(platform or str(jax.devices()[0].platform), {})
+    options = found if switch.on().compiler_options else {}
     flags = os.environ.get("XLA_FLAGS", "")
     return {name: value for name, value in options.items() if f"--{name}=" not in flags}
 
@@ -113,19 +108,3 @@ def _kind_of_cpu() -> str:
     except OSError:  # not on this system
         pass
     return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
-
-
-def with_deep_stack(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, for which Python's stack is laid out in one piece.
-
-    CPython has it in pieces of 16 KiB. A call that begins a new one allocates it and gives it back
-    on return, and tracing calls from the same depth a hundred thousand times. A frame that needs
-    more than such a piece gets a larger one, of which what it calls has the rest. Not for what is
-    called often: a traceback keeps the frame.
-    """
-
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return function(*args, **kwargs)
-
-    call.__code__ = call.__code__.replace(co_stacksize=STACK_WORDS)
-    return functools.wraps(function)(call)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from purejax_po._xla import switch
 from purejax_po.experiment.run import memory
 from purejax_po.experiment.run.compilation import compiler_options, with_deep_stack
 from purejax_po.training import run_window
@@ -81,7 +82,7 @@ def compile_once(
     """
     if key is None:
         return compile_program(trainer, lanes, num_updates, workers)
-    settings = tuple(map(setting, SETTINGS))
+    settings = (*map(setting, SETTINGS), switch.on())
     whole = key, len(lanes.seed), num_updates, tuple(map(str, workers)), settings
     start = time.perf_counter()
     if whole in _compiled:

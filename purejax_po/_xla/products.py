@@ -3,8 +3,8 @@
 The gradient xᵀ ∂y of a kernel is a product of which the first factor is read across its rows. A CPU
 takes up to twice as long for it as for a product of xᵀ copied, and the copy included; of the two
 factors the narrower is copied. A kernel with two or three outputs is multiplied column by column,
-for which a CPU takes less time than for a product so narrow and its gradients. Elsewhere both are
-left to the compiler.
+for which a CPU takes less time than for a product so narrow and its gradients. Both are left to the
+compiler where their tricks are off.
 """
 
 import functools
@@ -15,21 +15,22 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from purejax_po._xla import switch
 from purejax_po.types import Array
 
 
 def apart(x: Array) -> Array:
-    """Keep x, on a CPU, apart from what is made of it: XLA would undo a transpose in between."""
-    return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+    """Keep x apart from what is made of it: XLA would undo a transpose in between."""
+    return jax.lax.optimization_barrier(x) if switch.on().copied_factors else x
 
 
 def transposed(x: Array) -> Array:
-    """On a CPU a copy of xᵀ, but of a single row or column, which lies in memory as its transpose.
+    """A copy of xᵀ, but of a single row or column, which lies in memory as its transpose.
 
     With its layout left open, XLA of jax 0.11 would copy twice.
     """
     y = jnp.transpose(x)
-    if jax.default_backend() == "cpu" and 1 not in y.shape:
+    if switch.on().copied_factors and 1 not in y.shape:
         y = with_layout_constraint(y, Layout(major_to_minor=(0, 1)))
     return apart(y)
 
@@ -47,7 +48,7 @@ def dense(x: Array, kernel: Array, dimensions: Any, precision: Any = None) -> Ar
 
 def by_columns(outputs: int) -> bool:
     """Whether a product is made column by column."""
-    return 1 < outputs < 4 and jax.default_backend() == "cpu"
+    return 1 < outputs < 4 and switch.on().columns
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from purejax_po.distributions import Categorical
-from purejax_po.products import apart, transposed
+from purejax_po._xla import switch
+from purejax_po._xla.products import apart, transposed
 from purejax_po.types import Array, Params
 
 
@@ -26,12 +26,13 @@ def gains(hidden: Sequence[int], num_outputs: int) -> bool:
 
     Of wider layers the products that are spared weigh more, of more outputs what is done for each.
     """
-    return 0 < 64 * num_outputs <= min(hidden, default=0)
+    is_on = switch.on().layerwise
+    return is_on and 0 < 64 * num_outputs <= min(hidden, default=0)
 
 
 def layerwise(
-    apply: Callable[[Params], Categorical], params: Params, batch_size: int
-) -> tuple[Categorical, Callable[[Params], Categorical], Callable[[Categorical], Params]]:
+    apply: Callable[[Params], Any], params: Params, batch_size: int
+) -> tuple[Any, Callable[[Params], Any], Callable[[Any], Params]]:
     """(Jv)_m = Σ_l ⟨δ_lm, a_l V_l + v_l⟩ and (Jᵀu)_l = (a_lᵀ G_l, Σ_b G_l) with G_l = Σ_m u_m δ_lm.
 
     The last logit is held at 0, which changes no probability and spares one output: m counts the
@@ -75,13 +76,10 @@ def layerwise(
 
     copies = {path: transposed(a) for path, a in inputs.items()}
     # Where there are fewer of them than outputs, the inputs [a, 1] take the factor u, and not δ.
-    few = {
-        path: transposed(jnp.pad(a, ((0, 0), (0, 1)), constant_values=1.0))
-        for path, a in inputs.items()
-        if a.shape[1] * len(deltas) < deltas[0][path].shape[1]
-    }
+    small = [p for p, a in inputs.items() if a.shape[1] * len(deltas) < deltas[0][p].shape[1]]
+    few = {path: transposed(_with_ones(inputs[path])) for path in small}
 
-    def push(v: Params) -> Categorical:
+    def push(v: Params) -> Any:
         layers: dict[Any, Any] = dict(flatten_dict(v))
         moves = {
             path: a @ layers["params", *path, "kernel"] + layers["params", *path, "bias"]
@@ -91,9 +89,10 @@ def layerwise(
             _total(jnp.einsum("bf,bf->b", delta[path], moves[path]) for path in inputs)
             for delta in deltas
         ]
-        return Categorical(jnp.stack([*tangents, jnp.zeros_like(tangents[0])], axis=1))
+        logits = jnp.stack([*tangents, jnp.zeros_like(tangents[0])], axis=1)
+        return distribution._replace(logits=logits)
 
-    def pull(cotangent: Categorical) -> Params:
+    def pull(cotangent: Any) -> Params:
         columns = list(zip(cotangent.logits.T, deltas, strict=False))  # all but the last one's
         pulled = {}
         for path, a in inputs.items():
@@ -109,6 +108,11 @@ def layerwise(
         return unflatten_dict(pulled)
 
     return distribution, push, pull
+
+
+def _with_ones(a: Array) -> Array:
+    """`[a, 1]`."""
+    return jnp.pad(a, ((0, 0), (0, 1)), constant_values=1.0)
 
 
 def _total(terms: Iterable[Array]) -> Array:

@@ -19,6 +19,7 @@ from jax.extend.mlir.dialects import stablehlo
 from jax.extend.random import define_prng_impl
 from jax.interpreters import batching, mlir
 
+from purejax_po._xla import switch
 from purejax_po.types import Array, Key
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -29,11 +30,11 @@ _USUAL = "threefry2x32"
 def written_out(keys: Key) -> Key:
     """The same keys, for whoever splits them or draws from them next.
 
-    Keys of another generator than threefry are left as they are.
+    Keys of another generator than threefry are left as they are, and all where the trick is off.
     """
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
         keys = jax.random.wrap_key_data(keys)
-    if jax.random.key_impl(keys) != _USUAL:
+    if jax.random.key_impl(keys) != _USUAL or not switch.on().written_out_keys:
         return keys
     return jax.random.wrap_key_data(jax.random.key_data(keys), impl=_THREEFRY)
 

@@ -1,0 +1,1 @@
+"""What computes the same as plain JAX, faster on some device: see README.md and `switch`."""
