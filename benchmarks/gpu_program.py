@@ -25,11 +25,13 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 import purejax_po as po
+from purejax_po._xla import switch
 from purejax_po.experiment.config import ALGORITHMS
 from purejax_po.experiment.run import plan, program
 from purejax_po.experiment.run.compilation import compiler_options, with_deep_stack
 
 
+@switch.using(switch.ELSEWHERE)
 def compile_window(
     algorithm: str, env_name: str, width: int, card: gpu_targets.Card, options: dict[str, Any]
 ) -> tuple[str, str]:
@@ -54,12 +56,7 @@ def compile_window(
         )
         return program.jit_window(trainer).lower(*shapes)
 
-    real = jax.default_backend
-    jax.default_backend = lambda: "gpu"  # what the package asks while it is traced
-    try:
-        lowered = with_deep_stack(lower)()
-    finally:
-        jax.default_backend = real
+    lowered = with_deep_stack(lower)()
     with tempfile.TemporaryDirectory() as folder:
         dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         compiled = lowered.compile({**compiler_options("gpu"), **dump, **options})
