@@ -276,7 +276,7 @@ def _how_to_call(factory: Any, signature: inspect.Signature, given: Any, error: 
     needed = [k for k, p in known.items() if p.default is p.empty]
     hyperparams = get_args(get_type_hints(factory)["hyperparams"])[0]
     fields = {f.name for f in dataclasses.fields(hyperparams)}
-    for unknown in (k for k in given if k not in known):
+    for unknown in (str(k) for k in given if k not in known):
         ours = ALIASES.get(unknown, unknown).rpartition(".")[2]
         if ours in fields:
             inner = f"hyperparams={hyperparams.__name__}({ours}=…)"

@@ -55,7 +55,7 @@ def _path(cls: Any, name: str) -> list[tuple[str, Any]]:
         default: Any = next((f for f in dataclasses.fields(cls) if f.name == part), None)
         if default is None or not callable(default.default_factory):
             continue
-        inner = type(default.default_factory())
+        inner: Any = type(default.default_factory())
         if name in {f.name for f in dataclasses.fields(inner)}:
             return [(part, inner)]
         if further := _path(inner, name):
