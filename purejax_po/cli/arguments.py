@@ -1,44 +1,55 @@
 """What people type, brought into the form that the parser reads."""
 
+import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from purejax_po.aliases import ALIASES as FIELDS
+from purejax_po.experiment.config import ALGORITHMS, PPOConfig
 
 LISTS = ("--network.hidden", "--network.channels")
-"""Take several whole numbers: 64 64 or 64,64."""
+"""Take several whole numbers: 64 64 or 64,64 or "64 64"."""
 PAIRS = ("--env-params", "--env-options")
 """Take names and values: gravity 9.8 or gravity=9.8."""
 NAMES = ("--format", "--log-to", "--env")
 """Take several names: png svg or png,svg."""
-AXES = ("--set", "--point")
-"""Take NAME=VALUES: learning_rate=1e-4,3e-4 or learning_rate 1e-4,3e-4."""
+AXES = {"--set": 10**6, "--point": 1}
+"""Take NAME=VALUES, values of so many arguments at most: learning_rate=1e-4,3e-4 or with blanks."""
+FLAGS = (
+    "--compilation-cache",
+    "--normalize-observations",
+    "--normalize-rewards",
+    "--overwrite",
+    "--plan",
+    "--sample",
+    "--stop-on-divergence",
+)
+"""Take no value; true and false are read all the same. So do an algorithm's own flags."""
+TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
 TEXTS = ("--out", "--env", "--preset", "--log-to", "--format", *AXES)
 """Take text, in which 1e5 is no number."""
-ALIASES = {
-    "--lr": "--hyperparams.learning-rate",
-    "--gamma": "--hyperparams.discount",
-    "--gae-lambda": "--hyperparams.gae-lambda",
-    "--lambda": "--hyperparams.gae-lambda",
-    "--ent-coef": "--hyperparams.entropy-coef",
-    "--vf-coef": "--hyperparams.value-coef",
-    "--clip-range": "--hyperparams.clip-eps",
-    "--n-envs": "--num-envs",
-    "--n-steps": "--num-steps",
-    "--n-epochs": "--num-epochs",
-    "--num-seeds": "--seeds",
-    "--seed": "--first-seed",
-    "--steps": "--total-steps",
-    "--total-timesteps": "--total-steps",
-    "--hidden": "--network.hidden",
-    "--activation": "--network.activation",
-    "--output": "--out",
-}
-"""What other libraries call our options."""
 REMOVED = (
     *("--distributed", "--coordinator-address", "--num-processes", "--process-index"),
     *("--coordinator-timeout", "--silence-timeout"),
 )
 """Options of version 0.1, for processes that shared a run."""
+OPTIONS = {"num_seeds": "--seeds", "num_episodes": "--episodes"}
+"""Options that are not called as their field is."""
 _SCIENTIFIC = re.compile(r"(?:\d+\.?\d*|\.\d+)[eE]\+?\d{1,2}|\d+\.0*")
+
+
+def option_of(field: str) -> str:
+    """`--hyperparams.learning-rate` for `hyperparams.learning_rate`."""
+    return OPTIONS.get(field, f"--{field.replace('_', '-')}")
+
+
+ALIASES = {option_of(theirs): option_of(ours) for theirs, ours in FIELDS.items()}
+"""What other libraries call our options."""
+
+
+def algorithm_of(arguments: Iterable[str]) -> str:
+    """The algorithm that arguments name."""
+    return next((x for x in arguments if x in ALGORITHMS), PPOConfig.name)
 
 
 def check_removed(arguments: Sequence[str]) -> None:
@@ -53,59 +64,119 @@ def check_removed(arguments: Sequence[str]) -> None:
 
 
 def normalize(arguments: Sequence[str]) -> list[str]:
-    """Return arguments with whole numbers, lists and pairs as the parser reads them."""
+    """Return arguments with whole numbers, lists, pairs and flags as the parser reads them.
+
+    Raises:
+        ValueError: in one line, for a list, a pair or a flag whose value does not read.
+    """
     found: list[str] = []
+    pairs: dict[str, list[str]] = {}
+    flags = _flags(algorithm_of(arguments))
     flag = ""
     waiting = list(arguments)
     while waiting:
         argument = waiting.pop(0)
-        if argument.startswith("--"):
-            flag, equals, value = argument.partition("=")
-            if equals and flag not in AXES:
-                found.append(flag)
-                waiting.insert(0, value)
-                flag = flag.replace("_", "-")
-                found.extend(_values(flag, waiting.pop(0)))
-            else:
-                found.append(argument)
-                if flag in AXES and not equals and _is_pair(waiting):
-                    found.append(f"{waiting.pop(0)}={waiting.pop(0)}")
+        if not argument.startswith("--"):
+            found.extend(_values(flag, argument))
             continue
-        found.extend(_values(flag.replace("_", "-"), argument))
-    for name in PAIRS:
-        found = _merged(name, found)
-    return found
+        typed, equals, value = argument.partition("=")
+        flag = typed.replace("_", "-")
+        given = [value] if equals else []
+        if flag in PAIRS:
+            pairs.setdefault(flag, []).extend(_pairs(flag, given + _taken(waiting)))
+        elif flag in LISTS:
+            found.extend([typed, *_list(flag, given + _taken(waiting))])
+        elif flag in AXES:
+            found.extend([typed, *_assignment(given or _taken(waiting, 1), waiting, AXES[flag])])
+        elif flag in flags and (given or (waiting and waiting[0].lower() in TRUTHS)):
+            found.append(_switched(flag, given[0] if given else waiting.pop(0)))
+        else:
+            found.extend([typed, *(_values(flag, value) if equals else [])])
+    return [*found, *(x for flag, values in pairs.items() for x in (flag, *values))]
 
 
-def _merged(name: str, arguments: list[str]) -> list[str]:
-    """An option that is given several times as one with all its values."""
-    places = [i for i, argument in enumerate(arguments) if argument == name]
-    if len(places) < 2:
-        return arguments
-    rest, values, taking = [], [], False
-    for argument in arguments:
-        if argument.startswith("--"):
-            taking = argument == name
-        if not taking:
-            rest.append(argument)
-        elif argument != name:
-            values.append(argument)
-    return [*rest, name, *values]
+def _flags(algorithm: str) -> set[str]:
+    """Options without a value, and what turns each off."""
+    own = [f.name for f in dataclasses.fields(ALGORITHMS[algorithm]) if f.type is bool]
+    on = {*FLAGS, *map(option_of, own)}
+    return on | {f"--no-{flag[2:]}" for flag in on}
 
 
-def _is_pair(waiting: Sequence[str]) -> bool:
-    """Whether a name and its values follow as two arguments."""
-    two = list(waiting[:2])
-    return len(two) == 2 and not any(x.startswith("--") for x in two) and "=" not in two[0]
+def _switched(flag: str, value: str) -> str:
+    """A flag that was given a value, without it."""
+    if value.lower() not in TRUTHS:
+        raise ValueError(f"{flag} must be true or false, got {value!r}; alone it is true")
+    if TRUTHS[value.lower()]:
+        return flag
+    name = flag.removeprefix("--no-")
+    return f"--no-{flag[2:]}" if name == flag else f"--{name}"
+
+
+def _taken(waiting: list[str], most: int = 10**6) -> list[str]:
+    """Take what follows an option: all up to the next one, or to an algorithm's name."""
+    taken: list[str] = []
+    while waiting and len(taken) < most and not waiting[0].startswith("--"):
+        if waiting[0] in ALGORITHMS:
+            break
+        taken.append(waiting.pop(0))
+    return taken
+
+
+def _pairs(flag: str, given: Sequence[str]) -> list[str]:
+    """Names and numbers by turns."""
+    field = flag[2:].replace("-", "_")
+    parts = [part for text in given for part in re.split(r"[,\s]+", text) if part]
+    flat = [x for part in parts for x in part.split("=", 1)]
+    if not flat:
+        raise ValueError(f"{field} must be given names and values, such as {flag} gravity=9.8")
+    for name, value in zip(flat[::2], [*flat[1::2], ""], strict=False):
+        if not _is_number(value):
+            raise ValueError(
+                f"{field}.{name} must be a number, such as {flag} {name}=10, got "
+                f"{repr(value) if value else 'none'}"
+            )
+    return [_whole(x) for x in flat]
+
+
+def _list(flag: str, given: Sequence[str]) -> list[str]:
+    """Whole numbers; none only if that is said, as `--network.hidden=`."""
+    numbers = [_whole(x) for text in given for x in re.split(r"[,\s()\[\]]+", text) if x]
+    wrong = [x for x in numbers if not re.fullmatch(r"[-+]?\d+", x)]
+    if wrong or not given:
+        raise ValueError(
+            f"{flag[2:]} must be whole numbers, such as {flag} 64 64 or 64,64 "
+            f"(for none: {flag}=), got {repr(wrong[0]) if wrong else 'none'}"
+        )
+    return numbers
+
+
+def _assignment(given: Sequence[str], waiting: list[str], most: int) -> list[str]:
+    """NAME=VALUE,VALUE,… of a name and the numbers that follow it."""
+    if not given:
+        return []
+    name, equals, values = given[0].partition("=")
+    numbers = [values] if equals and values else []
+    while waiting and len(numbers) < most and all(map(_is_number, _parts(waiting[0]))):
+        numbers.append(waiting.pop(0))
+    joined = ",".join(x for text in numbers for x in text.split(",") if x)
+    return [f"{name}={joined}" if numbers else given[0]]
+
+
+def _parts(text: str) -> list[str]:
+    """What commas divide."""
+    return text.strip(",").split(",")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _values(flag: str, argument: str) -> list[str]:
     """One argument of an option as the parser reads it."""
-    if flag in PAIRS:
-        pairs = [part.split("=", 1) for part in argument.split(",") if part]
-        return [_whole(x) for pair in pairs for x in pair]
-    if flag in LISTS:
-        return [_whole(x) for x in argument.split(",") if x]
     if flag in NAMES:
         return [x for x in argument.split(",") if x]
     return [argument if not flag or flag in TEXTS else _whole(argument)]

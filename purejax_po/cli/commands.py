@@ -1,6 +1,5 @@
 """The command line `purejax-po`: tyro over `experiment`."""
 
-import codecs
 import contextlib
 import errno
 import io
@@ -20,6 +19,7 @@ import purejax_po
 from purejax_po import environments
 from purejax_po.checks import check_choice
 from purejax_po.cli import arguments as typed
+from purejax_po.cli import messages, output
 from purejax_po.experiment import compare as comparison
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import policies, train
@@ -53,7 +53,7 @@ from purejax_po.studies import ppo_table1 as table1
 if TYPE_CHECKING:
     import xarray as xr
 
-PROGRAM = "purejax-po"
+PROGRAM = messages.PROGRAM
 MOST_ROWS = 40
 """Of a table of points that a terminal has room for."""
 
@@ -197,6 +197,11 @@ class Compare:
             "normalize_rewards",
         )
         try:
+            if not self.algorithms:
+                raise ValueError(
+                    f"algorithms must be given, such as: {PROGRAM} compare ppo a2c "
+                    f"--env CartPole-v1 (all: {PROGRAM} algorithms)"
+                )
             host = replace(self.host, overwrite=self.overwrite)
             prepared = comparison.prepare(
                 self.algorithms,
@@ -225,6 +230,11 @@ class Report:
     def execute(self) -> int:
         """Print the table, and write the files."""
         try:
+            if not self.directories:
+                raise ValueError(
+                    f"directories must be given, such as: {PROGRAM} report runs/ppo-CartPole-v1 "
+                    "runs/trpo-CartPole-v1 (where train and compare put their files)"
+                )
             paths = report.labelled(self.directories)
             dataset, path = report.report(paths, self.out, formats=self.format)
         except ValueError as error:
@@ -324,9 +334,7 @@ class Envs:
 
     def execute(self) -> int:
         """Print one row per environment."""
-        from rich.table import Table
-
-        table = Table("environment", "observation", "actions", "time limit (steps)")
+        table = output.table("environment", "observation", "actions", "time limit (steps)")
         for name in environments.names():
             if library := environments.library_of(name):  # making it takes seconds
                 table.add_row(name, _of_library(library), "", "")
@@ -360,13 +368,11 @@ class Algorithms:
 
     def execute(self) -> int:
         """Print one table of algorithms and one of presets."""
-        from rich.table import Table
-
-        table = Table("algorithm", "what it is")
+        table = output.table("algorithm", "what it is")
         for name, config in ALGORITHMS.items():
             table.add_row(name, str(config.__doc__).splitlines()[0])
         _console().print(table)
-        table = Table("preset", "algorithm", "environment it was tuned for")
+        table = output.table("preset", "algorithm", "environment it was tuned for")
         for name, preset in PRESETS.items():
             table.add_row(name, preset.algorithm.name, preset.env)
         _console().print(table)
@@ -431,27 +437,30 @@ COMMANDS: dict[str, type] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: the user's mistake, in one line)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    use_any_output()
-    command = None
+    output.use_any_output()
+    command, out = None, output.Watched(sys.stdout)
     try:
-        if arguments[:1] == ["--version"]:
-            print(f"{PROGRAM} {purejax_po.__version__}", flush=True)
-            return 0
-        with stop_signal(), warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            command = parse(typed.normalize(arguments))
-            return command.execute()
+        with contextlib.redirect_stdout(out):  # type: ignore[type-var]
+            if arguments[:1] == ["--version"]:
+                print(f"{PROGRAM} {purejax_po.__version__}", flush=True)
+                return 0
+            with stop_signal(), warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                command = parse(typed.normalize(arguments))
+                code = command.execute()
+                out.flush()
+                return code
     except ValueError as error:
         return _fail(error)
     except Interrupted as stop:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return 128 + stop.signal_number
     except BrokenPipeError:  # the reader of a pipe, e.g. head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.discard()
         return 1
     except OSError as error:
         told = (error.filename or _place(command), error.strerror or error)
-        print(f"{PROGRAM}: error: {': '.join(str(x) for x in told if x)}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {', '.join(str(x) for x in told if x)}", file=sys.stderr)
         return 1
 
 
@@ -513,8 +522,9 @@ def _parse(arguments: Sequence[str], preset: str | None) -> Any:
             )
     except SystemExit as exit_:
         if not exit_.code:
+            sys.stdout.flush()
             raise
-        raise ValueError(_one_line(errors.getvalue(), arguments)) from None
+        raise ValueError(messages.condensed(errors.getvalue(), arguments, COMMANDS)) from None
 
 
 def _prepare_process(config: ExperimentConfig) -> None:
@@ -613,7 +623,6 @@ def _point(point: dict[str, float]) -> str:
 def print_points(dataset: "xr.Dataset") -> None:
     """Print one row for each point of a sweep; of many, for the best ones."""
     from rich import box
-    from rich.table import Table
 
     rows = report.table(dataset)
     left_out = max(0, len(rows) - MOST_ROWS)
@@ -622,7 +631,7 @@ def print_points(dataset: "xr.Dataset") -> None:
         order = sorted(range(len(rows)), key=lambda i: -math.inf if iqms[i] is None else iqms[i])
         rows = [rows[i] for i in reversed(order[-MOST_ROWS:])]
     title = "final return over seeds" + (f"; {left_out} lower points left out" * bool(left_out))
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = output.table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     columns = [*results.swept(dataset), "IQM", "95 % CI", "diverged", ""]
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
@@ -634,9 +643,8 @@ def print_points(dataset: "xr.Dataset") -> None:
 def print_comparison(dataset: "xr.Dataset") -> None:
     """Print one row for each run."""
     from rich import box
-    from rich.table import Table
 
-    table = Table(title="final return over seeds", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = output.table(title="final return over seeds", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(report.BRIEF):
         table.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
     previous = None
@@ -669,9 +677,8 @@ def print_plan(costs: "Sequence[table1.Cost]") -> None:
 def _print_columns(title: str, rows: "Sequence[dict[str, str]]") -> None:
     """Print rows that have the same columns."""
     from rich import box
-    from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = output.table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(rows[0]):
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
@@ -689,9 +696,7 @@ def _return_rows(final_return: dict[str, float | None], of: str = "final") -> di
 
 
 def _print_rows(title: str, rows: dict[str, str]) -> None:
-    from rich.table import Table
-
-    table = Table(title=title, show_header=False)
+    table = output.table(title=title, show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)
     _console().print(table)
@@ -705,33 +710,6 @@ def _preset_command(command: type[Train], preset: str | None) -> Train:
     env, algorithm, total_steps = PRESETS[preset]
     experiment = ExperimentConfig(env=env, total_steps=total_steps)
     return command(algorithm=algorithm, experiment=experiment, preset=preset)
-
-
-def _one_line(box: str, arguments: Sequence[str]) -> str:
-    """Condense the parser's framed error message into one line."""
-    lines = [line.strip("│ ") for line in box.splitlines()]
-    sections: list[list[str]] = [[]]
-    for line in lines:
-        if line and set(line) <= set("─-╭╮╰╯"):
-            sections.append([])
-        elif line and not line.startswith("╭"):
-            sections[-1].append(line)
-    if "╭" not in box:
-        sections = sections[1:]  # an ASCII frame has its title in a section of its own
-    message = " ".join(sections[0])
-    given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
-    if known := [alias for alias in typed.ALIASES if alias in given and alias in message]:
-        return f"{message}; here it is {typed.ALIASES[known[0]]}"
-    for section in sections[1:]:
-        if section and section[0].startswith("Perhaps you meant"):
-            nearest = section[1].split()[0].rstrip(",")
-            if nearest in given:  # right elsewhere
-                message += f"; it is no option of {arguments[0]}"
-            else:
-                message += f"; did you mean {nearest}?"
-        elif section and section[0].startswith("Available"):
-            message += "; " + " ".join(section).lower()
-    return message
 
 
 def _tell_tenths(done: int, total: int) -> None:
@@ -751,25 +729,3 @@ def _console() -> Any:
 
     width = None if sys.stdout.isatty() else 100
     return Console(width=width, markup=False, emoji=False, highlight=False)
-
-
-PLAIN = {"…": "...", "×": "x", "−": "-", "≥": ">=", "≤": "<=", "–": "-", "±": "+-"}
-"""What stands for characters that an output lacks."""
-
-
-def use_any_output() -> None:
-    """Print on outputs of any encoding, and on none: what they lack is replaced, not raised."""
-    if sys.stdout is None:  # closed
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
-    if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
-    codecs.register_error("purejax_po", _in_plain)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="purejax_po")  # type: ignore[union-attr]
-
-
-def _in_plain(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeEncodeError)
-    text = error.object[error.start : error.end]
-    return "".join(PLAIN.get(x, "?") for x in text), error.end

@@ -1,0 +1,187 @@
+"""One line for a mistake: what the parser, Python's calls and outputs would say at length."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import purejax_po as po
+from purejax_po import cli
+from purejax_po.cli import arguments, messages, output
+from purejax_po.experiment.config import ALGORITHMS
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("train ppo --set learning_rate=1,2", "sweep ppo --set learning_rate=1,2"),
+        ("train ppo --set learning_rate 1 2", "sweep ppo --set learning_rate=1,2"),
+        ("evaluate x --seed 3", "no option of evaluate (it has --episodes, --sample, --point)"),
+        ("compare ppo --lr 1e-3", "purejax-po compare ppo:learning_rate=1e-3"),
+        ("compare a2c --no-normalize-advantage", "compare a2c:normalize_advantage=false"),
+        ("compare ppo --network.hidden 8 8", "compare ppo:hidden=64x64"),
+        ("train grpo --gae-lambda 0.9", "grpo has no gae_lambda, which reinforce, a2c"),
+        ("train trpo --lr 0.9", "trpo has no learning_rate, which"),
+        ("train ppo --learning_rate=1e-3", "here it is --hyperparams.learning-rate"),
+        ("train ppo --learning-rate 1e-3", "here it is --hyperparams.learning-rate"),
+        ("train ppo --hyperparams.lr 1", "here it is --hyperparams.learning-rate"),
+        ("train ppo --num-env 3", "unrecognised option --num-env; did you mean --num-envs?"),
+        ("train ppo --zyx", "unrecognised option --zyx (see: purejax-po train --help)"),
+        ("train ppo a2c", "for several: purejax-po compare ppo a2c"),
+        ("evaluate a b", "evaluate takes no argument 'b' here"),
+        ("train ppo --env-params gravity=abc", "env_params.gravity must be a number"),
+        ("train ppo --env-params gravity=", "env_params.gravity must be a number"),
+        ("train ppo --env-params gravity", "env_params.gravity must be a number"),
+        ("train ppo --env-params", "env_params must be given names and values"),
+        ("train ppo --network.hidden", "network.hidden must be whole numbers"),
+        ("train ppo --network.hidden 64x64", "64 64 or 64,64 (for none: --network.hidden=), got"),
+        ("train ppo --overwrite=maybe", "--overwrite must be true or false, got 'maybe'"),
+        ("train ppo --seeds x", "--seeds must be a whole number, got 'x'"),
+        ("train ppo --seeds", "--seeds must be given a value"),
+        ("train ppo --memory-gib x", "--memory-gib must be a number, got 'x'"),
+        ("train ppo --surrogate clop", "--surrogate must be one of clip, clip_only, unclipped"),
+        ("evaluate", "directory must be given, such as: purejax-po evaluate runs/"),
+        ("compare", "algorithms must be given, such as: purejax-po compare ppo a2c"),
+        ("report", "directories must be given, such as: purejax-po report runs/"),
+    ],
+)
+def test_what_does_not_parse_is_one_short_line(typed, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(typed.split()) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert len(errors) < 240
+    assert told in errors
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        (["ppo", "--network.hidden", "64 64"], "ppo --network.hidden 64 64"),
+        (["ppo", "--network.hidden", "(64, 32)"], "ppo --network.hidden 64 32"),
+        (["ppo", "--network.hidden="], "ppo --network.hidden"),
+        (["--network.hidden", "8", "ppo"], "--network.hidden 8 ppo"),
+        (["--set", "learning_rate", "1e-4", "3e-4", "ppo"], "--set learning_rate=1e-4,3e-4 ppo"),
+        (["ppo", "--set", "learning_rate=1e-4,", "3e-4"], "ppo --set learning_rate=1e-4,3e-4"),
+        (["--point", "learning_rate", "1e-4", "7"], "--point learning_rate=1e-4 7"),
+        (["ppo", "--normalize-observations", "true"], "ppo --normalize-observations"),
+        (["ppo", "--normalize_observations=True"], "ppo --normalize-observations"),
+        (["ppo", "--clip-value", "false"], "ppo --no-clip-value"),
+        (["ppo", "--no-clip-value", "false"], "ppo --clip-value"),
+        (["ppo", "--normalize-advantage", "off"], "ppo --normalize-advantage off"),
+        (["a2c", "--normalize-advantage", "False"], "a2c --no-normalize-advantage"),
+        (["--env-params", "a=1", "ppo", "--env-params=b=2"], "ppo --env-params a 1 b 2"),
+        (["ppo", "--env-params", "gravity", "-9.8"], "ppo --env-params gravity -9.8"),
+    ],
+)
+def test_values_are_read_as_they_are_typed(typed, read):
+    assert arguments.normalize(["train", *typed]) == ["train", *read.split()]
+
+
+def test_flags_are_those_of_the_commands():
+    found = set()
+    for command in cli.commands.COMMANDS.values():
+        found |= {name for name, kind in messages.options(command).items() if kind is bool}
+    assert found == set(arguments.FLAGS)
+    for name, config in ALGORITHMS.items():
+        own = {k for k, kind in messages.options(config).items() if kind is bool}
+        assert own <= arguments._flags(name)
+
+
+def test_every_alias_leads_to_an_option():
+    known = {k for name in ALGORITHMS for k in messages.options(cli.commands.Train, name)}
+    known |= set(messages.options(cli.commands.Evaluate))
+    assert set(arguments.ALIASES.values()) <= known
+
+
+def test_a_table_in_ascii_is_laid_out_for_what_is_shown():
+    code = (
+        "from purejax_po.cli import commands, output; output.use_any_output();"
+        "commands._print_rows('a … b', {'min … max': '1 × 2', 'other name': 'x'})"
+    )
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=env)
+    lines = done.stdout.decode().splitlines()
+    assert lines[0].strip() == "a ... b"
+    assert len({len(line) for line in lines[1:]}) == 1
+    assert "| min ... max | 1 x 2 |" in lines
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_cannot_be_written_is_named(unbuffered):
+    code = f"PYTHONUNBUFFERED={unbuffered} {sys.executable} -m purejax_po --version >/dev/full"
+    done = subprocess.run(["sh", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    expected = f"purejax-po: error: {output.OUTPUT}: No space left on device\n"
+    assert done.stderr == expected
+
+
+def test_a_failure_to_print_does_not_blame_the_run(monkeypatch, capsys):
+    class Full:
+        encoding = "utf-8"
+
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+        def flush(self):
+            pass
+
+        def isatty(self):
+            return False
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    monkeypatch.setattr(output, "discard", lambda: None)
+    assert cli.main(["algorithms"]) == 1
+    told = capsys.readouterr().err
+    assert told == f"purejax-po: error: {output.OUTPUT}: No space left on device\n"
+
+
+@pytest.mark.parametrize("how", ["module", "script"])
+def test_ctrl_c_while_jax_is_imported_is_one_line(how, tmp_path):
+    (tmp_path / "jax.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
+    )
+    script = tmp_path / "purejax-po"
+    script.write_text("from purejax_po.cli import main\nraise SystemExit(main())\n")
+    place = os.path.dirname(os.path.dirname(po.__file__))
+    command = ["-m", "purejax_po"] if how == "module" else [str(script)]
+    # A shell that runs this in the background would have SIGINT ignored.
+    start = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    start += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    done = subprocess.run(
+        [sys.executable, "-c", start, *command, "envs"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{place}"},
+    )
+    assert (done.returncode, done.stderr) == (130, "purejax-po: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: po.PPOConfig(64), r"PPOConfig\(num_envs=…\), got 64 without one"),
+        (lambda: po.ppo(learning_rate=1e-3), r"hyperparams=PPOHyperparams\(learning_rate=…\)"),
+        (lambda: po.ppo(lr=1e-3), r"lr is no argument of ppo but a hyperparameter: ppo\(policy"),
+        (po.ppo, r"such as ppo\(\*mlp_actor_critic\(env, env_params\)\)"),
+        (po.grpo, r"such as grpo\(mlp_actor_critic\(env, env_params\)\[0\]\)"),
+        (lambda: po.a2c(None, None, clip=1), "a2c has no argument clip"),
+        (lambda: po.PPOConfig(lr=1e-3), "lr is called learning_rate here, a field of PPOHyper"),
+        (lambda: po.PPOConfig(gamma=0.9), "gamma is called discount here, a field of PPOHyper"),
+        (lambda: po.PPOConfig(n_steps=3), "did you mean num_steps?"),
+        (lambda: po.PPOHyperparams(lr=1), r"called learning_rate here: PPOHyperparams\(learning"),
+        (
+            lambda: po.ExperimentConfig(learning_rate=1),
+            r"\(algorithm=PPOConfig\(hyperparams=PPOHyperparams\(learning_rate=…\)\)\)",
+        ),
+        (lambda: po.ExperimentConfig(num_envs=8), r"\(algorithm=PPOConfig\(num_envs=…\)\)"),
+    ],
+)
+def test_calls_say_where_an_argument_belongs(make, told):
+    with pytest.raises(ValueError, match=told) as error:
+        make()
+    assert "\n" not in str(error.value)
