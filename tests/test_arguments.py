@@ -141,7 +141,7 @@ def run(arguments, **environment):
 
 
 def test_names_with_brackets_are_printed_as_they_are(capsys):
-    commands._print_rows("a[/b]", {"runs:fire:1": "[red]x[/red] purejax-po[brax]"})
+    tables.print_rows("a[/b]", {"runs:fire:1": "[red]x[/red] purejax-po[brax]"})
     shown = capsys.readouterr().out
     for text in ("a[/b]", "runs:fire:1", "[red]x[/red] purejax-po[brax]"):
         assert text in shown

@@ -98,8 +98,8 @@ def test_every_alias_leads_to_an_option():
 
 def test_a_table_in_ascii_is_laid_out_for_what_is_shown():
     code = (
-        "from purejax_po.cli import commands, output; output.use_any_output();"
-        "commands._print_rows('a … b', {'min … max': '1 × 2', 'other name': 'x'})"
+        "from purejax_po.cli import output, tables; output.use_any_output();"
+        "tables.print_rows('a … b', {'min … max': '1 × 2', 'other name': 'x'})"
     )
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=env)

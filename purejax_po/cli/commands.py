@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import io
-import math
 import os
 import shlex
 import sys
@@ -19,7 +18,7 @@ import purejax_po
 from purejax_po import environments
 from purejax_po.checks import check_choice
 from purejax_po.cli import arguments as typed
-from purejax_po.cli import messages, output
+from purejax_po.cli import messages, output, tables
 from purejax_po.experiment import compare as comparison
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import policies, train
@@ -51,11 +50,9 @@ from purejax_po.experiment.store.run_store import read_config
 from purejax_po.studies import ppo_table1 as table1
 
 if TYPE_CHECKING:
-    import xarray as xr
+    pass
 
 PROGRAM = messages.PROGRAM
-MOST_ROWS = 40
-"""Of a table of points that a terminal has room for."""
 
 AnyAlgorithm = Union[  # noqa: UP007 - a union of a variable number of types
     tuple(Annotated[config, tyro.conf.subcommand(name)] for name, config in ALGORITHMS.items())
@@ -239,8 +236,8 @@ class Report:
             dataset, path = report.report(paths, self.out, formats=self.format)
         except ValueError as error:
             return _fail(error)
-        print_points(dataset) if results.swept(dataset) else print_comparison(dataset)
-        _console().print(f"report: {path}", soft_wrap=True)
+        tables.print_points(dataset) if results.swept(dataset) else tables.print_comparison(dataset)
+        output.console().print(f"report: {path}", soft_wrap=True)
         return 0
 
 
@@ -286,14 +283,14 @@ class Evaluate:
             for name, seeds in evaluation.attrs.items()
             if seeds
         }
-        _print_rows(
+        tables.print_rows(
             f"evaluation of {self.directory}",
             {
-                **({"point": _point(point)} if point else {}),
+                **({"point": tables.point(point)} if point else {}),
                 "seeds, episodes each": f"{len(means)}, {self.episodes}",
                 **left_out,
                 "actions": "sampled" if self.sample else "most likely",
-                **_return_rows(found["final_return"], "evaluation"),
+                **tables.return_rows(found["final_return"], "evaluation"),
             },
         )
         if failure is not None:
@@ -324,7 +321,7 @@ class Render:
             )
         except ValueError as error:
             return _fail(error)
-        _console().print(f"{path}: {frames} frames", soft_wrap=True)
+        output.console().print(f"{path}: {frames} frames", soft_wrap=True)
         return 0
 
 
@@ -351,7 +348,7 @@ class Envs:
                 str(env.action_space(env_params)).replace(", dtype=int32", ""),
                 f"{env_params.max_steps_in_episode:g}",
             )
-        _console().print(table)
+        output.console().print(table)
         return 0
 
 
@@ -371,11 +368,11 @@ class Algorithms:
         table = output.table("algorithm", "what it is")
         for name, config in ALGORITHMS.items():
             table.add_row(name, str(config.__doc__).splitlines()[0])
-        _console().print(table)
+        output.console().print(table)
         table = output.table("preset", "algorithm", "environment it was tuned for")
         for name, preset in PRESETS.items():
             table.add_row(name, preset.algorithm.name, preset.env)
-        _console().print(table)
+        output.console().print(table)
         return 0
 
 
@@ -403,7 +400,7 @@ class Table1:
             for job in jobs:
                 table1.check_same(job)
                 loggers.check(self.host.log_to, job.config, job.directory)
-            print_plan(table1.plan(jobs, table1.probed(jobs, self.host)))
+            tables.print_plan(table1.plan(jobs, table1.probed(jobs, self.host)))
             if self.plan:
                 return 0
             found = table1.execute(jobs, self.out, self.host)
@@ -415,8 +412,10 @@ class Table1:
         except StoppedError as error:
             print(f"{PROGRAM}: error: {error}", file=sys.stderr)
             return 1
-        _print_columns("Table 1: scores, 95 % intervals over seeds", table1.cells(found))
-        _console().print(f"files: {self.out}{os.sep}{{{', '.join(table1.FILES)}}}", soft_wrap=True)
+        tables.print_columns("Table 1: scores, 95 % intervals over seeds", table1.cells(found))
+        output.console().print(
+            f"files: {self.out}{os.sep}{{{', '.join(table1.FILES)}}}", soft_wrap=True
+        )
         return 0
 
 
@@ -561,14 +560,14 @@ def _execute(found: "Study | comparison.Comparison", host: Host) -> int:
         print(f"{PROGRAM}: error: {reason}; {_what_is_left(out, error)}", file=sys.stderr)
         return 1
     if isinstance(found, comparison.Comparison):
-        print_comparison(dataset)
-        _console().print(f"report: {out}{os.sep}{report.REPORT}", soft_wrap=True)
+        tables.print_comparison(dataset)
+        output.console().print(f"report: {out}{os.sep}{report.REPORT}", soft_wrap=True)
         return 0
     if results.swept(dataset):
-        print_points(dataset)
-    print_table(dataset)
+        tables.print_points(dataset)
+    tables.print_run(dataset)
     files = [*RUN_FILES, *[SWEEP] * bool(results.swept(dataset))]
-    _console().print(f"files: {out}{os.sep}{{{', '.join(files)}}}", soft_wrap=True)
+    output.console().print(f"files: {out}{os.sep}{{{', '.join(files)}}}", soft_wrap=True)
     return 0
 
 
@@ -583,123 +582,6 @@ def _what_is_left(out: Path, error: OSError) -> str:
 
 def _show_warning(message: Any, *details: Any) -> None:
     print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
-
-
-def print_table(dataset: "xr.Dataset") -> None:
-    """Print the summary of a run."""
-    summary = results.summarize(dataset)
-    best = summary.get("best", {})
-    rows = {
-        **({"best of points": f"{_point(best)}, of {len(summary['points'])}"} if best else {}),
-        "seeds at each point" if best else "seeds": str(summary["num_seeds"]),
-        "steps per seed": f"{summary['total_steps']:,}",
-        **_return_rows(summary["final_return"]),
-        "diverged seeds": _diverged(summary["diverged_seeds"]),
-        "compile, run time": f"{summary['compile_seconds']:.1f} s, {summary['run_seconds']:.1f} s",
-        "steps per second": f"{summary['env_steps_per_second']:,.0f}",
-        "device": f"{summary['device']}, {_lanes(summary['lanes_per_device'])} each",
-    }
-    if unfinished := summary["seeds_without_final_episodes"]:
-        rows["seeds that ended no episode in the last tenth"] = str(len(unfinished))
-    _print_rows(f"{summary['algorithm']} on {summary['env']}", rows)
-
-
-def _diverged(seeds: list[dict[str, Any]]) -> str:
-    """Name the seeds that are left out of the statistics, and when each diverged."""
-    if seeds and len(seeds[0]) > 2:
-        return f"{len(seeds)}, named in summary.json; left out of the statistics"
-    named = [f"{entry['seed']} (at update {entry['update']})" for entry in seeds]
-    return f"{', '.join(named)}; left out of the statistics" if named else "none"
-
-
-def _lanes(number: int) -> str:
-    return f"{number} lane{'s' * (number != 1)}"
-
-
-def _point(point: dict[str, float]) -> str:
-    return ", ".join(f"{name} = {value:g}" for name, value in point.items())
-
-
-def print_points(dataset: "xr.Dataset") -> None:
-    """Print one row for each point of a sweep; of many, for the best ones."""
-    from rich import box
-
-    rows = report.table(dataset)
-    left_out = max(0, len(rows) - MOST_ROWS)
-    if left_out:
-        iqms = [p["final_return"]["iqm"] for p in results.summarize(dataset)["points"]]
-        order = sorted(range(len(rows)), key=lambda i: -math.inf if iqms[i] is None else iqms[i])
-        rows = [rows[i] for i in reversed(order[-MOST_ROWS:])]
-    title = "final return over seeds" + (f"; {left_out} lower points left out" * bool(left_out))
-    table = output.table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = [*results.swept(dataset), "IQM", "95 % CI", "diverged", ""]
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*[row[column] for column in columns])
-    _console().print(table)
-
-
-def print_comparison(dataset: "xr.Dataset") -> None:
-    """Print one row for each run."""
-    from rich import box
-
-    table = output.table(title="final return over seeds", box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(report.BRIEF):
-        table.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
-    previous = None
-    for row in report.table(dataset):
-        if previous not in (None, row["environment"]):
-            table.add_section()
-        table.add_row(*[row[column] for column in report.BRIEF])
-        previous = row["environment"]
-    _console().print(table)
-
-
-def print_plan(costs: "Sequence[table1.Cost]") -> None:
-    """Print what every part of Table 1 will take, and the sum."""
-    rows = [
-        {
-            "task": cost.job.task,
-            "program": cost.job.group,
-            "lanes": str(cost.job.config.num_lanes),
-            "steps": f"{cost.steps:,}" if cost.steps else "complete",
-            "estimate": f"{cost.seconds / 60:.1f} min",
-        }
-        for cost in costs
-    ]
-    steps, minutes = (sum(x) for x in zip(*[(c.steps, c.seconds / 60) for c in costs], strict=True))
-    rows.append(dict.fromkeys(rows[0], "") | {"task": "all", "steps": f"{steps:,}"})
-    rows[-1]["estimate"] = f"{minutes:.0f} min"
-    _print_columns("plan: environment steps of all lanes, time by a probe of each task", rows)
-
-
-def _print_columns(title: str, rows: "Sequence[dict[str, str]]") -> None:
-    """Print rows that have the same columns."""
-    from rich import box
-
-    table = output.table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(rows[0]):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    for row in rows:
-        table.add_row(*row.values())
-    _console().print(table)
-
-
-def _return_rows(final_return: dict[str, float | None], of: str = "final") -> dict[str, str]:
-    final = {k: "-" if v is None else f"{v:.1f}" for k, v in final_return.items()}
-    return {
-        f"{of} return, IQM": f"{final['iqm']}  (95 % CI {final['ci_low']} … {final['ci_high']})",
-        "mean, median": f"{final['mean']}, {final['median']}",
-        "min … max over seeds": f"{final['min']} … {final['max']}",
-    }
-
-
-def _print_rows(title: str, rows: dict[str, str]) -> None:
-    table = output.table(title=title, show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, value)
-    _console().print(table)
 
 
 def _preset_command(command: type[Train], preset: str | None) -> Train:
@@ -721,11 +603,3 @@ def _tell_tenths(done: int, total: int) -> None:
 def _fail(error: Exception) -> int:
     print(f"{PROGRAM}: error: {error}", file=sys.stderr)
     return 2
-
-
-def _console() -> Any:
-    """Where tables are printed: names and paths as they are, never as markup."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else 100
-    return Console(width=width, markup=False, emoji=False, highlight=False)

@@ -91,3 +91,11 @@ def discard() -> None:
     """Throw away what waits for standard output, lest Python fail on it at its end."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def console() -> Any:
+    """Where tables are printed: names and paths as they are, never as markup."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 100
+    return Console(width=width, markup=False, emoji=False, highlight=False)

@@ -1,0 +1,136 @@
+"""What the command line prints: a table for a run, a sweep, a comparison, an evaluation, a plan."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from purejax_po.cli import output
+from purejax_po.experiment.report import page as report
+from purejax_po.experiment.results import dataset as results
+from purejax_po.studies import ppo_table1 as table1
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+MOST_ROWS = 40
+"""Of a table of points that a terminal has room for."""
+
+
+def print_run(dataset: "xr.Dataset") -> None:
+    """Print the summary of a run."""
+    summary = results.summarize(dataset)
+    best = summary.get("best", {})
+    rows = {
+        **({"best of points": f"{point(best)}, of {len(summary['points'])}"} if best else {}),
+        "seeds at each point" if best else "seeds": str(summary["num_seeds"]),
+        "steps per seed": f"{summary['total_steps']:,}",
+        **return_rows(summary["final_return"]),
+        "diverged seeds": _diverged(summary["diverged_seeds"]),
+        "compile, run time": f"{summary['compile_seconds']:.1f} s, {summary['run_seconds']:.1f} s",
+        "steps per second": f"{summary['env_steps_per_second']:,.0f}",
+        "device": f"{summary['device']}, {_lanes(summary['lanes_per_device'])} each",
+    }
+    if unfinished := summary["seeds_without_final_episodes"]:
+        rows["seeds that ended no episode in the last tenth"] = str(len(unfinished))
+    print_rows(f"{summary['algorithm']} on {summary['env']}", rows)
+
+
+def _diverged(seeds: list[dict[str, Any]]) -> str:
+    """Name the seeds that are left out of the statistics, and when each diverged."""
+    if seeds and len(seeds[0]) > 2:
+        return f"{len(seeds)}, named in summary.json; left out of the statistics"
+    named = [f"{entry['seed']} (at update {entry['update']})" for entry in seeds]
+    return f"{', '.join(named)}; left out of the statistics" if named else "none"
+
+
+def _lanes(number: int) -> str:
+    return f"{number} lane{'s' * (number != 1)}"
+
+
+def point(point: dict[str, float]) -> str:
+    """A point of a sweep in words."""
+    return ", ".join(f"{name} = {value:g}" for name, value in point.items())
+
+
+def print_points(dataset: "xr.Dataset") -> None:
+    """Print one row for each point of a sweep; of many, for the best ones."""
+    from rich import box
+
+    rows = report.table(dataset)
+    left_out = max(0, len(rows) - MOST_ROWS)
+    if left_out:
+        iqms = [p["final_return"]["iqm"] for p in results.summarize(dataset)["points"]]
+        order = sorted(range(len(rows)), key=lambda i: -math.inf if iqms[i] is None else iqms[i])
+        rows = [rows[i] for i in reversed(order[-MOST_ROWS:])]
+    title = "final return over seeds" + (f"; {left_out} lower points left out" * bool(left_out))
+    table = output.table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = [*results.swept(dataset), "IQM", "95 % CI", "diverged", ""]
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*[row[column] for column in columns])
+    output.console().print(table)
+
+
+def print_comparison(dataset: "xr.Dataset") -> None:
+    """Print one row for each run."""
+    from rich import box
+
+    table = output.table(title="final return over seeds", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(report.BRIEF):
+        table.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
+    previous = None
+    for row in report.table(dataset):
+        if previous not in (None, row["environment"]):
+            table.add_section()
+        table.add_row(*[row[column] for column in report.BRIEF])
+        previous = row["environment"]
+    output.console().print(table)
+
+
+def print_plan(costs: "Sequence[table1.Cost]") -> None:
+    """Print what every part of Table 1 will take, and the sum."""
+    rows = [
+        {
+            "task": cost.job.task,
+            "program": cost.job.group,
+            "lanes": str(cost.job.config.num_lanes),
+            "steps": f"{cost.steps:,}" if cost.steps else "complete",
+            "estimate": f"{cost.seconds / 60:.1f} min",
+        }
+        for cost in costs
+    ]
+    steps, minutes = (sum(x) for x in zip(*[(c.steps, c.seconds / 60) for c in costs], strict=True))
+    rows.append(dict.fromkeys(rows[0], "") | {"task": "all", "steps": f"{steps:,}"})
+    rows[-1]["estimate"] = f"{minutes:.0f} min"
+    print_columns("plan: environment steps of all lanes, time by a probe of each task", rows)
+
+
+def print_columns(title: str, rows: "Sequence[dict[str, str]]") -> None:
+    """Print rows that have the same columns."""
+    from rich import box
+
+    table = output.table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(rows[0]):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row.values())
+    output.console().print(table)
+
+
+def return_rows(final_return: dict[str, float | None], of: str = "final") -> dict[str, str]:
+    """Rows of a return over seeds."""
+    final = {k: "-" if v is None else f"{v:.1f}" for k, v in final_return.items()}
+    return {
+        f"{of} return, IQM": f"{final['iqm']}  (95 % CI {final['ci_low']} … {final['ci_high']})",
+        "mean, median": f"{final['mean']}, {final['median']}",
+        "min … max over seeds": f"{final['min']} … {final['max']}",
+    }
+
+
+def print_rows(title: str, rows: dict[str, str]) -> None:
+    """Print names and what they are."""
+    table = output.table(title=title, show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    output.console().print(table)
