@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from purejax_po import cli
-from purejax_po.cli import commands
+from purejax_po.cli import commands, tables
 from purejax_po.cli.arguments import normalize
 from purejax_po.environments import catalogue
 from purejax_po.experiment.config import specs
