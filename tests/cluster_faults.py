@@ -110,9 +110,9 @@ def same_bits(folder):
     return cluster
 
 
-def run_with(folder, cluster, watch, name, **changes):
+def run_with(folder, cluster, watch, name, minutes=0.0, **changes):
     out = folder / name
-    where = {"checkpoint_every": 0.0, "progress": False, "num_devices": 1, "observers": [watch]}
+    where = {"progress": False, "num_devices": 1, "observers": [watch], "checkpoint_every": minutes}
     po.run(experiment(**changes), out, cluster=cluster.address, **where)
     check_same(out, undisturbed(folder))
 
@@ -133,10 +133,15 @@ def worker_lost(folder):
 
 
 def node_lost(folder):
-    """A node is lost with all that runs on it; later another one is added."""
+    """A node is lost with all that runs on it; another one takes its place."""
     undisturbed(folder)
-    cluster, nodes = make_cluster(1, 1)
-    watch = Watch(12, lambda: cluster.remove_node(nodes[0], allow_graceful=False))
+    cluster, nodes = make_cluster(1)
+
+    def lose():
+        cluster.add_node(num_cpus=1)
+        cluster.remove_node(nodes[0], allow_graceful=False)
+
+    watch = Watch(12, lose)
     run_with(folder, cluster, watch, "node")
     check_went_on(watch)
     return cluster
@@ -158,7 +163,7 @@ def node_added(folder):
     undisturbed(folder, **long)
     cluster, _ = make_cluster(1)
     watch = Count(4, lambda: cluster.add_node(num_cpus=1))
-    run_with(folder, cluster, watch, "added", **long)
+    run_with(folder, cluster, watch, "added", minutes=60.0, **long)
     assert watch.most == 2, watch.most
     return cluster
 
