@@ -1,0 +1,117 @@
+"""Blocks as tasks: who is told of windows, settings of the caller, words for what is wrong."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from breaking import run_until
+
+import purejax_po as po
+from purejax_po.experiment.config import sweep
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.run.plan import Plan
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
+
+class Notes:
+    def __init__(self):
+        self.seen, self.closed = [], False
+
+    def on_window(self, plan, labels, window):
+        assert labels.columns["seeds"] == plan.labels(window.block).columns["seeds"]
+        assert len(window.log.episode_return.count) == len(labels.names)
+        self.seen.append((window.block, window.number))
+
+    def close(self):
+        self.closed = True
+
+
+def test_an_observer_is_told_of_every_window_once_and_in_order(tmp_path):
+    notes = Notes()
+    po.run(tiny.experiment(), tmp_path / "run", progress=False, observers=[notes])
+    assert notes.closed
+    assert sorted(notes.seen) == [(b, w) for b in range(3) for w in range(10)]
+    for block in range(3):
+        assert [w for b, w in notes.seen if b == block] == list(range(10))
+
+
+def test_a_resumed_run_tells_only_of_what_is_new(tmp_path):
+    notes, out = Notes(), tmp_path / "run"
+    run_until(out, 13)
+    po.resume(out, progress=False, observers=[notes])
+    assert sorted(notes.seen) == [(1, w) for w in range(3, 10)] + [(2, w) for w in range(10)]
+
+
+def test_an_observer_that_fails_ends_the_run_and_what_was_done_is_kept(tmp_path):
+    class Failing(Notes):
+        def on_window(self, plan, labels, window):
+            raise RuntimeError("no more")
+
+    notes, out = Failing(), tmp_path / "run"
+    with pytest.raises(RuntimeError, match="no more"):
+        po.run(tiny.experiment(num_seeds=40), out, progress=False, observers=[notes])
+    assert notes.closed
+    assert not (out / "summary.json").exists()
+    assert po.resume(out, progress=False).sizes["seed"] == 40
+
+
+def test_lanes_are_numbered_in_one_place():
+    config = tiny.experiment(num_seeds=3, sweep={"learning_rate": (1e-4, 1e-3)})
+    plan = Plan(config, 4, "cpu")
+    assert [plan.numbers(block).tolist() for block in range(plan.num_blocks)] == [
+        [0, 1, 2, 3],
+        [4, 5],
+    ]
+    assert plan.labels(1).names == ["learning_rate=0.001/seed-1", "learning_rate=0.001/seed-2"]
+    assert plan.updates == list(range(1, 11))
+
+
+def test_the_log_of_a_complete_run_is_in_the_order_of_blocks(tmp_path):
+    out = tmp_path / "run"
+    po.run(tiny.experiment(), out, progress=False, num_devices=2)
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    names = [(tuple(x["seeds"]), x["update"]) for x in lines]
+    assert names == [(s, u) for s in ((0, 1), (2, 3), (4,)) for u in range(1, 11)]
+
+
+def test_double_precision_of_a_context_reaches_the_workers():
+    with jax.enable_x64(True):
+        dataset = po.run(tiny.experiment(num_seeds=2), progress=False)
+    assert dataset["entropy"].dtype == np.float64
+    assert po.run(tiny.experiment(num_seeds=2), progress=False)["entropy"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"progres": False}, r"an argument must be one of .* did you mean progress\?"),
+        ({"num_devices": 0}, "num_devices must be a whole number"),
+        ({"checkpoint_every": -1}, "checkpoint_every must be"),
+        ({"log_to": "wandb"}, "log_to must be a sequence of names"),
+        ({"progress": 3}, "progress must be True, False or a function"),
+        ({"overwrite": "yes"}, "overwrite must be True or False"),
+    ],
+)
+def test_what_is_wrong_about_the_host_is_one_line(where, message):
+    with pytest.raises(ValueError, match=message) as error:
+        po.run(tiny.experiment(), **where)
+    assert "\n" not in str(error.value)
+
+
+def test_what_says_where_a_run_takes_place_is_no_field_of_an_experiment():
+    with pytest.raises(ValueError, match=r"num_devices says where .* purejax_po\.run\(config, num"):
+        po.ExperimentConfig(num_devices=2)
+    names = {f.name for f in dataclasses.fields(po.ExperimentConfig)}
+    assert names.isdisjoint({f.name for f in dataclasses.fields(po.Host)})
+
+
+def test_no_axis_has_the_name_of_something_in_the_results():
+    log = results.Log(
+        *[results.Moments(np.ones((1, 1)), x, x) for x in ({}, *[np.ones((1, 1))] * 2)]
+    )
+    dataset = results.to_dataset(log, seeds=[0], updates=[1], steps_per_update=1)
+    assert {*map(str, dataset.variables), *results.LABELS} <= set(sweep.RESERVED)
