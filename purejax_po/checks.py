@@ -164,6 +164,19 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
 
 
+def check_is_env(env: Any) -> None:
+    """Raise `ValueError` for the name or the class of an environment in place of one."""
+    if isinstance(env, str):
+        raise ValueError(
+            f"env must be an environment, got the name {env!r}; make it first: "
+            f"env, env_params = make_env({env!r})"
+        )
+    if isinstance(env, type):
+        raise ValueError(
+            f"env must be an environment, got the class {env.__name__}; make one: {env.__name__}()"
+        )
+
+
 def check_networks(policy: Any, critic: Any = None) -> None:
     """Raise `ValueError` unless networks are a `Policy` and, if one is given, a `Critic`."""
     for role, found, needed in (("policy", policy, Policy), ("critic", critic, Critic)):

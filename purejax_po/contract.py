@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from purejax_po import spaces
 from purejax_po.actor import acting
-from purejax_po.checks import check_networks
+from purejax_po.checks import check_is_env, check_networks
 from purejax_po.types import (
     Actor,
     Critic,
@@ -61,6 +61,7 @@ def check(
     Raises:
         ValueError: in one line, for the first thing that does not fit.
     """
+    check_is_env(env)
     name = name_of(env)
     for method in METHODS:
         if not callable(getattr(env, method, None)):
@@ -89,7 +90,21 @@ def check(
 
 def first_observation(env: Environment, env_params: EnvParams) -> Any:
     """Return the shape and dtype of one observation; errors as `check`."""
+    check_is_env(env)
     return _reset(env, env_params)[0]
+
+
+def check_traceable(what: str, env: Any) -> None:
+    """Raise `ValueError` unless an environment is an object whose `reset` JAX can trace."""
+    check_is_env(env)
+    try:
+        jax.eval_shape(env.reset, jax.random.key(0), _strong(env.default_params))
+    except Exception as error:  # whatever another library's class makes of it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{what} needs an environment whose reset(key, env_params) JAX can trace, and that of "
+            f"{name_of(env)} fails ({reason}); wrap the gymnax environment inside of it"
+        ) from None
 
 
 def settled(env: Environment, env_params: EnvParams, action: Any) -> Start:
@@ -184,6 +199,7 @@ def _space(env: Environment, env_params: EnvParams, which: str) -> Space:
             f"{name_of(env)}.{which}_space(env_params) must return a space such as "
             f"gymnax.environments.spaces.Discrete, got {space!r}"
         )
+    spaces.check_not_empty(f"{which}s of {name_of(env)}", space)
     return space
 
 
@@ -283,6 +299,11 @@ def _step(
     if getattr(final, "shape", None) != obs.shape:
         raise ValueError(
             f'{name}.step: info["final_observation"] must be of the shape {list(obs.shape)} that '
+            f"observations have, got {_describe(final)}"
+        )
+    if final.dtype not in (obs.dtype, next_obs.dtype) and not _is_weak(final):
+        raise ValueError(
+            f'{name}.step: info["final_observation"] must be of the dtype {next_obs.dtype} that '
             f"observations have, got {_describe(final)}"
         )
     return Start(next_obs, next_state)

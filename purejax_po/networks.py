@@ -15,7 +15,7 @@ import numpy as np
 from purejax_po import spaces
 from purejax_po._xla import products
 from purejax_po._xla.layerwise import gains, layerwise
-from purejax_po.checks import check_choice, check_count
+from purejax_po.checks import check_choice, check_count, check_is_env
 from purejax_po.distributions import (
     Categorical,
     DiagonalGaussian,
@@ -39,6 +39,8 @@ from purejax_po.types import (
 Activation = Callable[[Array], Array]
 Initializer = Callable[..., Array]
 ActionDistribution = Literal["gaussian", "clipped_gaussian", "scaled_gaussian", "tanh_gaussian"]
+MOST_WEIGHTS = 2**31
+"""Between two layers, 8 GiB of them."""
 ACTIVATIONS: dict[str, Activation] = {
     "tanh": jnp.tanh,
     "relu": nn.relu,
@@ -207,6 +209,7 @@ def mlp_policy(
     channels: Sequence[int] = (),
 ) -> Policy:
     """Return a categorical, multi-discrete or Gaussian MLP policy, as the action space asks."""
+    check_is_env(env)
     check_hidden(hidden)
     check_action_distribution(action_distribution, env.action_space(env_params))
     encode, example = observation_encoder(env, env_params, channels)
@@ -263,6 +266,7 @@ def mlp_critic(
     channels: Sequence[int] = (),
 ) -> Critic:
     """Return an MLP state-value function."""
+    check_is_env(env)
     check_hidden(hidden)
     encode, example = observation_encoder(env, env_params, channels)
     module = MLP(tuple(hidden), 1, _activation(activation), 1.0, tuple(channels))
@@ -350,6 +354,7 @@ def recurrent_actor_critic(
     Raises:
         ValueError: if there is no hidden layer, or the policy cannot serve the action space.
     """
+    check_is_env(env)
     check_choice("cell", cell, tuple(CELLS))
     check_hidden(hidden)
     check_action_distribution(action_distribution, env.action_space(env_params))
@@ -428,6 +433,16 @@ def check_hidden(hidden: Any, name: str = "hidden") -> None:
         raise ValueError(f"{name} must be a sequence of widths such as (64, 64), got {hidden!r}")
     for width in hidden:
         check_count(name, width)
+    _check_weights(name, hidden)
+
+
+def _check_weights(name: str, widths: Sequence[int]) -> None:
+    """Raise `ValueError` for layers between which there are more weights than memory holds."""
+    for one, two in zip((1, *widths), (*widths, 1), strict=True):
+        if one * two >= MOST_WEIGHTS:
+            raise ValueError(
+                f"{name} must make fewer than 2^31 weights between two layers, got {list(widths)}"
+            )
 
 
 def check_channels(channels: Any, space: Space = None, name: str = "channels") -> None:
@@ -436,6 +451,7 @@ def check_channels(channels: Any, space: Space = None, name: str = "channels") -
         raise ValueError(f"{name} must be a sequence of counts such as (16,), got {channels!r}")
     for count in channels:
         check_count(name, count)
+    _check_weights(name, channels)
     if not channels or space is None:
         return
     shape, least = tuple(getattr(space, "shape", ())), 2 * len(channels) + 1
@@ -471,6 +487,7 @@ def softmax_linear_policy(
             the encoded observation in a block of its own for each action; with one-hot
             observations that is the tabular softmax policy.
     """
+    check_is_env(env)
     space = env.action_space(env_params)
     if spaces.kind(space) != "discrete":
         raise ValueError(f"softmax_linear_policy needs a discrete action space, got {space}")
@@ -490,6 +507,7 @@ def softmax_linear_policy(
 
 def linear_critic(env: Environment, env_params: EnvParams) -> Critic:
     """Return V(s) = wᵀobs, started at zero; with one-hot observations, a table of values."""
+    check_is_env(env)
     encode, example = observation_encoder(env, env_params)
     return memoryless(
         Critic,
@@ -518,13 +536,15 @@ def observation_encoder(
 
     Box observations `[..., *shape]` become `[..., prod(shape)]`, or floats of their own shape where
     convolutions of so many `channels` read them; discrete ones `[...]` are one-hot, and so are the
-    tokens of token tasks, NONE = −1 included. Images of whole numbers are brought into [0, 1] by
-    their bounds: 0 … 255 by x/255.
+    tokens of token tasks, NONE = −1 included. Those of MultiDiscrete are the numbers themselves:
+    one outside its range is read as any other, and nobody tells. Images of whole numbers are
+    brought into [0, 1] by their bounds: 0 … 255 by x/255.
 
     Raises:
         ValueError: if observations are neither, or convolutions are to read what is no image.
     """
     space = env.observation_space(env_params)
+    spaces.check_not_empty("observations", space)
     check_channels(channels, space)
     if (vocabulary := getattr(env, "num_tokens", None)) is not None:
         num_tokens, (length,) = vocabulary + 1, space.shape
@@ -578,6 +598,7 @@ def _unit_scale(space: Space) -> Callable[[Array], Array]:
 
 def _action_head(space: Space) -> tuple[int, Callable[[Array], Any] | None]:
     """Number of network outputs, and their distribution (`None`: Gaussian) for an action space."""
+    spaces.check_not_empty("actions", space)
     if spaces.kind(space) == "discrete":
         return int(space.n), Categorical
     if (factors := spaces.choices(space)) is not None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejax_po.checks import check_count
+from purejax_po.checks import check_count, check_is_env
 from purejax_po.distributions import Categorical
 from purejax_po.types import Array, Environment, EnvParams, Key, Params, Policy, Prompt
 
@@ -191,10 +191,12 @@ def check_token_task(env: Environment) -> tuple[int, int, int]:
     Raises:
         ValueError: if it is none, or its vocabulary has no end token.
     """
+    check_is_env(env)
     found = [getattr(env, n, None) for n in ("prompt_length", "max_tokens", "num_tokens")]
     if any(x is None for x in found):
         raise ValueError(
-            f"a sequence policy needs a token task such as tokens/copy, got {env.name}"
+            f"a sequence policy needs a token task such as tokens/copy, got "
+            f"{getattr(env, 'name', type(env).__name__)}"
         )
     prompt_length, max_tokens, num_tokens = found
     end = getattr(env, "end_token", None)

@@ -47,6 +47,14 @@ def kind(space: Space) -> Kind:
     return "box" if hasattr(space, "low") and hasattr(space, "high") else "unknown"
 
 
+def check_not_empty(what: str, space: Any) -> None:
+    """Raise `ValueError` for a space that holds no value: without choices, or of no numbers."""
+    shape = tuple(getattr(space, "shape", None) or ())
+    sizes = np.asarray(getattr(space, "nvec", getattr(space, "n", 1)))
+    if (kind(space) != "tuple" and 0 in shape) or (sizes.dtype.kind in "iu" and (sizes < 1).any()):
+        raise ValueError(f"{what} must have at least one value, got {space}")
+
+
 def is_integer_box(space: Space) -> bool:
     """Whether a space is a Box of whole numbers."""
     dtype = getattr(space, "dtype", None)

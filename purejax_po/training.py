@@ -54,14 +54,25 @@ def seed_keys(seeds: int | Any) -> Key:
             2³², and two seeds would share a key.
     """
     if isinstance(seeds, Tracer):
+        if seeds.ndim != 1 or not jnp.issubdtype(seeds.dtype, jnp.integer):
+            raise ValueError(
+                "seeds must be a list of whole numbers where they are traced, got "
+                f"{seeds.dtype}{list(seeds.shape)}"
+            )
         return jax.vmap(jax.random.key)(seeds)
-    if np.ndim(seeds) == 0:
+    try:
+        values = np.asarray(seeds)
+    except ValueError:  # lists of several lengths
+        raise ValueError(f"seeds must be one list of whole numbers, got {seeds!r}") from None
+    if values.ndim == 0:
         seeds = seeds.item() if isinstance(seeds, np.ndarray | jax.Array) else seeds
         check_count("seeds", seeds)
         check_number("seeds", seeds, Range(1, MOST_SEEDS))
-        seeds = np.arange(int(seeds), dtype=np.uint32)
-    values = np.asarray(seeds)
-    if values.ndim != 1 or not values.size or values.dtype.kind not in "iu":
+        values = np.arange(int(seeds), dtype=np.uint32)
+    is_whole = values.dtype.kind in "iu" or (
+        values.dtype == object and all(isinstance(x, int) for x in values.flat)  # beyond 64 bits
+    )
+    if values.ndim != 1 or not values.size or not is_whole:
         raise ValueError(
             "seeds must be a number of seeds or a list of whole numbers, got "
             f"{values.dtype}{list(values.shape)}"

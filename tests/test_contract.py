@@ -94,6 +94,14 @@ MISTAKES = {
         own_step(lambda o, s, r, *x: (o, s, r > 0, *x)),
         r"must return a real reward, got bool\[\]",
     ),
+    "a final observation of another dtype": (
+        own_step(lambda *x: (*x[:5], {"final_observation": x[0].astype(jnp.int32)})),
+        r'info\["final_observation"\] must be of the dtype float32 that observations have, got int',
+    ),
+    "no actions": (
+        type("Idle", (Plain,), {"action_space": lambda *_: spaces.Discrete(0)})(),
+        r"actions of Idle must have at least one value, got Discrete\(0",
+    ),
     "a state of another structure": (
         own_step(lambda o, s, *x: (o, (s.time,), *x)),
         r"the state must keep its structure",

@@ -4,7 +4,14 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import tiny
+import xarray as xr
+from gymnax.environments import spaces
+from gymnax.wrappers.gym import GymnaxToGymWrapper
 
 import purejax_po as po
 from purejax_po import cli
@@ -185,3 +192,149 @@ def test_calls_say_where_an_argument_belongs(make, told):
     with pytest.raises(ValueError, match=told) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two small runs of a comparison."""
+    out = tmp_path_factory.mktemp("runs")
+    two = {name: tiny.ALGORITHMS[name] for name in ("a2c", "ppo")}
+    po.compare(two, num_seeds=2, total_steps=320, out=out, progress=False)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda d: po.compare(["ppo"], out=3), "out must be a path, such as"),
+        (lambda d: po.resume_compare(3), "out must be a path"),
+        (lambda d: po.report(3), "paths must be a path"),
+        (lambda d: po.report(d, 3), "out must be a path"),
+        (lambda d: po.load_runs([3]), "paths must be a path"),
+        (lambda d: po.load_results(3), "path must be a path"),
+        (lambda d: po.save_results(None, 3), "path must be a path"),
+        (lambda d: po.evaluate_run(3), "out must be a path"),
+        (lambda d: po.load_policy(3, seed=0), "out must be a path"),
+        (lambda d: po.render(3, seed=0), "out must be a path"),
+        (lambda d: po.render(d, 3, seed=0), "path must be a path"),
+        (lambda d: po.load_runs("s3://b/x"), "must be a directory of this machine .* s3://b/x"),
+        (lambda d: po.load_runs({"a": "s3://b/x"}), "must be a directory of this machine"),
+        (lambda d: po.load_results("s3://b/x"), "must be a directory of this machine"),
+        (lambda d: po.save_results(None, "s3://b/x.nc"), "must be a directory of this machine"),
+        (lambda d: po.resume("s3://b/x"), "must be a directory of this machine"),
+        (lambda d: po.resume_compare("s3://b/x"), "must be a directory of this machine"),
+        (lambda d: po.compare(["ppo"], out="s3://b/x"), "must be a directory of this machine"),
+        (lambda d: po.plot(evaluation()), "without final_return; an evaluation has returns of"),
+        (lambda d: po.plot_diagnostics(evaluation()), "an evaluation has returns of episodes"),
+        (lambda d: po.plot_comparison(evaluation()), "an evaluation has returns of episodes"),
+        (lambda d: po.plot(3), "dataset must be results of run, .* got int"),
+        (
+            lambda d: po.evaluate_run(d, evaluation_seed=-1),
+            "evaluation_seed must be a whole number",
+        ),
+        (lambda d: po.evaluate_run(d, evaluation_seed=1.5), "evaluation_seed must be a whole numb"),
+        (
+            lambda d: po.evaluate_run(d, evaluation_seed=2**70),
+            r"evaluation_seed must be below 2\^32",
+        ),
+        (lambda d: po.render(d / "ppo-CartPole-v1", seed=1.5), "seed must be one of the run's fin"),
+        (lambda d: po.render(d / "ppo-CartPole-v1", seed=-1), "seed must be one of the run's fin"),
+    ],
+)
+def test_paths_results_and_seeds_are_checked(call, told, runs):
+    with pytest.raises(ValueError, match=told) as error:
+        call(runs)
+    assert "\n" not in str(error.value)
+
+
+def evaluation():
+    """What `evaluate_run` returns."""
+    return xr.Dataset({"episode_return": (("seed", "episode"), np.zeros((2, 3)))})
+
+
+def test_a_run_chosen_from_several_is_summarized(runs):
+    both = po.load_runs(runs)
+    chosen = po.summarize(both.isel(algorithm=1))
+    assert (chosen["algorithm"], chosen["num_seeds"]) == ("ppo", 2)
+    assert chosen["final_return"] == po.summarize(both)["runs"][1]["final_return"]
+
+
+def test_table1_refuses_an_object_store(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["table1", "--out", "s3://b/x"]) == 2
+    assert "out must be a directory of this machine" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+ENV, ENV_PARAMS = po.make_env("CartPole-v1")
+WITHOUT_ACTIONS = type("Idle", (type(ENV),), {"action_space": lambda *_: spaces.Discrete(0)})()
+BLIND = type("Blind", (type(ENV),), {"observation_space": lambda *_: spaces.Box(0, 1, (0,))})()
+HOST = GymnaxToGymWrapper(ENV)
+
+
+def trainer(env):
+    algorithm = po.ppo(*po.mlp_actor_critic(ENV, ENV_PARAMS))
+    return po.make_trainer(env, ENV_PARAMS, algorithm, num_envs=1, num_steps=4)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: po.mlp_actor_critic("CartPole-v1", None), r"make_env\('CartPole-v1'\)"),
+        (lambda: po.gru_actor_critic("CartPole-v1", None), "got the name 'CartPole-v1'"),
+        (lambda: po.linear_critic("CartPole-v1", None), "got the name 'CartPole-v1'"),
+        (lambda: po.softmax_linear_policy("CartPole-v1", None), "got the name 'CartPole-v1'"),
+        (lambda: po.gru_policy("tokens/copy", None), "got the name 'tokens/copy'"),
+        (lambda: po.mlp_actor_critic(type(ENV), ENV_PARAMS), r"make one: CartPole\(\)"),
+        (lambda: trainer(type(ENV)), r"got the class CartPole; make one: CartPole\(\)"),
+        (lambda: trainer("CartPole-v1"), "got the name 'CartPole-v1'"),
+        (
+            lambda: po.mlp_actor_critic(WITHOUT_ACTIONS, ENV_PARAMS),
+            "actions must have at least one",
+        ),
+        (lambda: trainer(WITHOUT_ACTIONS), "actions of .* must have at least one value"),
+        (lambda: po.mlp_actor_critic(BLIND, ENV_PARAMS), "observations must have at least one val"),
+        (lambda: trainer(BLIND), "observations of .* must have at least one value"),
+        (
+            lambda: po.shape_reward(HOST, lambda s: s.x, 0.9),
+            "shape_reward needs an environment who",
+        ),
+        (lambda: po.reset_from(HOST, lambda *_: 0), "GymnaxToGymWrapper fails .*; wrap the gymnax"),
+        (lambda: po.judge_outcome(HOST, lambda o: 0.0), "judge_outcome needs an environment whose"),
+        (lambda: po.shape_reward("CartPole-v1", lambda s: s.x, 0.9), "got the name 'CartPole-v1'"),
+        (
+            lambda: po.seed_keys([[1, 2], [3]]),
+            r"one list of whole numbers, got \[\[1, 2\], \[3\]\]",
+        ),
+        (lambda: po.seed_keys(2**70), "seeds must be a number in"),
+        (lambda: po.seed_keys([2**70]), r"seeds must be whole numbers in \[0, 2\^32\), got 118059"),
+        (lambda: jax.jit(po.seed_keys)(jnp.ones(2)), r"where they are traced, got float32\[2\]"),
+        (lambda: jax.jit(po.seed_keys)(3), r"where they are traced, got int32\[\]"),
+    ],
+)
+def test_environments_spaces_and_seeds_are_checked(make, told):
+    with pytest.raises(ValueError, match=told) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "told"),
+    [
+        ({"num_steps": 10**12}, r"num_steps must be below 2\^31, got 1000000000000"),
+        ({"num_epochs": 10**12}, r"num_epochs must be below 2\^31"),
+        ({"num_envs": 2**20, "num_steps": 2**12}, r"fewer than 2\^31 samples of an update, got"),
+        (
+            {"network": po.NetworkConfig(hidden=(10**10,))},
+            r"network.hidden must make fewer than 2\^31 weights",
+        ),
+        (
+            {"network": po.NetworkConfig(hidden=(10**6, 10**6))},
+            r"network.hidden must make fewer than 2\^31 weights",
+        ),
+    ],
+)
+def test_sizes_that_no_memory_holds_are_refused_by_the_configuration(algorithm, told):
+    config = po.ExperimentConfig(algorithm=po.PPOConfig(**algorithm), total_steps=10**15)
+    with pytest.raises(ValueError, match=told):
+        config.check()

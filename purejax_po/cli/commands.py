@@ -257,6 +257,7 @@ class Evaluate:
     def execute(self) -> int:
         """Print the returns, and write `evaluation.json` beside the run's results."""
         try:
+            atomic.check_path("directory", self.directory)
             use_compilation_cache()
             point = sweep.parse_point(self.point) or policies.best_point(self.directory)
             evaluation = policies.evaluate_run(
@@ -314,6 +315,7 @@ class Render:
     def execute(self) -> int:
         """Write the file."""
         try:
+            atomic.check_path("directory", self.directory)
             use_compilation_cache()
             point = sweep.parse_point(self.point) or policies.best_point(self.directory)
             path, frames = policies.render(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from purejax_po import spaces
 from purejax_po.checks import Range, check_number
-from purejax_po.contract import name_of
+from purejax_po.contract import check_traceable, name_of
 from purejax_po.types import Array, EnvParams, EnvState, Info, Key
 
 StateDistribution = Callable[[Key, EnvParams], Any]
@@ -41,6 +41,7 @@ def reset_from(env: Any, distribution: StateDistribution | Any) -> Any:
     Source: Kakade and Langford 2002, Approximately Optimal Approximate Reinforcement Learning,
     section 1 (restarts); Resnick et al. 2018, Backplay (an expert's states).
     """
+    check_traceable("reset_from", env)
     if not callable(getattr(env, "observe", None)):
         raise ValueError(
             f"reset_from needs an environment that observes a given state, and {name_of(env)} has "
@@ -81,6 +82,7 @@ def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any
 
     Source: Ng, Harada and Russell 1999, Policy Invariance Under Reward Transformations, theorem 1.
     """
+    check_traceable("shape_reward", env)
     check_number("discount", discount, Range(0.0, 1.0))
     read = _check_potential(env, potential)
 
@@ -109,8 +111,8 @@ def judge_outcome(env: Any, judge: Callable[[Array], Any]) -> Any:
     Raises:
         ValueError: if `judge` does not return one real number.
     """
-    obs, _ = jax.eval_shape(env.reset, jax.random.key(0), env.default_params)
-    value = jax.eval_shape(judge, obs)
+    check_traceable("judge_outcome", env)
+    value = jax.eval_shape(judge, _abstract(env.reset, env.default_params)[0])
     if getattr(value, "shape", None) != () or _kind(value) not in "iuf":
         raise ValueError(
             f"judge must return one real number for an observation of {name_of(env)}, "

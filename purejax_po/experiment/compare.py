@@ -89,6 +89,8 @@ def prepare(
 ) -> Comparison:
     """Check every pair, and build its trainer; compiles nothing. Arguments, errors as `compare`."""
     host = host or Host()
+    if out is not None:
+        atomic.check_path("out", out)
     for name in settings:
         check_choice("a setting", name, SETTINGS)
     labelled = _labelled(algorithms)
@@ -120,6 +122,7 @@ def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Com
     Raises:
         ValueError: if the directory holds no comparison.
     """
+    atomic.check_path("out", out)
     directory = Path(out)
     experiments = {}
     for run in runs.read_comparison(directory)["runs"]:
@@ -190,6 +193,7 @@ def resume_compare(
 
 def is_comparison(directory: str | os.PathLike[str]) -> bool:
     """Tell whether a directory holds a comparison."""
+    atomic.check_path("directory", directory)
     return (Path(directory) / COMPARISON).exists()
 
 

@@ -20,6 +20,13 @@ def check_local(name: str, path: Any) -> None:
         )
 
 
+def check_path(name: str, value: Any) -> None:
+    """Raise `ValueError` unless a value is a path, and of this machine's files (`check_local`)."""
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{name} must be a path, such as 'runs/ppo-CartPole-v1', got {value!r}")
+    check_local(name, value)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: into a neighbour first, then renamed into place."""
     write_bytes(path, text.encode())

@@ -25,6 +25,7 @@ from purejax_po.experiment.store import legacy
 from purejax_po.experiment.store import run_store as files
 from purejax_po.experiment.store.arrays import CheckpointError
 from purejax_po.experiment.store.run_store import ForeignError, Stored
+from purejax_po.training import MOST_SEEDS
 from purejax_po.types import Array, Carry, Trainer
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def load_policies(
         ValueError: if the directory is no run, if no seed has finished yet, or for a point that
             the sweep does not hold.
     """
+    atomic.check_path("out", out)
     config = files.read_config(Path(out))
     place, values = sweep.find(config, point)
     study = train.prepare(config.at(values))
@@ -134,6 +136,7 @@ def _results(directory: Path) -> Iterator[tuple[int, Stored | CheckpointError]]:
 
 def best_point(out: str | os.PathLike[str]) -> dict[str, float]:
     """Return the best point of a sweep that is complete; of any other run, none."""
+    atomic.check_path("out", out)
     path = Path(out) / layout.SUMMARY
     if not path.exists() or not files.read_config(Path(out)).sweep:
         return {}
@@ -206,11 +209,15 @@ def evaluate_run(
         `diverged_seeds` and `unfinished_seeds` list those that are left out.
 
     Raises:
-        ValueError: as `load_policies`; for more episodes than memory holds, or no policy.
+        ValueError: as `load_policies`; for more episodes than memory holds, an evaluation_seed
+            outside [0, 2³²), or no policy.
     """
     import xarray as xr
 
     check_count("num_episodes", num_episodes)
+    check_count("evaluation_seed", evaluation_seed, minimum=0)
+    if evaluation_seed >= MOST_SEEDS:
+        raise ValueError(f"evaluation_seed must be below 2^32, got {evaluation_seed}")
     policies = load_policies(out, point)
     trainer = policies.study.trainer
     num_steps = int(trainer.env_params.max_steps_in_episode)
@@ -292,8 +299,9 @@ def render(
     Raises:
         ValueError: as `load_policy`; or if nothing can draw the environment.
     """
+    atomic.check_path("out", out)
     if path is not None:
-        atomic.check_local("path", path)
+        atomic.check_path("path", path)
     if path is not None and not Path(path).absolute().parent.is_dir():
         raise ValueError(f"path must be in a directory that exists, got {path}")
     config = files.read_config(Path(out))

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.report.run_files import write_run
@@ -96,6 +97,8 @@ def prepare(
         )
     config.check()
     host.check()
+    if out is not None:
+        atomic.check_path("out", out)
     directory = None if out is None else Path(out)
     if directory is not None:
         config.check_stored()
@@ -114,6 +117,7 @@ def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Stu
     Raises:
         ValueError: if the directory is no run, or an unfinished one of version 0.1.
     """
+    atomic.check_path("out", out)
     directory = Path(out)
     host = host or Host()
     config = run_store.read_config(directory)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
+
 from purejax_po import networks, sequence
 from purejax_po.algorithms import critics, group
 from purejax_po.algorithms.a2c import A2CHyperparams, a2c
@@ -28,6 +30,9 @@ from purejax_po.experiment.config.names import named_fields
 from purejax_po.experiment.config.networks import MAKE_NETWORKS, MEMORIES, NetworkConfig
 from purejax_po.minibatch import check_divisible
 from purejax_po.types import Algorithm, EnvParams
+
+MOST_SAMPLES = 2**31
+"""Of an update: what 32-bit integers count, and more than memory holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +88,7 @@ class AlgorithmConfig:
         check_count("num_steps", self.num_steps)
         if not isinstance(self.network, NetworkConfig):
             raise ValueError(f"network must be NetworkConfig(…), got {self.network!r}")
+        self._check_sizes()
         networks.check_hidden(self.network.hidden, "network.hidden")
         networks.check_channels(self.network.channels, name="network.channels")
         defaults: Any = type(self)
@@ -104,6 +110,20 @@ class AlgorithmConfig:
         check_count("network.num_heads", self.network.num_heads)
         check_count("network.mlp_ratio", self.network.mlp_ratio)
         check_hyperparams(self.hyperparams)
+
+    def _check_sizes(self) -> None:
+        """Raise `ValueError` for sizes that no memory holds."""
+        for owner, prefix in ((self, ""), (self.network, "network.")):
+            for option in dataclasses.fields(owner):
+                value = getattr(owner, option.name)
+                is_whole = option.type is int and isinstance(value, int | np.integer)
+                if is_whole and value >= MOST_SAMPLES:
+                    raise ValueError(f"{prefix}{option.name} must be below 2^31, got {value}")
+        if self.num_envs * self.num_steps >= MOST_SAMPLES:
+            raise ValueError(
+                f"num_envs × num_steps must be fewer than 2^31 samples of an update, got "
+                f"{self.num_envs} × {self.num_steps}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

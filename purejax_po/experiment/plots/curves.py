@@ -203,7 +203,8 @@ def new_figure(figure: "Figure | None", size: tuple[float, float]) -> "Figure":
 
 
 def check_one_env(dataset: "xr.Dataset") -> None:
-    """Raise `ValueError` if there are several environments."""
+    """Raise `ValueError` if there are several environments, or no results."""
+    results.check_results(dataset)
     if "env" in dataset.dims:
         names = ", ".join(map(str, dataset["env"].values))
         raise ValueError(

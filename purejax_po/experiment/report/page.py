@@ -219,7 +219,7 @@ def report(
     for name in formats:
         check_choice("format", name, FORMATS)
     if out is not None:
-        atomic.check_local("out", out)
+        atomic.check_path("out", out)
     dataset = runs.load_runs(paths)
     listed = list(runs.listed(paths)) if not isinstance(paths, Mapping) else []
     if out is not None:

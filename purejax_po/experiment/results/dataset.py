@@ -119,8 +119,21 @@ def final_return(dataset: "xr.Dataset") -> Any:
     return np.where(total > 0, (count * mean).sum(axis=-1) / np.maximum(total, 1), np.nan)
 
 
+def check_results(dataset: Any) -> None:
+    """Raise `ValueError` unless these are results: of a run, of a sweep or of several runs."""
+    if "final_return" in getattr(dataset, "variables", ()):
+        return
+    is_evaluation = "episode" in getattr(dataset, "dims", ())
+    hint = "; an evaluation has returns of episodes alone" if is_evaluation else ""
+    raise ValueError(
+        "dataset must be results of run, compare, load_results or load_runs, got "
+        f"{type(dataset).__name__} without final_return{hint}"
+    )
+
+
 def swept(dataset: "xr.Dataset") -> tuple[str, ...]:
     """Return the names of the axes of a sweep."""
+    check_results(dataset)
     dims = dataset["final_return"].dims
     return tuple(str(dim) for dim in dims if dim not in LABELS)
 
@@ -277,6 +290,7 @@ def save_results(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: for another name, that of a run's own file, or one that cannot be written to.
     """
+    atomic.check_path("path", path)
     path = Path(path)
     if path.suffix != ".nc" or path.with_name(layout.CONFIG).exists():
         raise ValueError(f"path must be a .nc file outside of a run's directory, got {path}")
@@ -297,6 +311,7 @@ def load(path: str | Path) -> "xr.Dataset":
     """
     import xarray as xr
 
+    atomic.check_path("path", path)
     path = Path(path)
     path = path / layout.RESULTS if path.is_dir() else path
     try:

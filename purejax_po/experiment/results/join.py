@@ -3,13 +3,14 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from purejax_po.checks import check_choice
+from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import statistics
@@ -60,6 +61,8 @@ def read_runs(paths: Paths) -> Runs:
         named = [(label, path) for label, some in paths.items() for path in listed(some)]
     else:
         named = [(None, path) for path in listed(paths)]
+    for _, path in named:
+        atomic.check_path("paths", path)
     if not named:
         raise ValueError("paths must name at least one run, got none")
     runs: Runs = {}
@@ -159,6 +162,7 @@ def split(dataset: "xr.Dataset") -> Runs:
     Returns:
         The runs by algorithm and environment; a single run's Dataset is its own only part.
     """
+    results.check_results(dataset)
     if "runs" not in dataset.attrs:
         return {(dataset.attrs.get("algorithm", ""), dataset.attrs.get("env", "")): dataset}
     runs: Runs = {}
@@ -233,7 +237,10 @@ def normalized_scores(
 
 def listed(paths: StrPath | Sequence[StrPath]) -> Iterator[StrPath]:
     """Yield the paths, be they one or several."""
-    yield from ([paths] if isinstance(paths, str | os.PathLike) else paths)
+    if isinstance(paths, str | os.PathLike) or not isinstance(paths, Iterable):
+        yield paths
+    else:
+        yield from paths
 
 
 def _plain(value: Any) -> Any:
@@ -286,13 +293,10 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
     Of several runs, as `load_runs` and `compare` return them: `{"runs": [...]}` with the summary of
     each, which names its algorithm and environment.
     """
-    if "final_return" not in getattr(dataset, "variables", ()):
-        raise ValueError(
-            "dataset must be results of run, compare, load_results or load_runs, got "
-            f"{type(dataset).__name__} without final_return"
-        )
+    results.check_results(dataset)
     if not {"algorithm", "env"} & set(dataset.dims):
-        return results.summarize(dataset)
+        (run,) = split(dataset).values()  # of several runs, one may have been chosen
+        return results.summarize(run)
     return {"runs": [results.summarize(run) for run in split(dataset).values()]}
 
 

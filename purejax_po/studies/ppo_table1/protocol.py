@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from purejax_po.checks import Range, check_choice, check_count, check_number
+from purejax_po.experiment import files as atomic
 from purejax_po.experiment.config import (
     A2CConfig,
     AlgorithmConfig,
@@ -187,6 +188,7 @@ def jobs(settings: Settings, out: str | os.PathLike[str]) -> list[Job]:
     Raises:
         ValueError: naming the field, its value and what is allowed.
     """
+    atomic.check_path("out", out)
     settings.check()
     found = []
     for task in settings.tasks:
