@@ -11,7 +11,7 @@ NAMES = ("--format", "--log-to", "--env")
 """Take several names: png svg or png,svg."""
 AXES = ("--set", "--point")
 """Take NAME=VALUES: learning_rate=1e-4,3e-4 or learning_rate 1e-4,3e-4."""
-TEXTS = ("--out", "--env", "--preset", "--log-to", "--format", *AXES)
+TEXTS = ("--out", "--env", "--network.factory", "--preset", "--log-to", "--format", *AXES)
 """Take text, in which 1e5 is no number."""
 ALIASES = {
     "--lr": "--hyperparams.learning-rate",
@@ -61,6 +61,9 @@ def normalize(arguments: Sequence[str]) -> list[str]:
         argument = waiting.pop(0)
         if argument.startswith("--"):
             flag, equals, value = argument.partition("=")
+            if flag == "--network":
+                flag = "--network.factory"
+                argument = f"{flag}{equals}{value}"
             if equals and flag not in AXES:
                 found.append(flag)
                 waiting.insert(0, value)
