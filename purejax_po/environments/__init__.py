@@ -7,6 +7,7 @@ import urllib.error
 from typing import Any
 
 from purejax_po.checks import check_choice
+from purejax_po.environments import registry
 from purejax_po.types import EnvParams
 
 OWN = {
@@ -64,11 +65,12 @@ ADAPTED = {
 module here. Names that a library knows besides work too."""
 
 
-def make(name: str, **options: Any) -> tuple[Any, EnvParams]:
+def make(name: Any, **options: Any) -> tuple[Any, EnvParams]:
     """Make an environment by its id.
 
     Args:
-        name: an id that `names()` lists, e.g. `"CartPole-v1"`.
+        name: an id that `names()` lists, e.g. `"CartPole-v1"`; `"my_pkg.grid:Grid"`, a class, a
+            function or an environment; a class or a function itself, or an environment.
         options: keyword arguments of the environment's constructor.
 
     Returns:
@@ -77,6 +79,8 @@ def make(name: str, **options: Any) -> tuple[Any, EnvParams]:
     Raises:
         ValueError: for an unknown id or option, naming the nearest match.
     """
+    if (own := registry.target(name)) is not None:
+        return registry.instance(name, own, options)
     check_name(name)
     if options:
         _check_options(name, options)
@@ -88,11 +92,13 @@ def names() -> list[str]:
     import gymnax  # takes seconds to import: only when environments are asked for
 
     adapted = [f"{library}/{name}" for library, tasks in ADAPTED.items() for name in tasks]
-    return sorted([*gymnax.registered_envs, *OWN, *adapted])
+    return sorted({*gymnax.registered_envs, *OWN, *adapted, *registry.names()})
 
 
 def check_name(name: str) -> None:
-    """Raise `ValueError` naming the nearest match unless `name` is a known id."""
+    """Raise `ValueError` naming the nearest match unless `make` knows `name`."""
+    if registry.target(name) is not None:
+        return
     known = names()
     if name in known or library_of(name):
         return
