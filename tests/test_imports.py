@@ -55,7 +55,7 @@ ALLOWED = {
     "update": {"types", "metrics", "normalization", "rollout", "prng", "contract"},
     "training": {"types", "checks", "metrics", "normalization", "spaces", "contract", "update"},
 }
-ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment", "studies"}
+ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment", "studies", "testing"}
 # A library -> the only parts that may import it.
 ONLY = {
     "flax.linen": {"networks", "layerwise"},
@@ -245,6 +245,15 @@ def test_importing_the_package_leaves_slow_libraries_for_later():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert finished.stdout.strip() == "[]", finished.stderr
+
+
+def test_testing_does_not_import_pytest():
+    """A user's algorithm may be checked by any runner."""
+    code = "import purejax_po.testing, sys; print('pytest' in sys.modules)"
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert finished.stdout.strip() == "False", finished.stderr
 
 
 def code_lines(path):

@@ -51,7 +51,7 @@ def folder(tmp_path, monkeypatch):
 
 def command(*arguments):
     program = "import sys; from purejax_po.cli import main; sys.exit(main())"
-    return [sys.executable, "-c", program, *map(str, arguments)]
+    return [sys.executable, "-P", "-c", program, *map(str, arguments)]
 
 
 def call(*arguments):

@@ -26,7 +26,7 @@ MISTAKES = {
     "ChangingStructure": "the state must keep its structure from step to step",
     "FixedKey": "reset must draw its randomness from its key, and uses a fixed one",
     "FixedStepKey": "step must draw its randomness from its key, and uses a fixed one",
-    "NumpyNoise": "must draw its randomness from its key alone, and the same key gave two",
+    "NumpyNoise": "must draw its randomness from its key alone, and one key gave two",
 }
 
 

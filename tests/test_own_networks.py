@@ -49,7 +49,7 @@ def test_a_function_is_stored_by_its_name(tmp_path):
     assert config.to_dict()["algorithm"]["network"]["factory"] == "nets:linen"
     own = with_networks("a2c", functools.partial(nets.linen))
     po.run(own, progress=False)
-    with pytest.raises(ValueError, match="of what can be imported, got functools.partial"):
+    with pytest.raises(ValueError, match="of what can be imported, got functools"):
         po.run(own, tmp_path)
 
 

@@ -155,7 +155,7 @@ def _of_randomness(env: Environment, params: EnvParams, action: Any) -> Iterator
         twice = [_one_step(env, params, action) for _ in range(2)]
     if not all(jax.tree.leaves(jax.tree.map(np.array_equal, *twice))):
         yield (
-            f"{name} must draw its randomness from its key alone, and the same key gave two results "
+            f"{name} must draw its randomness from its key alone, and one key gave two results "
             "(Python's and NumPy's generators are drawn from once, when a program is traced)"
         )
 

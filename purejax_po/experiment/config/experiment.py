@@ -183,7 +183,7 @@ class ExperimentConfig:
             raise ValueError(
                 f"a run that is stored (out) must have fields that JSON holds: {error}"
             ) from None
-        if again.identity() != self.identity():
+        if json.dumps(again.identity()) != json.dumps(self.identity()):  # NaN is NaN
             raise ValueError(
                 f"a run that is stored (out) must be read as it was written, got {self.algorithm} "
                 f"and {again.algorithm}"
