@@ -93,6 +93,17 @@ def test_names_are_registered(register):
             register(name, target)
 
 
+def test_a_registered_name_does_not_reach_a_cluster(register, tmp_path):
+    register("Grid-v0", "grid:Grid")
+    with pytest.raises(ValueError, match="env must be named by module:name on a cluster"):
+        po.run(tiny.experiment(env="Grid-v0"), tmp_path, cluster="auto")
+
+
+def test_a_class_is_called_by_its_name():
+    assert tiny.experiment(env=grid.Grid).env_name == "Grid"
+    assert tiny.experiment(env=grid.make).env_name == "make"
+
+
 def test_entry_points_give_short_names(monkeypatch):
     monkeypatch.setattr(named, "entry_points", lambda group: {"their/Grid": "grid:Grid"})
     assert po.make_env("their/Grid", size=6)[0].size == 6

@@ -335,7 +335,7 @@ class Envs:
                 name,
                 str(tuple(observation)),
                 str(env.action_space(env_params)).replace(", dtype=int32", ""),
-                f"{env_params.max_steps_in_episode:g}",
+                f"{getattr(env_params, 'max_steps_in_episode', math.inf):g}",
             )
         _console().print(table)
         return 0

@@ -48,6 +48,18 @@ def names() -> list[str]:
     return [*_registered, *named.entry_points(GROUP)]
 
 
+def label(env: Any) -> str:
+    """Return what an environment is called: its id, or the name of an object that has none."""
+    if isinstance(env, str):
+        return env
+    return contract.name_of(env) if _is_environment(env) else getattr(env, "__name__", repr(env))
+
+
+def is_local(env: Any) -> bool:
+    """Tell whether a name means something in this process alone."""
+    return isinstance(env, str) and env in _registered
+
+
 def target(env: Any) -> Any:
     """Return what an environment's name stands for, or an object itself; None for the package's.
 
@@ -68,7 +80,7 @@ def instance(env: Any, target: Any, options: dict[str, Any]) -> tuple[Any, EnvPa
     Raises:
         ValueError: for an option that it has not, or if it makes no environment.
     """
-    name = env if isinstance(env, str) else contract.name_of(env)
+    name = label(env)
     made: Any = target
     if not _is_environment(target):
         if not callable(target):

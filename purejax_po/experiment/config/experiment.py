@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tyro
 
-from purejax_po import contract, environments
+from purejax_po import environments
 from purejax_po.checks import (
     Range,
     check_choice,
@@ -17,7 +17,7 @@ from purejax_po.checks import (
     check_flag,
     check_number,
 )
-from purejax_po.environments import parameters
+from purejax_po.environments import parameters, registry
 from purejax_po.experiment.config import schema, stored
 from purejax_po.experiment.config.algorithms import AlgorithmConfig, PPOConfig
 from purejax_po.experiment.config.names import named_fields
@@ -78,7 +78,7 @@ class ExperimentConfig:
     @property
     def env_name(self) -> str:
         """What the environment is called: its id, or the name of an object that has none."""
-        return self.env if isinstance(self.env, str) else contract.name_of(self.env)
+        return registry.label(self.env)
 
     @property
     def num_updates(self) -> int:
