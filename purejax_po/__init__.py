@@ -5,6 +5,7 @@ from purejax_po import early  # noqa: F401 - before what takes seconds
 # isort: split
 from purejax_po import (
     advantages,
+    checks,
     curvature,
     distributions,
     environments,
@@ -26,11 +27,14 @@ from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import from_legacy
 from purejax_po.environments import make as make_env
+from purejax_po.environments.check import check_env
+from purejax_po.environments.registry import register as register_env
 from purejax_po.environments.wrappers import judge_outcome, reset_from, shape_reward
 from purejax_po.evaluation import Evaluation, evaluate
 from purejax_po.experiment.compare import compare, resume_compare
 from purejax_po.experiment.config import (
     A2CConfig,
+    AlgorithmConfig,
     ExperimentConfig,
     GRPOConfig,
     NetworkConfig,
@@ -66,6 +70,7 @@ from purejax_po.networks import (
     recurrent_actor_critic,
     softmax_linear_policy,
 )
+from purejax_po.own_networks import critic_of, policy_of
 from purejax_po.pretraining import (
     Clone,
     Pairs,
@@ -79,6 +84,7 @@ from purejax_po.sequence import gru_policy, transformer_policy
 from purejax_po.training import Result, make_train, make_trainer, seed_keys
 from purejax_po.types import (
     Actor,
+    ActorCriticParams,
     Algorithm,
     Critic,
     Distribution,
@@ -97,7 +103,9 @@ __all__ = [
     "A2CConfig",
     "A2CHyperparams",
     "Actor",
+    "ActorCriticParams",
     "Algorithm",
+    "AlgorithmConfig",
     "Clone",
     "Critic",
     "Distribution",
@@ -133,8 +141,11 @@ __all__ = [
     "acting",
     "advantages",
     "behaviour_clone",
+    "check_env",
+    "checks",
     "compare",
     "compiler_options",
+    "critic_of",
     "curvature",
     "distributions",
     "environments",
@@ -169,9 +180,11 @@ __all__ = [
     "plot_profile",
     "plot_sensitivity",
     "plot_sweep",
+    "policy_of",
     "ppo",
     "preference_accuracy",
     "recurrent_actor_critic",
+    "register_env",
     "reinforce",
     "render",
     "report",

@@ -1,19 +1,15 @@
 """A table of the algorithms, one row each, and one test over its rows for every common property."""
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
+import aim
 import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import probes
 import pytest
-from flax import struct
 from gymnax.environments import environment, spaces
-from gymnax.environments.classic_control import cartpole
 
 from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.group import GRPOHyperparams
@@ -24,9 +20,13 @@ from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.networks import mlp_actor_critic
 from purejax_po.rollout import to_space
+from purejax_po.testing import probes, properties
+from purejax_po.testing.properties import without_counters
+from purejax_po.testing.subject import ENV, ENV_PARAMS, NUM_UPDATES, Subject, subject
+from purejax_po.testing.trees import as_numpy, assert_equal, differs, lane_of, repeated
 from purejax_po.training import make_train, make_trainer, seed_keys
 
-NUM_ENVS, NUM_STEPS, NUM_UPDATES, NUM_LANES = 4, 16, 3, 16
+NUM_ENVS, NUM_STEPS, NUM_LANES = 4, 16, 16
 HIDDEN = (8,)
 
 
@@ -225,71 +225,27 @@ ALGORITHMS = {
 }
 
 
-@struct.dataclass
-class ScaledParams(cartpole.EnvParams):
-    reward_scale: float = 1.0
-
-
-class ScaledCartPole(cartpole.CartPole):
-    """CartPole whose reward has a traced scale, NaN if need be."""
-
-    @property
-    def default_params(self):
-        return ScaledParams()
-
-    def step_env(self, key, state, action, params):
-        obs, state, reward, terminated, info = super().step_env(key, state, action, params)
-        return obs, state, reward * params.reward_scale, terminated, info
-
-
-ENV, ENV_PARAMS = ScaledCartPole(), ScaledParams()
-POISONED = ENV_PARAMS.replace(reward_scale=jnp.nan)
-
-
-class Compiled(NamedTuple):
-    """A row's trainer on CartPole, compiled once for all tests: alone and over many lanes."""
+class Compiled(Subject):
+    """A row's trainer on CartPole, compiled once for all tests."""
 
     row: Row
-    trainer: Any
-    init: Callable[..., Any]
-    step: Callable[..., Any]
-    run_lanes: Callable[..., Any]
-    """`(keys, hyperparams, env_params)`, leaves `[L, ...]` → `Result` after NUM_UPDATES."""
-    traces: Counter
-    """How often each of the three was traced."""
 
 
 @pytest.fixture(scope="module", params=list(ALGORITHMS))
 def compiled(request, compile_quickly):
     row = ALGORITHMS[request.param]
-    trainer = make(row, ENV, ENV_PARAMS)
-
-    traces = Counter()
-
-    @jax.jit
-    def init(key, hyperparams, env_params):
-        traces["init"] += 1
-        return trainer.init(key, hyperparams, env_params, NUM_UPDATES)
-
-    @jax.jit
-    def step(hyperparams, state, env_params):
-        traces["step"] += 1
-        return trainer.step(hyperparams, state, env_params)
-
-    @jax.jit
-    def run_lanes(keys, hyperparams, env_params):
-        traces["run_lanes"] += 1
-        train = make_train(trainer, num_updates=NUM_UPDATES)
-        return jax.vmap(train)(keys, hyperparams, env_params)
-
-    return Compiled(row, trainer, init, step, run_lanes, traces)
+    shape = {"num_envs": NUM_ENVS, "num_steps": row.num_steps}
+    networks = mlp_actor_critic(ENV, ENV_PARAMS, hidden=HIDDEN)
+    algorithm = row.build(*networks, hyperparams=row.hyperparams, **row.options)
+    found = Compiled(*subject(algorithm, row.hyperparams, **shape))
+    found.row = row
+    return found
 
 
 @pytest.fixture(scope="module")
 def seeds(compiled):
     """Sixteen seeds, side by side."""
-    keys = seed_keys(NUM_LANES)
-    return compiled.run_lanes(keys, lanes(compiled.row.hyperparams), lanes(ENV_PARAMS))
+    return compiled.seeds(NUM_LANES)
 
 
 def make(row, env, env_params, hidden=HIDDEN):
@@ -300,119 +256,37 @@ def make(row, env, env_params, hidden=HIDDEN):
 
 def lanes(tree, **changed):
     """A dataclass with every field repeated over the lanes; `changed` names fields by lane."""
-    repeated = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), NUM_LANES), tree)
-    for name, (lane, value) in changed.items():
-        repeated = repeated.replace(**{name: getattr(repeated, name).at[lane].set(value)})
-    return repeated
+    return repeated(tree, NUM_LANES, **changed)
 
 
-def run(compiled, seed=0, hyperparams=None, env_params=ENV_PARAMS, num_updates=NUM_UPDATES):
+def run(compiled, *args, **options):
     """Train one lane update by update: every state, and the logs."""
-    hyperparams = hyperparams or compiled.row.hyperparams
-    states, logs = [compiled.init(jax.random.key(seed), hyperparams, env_params)], []
-    for _ in range(num_updates):
-        state, log = compiled.step(hyperparams, states[-1], env_params)
-        states.append(state)
-        logs.append(log)
-    return states, logs
-
-
-def as_numpy(tree):
-    """Leaves as numpy arrays, keys as their data."""
-
-    def leaf(x):
-        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        return np.asarray(jax.random.key_data(x) if is_key else x)
-
-    return jax.tree.map(leaf, tree)
-
-
-def assert_equal(a, b):
-    """Bit for bit."""
-    jax.tree.map(np.testing.assert_array_equal, as_numpy(a), as_numpy(b))
-
-
-def assert_close(a, b):
-    """To 1e-3 relative or 1e-4 absolute: three updates, each through Adam or conjugate gradient.
-
-    XLA orders sums differently at another batch width, and both amplify the last bit.
-    """
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4),
-        as_numpy(a),
-        as_numpy(b),
-    )
-
-
-def differs(a, b):
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return any(np.any(np.asarray(x) != np.asarray(y)) for x, y in pairs)
-
-
-def lane_of(tree, lane):
-    return jax.tree.map(lambda x: x[lane], tree)
+    return compiled.run(*args, **options)
 
 
 # --- transformations -----------------------------------------------------------------------------
 
 
 def test_jit_equals_eager(compiled):
-    hyperparams = compiled.row.hyperparams
-    states, logs = run(compiled, num_updates=1)
-    eager, log = compiled.trainer.step(hyperparams, states[0], ENV_PARAMS)
-    assert_close(eager, states[1])
-    assert_close(log, logs[0])
+    properties.jit_equals_eager(compiled)
 
 
 def test_vmap_over_seeds_equals_a_loop(compiled, seeds):
-    for seed in (0, 5):
-        states, logs = run(compiled, seed)
-        assert_close(lane_of(seeds.state, seed), states[-1])
-        for update, log in enumerate(logs):
-            assert_close(lane_of(lane_of(seeds.log, seed), update), log)
+    properties.vmap_equals_a_loop(compiled, seeds)
 
 
 def test_seeds_differ(seeds):
-    params = seeds.state.algorithm.params
-    for lane in range(1, NUM_LANES):
-        assert differs(lane_of(params, lane), lane_of(params, 0))
+    properties.seeds_differ(seeds)
 
 
 def test_one_trace_serves_any_hyperparameters_and_env_params(compiled):
-    base = compiled.row.hyperparams
-    params = run(compiled)[0][-1].algorithm.params
-    for name, value in compiled.row.changes.items():
-        other = run(compiled, hyperparams=base.replace(**{name: value}))[0][-1]
-        if name not in compiled.row.unused:
-            assert differs(other.algorithm.params, params), name
-    for name in ("gravity", "force_mag", "theta_threshold_radians", "max_steps_in_episode"):
-        env_params = ENV_PARAMS.replace(**{name: getattr(ENV_PARAMS, name) / 50})
-        if name == "max_steps_in_episode":
-            env_params = ENV_PARAMS.replace(max_steps_in_episode=5)
-        other = run(compiled, env_params=env_params)[0][-1]
-        assert differs(other.algorithm.params, params), name
-    assert compiled.traces["init"] == compiled.traces["step"] == 1
+    row = compiled.row
+    properties.one_trace_serves_all(compiled, row.changes, row.unused)
 
 
 def test_vmap_over_every_hyperparameter_changes_what_is_learned(compiled):
     row = compiled.row
-    assert set(row.changes) == set(row.hyperparams.__dataclass_fields__), "a field has no test"
-    assert len(row.changes) < NUM_LANES
-    changed = {name: (i + 1, value) for i, (name, value) in enumerate(row.changes.items())}
-    same_seed = seed_keys(np.zeros(NUM_LANES, int))
-    result = compiled.run_lanes(same_seed, lanes(row.hyperparams, **changed), lanes(ENV_PARAMS))
-    params = result.state.algorithm.params
-    for name, (lane, value) in changed.items():
-        expected = name not in row.unused
-        assert differs(lane_of(params, lane), lane_of(params, 0)) == expected, name
-        # A lane learns what a run of its own with these hyperparameters learns.
-        if name in ("learning_rate", "max_kl", "critic_learning_rate"):
-            states, _ = run(compiled, hyperparams=row.hyperparams.replace(**{name: value}))
-            assert_close(lane_of(params, lane), states[-1].algorithm.params)
-    assert compiled.traces["run_lanes"] == 1
-    # Lanes left alone agree to the bit.
-    if len(changed) + 1 < NUM_LANES:
-        assert_equal(lane_of(result.state, NUM_LANES - 1), lane_of(result.state, 0))
+    properties.lanes_have_hyperparameters_of_their_own(compiled, row.changes, row.unused, NUM_LANES)
 
 
 def test_vmap_over_an_env_params_leaf_changes_what_is_learned(compiled, seeds):
@@ -428,57 +302,23 @@ def test_vmap_over_an_env_params_leaf_changes_what_is_learned(compiled, seeds):
 
 
 def test_the_state_keeps_its_structure_and_types(compiled):
-    states, logs = run(compiled)
-    for state in states[1:]:
-        chex.assert_trees_all_equal_structs(state, states[0])
-        chex.assert_trees_all_equal_shapes_and_dtypes(state, states[0])
-    assert states[0].algorithm._fields[0] == "params"
-    # A weak type in the first state alone would make every later step a second program.
-    for path, leaf in jax.tree.leaves_with_path(states[0]._replace(key=())):
-        assert leaf.dtype in (jnp.float32, jnp.int32, jnp.bool_), path
-        assert not leaf.weak_type, path
-    for name, value in logs[0].info.mean.items():
-        assert value.shape == (), name
-        assert value.dtype == jnp.float32, name
+    properties.state_is_stable(compiled)
+    assert compiled.run(num_updates=1)[0][0].algorithm._fields[0] == "params"
 
 
 def test_results_are_finite_and_every_network_moves(compiled, seeds):
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(as_numpy(seeds)))
-    np.testing.assert_array_equal(seeds.state.diverged_at, -1)
-    np.testing.assert_array_equal(seeds.log.info.count, 1.0)
-    first, *_, last = run(compiled)[0]
-    for before, after in zip(first.algorithm.params, last.algorithm.params, strict=True):
-        moved = [differs(x, y) for x, y in zip(*map(jax.tree.leaves, (before, after)), strict=True)]
-        assert all(moved)
+    properties.results_are_finite(compiled, seeds)
 
 
 def test_an_update_is_a_function_of_its_key(compiled):
-    states, logs = run(compiled)
-    again, logs_again = run(compiled)
-    assert_equal(again, states)
-    assert_equal(logs_again, logs)
+    properties.updates_are_functions(compiled)
 
 
 # --- divergence ----------------------------------------------------------------------------------
 
 
-def without_counters(state):
-    return state._replace(num_done=(), diverged_at=())
-
-
 def test_rewards_that_are_not_numbers_never_reach_the_state(compiled):
-    hyperparams = compiled.row.hyperparams
-    (_, healthy), _ = run(compiled, num_updates=1)
-    state, log = compiled.step(hyperparams, healthy, POISONED)
-    assert_equal(without_counters(state), without_counters(healthy))
-    assert state.diverged_at == 1
-    assert state.num_done == 2
-    assert_equal(log, jax.tree.map(jnp.zeros_like, log))
-    # Once diverged it stays where it was, and remembers when.
-    after, log = compiled.step(hyperparams, state, ENV_PARAMS)
-    assert_equal(without_counters(after), without_counters(healthy))
-    assert after.diverged_at == 1
-    assert log.info.count == 0
+    properties.divergence_is_contained(compiled)
 
 
 def test_parameters_that_are_not_numbers_are_noticed(compiled):
@@ -539,29 +379,9 @@ def solved(request):
     """Train on the five probes side by side; values and action probabilities by what is seen."""
     row = ALGORITHMS[request.param]
     env, env_params = probes.Probe(), probes.VALUE
-    policy, critic = mlp_actor_critic(env, env_params, hidden=(16,))
-    algorithm = row.build(policy, critic, hyperparams=row.probe_hyperparams, **row.probe_options)
-    trainer = make_trainer(env, env_params, algorithm, num_envs=8, num_steps=16)
-    train = make_train(trainer, num_updates=100, log_every=100)
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *probes.PROBES.values())
-    obs = jnp.array([[-1.0], [0.0], [1.0]])
-
-    @jax.jit
-    def run(key, env_params):
-        def one(env_params):
-            params = train(key, row.probe_hyperparams, env_params).state.algorithm.params
-            start = jnp.zeros(3, bool)
-            distribution = policy.unroll(params.policy, (), obs, start)
-            value = critic.unroll(params.critic, (), obs, start) if row.has_critic else obs[:, 0]
-            return value, jax.nn.softmax(distribution.logits)
-
-        return jax.vmap(one)(env_params)
-
-    value, probability = run(jax.random.key(0), stacked)
-    return row.has_critic, {
-        name: {int(x): (float(value[i, j]), probability[i, j]) for j, (x,) in enumerate(obs)}
-        for i, name in enumerate(probes.PROBES)
-    }
+    networks = mlp_actor_critic(env, env_params, hidden=(16,))
+    algorithm = row.build(*networks, hyperparams=row.probe_hyperparams, **row.probe_options)
+    return row.has_critic, probes.train(algorithm, row.probe_hyperparams)
 
 
 @pytest.mark.parametrize("name", list(probes.VALUES))
@@ -671,7 +491,7 @@ def test_squashed_policies_learn_to_aim(name):
     While σ is wide the best mean lies further out: with one gradient step per rollout σ needs long.
     """
     num_updates = 1500 if name.startswith(("reinforce", "a2c", "grpo")) else 100
-    env = probes.Aim()
+    env = aim.Aim()
     env_params, row = env.default_params, ALGORITHMS[name]
     policy, critic = mlp_actor_critic(
         env, env_params, hidden=(16,), action_distribution="tanh_gaussian"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import os
 import signal
 import sys
@@ -57,7 +58,7 @@ def test_a_class_of_ones_own_shares_no_program_and_is_not_stored(tmp_path):
         for w in (0.0, 1000.0)
     ]
     assert (np.nan_to_num(found[0]) != np.nan_to_num(found[1])).any()
-    with pytest.raises(ValueError, match="own classes, got Shaped"):
+    with pytest.raises(ValueError, match="an ExperimentConfig, got Shaped"):
         po.run(Shaped(**fields), tmp_path / "run")
 
 
@@ -142,12 +143,31 @@ class Same(po.PPOConfig):
         return po.mlp_actor_critic(env, env_params, hidden=(2,))
 
 
-@pytest.mark.parametrize("cls", [Renamed, Same])
-def test_a_class_that_config_json_could_not_name_is_not_stored(cls, tmp_path):
+def own(cls):
+    """A small configuration of a class of one's own."""
     small = tiny.ALGORITHMS["ppo"]
-    own = cls(**{f.name: getattr(small, f.name) for f in dataclasses.fields(small)})
-    config = tiny.experiment(algorithm=own)
-    with pytest.raises(ValueError, match=f"own classes, got {cls.__name__}: config.json names"):
+    return cls(**{f.name: getattr(small, f.name) for f in dataclasses.fields(small)})
+
+
+@pytest.mark.parametrize("cls", [Renamed, Same])
+def test_a_class_that_can_be_imported_is_stored_by_its_name(cls, tmp_path):
+    config = tiny.experiment(algorithm=own(cls))
+    po.run(config, tmp_path / "run", progress=False)
+    stored = json.loads((tmp_path / "run/config.json").read_text())
+    assert stored["algorithm"]["name"] == f"test_habits:{cls.__name__}"
+    assert po.load_policy(tmp_path / "run", seed=3)(np.zeros(4)) in (0, 1)
+
+
+@pytest.mark.parametrize("module", ["__main__", None])
+def test_a_class_that_no_other_process_finds_is_not_stored(module, tmp_path):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Local(po.PPOConfig):
+        name = "mine"
+
+    if module:
+        Local.__module__, Local.__qualname__ = module, "Local"
+    config = tiny.experiment(algorithm=own(Local))
+    with pytest.raises(ValueError, match="of what can be imported, got Local, which could"):
         po.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert po.run(config, progress=False).sizes["seed"] == 5

@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "early": set(),
     "aliases": set(),
+    "named": set(),
     "jacobian": set(),
     "types": {"jacobian"},
     "checks": {"types", "aliases"},
@@ -26,10 +27,11 @@ ALLOWED = {
     "contract": {"types", "checks", "actor", "spaces"},
     "reads": {"types"},
     "networks": {"types", "checks", "distributions", "_xla", "spaces"},
+    "own_networks": {"types", "checks", "networks"},
     "sequence": {"types", "checks", "distributions"},
     "metrics": {"types"},
     "normalization": {"types", "metrics"},
-    "environments": {"types", "checks", "_xla", "spaces", "contract"},
+    "environments": {"types", "checks", "_xla", "spaces", "contract", "named"},
     "advantages": {"types"},
     "surrogates": {"types"},
     "curvature": {"types", "checks", "jacobian", "_xla"},
@@ -51,7 +53,7 @@ ALLOWED = {
     "update": {"types", "metrics", "normalization", "rollout", "_xla", "contract"},
     "training": {"types", "checks", "metrics", "normalization", "spaces", "contract", "update"},
 }
-ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment", "studies"}
+ABOVE_THE_ENGINE = {"__init__", "__main__", "cli", "experiment", "studies", "testing"}
 # A library -> the only parts that may import it.
 ONLY = {
     "flax.linen": {"networks", "_xla"},
@@ -241,6 +243,15 @@ def test_importing_the_package_leaves_slow_libraries_for_later():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert finished.stdout.strip() == "[]", finished.stderr
+
+
+def test_testing_does_not_import_pytest():
+    """A user's algorithm may be checked by any runner."""
+    code = "import purejax_po.testing, sys; print('pytest' in sys.modules)"
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert finished.stdout.strip() == "False", finished.stderr
 
 
 def code_lines(path):

@@ -7,7 +7,6 @@ import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import probes
 import pytest
 from flax import struct
 from gymnax.environments import environment, spaces
@@ -18,6 +17,7 @@ from purejax_po.actor import acting
 from purejax_po.distributions import DiagonalGaussian, TanhGaussian
 from purejax_po.evaluation import evaluate
 from purejax_po.networks import memoryless, softmax_linear_policy
+from purejax_po.testing import probes
 from purejax_po.training import make_train, make_trainer, seed_keys, window_lengths
 from purejax_po.types import Algorithm, Policy
 

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 
+from purejax_po import named
 from purejax_po.aliases import ALIASES as FIELDS
 from purejax_po.experiment.config import ALGORITHMS, PPOConfig
 
@@ -26,7 +27,7 @@ FLAGS = (
 )
 """Take no value; true and false are read all the same. So do an algorithm's own flags."""
 TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
-TEXTS = ("--out", "--env", "--preset", "--log-to", "--format", *AXES)
+TEXTS = ("--out", "--env", "--network.factory", "--preset", "--log-to", "--format", *AXES)
 """Take text, in which 1e5 is no number."""
 REMOVED = (
     *("--distributed", "--coordinator-address", "--num-processes", "--process-index"),
@@ -76,6 +77,8 @@ def normalize(arguments: Sequence[str]) -> list[str]:
     waiting = list(arguments)
     while waiting:
         argument = waiting.pop(0)
+        if argument == "--network" or argument.startswith("--network="):
+            argument = argument.replace("--network", "--network.factory", 1)
         if not argument.startswith("--"):
             found.extend(_values(flag, argument))
             continue
@@ -116,7 +119,7 @@ def _taken(waiting: list[str], most: int = 10**6) -> list[str]:
     """Take what follows an option: all up to the next one, or to an algorithm's name."""
     taken: list[str] = []
     while waiting and len(taken) < most and not waiting[0].startswith("--"):
-        if waiting[0] in ALGORITHMS:
+        if waiting[0] in ALGORITHMS or named.is_name(waiting[0]):
             break
         taken.append(waiting.pop(0))
     return taken

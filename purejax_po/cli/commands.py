@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import math
 import os
 import shlex
 import sys
@@ -18,7 +19,7 @@ import purejax_po
 from purejax_po import environments
 from purejax_po.checks import check_choice
 from purejax_po.cli import arguments as typed
-from purejax_po.cli import messages, output, tables
+from purejax_po.cli import messages, output, own, tables
 from purejax_po.experiment import compare as comparison
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import policies, train
@@ -28,7 +29,6 @@ from purejax_po.experiment.config import (
     TASK_PRESETS,
     ExperimentConfig,
     PPOConfig,
-    algorithm_config,
     sweep,
 )
 from purejax_po.experiment.layout import BLOCKS, RUN_FILES, SWEEP
@@ -53,11 +53,6 @@ if TYPE_CHECKING:
     pass
 
 PROGRAM = messages.PROGRAM
-
-AnyAlgorithm = Union[  # noqa: UP007 - a union of a variable number of types
-    tuple(Annotated[config, tyro.conf.subcommand(name)] for name, config in ALGORITHMS.items())
-]
-
 
 PointFlags = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
@@ -133,9 +128,6 @@ class Resume:
         return _execute(found, self.host)
 
 
-Train.__annotations__["algorithm"] = Annotated[AnyAlgorithm, tyro.conf.arg(name="")]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Train):
     """Train one algorithm at each combination of some values, as lanes of one program."""
@@ -158,8 +150,9 @@ class Compare:
     """Train several algorithms on one environment or more, with the same seeds."""
 
     algorithms: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Names; `purejax-po algorithms` lists them. Each runs with its default settings, or with those
-    that follow it: ppo=ppo-pendulum (a preset), ppo:learning_rate=1e-3,num_epochs=8."""
+    """Names; `purejax-po algorithms` lists them, and my_pkg.spo:SPO names a class of your own. Each
+    runs with its default settings, or with those that follow it: ppo=ppo-pendulum (a preset),
+    ppo:learning_rate=1e-3,num_epochs=8. LABEL= before it labels it: my=my_pkg.spo:SPO."""
     env: tuple[str, ...] = ("CartPole-v1",)
     """Environment ids; `purejax-po envs` lists them."""
     num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 8
@@ -348,7 +341,7 @@ class Envs:
                 name,
                 str(tuple(observation)),
                 str(env.action_space(env_params)).replace(", dtype=int32", ""),
-                f"{env_params.max_steps_in_episode:g}",
+                f"{getattr(env_params, 'max_steps_in_episode', math.inf):g}",
             )
         output.console().print(table)
         return 0
@@ -368,8 +361,8 @@ class Algorithms:
     def execute(self) -> int:
         """Print one table of algorithms and one of presets."""
         table = output.table("algorithm", "what it is")
-        for name, config in ALGORITHMS.items():
-            table.add_row(name, str(config.__doc__).splitlines()[0])
+        for name, what in own.descriptions().items():
+            table.add_row(name, what)
         output.console().print(table)
         table = output.table("preset", "algorithm", "environment it was tuned for")
         for name, preset in PRESETS.items():
@@ -439,6 +432,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: the user's mistake, in one line)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     output.use_any_output()
+    own.see_this_folder()
     command, out = None, output.Watched(sys.stdout)
     try:
         with contextlib.redirect_stdout(out):  # type: ignore[type-var]
@@ -485,31 +479,30 @@ def parse(arguments: Sequence[str]) -> Any:
         arguments = ["--help", *arguments[1:]]
     if not arguments[0].startswith("-"):
         check_choice("command", arguments[0], tuple(COMMANDS))
-    if (
-        arguments[:1] in (["train"], ["sweep"])
-        and len(arguments) > 1
-        and not arguments[1].startswith("-")
-    ):
-        algorithm_config(arguments[1])
     command = _parse(arguments, None)
     if not isinstance(command, Train):
         return command
     preset = command.preset or TASK_PRESETS.get((command.algorithm.name, command.experiment.env))
-    if preset is None:
+    if preset is None or type(command.algorithm) not in ALGORITHMS.values():
         return command
     return _parse(arguments, preset)
 
 
 def _parse(arguments: Sequence[str], preset: str | None) -> Any:
     """As `parse`, with the defaults of a preset."""
+    algorithms = own.algorithms(arguments)
+    found = {
+        name: own.choosing(command, algorithms) if issubclass(command, Train) else command
+        for name, command in COMMANDS.items()
+    }
     subcommands = {
         name: tyro.conf.subcommand(name, default=_preset_command(command, preset))
         if issubclass(command, Train)
         else tyro.conf.subcommand(name)
-        for name, command in COMMANDS.items()
+        for name, command in found.items()
     }
     commands = Union[  # noqa: UP007
-        tuple(Annotated[command, subcommands[name]] for name, command in COMMANDS.items())
+        tuple(Annotated[command, subcommands[name]] for name, command in found.items())
     ]
     errors = io.StringIO()
     try:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from purejax_po.checks import check_choice
+from purejax_po.environments import registry
 from purejax_po.environments.catalogue import ADAPTED, OWN, is_installed, library_of
 from purejax_po.types import EnvParams
 
@@ -23,11 +24,12 @@ __all__ = [
 ]
 
 
-def make(name: str, *, wrappers: Sequence[str] | Any = (), **options: Any) -> tuple[Any, EnvParams]:
+def make(name: Any, *, wrappers: Sequence[str] | Any = (), **options: Any) -> tuple[Any, EnvParams]:
     """Make an environment by its id.
 
     Args:
-        name: an id that `names()` lists, e.g. `"CartPole-v1"`.
+        name: an id that `names()` lists, e.g. `"CartPole-v1"`; `"my_pkg.grid:Grid"`, a class, a
+            function or an environment; a class or a function itself, or an environment.
         wrappers: `"NAME"` or `"NAME:VALUE"` of `by_name.WRAPPERS`, from the inside out, e.g.
             `["action_repeat:2", "frame_stack:4"]`.
         options: keyword arguments of the environment's constructor.
@@ -38,10 +40,13 @@ def make(name: str, *, wrappers: Sequence[str] | Any = (), **options: Any) -> tu
     Raises:
         ValueError: for an unknown id, wrapper or option, naming the nearest match.
     """
-    check_name(name)
-    if options:
-        _check_options(name, options)
-    env, env_params = _make(name, **options)
+    if (own := registry.target(name)) is not None:
+        env, env_params = registry.instance(name, own, options)
+    else:
+        check_name(name)
+        if options:
+            _check_options(name, options)
+        env, env_params = _make(name, **options)
     if not wrappers:
         return env, env_params
     from purejax_po.environments import by_name
@@ -65,11 +70,13 @@ def names() -> list[str]:
     import gymnax  # takes seconds to import: only when environments are asked for
 
     adapted = [f"{library}/{name}" for library, tasks in ADAPTED.items() for name in tasks]
-    return sorted([*gymnax.registered_envs, *OWN, *adapted])
+    return sorted({*gymnax.registered_envs, *OWN, *adapted, *registry.names()})
 
 
 def check_name(name: str) -> None:
-    """Raise `ValueError` naming the nearest match unless `name` is a known id."""
+    """Raise `ValueError` naming the nearest match unless `make` knows `name`."""
+    if registry.target(name) is not None:
+        return
     known = names()
     if name in known or library_of(name):
         return

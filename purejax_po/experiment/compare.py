@@ -48,7 +48,7 @@ class Comparison(NamedTuple):
 
 def compare(
     algorithms: Algorithms,
-    envs: Sequence[str] | str = ("CartPole-v1",),
+    envs: Sequence[Any] | Any = ("CartPole-v1",),
     out: str | os.PathLike[str] | None = None,
     host: Host | None = None,
     **settings: Any,
@@ -57,8 +57,9 @@ def compare(
 
     Args:
         algorithms: names, configurations, or a mapping from labels to them. A name may have preset
-            and settings: `"ppo=ppo-pendulum"`, `"ppo:learning_rate=1e-3,num_epochs=8"`.
-        envs: environment ids.
+            and settings: `"ppo=ppo-pendulum"`, `"ppo:learning_rate=1e-3,num_epochs=8"`; it may be
+            of one's own, with a label: `"my=my_pkg.spo:SPO"`.
+        envs: environment ids, or environments.
         out: directory for the runs' files, pictures and the report; none are written without it.
         host: where and how the runs take place, as `run`.
         **settings: fields of `ExperimentConfig`, such as `num_seeds` and `total_steps`, and of
@@ -82,7 +83,7 @@ def compare(
 
 def prepare(
     algorithms: Algorithms,
-    envs: Sequence[str] | str,
+    envs: Sequence[Any] | Any,
     out: str | os.PathLike[str] | None = None,
     host: Host | None = None,
     **settings: Any,
@@ -94,11 +95,11 @@ def prepare(
     for name in settings:
         check_choice("a setting", name, SETTINGS)
     labelled = _labelled(algorithms)
-    envs = [envs] if isinstance(envs, str) else list(envs)
+    envs = list(envs) if isinstance(envs, list | tuple) else [envs]
     for env in envs:
         environments.check_name(env)
     _check_distinct("algorithm", list(labelled))
-    _check_distinct("env", envs)
+    _check_distinct("env", [ExperimentConfig(env=env).env_name for env in envs])
     directory = None if out is None else Path(out)
     if directory is not None:
         if (directory / COMPARISON).exists() and not host.overwrite:
@@ -111,8 +112,9 @@ def prepare(
     for env in envs:
         for label, algorithm in labelled.items():
             config = ExperimentConfig(algorithm=algorithm, env=env, **settings)
-            place = None if directory is None else directory / place_of(label, env)
-            experiments[label, env] = _prepare_one(label, config, place, host)
+            name = config.env_name
+            place = None if directory is None else directory / place_of(label, name)
+            experiments[label, name] = _prepare_one(label, config, place, host)
     return Comparison(experiments, directory)
 
 
@@ -207,14 +209,17 @@ def _labelled(algorithms: Algorithms) -> dict[str, AlgorithmConfig]:
     if isinstance(algorithms, str | AlgorithmConfig):
         algorithms = [algorithms]
     if isinstance(algorithms, Mapping):
-        pairs = list(algorithms.items())
+        pairs = [
+            (k, a if isinstance(a, AlgorithmConfig) else specs.parse(str(a)))
+            for k, a in algorithms.items()
+        ]
     else:
-        pairs = [(a.name if isinstance(a, AlgorithmConfig) else a, a) for a in algorithms]
+        pairs = [
+            (a.name, a) if isinstance(a, AlgorithmConfig) else specs.labelled(str(a))
+            for a in algorithms
+        ]
     _check_distinct("algorithm", [label for label, _ in pairs])
-    return {
-        label: algorithm if isinstance(algorithm, AlgorithmConfig) else specs.parse(str(algorithm))
-        for label, algorithm in pairs
-    }
+    return dict(pairs)
 
 
 def _check_distinct(name: str, values: list[str]) -> None:
@@ -243,4 +248,4 @@ def _prepare_one(
     try:
         return train.prepare(config, place, host)
     except ValueError as error:
-        raise ValueError(f"{label} on {config.env}: {error}") from None
+        raise ValueError(f"{label} on {config.env_name}: {error}") from None

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po import rollout
+from purejax_po import contract, rollout
 from purejax_po.checks import check_count
 from purejax_po.evaluation import evaluate
 from purejax_po.experiment import files as atomic
@@ -220,7 +220,7 @@ def evaluate_run(
         raise ValueError(f"evaluation_seed must be below 2^32, got {evaluation_seed}")
     policies = load_policies(out, point)
     trainer = policies.study.trainer
-    num_steps = int(trainer.env_params.max_steps_in_episode)
+    num_steps = _time_limit(trainer)
 
     @jax.jit
     def evaluate_all(params: Any) -> Any:
@@ -261,6 +261,17 @@ def _unfinished_seeds(policies: TrainedPolicies) -> list[int]:
     config = policies.study.config
     seeds = config.first_seed + np.arange(config.num_seeds)
     return np.setdiff1d(seeds, policies.seeds).tolist()
+
+
+def _time_limit(trainer: Trainer) -> int:
+    """The steps that an episode has at most."""
+    limit = getattr(trainer.env_params, "max_steps_in_episode", None)
+    if limit is None:
+        name = contract.name_of(trainer.env)
+        raise ValueError(
+            f"{name}'s parameters must have max_steps_in_episode, the steps of an episode at most"
+        )
+    return int(limit)
 
 
 def _check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:
@@ -310,7 +321,9 @@ def render(
     suffix = ".gif" if draw_page is None else ".html"
     path = Path(path or Path(out) / f"seed-{seed}{suffix}")
     if path.suffix.lower() != suffix:
-        raise ValueError(f"path must end in {suffix} for {trainer.env.name}, got {path}")
+        raise ValueError(
+            f"path must end in {suffix} for {contract.name_of(trainer.env)}, got {path}"
+        )
     act = load_policy(out, seed=seed, point=point)
     if draw_page is not None:
         infos = _play(trainer, act, seed)[2]
@@ -322,7 +335,7 @@ def render(
         _draw(visualizer(trainer.env, trainer.env_params, states, returns), path, progress)
     except (AttributeError, KeyError, TypeError):
         raise ValueError(
-            f"env {trainer.env.name} cannot be drawn: gymnax has no picture of it"
+            f"env {contract.name_of(trainer.env)} cannot be drawn: gymnax has no picture of it"
         ) from None
     return path, len(states)
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from purejax_po.environments import registry
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout
 from purejax_po.experiment.config import ExperimentConfig
@@ -105,6 +106,11 @@ def prepare(
         run_store.check_writable(directory, host.overwrite)
     elif host.cluster is not None:
         raise ValueError("out must be a directory that all machines of the cluster see, got None")
+    if host.cluster is not None and registry.is_local(config.env):
+        raise ValueError(
+            f"env must be named by module:name on a cluster, got {config.env!r}, which is "
+            "registered in this process alone"
+        )
     host.connect()
     trainer = build_trainer(config)
     loggers.check(host.log_to, config, directory)

@@ -10,9 +10,9 @@ from purejax_po.experiment.config.algorithms import (
     PPOConfig,
     REINFORCEConfig,
     TRPOConfig,
-    algorithm_config,
 )
 from purejax_po.experiment.config.experiment import ENV_PARAMS, MAX_SEEDS, ExperimentConfig
+from purejax_po.experiment.config.lookup import algorithm_config
 from purejax_po.experiment.config.networks import NetworkConfig
 from purejax_po.experiment.config.presets import PRESETS, TASK_PRESETS, Preset
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from purejax_po import networks, sequence
+from purejax_po import contract, networks, sequence
 from purejax_po.algorithms import critics, group
 from purejax_po.algorithms.a2c import A2CHyperparams, a2c
 from purejax_po.algorithms.group import GRPOHyperparams
@@ -27,7 +27,13 @@ from purejax_po.checks import (
     check_number,
 )
 from purejax_po.experiment.config.names import named_fields
-from purejax_po.experiment.config.networks import MAKE_NETWORKS, MEMORIES, NetworkConfig
+from purejax_po.experiment.config.networks import (
+    MAKE_NETWORKS,
+    MEMORIES,
+    NetworkConfig,
+    check_factory,
+    from_factory,
+)
 from purejax_po.minibatch import check_divisible
 from purejax_po.types import Algorithm, EnvParams
 
@@ -56,14 +62,16 @@ class AlgorithmConfig:
         Raises:
             ValueError: naming the field, its value and what is allowed.
         """
-        channels, space = self.network.channels, env.observation_space(env_params)
-        networks.check_channels(channels, space, "network.channels")
-        accepted = inspect.signature(type(self).factory).parameters
+        factory, own = type(self).factory, self.network.factory
+        if own:
+            made = from_factory(own, env, env_params, factory)
+        else:
+            channels, space = self.network.channels, env.observation_space(env_params)
+            networks.check_channels(channels, space, "network.channels")
+            made = self.make_networks(env, env_params)
+        accepted = inspect.signature(factory).parameters
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return type(self).factory(
-            *self.make_networks(env, env_params),
-            **{k: v for k, v in options.items() if k in accepted},
-        )
+        return factory(*made, **{k: v for k, v in options.items() if k in accepted})
 
     def make_networks(self, env: Any, env_params: EnvParams) -> tuple[Any, ...]:
         """Make what the factory takes by position: a policy and a critic."""
@@ -71,7 +79,7 @@ class AlgorithmConfig:
         if network.memory not in MAKE_NETWORKS:
             raise ValueError(
                 f"network.memory must be one of {', '.join(MAKE_NETWORKS)} for {self.name} on "
-                f"{env.name}, got {network.memory!r}"
+                f"{contract.name_of(env)}, got {network.memory!r}"
             )
         return MAKE_NETWORKS[network.memory](
             env,
@@ -107,6 +115,8 @@ class AlgorithmConfig:
             get_args(networks.ActionDistribution),
         )
         check_choice("network.memory", self.network.memory, MEMORIES)
+        if self.network.factory:
+            check_factory(self.network.factory)
         check_count("network.num_heads", self.network.num_heads)
         check_count("network.mlp_ratio", self.network.mlp_ratio)
         check_hyperparams(self.hyperparams)
@@ -358,13 +368,3 @@ def _check_critic(config: Any) -> None:
     critics.check(regression)
     memoryless = config.network.memory == "none"
     critics.check_batch(regression, config.num_envs, config.num_steps, memoryless)
-
-
-def algorithm_config(name: str) -> type[AlgorithmConfig]:
-    """Return an algorithm's configuration class by its command-line name.
-
-    Raises:
-        ValueError: for an unknown name, naming the nearest match.
-    """
-    check_choice("algorithm", name, tuple(ALGORITHMS))
-    return ALGORITHMS[name]

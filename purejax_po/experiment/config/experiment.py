@@ -1,10 +1,11 @@
 """What an experiment is: frozen dataclasses, checked before anything is compiled."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tyro
 
@@ -16,16 +17,10 @@ from purejax_po.checks import (
     check_flag,
     check_number,
 )
-from purejax_po.environments import parameters
-from purejax_po.experiment.config import schema
-from purejax_po.experiment.config.algorithms import (
-    ALGORITHMS,
-    AlgorithmConfig,
-    PPOConfig,
-    algorithm_config,
-)
+from purejax_po.environments import parameters, registry
+from purejax_po.experiment.config import schema, stored
+from purejax_po.experiment.config.algorithms import AlgorithmConfig, PPOConfig
 from purejax_po.experiment.config.names import named_fields
-from purejax_po.experiment.config.networks import NetworkConfig
 from purejax_po.training import MatmulPrecision
 from purejax_po.types import EnvParams
 
@@ -34,6 +29,11 @@ WHOLE_NUMBERS = Range(-(2.0**31), 2.0**31 - 129)
 """What a 32-bit integer holds, and a float does not round beyond."""
 ENV_PARAMS = "env_params."
 """What the name of a swept field of the environment's parameters begins with."""
+
+if TYPE_CHECKING:
+    EnvName = Any
+else:  # what the command line reads
+    EnvName = str
 
 
 @named_fields
@@ -45,8 +45,9 @@ class ExperimentConfig:
         default_factory=PPOConfig
     )
     """The command line chooses it by subcommand."""
-    env: str = "CartPole-v1"
-    """Environment id; `purejax-po envs` lists them."""
+    env: EnvName = "CartPole-v1"
+    """Environment id; `purejax-po envs` lists them. my_pkg.grid:Grid names one of your own: a
+    class, a function that makes one, or an environment."""
     env_params: dict[str, float] = field(default_factory=dict)
     """Fields of the environment's parameters to set, e.g. max_torque 1.5."""
     env_options: dict[str, int] = field(default_factory=dict)
@@ -73,6 +74,11 @@ class ExperimentConfig:
     )
     """Values to try, by the name of a hyperparameter or by `env_params.NAME`: each seed trains once
     with each combination. The command line has `sweep` for it."""
+
+    @property
+    def env_name(self) -> str:
+        """What the environment is called: its id, or the name of an object that has none."""
+        return registry.label(self.env)
 
     @property
     def num_updates(self) -> int:
@@ -152,27 +158,36 @@ class ExperimentConfig:
         environments.check_name(self.env)
 
     def check_stored(self) -> None:
-        """Check that `config.json` would name what runs: classes of the package, not of one's own.
+        """Check that `config.json` would give back what runs, in another process too.
 
         Raises:
-            ValueError: naming the class whose name would be read as another one's.
+            ValueError: naming the class that could not be imported there, or the field that JSON
+                does not hold.
         """
-        algorithm = self.algorithm
-        own = ALGORITHMS.get(algorithm.name)
-        pairs: list[tuple[Any, Any]] = [(self, ExperimentConfig), (algorithm, own)]
-        if own is not None:
-            defaults = own()  # type: ignore[call-arg]
-            pairs += [
-                (algorithm.network, NetworkConfig),
-                (algorithm.hyperparams, type(defaults.hyperparams)),
-            ]
-        for value, expected in pairs:
-            if type(value) is not expected:
-                raise ValueError(
-                    f"a run that is stored (out) must be of the package's own classes, got "
-                    f"{type(value).__name__}: config.json names {algorithm.name!r} alone, so that "
-                    "it could not be resumed or evaluated; train it without out"
-                )
+        if type(self) is not ExperimentConfig:
+            raise ValueError(
+                f"a run that is stored (out) must be an ExperimentConfig, got "
+                f"{type(self).__name__}, whose own code config.json could not name; name an "
+                "environment or an algorithm of your own (my_pkg.spo:SPO), or train it without out"
+            )
+        if not isinstance(self.env, str):
+            raise ValueError(
+                f"a run that is stored (out) must name its environment, got an object "
+                f"{self.env_name}: env='my_pkg.grid:Grid' names one of a module; or train it "
+                "without out"
+            )
+        stored.check(self.algorithm)
+        try:
+            again = ExperimentConfig.from_dict(json.loads(json.dumps(self.to_dict())))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"a run that is stored (out) must have fields that JSON holds: {error}"
+            ) from None
+        if json.dumps(again.identity()) != json.dumps(self.identity()):  # NaN is NaN
+            raise ValueError(
+                f"a run that is stored (out) must be read as it was written, got {self.algorithm} "
+                f"and {again.algorithm}"
+            )
 
     def make_env(self) -> tuple[Any, EnvParams]:
         """Make the environment with `env_options` and `env_params` set.
@@ -195,7 +210,7 @@ class ExperimentConfig:
         for name, value in self.env_params.items():
             if name not in fields:
                 raise ValueError(
-                    f"env_params of {self.env} must be among {', '.join(fields)}, got {name!r}"
+                    f"env_params of {self.env_name} must be among {', '.join(fields)}, got {name!r}"
                 )
             default = getattr(env_params, name)
             check_number(f"env_params.{name}", value, Range())
@@ -210,7 +225,7 @@ class ExperimentConfig:
             if name == "max_steps_in_episode":
                 check_number(f"env_params.{name}", value, Range(1.0))
             changes[name] = type(default)(value) if isinstance(default, int | float) else value
-        return parameters.follow(self.env, env_params.replace(**changes), changes)
+        return parameters.follow(self.env_name, env_params.replace(**changes), changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready nested dictionaries."""
@@ -218,9 +233,8 @@ class ExperimentConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on: `to_dict` without the format's number."""
-        data = dataclasses.asdict(self)
-        data["algorithm"] = {"name": self.algorithm.name, **data["algorithm"]}
-        return schema.plain(data)
+        data = dataclasses.asdict(dataclasses.replace(self, env=self.env_name))
+        return schema.plain({**data, "algorithm": stored.to_dict(self.algorithm)})
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ExperimentConfig":
@@ -230,6 +244,5 @@ class ExperimentConfig:
             ValueError: naming a field that is unknown, or a format that is newer.
         """
         data = schema.migrate(data)
-        algorithm = dict(data.pop("algorithm"))
-        config = algorithm_config(algorithm.pop("name"))
-        return schema.build(cls, {**data, "algorithm": schema.build(config, algorithm)})
+        algorithm = stored.from_dict(data.pop("algorithm"))
+        return schema.build(cls, {**data, "algorithm": algorithm})

@@ -1,10 +1,17 @@
 """The shape of networks: how many units, and what an observation or an action asks for."""
 
+import inspect
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from purejax_po import networks
+from purejax_po import named, networks
 from purejax_po.experiment.config.names import named_fields
+from purejax_po.types import EnvParams, Policy
+
+if TYPE_CHECKING:
+    FactoryName = Any
+else:  # what the command line reads
+    FactoryName = str
 
 MAKE_NETWORKS = {
     "none": networks.mlp_actor_critic,
@@ -38,3 +45,40 @@ class NetworkConfig:
     """Heads of attention of a transformer; divides its width."""
     mlp_ratio: int = 4
     """Hidden units of a transformer's feed-forward network for each unit of its width."""
+    factory: FactoryName = ""
+    """my_pkg.nets:make, a function of your own (env, env_params) → (policy, critic), in place of
+    all the rest."""
+
+
+def check_factory(factory: Any) -> None:
+    """Raise `ValueError` unless it is a function, or names one."""
+    found = named.find("network.factory", factory) if isinstance(factory, str) else factory
+    if not callable(found):
+        raise ValueError(f"network.factory must be a function, got {found!r}")
+
+
+def from_factory(factory: Any, env: Any, env_params: EnvParams, algorithm: Any) -> tuple[Any, ...]:
+    """Call a user's function: a policy, and a critic where the algorithm takes one.
+
+    Args:
+        factory: the function, or its name.
+        algorithm: the algorithm's factory, whose first arguments the networks are.
+
+    Raises:
+        ValueError: if it fails, or returns fewer.
+    """
+    name = factory if isinstance(factory, str) else getattr(factory, "__qualname__", "function")
+    make = named.find("network.factory", factory) if isinstance(factory, str) else factory
+    try:
+        made = make(env, env_params)
+    except Exception as error:  # whatever a user's code raises
+        reason = (str(error).strip().splitlines() or [""])[0]
+        told = f"{type(error).__name__}: {reason}".removesuffix(": ")
+        raise ValueError(f"network.factory {name} fails: {told}") from error
+    made = (made,) if isinstance(made, Policy) else made
+    parameters = inspect.signature(algorithm).parameters.values()
+    number = len([p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD])
+    if not isinstance(made, tuple) or len(made) < number:
+        needed = ("a policy", "(policy, critic)")[number > 1]
+        raise ValueError(f"network.factory {name} must return {needed}, got {made!r:.80}")
+    return made[:number]

@@ -2,10 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from purejax_po import named
+
+CLASS = "class"
+"""The key of a part of a configuration that names its class, where it is not the usual one."""
 FORMAT = "format"
 """The field of `config.json` that numbers its format."""
 CURRENT = 2
@@ -43,17 +47,35 @@ def build(cls: Any, data: dict[str, Any]) -> Any:
     Raises:
         ValueError: naming a field that it has not, or one that is missing and has no default.
     """
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    if unknown := set(data) - set(fields):
+    data = dict(data)
+    if (name := data.pop(CLASS, None)) is not None:
+        cls = named.find("class", name)
+    fields = {f.name for f in dataclasses.fields(cls)}
+    if unknown := set(data) - fields:
         raise ValueError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
     hints = get_type_hints(cls)
     values = {}
     for name, value in data.items():
-        if isinstance(value, dict) and dataclasses.is_dataclass(hints[name]):
-            values[name] = build(hints[name], value)
+        inner = inner_class(cls, name) if isinstance(value, dict) else None
+        if inner is not None:
+            values[name] = build(inner, value)
         else:
-            values[name] = _with_tuples(value)
+            values[name] = _of_json(value, hints.get(name))
     return cls(**values)
+
+
+def inner_class(cls: Any, name: str) -> Any:
+    """The dataclass that a field holds: as it is annotated, else as its default is; or None."""
+    hint = get_type_hints(cls).get(name)
+    for found in (hint, *get_args(hint)):
+        if isinstance(found, type) and dataclasses.is_dataclass(found):
+            return found
+    field = next(f for f in dataclasses.fields(cls) if f.name == name)
+    if field.default_factory is dataclasses.MISSING:
+        default = field.default
+    else:
+        default = field.default_factory()
+    return type(default) if dataclasses.is_dataclass(default) else None
 
 
 def plain(value: Any) -> Any:
@@ -65,8 +87,11 @@ def plain(value: Any) -> Any:
     return plain(tuple(value)) if np.ndim(value) else getattr(value, "item", lambda: value)()
 
 
-def _with_tuples(value: Any) -> Any:
-    """Turn the lists that JSON makes of tuples back into them."""
+def _of_json(value: Any, hint: Any = None) -> Any:
+    """Turn the lists that JSON makes of tuples back into them, unless a list is what is asked."""
     if isinstance(value, dict):
-        return {name: _with_tuples(item) for name, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+        return {name: _of_json(item) for name, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    items = [_of_json(item) for item in value]
+    return items if list in (hint, get_origin(hint)) else tuple(items)

@@ -1,13 +1,32 @@
-"""Algorithms as people name them: `ppo`, `ppo=PRESET`, `ppo:learning_rate=1e-3,num_epochs=8`."""
+"""Algorithms as people name them: `ppo`, `ppo=PRESET`, `ppo:num_epochs=8`, `my_pkg.spo:SPO`."""
 
 import dataclasses
+import re
 from typing import Any
 
 from purejax_po.checks import check_choice
-from purejax_po.experiment.config.algorithms import AlgorithmConfig, algorithm_config
+from purejax_po.experiment.config.algorithms import AlgorithmConfig
+from purejax_po.experiment.config.lookup import algorithm_config, is_algorithm
 from purejax_po.experiment.config.presets import PRESETS
 
-FORM = "NAME[=PRESET][:FIELD=VALUE,…]"
+FORM = "[LABEL=]NAME[=PRESET][:FIELD=VALUE,…], with NAME such as ppo or my_pkg.spo:SPO"
+_IMPORTED = re.compile(r"(?P<name>[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)(?P<settings>:.*)?")
+"""`my_pkg.spo:SPO` or `my_pkg.spo:SPO:learning_rate=1e-3`; in `ppo:learning_rate=1e-3` a value
+follows the name."""
+
+
+def labelled(text: str) -> tuple[str, AlgorithmConfig]:
+    """Return what a text calls a configuration, and the configuration; errors as `parse`.
+
+    `LABEL=NAME…` calls it LABEL, a class that is imported goes by its own short name, and all else
+    by the text itself.
+    """
+    label, equals, rest = text.partition("=")
+    is_label = equals and ":" not in label and not is_algorithm(label)
+    if is_label and (_IMPORTED.fullmatch(rest) or is_algorithm(re.split("[=:]", rest)[0])):
+        return label, parse(rest)
+    config, (name, _, _) = parse(text), _split(text)
+    return text.replace(name, config.name, 1) if ":" in name else text, config
 
 
 def parse(text: str) -> AlgorithmConfig:
@@ -16,15 +35,15 @@ def parse(text: str) -> AlgorithmConfig:
     Args:
         text: an algorithm; after `=` a preset of it to start from; after `:` options,
             hyperparameters and `hidden`, such as `ppo:learning_rate=1e-3,num_envs=8,hidden=64x64`.
+            The algorithm may be imported: `my_pkg.spo:SPO:learning_rate=1e-3`.
 
     Raises:
         ValueError: for an unknown name, preset or field, naming the nearest match, or a value that
             does not read.
     """
-    named, _, settings = text.partition(":")
-    name, has_preset, preset = named.partition("=")
+    name, preset, settings = _split(text)
     config: AlgorithmConfig = algorithm_config(name)()  # type: ignore[call-arg]
-    if has_preset:
+    if preset is not None:
         fitting = tuple(k for k, v in PRESETS.items() if v.algorithm.name == name)
         check_choice(f"preset of {name}", preset, fitting)
         config = PRESETS[preset].algorithm
@@ -34,6 +53,16 @@ def parse(text: str) -> AlgorithmConfig:
             raise ValueError(f"algorithm must be {FORM}, got {text!r}")
         config = _with(config, field.strip().replace("-", "_"), value.strip())
     return config
+
+
+def _split(text: str) -> tuple[str, str | None, str]:
+    """Name, preset and settings of an algorithm."""
+    named, _, settings = text.partition(":")
+    name, has_preset, preset = named.partition("=")
+    imported = None if is_algorithm(name) else _IMPORTED.fullmatch(text)
+    if imported:
+        return imported["name"], None, (imported["settings"] or "")[1:]
+    return name, preset if has_preset else None, settings
 
 
 def _with(config: AlgorithmConfig, field: str, text: str) -> AlgorithmConfig:

@@ -72,13 +72,13 @@ def check_effect(config: ExperimentConfig, trainer: Trainer) -> None:
         return
     hyperparams, env_params = fields_read(trainer)
     swept = {name.removeprefix(ENV_PARAMS) for name in config.sweep if ENV_PARAMS in name}
-    followed = parameters.sources(config.env, swept | set(config.env_params))
+    followed = parameters.sources(config.env_name, swept | set(config.env_params))
     for name in {**config.sweep, **set_params}:
         bare = name.removeprefix(ENV_PARAMS)
         read = hyperparams if bare == name else env_params | followed
         if bare in read:
             continue
-        what = f"{config.algorithm.name} with these options" if bare == name else config.env
+        what = f"{config.algorithm.name} with these options" if bare == name else config.env_name
         raise ValueError(
             f"{name} must be read by {what}, and has no effect there; read are "
             f"{', '.join(sorted(read))}"

@@ -87,7 +87,11 @@ def workers(num_devices: int | None = None) -> list[Any]:
 
 def keeps_one_core_busy(config: ExperimentConfig) -> bool:
     """Whether it is a single small lane, on an environment that is no other library's."""
-    return config.num_lanes == 1 and is_small(config.algorithm) and "/" not in config.env
+    return (
+        config.num_lanes == 1
+        and is_small(config.algorithm)
+        and not {"/", ":"} & set(config.env_name)
+    )
 
 
 def is_small(algorithm: AlgorithmConfig) -> bool:

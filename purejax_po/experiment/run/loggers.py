@@ -52,7 +52,7 @@ class WeightsAndBiases:
         directory.mkdir(parents=True, exist_ok=True)
         self._run = importlib.import_module("wandb").init(
             project="purejax-po",
-            name=f"{config.algorithm.name} on {config.env}",
+            name=f"{config.algorithm.name} on {config.env_name}",
             config=config.to_dict(),
             dir=os.fspath(directory),
             mode=os.environ.get("WANDB_MODE", "offline"),

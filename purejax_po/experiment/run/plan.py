@@ -101,7 +101,7 @@ def make_lanes(config: ExperimentConfig, numbers: Any, trainer: Trainer) -> Lane
     swept = everywhere.env_params.replace(**changes[True])
     return everywhere._replace(
         hyperparams=everywhere.hyperparams.replace(**changes[False]),
-        env_params=parameters.follow(config.env, swept, {*config.env_params, *changes[True]}),
+        env_params=parameters.follow(config.env_name, swept, {*config.env_params, *changes[True]}),
     )
 
 

@@ -26,7 +26,7 @@ def progress_bar(config: ExperimentConfig, title: str = "") -> Iterator[Progress
     algorithm = config.algorithm
     points = f"{config.num_points} points × " if config.sweep else ""
     seeds = f"{config.num_seeds} seed{'s' * (config.num_seeds != 1)}"
-    description = f"{title}{algorithm.name} on {config.env}, {points}{seeds}"
+    description = f"{title}{algorithm.name} on {config.env_name}, {points}{seeds}"
     per_update = algorithm.num_envs * algorithm.num_steps
     total = config.num_lanes * config.num_updates * per_update
     show = _in_notebook if _notebook() else _in_terminal if _is_terminal() else _in_lines

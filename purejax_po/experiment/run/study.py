@@ -379,7 +379,7 @@ class _Loop:
         dataset["diverged_at"] = final.dims, diverged_at.reshape(final.shape)
         dataset.attrs.update(
             algorithm=config.algorithm.name,
-            env=config.env,
+            env=config.env_name,
             config=json.dumps(config.identity()),
             versions=json.dumps(results.versions()),
         )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Hashable
 
+from purejax_po.environments import registry
 from purejax_po.experiment.config import ExperimentConfig, sweep
 from purejax_po.training import make_trainer
 from purejax_po.types import Trainer
@@ -41,4 +42,7 @@ def program_key(config: ExperimentConfig, trainer: Trainer) -> Hashable:
         return None
     data = {name: value for name, value in config.identity().items() if name not in TRACED}
     data["algorithm"] = {k: v for k, v in data["algorithm"].items() if k != "hyperparams"}
-    return json.dumps(data, sort_keys=True), type(config).make_env, type(trainer.env)
+    # A module that is reloaded, or a name that is registered anew, has other objects.
+    code = type(config.algorithm), type(trainer.env), registry.target(config.env)
+    key = json.dumps(data, sort_keys=True), type(config).make_env, code
+    return key if isinstance(code[-1], Hashable) else None

@@ -4,21 +4,30 @@ All are one class, two states and two actions, told apart by traced parameters: 
 trains on the five of them side by side. After rejax's `tests/environments.py`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment, spaces
+
+from purejax_po.training import make_train, make_trainer
+from purejax_po.types import Algorithm
 
 DISCOUNT = 0.5
 
 
 @struct.dataclass
 class ProbeState(environment.EnvState):
+    """Which of the two states it is."""
+
     index: jax.Array
 
 
 @struct.dataclass(kw_only=True)
 class ProbeParams(environment.EnvParams):
+    """What tells one probe from another."""
+
     observation: jax.Array
     """What state s looks like, `[2]`."""
     reward: jax.Array
@@ -31,31 +40,40 @@ class ProbeParams(environment.EnvParams):
 
 
 class Probe(environment.Environment[ProbeState, ProbeParams]):
+    """Two states, two actions; every step moves on to state 1."""
+
     @property
     def default_params(self):
+        """Return those of the first probe."""
         return VALUE
 
     def reset_env(self, key, params):
+        """Start in one of the states."""
         index = jax.random.bernoulli(key, params.start).astype(jnp.int32)
         state = ProbeState(index=index, time=jnp.int32(0))
         return self.observe(key, state, None, params), state
 
     def step_env(self, key, state, action, params):
+        """Earn the state's reward for the action, and move on."""
         reward = params.reward[state.index, action]
         state = ProbeState(index=jnp.int32(1), time=state.time + 1)
         obs = self.observe(key, state, action, params)
         return obs, state, reward, self.is_terminated(state, params), {}
 
     def observe(self, key, state, action, params):
+        """Return what the state looks like."""
         return params.observation[state.index][None]
 
     def is_terminated(self, state, params):
+        """Tell whether the episode's length is reached."""
         return state.time >= params.length
 
     def action_space(self, params):
+        """Return two actions."""
         return spaces.Discrete(2)
 
     def observation_space(self, params):
+        """Return one number."""
         return spaces.Box(-1.0, 1.0, (1,))
 
 
@@ -92,29 +110,40 @@ ACTIONS = {"action": {0: 1}, "policy": {-1: 0, 1: 1}}
 """The best action by observation, where there is one."""
 
 
-class Aim(environment.Environment):
-    """One step: the action in [1, 3] has to be 1.3 where −1 is seen and 2.6 where 1 is."""
+def train(
+    algorithm: Algorithm, hyperparams: Any, *, num_envs: int = 8, num_steps: int = 16
+) -> dict[str, dict[int, tuple[float | None, Any]]]:
+    """Train on the five probes side by side, for 100 updates.
 
-    BEST = jnp.array([1.3, 2.6])
+    Args:
+        algorithm: with networks for `Probe()`.
+        hyperparams: with a discount of `DISCOUNT`, if there is one.
 
-    @property
-    def default_params(self):
-        return environment.EnvParams(max_steps_in_episode=10)
+    Returns:
+        By probe and observation: the value (None without a critic), and the probabilities of both
+        actions.
+    """
+    trainer = make_trainer(Probe(), VALUE, algorithm, num_envs=num_envs, num_steps=num_steps)
+    run_one = make_train(trainer, num_updates=100, log_every=100)
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *PROBES.values())
+    obs, critic = jnp.array([[-1.0], [0.0], [1.0]]), algorithm.critic
 
-    def reset_env(self, key, params):
-        index = jax.random.bernoulli(key).astype(jnp.int32)
-        state = ProbeState(index=index, time=jnp.int32(0))
-        return self.look(index), state
+    def one(key: Any, env_params: Any) -> Any:
+        params = run_one(key, hyperparams, env_params).state.algorithm.params
+        start, actor = jnp.zeros(3, bool), algorithm.actor
+        distribution: Any = actor.act(params, actor.initial_carry(3), obs, start)[1]
+        probability = jnp.exp(jnp.stack([distribution.log_prob(jnp.full(3, a)) for a in (0, 1)]))
+        value = obs[:, 0]
+        if critic is not None:
+            value = critic.step(params.critic, critic.initial_carry(3), obs, start)[1]
+        return value, probability.T
 
-    def step_env(self, key, state, action, params):
-        reward = -jnp.square(action[0] - self.BEST[state.index])
-        return self.look(state.index), state, reward, jnp.bool_(True), {}
-
-    def look(self, index):
-        return jnp.float32(2 * index - 1)[None]
-
-    def action_space(self, params):
-        return spaces.Box(1.0, 3.0, (1,))
-
-    def observation_space(self, params):
-        return spaces.Box(-1.0, 1.0, (1,))
+    run_all = jax.jit(jax.vmap(one, in_axes=(None, 0)))
+    value, probability = jax.device_get(run_all(jax.random.key(0), stacked))
+    return {
+        name: {
+            int(x): (None if critic is None else float(value[i, j]), probability[i, j])
+            for j, x in enumerate(obs[:, 0])
+        }
+        for i, name in enumerate(PROBES)
+    }

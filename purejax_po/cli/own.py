@@ -1,0 +1,71 @@
+"""Algorithms on the command line: those of the package, and those that the arguments name."""
+
+import dataclasses
+import itertools
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Union
+
+import tyro
+
+from purejax_po import named
+from purejax_po.cli.arguments import TEXTS
+from purejax_po.experiment.config import ALGORITHMS, PPOConfig, algorithm_config
+from purejax_po.experiment.config.lookup import GROUP
+
+Configs = Mapping[str, type]
+
+
+def see_this_folder() -> None:
+    """Let names be of modules in the current folder, as `python -m` does."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+
+
+def algorithms(arguments: Sequence[str]) -> Configs:
+    """Return the configuration classes that the arguments may choose among, by name.
+
+    Raises:
+        ValueError: if the argument after `train` or `sweep` names no algorithm.
+    """
+    found: dict[str, type] = dict(ALGORITHMS)
+    if arguments[0] not in ("train", "sweep"):
+        return found
+    installed = named.entry_points(GROUP)
+    for place, (before, argument) in enumerate(itertools.pairwise(arguments)):
+        is_first = place == 0 and not argument.startswith("-")
+        is_value = before.startswith("--") and (before in TEXTS or "." in before)
+        is_other = (argument in installed or named.is_name(argument)) and not is_value
+        if is_first or is_other:
+            found[argument] = algorithm_config(argument)
+    return found
+
+
+def choosing(command: type, algorithms: Configs) -> type:
+    """Return a command with a subcommand for each algorithm: tyro reads a field's type."""
+    union = Union[  # noqa: UP007 - of a variable number of types
+        tuple(Annotated[config, tyro.conf.subcommand(name)] for name, config in algorithms.items())
+    ]
+    annotation = Annotated[union, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    default = dataclasses.field(default_factory=PPOConfig)
+    made = dataclasses.make_dataclass(
+        command.__name__,
+        [("algorithm", annotation, default)],
+        bases=(command,),
+        frozen=True,
+        kw_only=True,
+    )
+    made.__doc__ = command.__doc__
+    return made
+
+
+def descriptions() -> dict[str, str]:
+    """Return a line about each algorithm by name; of an installed package, or what is wrong."""
+    found = {}
+    for name in (*ALGORITHMS, *named.entry_points(GROUP)):
+        try:
+            found[name] = str(algorithm_config(name).__doc__).splitlines()[0]
+        except ValueError as error:
+            found[name] = str(error)
+    return found

@@ -1,0 +1,267 @@
+"""What is wrong with an environment: everything in one list, found by a few steps of it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purejax_po import contract, spaces
+from purejax_po.environments import registry
+from purejax_po.types import Environment, EnvParams, Space
+
+MOST_STEPS = 200
+"""Of random actions, after each of which observation and reward are looked at."""
+SHORT = 3
+"""A time limit that most episodes reach."""
+
+
+class Walk(NamedTuple):
+    """What steps returned, `[steps, ...]`."""
+
+    obs: Any
+    final_obs: Any
+    reward: Any
+    terminated: Any
+    truncated: Any
+
+
+def check_env(
+    env: Environment | Any, env_params: EnvParams | None = None, *, raises: bool = True
+) -> list[str]:
+    """Look for everything in an environment that training would stumble over.
+
+    It is traced once, then stepped with random actions, ended episodes included. What each of its
+    values has to be is said by `types.Environment`.
+
+    Args:
+        env: an environment, or what `make_env` takes.
+        env_params: its parameters (default: `env.default_params`).
+        raises: raise an error for what is found, as gymnasium's `check_env` does.
+
+    Returns:
+        The problems, a line each; none of a correct environment.
+
+    Raises:
+        ValueError: with a line for each problem, if `raises`.
+    """
+    problems = list(dict.fromkeys(_problems(env, env_params)))
+    if problems and raises:
+        raise ValueError("\n".join(problems))
+    return problems
+
+
+def _problems(env: Any, env_params: EnvParams | None) -> Iterator[str]:
+    try:
+        env, default = _made(env)
+        params = default if env_params is None else env_params
+        space = env.action_space(params)
+        obs_space = env.observation_space(params)
+        traced = contract.first_observation(env, params)
+    except (ValueError, AttributeError, NotImplementedError, TypeError) as error:
+        yield str(error) or f"{contract.name_of(env)}: {type(error).__name__}"
+        return
+    yield from _of_observation(env, obs_space, traced)
+    action, failure = jax.eval_shape(lambda: _actions(space, jax.random.key(0))), ""
+    try:
+        contract.settled(env, params, action)
+    except (ValueError, AttributeError, TypeError) as error:
+        failure = str(error)
+        yield failure
+    if not any(told in failure for told in ("six values", "traceable")):
+        yield from _of_values(env, params, action)
+        yield from _of_randomness(env, params, action)
+    if not failure:
+        yield from _of_episodes(env, params, space, obs_space)
+
+
+def _made(env: Any) -> tuple[Any, EnvParams]:
+    from purejax_po import environments
+
+    if isinstance(env, str):
+        return environments.make(env)
+    return registry.instance(env, env, {})
+
+
+def _actions(space: Space, key: Any) -> Any:
+    """A random action of a space, as gymnax's draw it; of a bare space the smallest one."""
+    if hasattr(space, "sample"):
+        try:
+            return space.sample(key)
+        except TypeError:  # gymnasium's takes no key
+            pass
+    if spaces.kind(space) == "discrete":
+        return spaces.start(space) + jax.random.randint(key, (), 0, int(space.n))
+    if spaces.kind(space) == "box":
+        low, high = np.maximum(space.low, -1.0), np.minimum(space.high, 1.0)
+        return jax.random.uniform(key, space.shape, minval=low, maxval=high)
+    return spaces.first_values(space)
+
+
+def _of_observation(env: Environment, space: Space, obs: Any) -> Iterator[str]:
+    """Shape and dtype of the first observation against its space."""
+    name, kind = contract.name_of(env), spaces.kind(space)
+    if kind not in ("box", "discrete", "multi_discrete"):
+        yield f"{name}.observation_space must be a Box or Discrete, got {space!r}"
+        return
+    shape = () if kind == "discrete" else tuple(getattr(space, "shape", None) or ())
+    if tuple(obs.shape) != shape:
+        yield f"{name}.reset must return observations {list(shape)}, got {list(obs.shape)}"
+    declared = getattr(space, "dtype", None)
+    if declared is None:
+        return
+    declared = jax.dtypes.canonicalize_dtype(declared)
+    if kind != "discrete" and obs.dtype != declared:
+        yield f"{name}.reset must return observations {declared} as its space, got {obs.dtype}"
+    elif kind == "discrete" and not jnp.issubdtype(obs.dtype, jnp.integer):
+        yield f"{name}.reset must return whole numbers as its space, got {obs.dtype}"
+
+
+def _of_values(env: Environment, params: EnvParams, action: Any) -> Iterator[str]:
+    """Kinds of reward and flags, which Python's own numbers would get from whoever looks."""
+    name, seen = contract.name_of(env), {}
+
+    def look(key: Any, action: Any) -> Any:
+        _, state = env.reset(key, params)
+        seen["values"] = env.step(key, state, action, params)
+        return 0
+
+    jax.eval_shape(look, jax.eval_shape(lambda: jax.random.key(0)), action)
+    _, _, reward, terminated, truncated, _ = seen["values"]
+    if not jnp.issubdtype(jnp.result_type(reward), jnp.floating):
+        yield f"{name}.step must return a float reward, got {jnp.result_type(reward)}"
+    for what, flag in (("terminated", terminated), ("truncated", truncated)):
+        if isinstance(flag, bool | int | float):
+            yield f"{name}.step must return {what} as a JAX bool, got Python's {flag!r}"
+        elif jnp.result_type(flag) != jnp.bool_:
+            yield f"{name}.step must return {what} as a bool, got {jnp.result_type(flag)}"
+
+
+def _of_randomness(env: Environment, params: EnvParams, action: Any) -> Iterator[str]:
+    """Whether all that `reset` and `step` draw depends on the key, or on the state."""
+    name, key = contract.name_of(env), jax.eval_shape(lambda: jax.random.key(0))
+    _, state = jax.eval_shape(lambda key: env.reset(key, params), key)
+    traced = {
+        "reset": jax.make_jaxpr(lambda key: env.reset(key, params))(key),
+        "step": jax.make_jaxpr(lambda key, state, action: env.step(key, state, action, params))(
+            key, state, action
+        ),
+    }
+    for method, program in traced.items():
+        if _draws_alone(program.jaxpr, set(program.jaxpr.invars))[0]:
+            yield f"{name}.{method} must draw its randomness from its key, and uses a fixed one"
+    with jax.disable_jit():  # what a program holds fixed is drawn anew
+        twice = [_one_step(env, params, action) for _ in range(2)]
+    if not all(jax.tree.leaves(jax.tree.map(np.array_equal, *twice))):
+        yield (
+            f"{name} must draw its randomness from its key alone, and one key gave two results "
+            "(Python's and NumPy's generators are drawn from once, when a program is traced)"
+        )
+
+
+def _one_step(env: Environment, params: EnvParams, action: Any) -> Any:
+    """Observations and reward of a reset and a step."""
+    obs, state = env.reset(jax.random.key(0), params)
+    action = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), action)
+    next_obs, _, reward, *_ = env.step(jax.random.key(1), state, action, params)
+    return obs, next_obs, reward
+
+
+def _draws_alone(jaxpr: Any, reached: set[Any]) -> tuple[bool, list[bool]]:
+    """Whether a program draws numbers that do not depend on what is reached from its arguments.
+
+    Returns:
+        That, and which of its results are reached.
+    """
+    found, reached = False, set(reached)
+    for equation in jaxpr.eqns:
+        inputs = [not hasattr(x, "val") and x in reached for x in equation.invars]
+        outputs = [any(inputs)] * len(equation.outvars)
+        closed: Any = [getattr(x, "jaxpr", None) for x in equation.params.values()]
+        inner = [x for x in closed if hasattr(x, "eqns")]
+        if len(inner) == 1 and len(inner[0].invars) == len(inputs):
+            inside = {x for x, is_in in zip(inner[0].invars, inputs, strict=True) if is_in}
+            alone, reaching = _draws_alone(inner[0], inside)
+            found |= alone and (not any(outputs) or equation.primitive.name in ("jit", "pjit"))
+            outputs = reaching if len(reaching) == len(outputs) and not any(outputs) else outputs
+        found |= equation.primitive.name == "random_bits" and not any(inputs)
+        reached |= {x for x, is_in in zip(equation.outvars, outputs, strict=True) if is_in}
+    return found, [not hasattr(x, "val") and x in reached for x in jaxpr.outvars]
+
+
+def _of_episodes(
+    env: Environment, params: EnvParams, space: Space, obs_space: Space
+) -> Iterator[str]:
+    """Walk with random actions: bounds, rewards, time limits."""
+    name = contract.name_of(env)
+    limit = getattr(params, "max_steps_in_episode", None)
+    num_steps = MOST_STEPS if limit is None else min(int(limit) + 2, MOST_STEPS)
+    found = jax.device_get(jax.jit(_walk(env, space, num_steps))(params))
+    for what, obs in (("observation", found.obs), ("final_observation", found.final_obs)):
+        yield from _of_bounds(name, what, obs_space, obs)
+    if not np.isfinite(np.asarray(found.reward, float)).all():
+        yield f"{name}.step must return finite rewards, got one that is not"
+    if limit is not None and hasattr(params, "replace") and num_steps > SHORT:
+        short = params.replace(max_steps_in_episode=type(limit)(SHORT))
+        cut = jax.device_get(jax.jit(_walk(env, space, SHORT))(short))
+        goes_on = not (found.terminated | found.truncated)[:SHORT].any()
+        yield from _of_limit(name, found, cut, int(limit), goes_on)
+
+
+def _walk(env: Environment, space: Space, num_steps: int) -> Callable[[EnvParams], Walk]:
+    """A function that makes steps with random actions, the same every time it is traced."""
+
+    def walk(params: EnvParams) -> Walk:
+        keys = jax.random.split(jax.random.key(0), MOST_STEPS + 1)
+        action = jax.eval_shape(lambda: _actions(space, keys[0]))
+        like = contract.settled(env, params, action).env_state
+
+        def step(state: Any, key: Any) -> Any:
+            act = _actions(space, jax.random.fold_in(key, 1))
+            obs, after, reward, *ends, info = env.step(key, state, act, params)
+            found = Walk(obs, info["final_observation"], reward, *map(jnp.bool_, ends))
+            return contract.as_before(contract.name_of(env), after, state), found
+
+        state = env.reset(keys[0], params)[1]
+        state = jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), state, like)
+        return jax.lax.scan(step, state, keys[1 : num_steps + 1])[1]
+
+    return walk
+
+
+def _of_bounds(name: str, what: str, space: Space, obs: Any) -> Iterator[str]:
+    """Whether observations `[steps, ...]` lie in their space."""
+    kind = spaces.kind(space)
+    if kind == "box":
+        low, high = np.asarray(space.low), np.asarray(space.high)
+    elif kind == "discrete":
+        low = np.asarray(spaces.start(space))
+        high = low + int(space.n) - 1
+    else:
+        return
+    if not np.isfinite(np.asarray(obs, float)).all():
+        yield f"{name}: {what} must be finite, got one that is not"
+        return
+    outside = (obs < low) | (obs > high)
+    if outside.any():
+        value = np.asarray(obs)[outside][0]
+        yield f"{name}: {what} must lie in its space {space}, got {value}"
+
+
+def _of_limit(name: str, found: Walk, cut: Walk, limit: int, goes_on: bool) -> Iterator[str]:
+    """Whether a time limit is told as a real end.
+
+    Args:
+        found: under the limit that the environment has.
+        cut: the same steps under a limit of `SHORT`.
+        goes_on: whether no episode ends so early but by that limit.
+    """
+    ends = np.flatnonzero(found.terminated | found.truncated)
+    lengths = np.diff(np.concatenate([[-1], ends]))
+    always = len(ends) > 0 and (lengths == limit).all() and found.terminated[ends].all()
+    if (goes_on and cut.terminated[SHORT - 1]) or always:
+        yield (
+            f"{name}.step must tell a time limit as truncated, got terminated: the value of what "
+            "follows would count as zero"
+        )

@@ -1,0 +1,70 @@
+"""Algorithms as JSON: the name of a class, and its fields; also of classes of one's own."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from purejax_po import named
+from purejax_po.experiment.config import schema
+from purejax_po.experiment.config.algorithms import AlgorithmConfig
+from purejax_po.experiment.config.lookup import algorithm_config, stored_name
+
+
+def to_dict(algorithm: AlgorithmConfig) -> dict[str, Any]:
+    """Return an algorithm as nested dictionaries.
+
+    A class that no other process can import goes by its short name: `check` refuses it.
+    """
+    data = dataclasses.asdict(algorithm)
+    for part in ("network", "hyperparams"):
+        value = getattr(algorithm, part)
+        if type(value) is not schema.inner_class(type(algorithm), part):
+            data[part] = {schema.CLASS: _or(type(value).__name__, named.name_of, type(value))} | (
+                data[part] if isinstance(data[part], dict) else {}
+            )
+    if callable(factory := algorithm.network.factory):
+        data["network"]["factory"] = _or(repr(factory), named.name_of, factory)
+    return {"name": _or(algorithm.name, stored_name, type(algorithm)), **data}
+
+
+def from_dict(data: dict[str, Any]) -> AlgorithmConfig:
+    """Undo `to_dict`.
+
+    Raises:
+        ValueError: for a class that is not there, or a field that it has not.
+    """
+    data = dict(data)
+    return schema.build(algorithm_config(data.pop("name")), data)
+
+
+def check(algorithm: AlgorithmConfig) -> None:
+    """Check that another process finds the classes of an algorithm by the names that are stored.
+
+    Raises:
+        ValueError: naming the class that it does not find.
+    """
+    cls: Any = type(algorithm)
+    parts: list[Any] = [
+        type(getattr(algorithm, part))
+        for part in ("network", "hyperparams")
+        if type(getattr(algorithm, part)) is not schema.inner_class(cls, part)
+    ]
+    if callable(algorithm.network.factory):
+        parts.append(algorithm.network.factory)
+    try:
+        stored_name(cls)
+        for cls in parts:
+            named.name_of(cls)
+    except ValueError as error:
+        shown = getattr(cls, "__name__", cls)
+        raise ValueError(
+            f"a run that is stored (out) must be of what can be imported, got {shown}, which could "
+            f"not be resumed or evaluated: {error}; put it there, or train it without out"
+        ) from None
+
+
+def _or(fallback: str, name: Callable[[Any], str], cls: Any) -> str:
+    try:
+        return name(cls)
+    except ValueError:
+        return fallback

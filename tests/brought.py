@@ -1,0 +1,67 @@
+"""What a user brings: an algorithm with classes of its own, in a module that tests import."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import flax.struct
+
+import purejax_po as po
+from purejax_po.checks import Positive
+
+
+@flax.struct.dataclass
+class Hyperparams(po.PPOHyperparams):
+    """One float more than PPO's."""
+
+    power: Positive = 1.0
+    """Of the learning rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(po.NetworkConfig):
+    """Networks with a list of their own."""
+
+    hidden: tuple[int, ...] = (8,)
+    extras: list[int] = field(default_factory=lambda: [1, 2])
+    """Ends as it began: a list."""
+
+
+def powered(policy, critic, hyperparams, **options):
+    """PPO with another learning rate."""
+    return po.ppo(policy, critic, hyperparams=hyperparams, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Powered(po.AlgorithmConfig):
+    """PPO whose learning rate has a power: a third party's algorithm."""
+
+    name = "powered"
+    factory = staticmethod(powered)
+
+    num_envs: int = 2
+    """Environments of each seed."""
+    num_steps: int = 16
+    """Steps of each environment per update."""
+    network: Network = field(default_factory=Network)
+    hyperparams: Any = field(default_factory=Hyperparams)
+
+
+class NoAlgorithm:
+    """Of another kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nameless(po.AlgorithmConfig):
+    """Lacks a name."""
+
+
+class Plain(Powered):
+    """A subclass that is no dataclass itself, but inherits what it needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoDefault(po.AlgorithmConfig):
+    """Cannot be made without arguments."""
+
+    name = "no_default"
+    factory = staticmethod(powered)

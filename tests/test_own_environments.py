@@ -1,0 +1,134 @@
+"""Environments that users bring: by name and as objects, in every command, checked by one call."""
+
+import json
+
+import grid
+import pytest
+import tiny
+
+import purejax_po as po
+from purejax_po import cli, environments, named
+from purejax_po.environments import registry
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
+MISTAKES = {
+    "FiveValues": "step must return six values",
+    "NoFinal": 'before any reset as info["final_observation"], got an empty info',
+    "Bools": "step must return terminated as a JAX bool, got Python's False",
+    "IntegerReward": "step must return a float reward, got int32",
+    "LimitAsEnd": "step must tell a time limit as truncated, got terminated",
+    "Endless": "step must return finite rewards",
+    "WrongDtype": "reset must return observations float32 as its space, got int32",
+    "WrongShape": r"reset must return observations [4], got [1, 4]",
+    "Outside": "observation must lie in its space",
+    "ChangingState": "place must keep its dtype from step to step, got float32 after int32",
+    "ChangingStructure": "the state must keep its structure from step to step",
+    "FixedKey": "reset must draw its randomness from its key, and uses a fixed one",
+    "FixedStepKey": "step must draw its randomness from its key, and uses a fixed one",
+    "NumpyNoise": "must draw its randomness from its key alone, and one key gave two",
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_each_mistake_is_found_and_named(name):
+    problems = po.check_env(getattr(grid, name)(), raises=False)
+    assert any(MISTAKES[name] in line for line in problems), problems
+    assert all("\n" not in line for line in problems)
+    assert len(problems) <= 3, problems
+    with pytest.raises(ValueError, match="must"):
+        po.check_env(f"grid:{name}")
+
+
+@pytest.mark.parametrize("env", [grid.GRID, "grid:Grid", "grid:make", "CartPole-v1", "Pendulum-v1"])
+def test_a_correct_environment_has_no_problems(env):
+    assert po.check_env(env) == []
+
+
+def test_own_environments_are_made_by_name():
+    assert po.make_env("grid:Grid", size=7)[0].size == 7
+    assert po.make_env("grid:GRID")[0] is grid.GRID
+    assert po.make_env(grid.Grid)[0].size == 4
+    assert po.make_env("grid:make")[1].max_steps_in_episode == 6
+    environments.check_name("grid:make")
+
+
+WRONG = {
+    "grid:Gird": "env grid:Gird is not there: grid has no Gird; did you mean Grid?",
+    "no_such:Grid": "no module named no_such",
+    "grid:nothing": "env grid:nothing must make an environment with reset and step, got None",
+    "grid:MISTAKE": "grid has no MISTAKE",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_name_is_one_line(name, capsys):
+    assert cli.main(["train", "ppo", "--env", name]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert WRONG[name] in line
+
+
+def test_options_that_an_environment_has_not_are_named():
+    with pytest.raises(ValueError, match="option of grid:Grid must be one of size, got 'sise'"):
+        po.make_env("grid:Grid", sise=3)
+    with pytest.raises(ValueError, match="env grid:GRID has no options, got 'size'"):
+        po.make_env("grid:GRID", size=3)
+
+
+@pytest.fixture
+def register(monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+    return po.register_env
+
+
+def test_names_are_registered(register):
+    register("Grid-v0", "grid:Grid")
+    register("Grid-v1", lambda size=6: grid.Grid(size))
+    assert {"Grid-v0", "Grid-v1"} <= set(environments.names())
+    assert po.make_env("Grid-v1")[0].size == 6
+    config = tiny.experiment(env="Grid-v0", env_options={"size": 5})
+    assert po.run(config, progress=False).attrs["env"] == "Grid-v0"
+    for name, target in {"CartPole-v1": grid.Grid, "a:b": grid.Grid, "new": 3}.items():
+        with pytest.raises(ValueError, match="must be"):
+            register(name, target)
+
+
+def test_a_registered_name_does_not_reach_a_cluster(register, tmp_path):
+    register("Grid-v0", "grid:Grid")
+    with pytest.raises(ValueError, match="env must be named by module:name on a cluster"):
+        po.run(tiny.experiment(env="Grid-v0"), tmp_path, cluster="auto")
+
+
+def test_a_class_is_called_by_its_name():
+    assert tiny.experiment(env=grid.Grid).env_name == "Grid"
+    assert tiny.experiment(env=grid.make).env_name == "make"
+
+
+def test_entry_points_give_short_names(monkeypatch):
+    monkeypatch.setattr(named, "entry_points", lambda group: {"their/Grid": "grid:Grid"})
+    assert po.make_env("their/Grid", size=6)[0].size == 6
+    assert "their/Grid" in environments.names()
+
+
+def test_an_object_is_trained_without_out_and_refused_with_it(tmp_path):
+    config = tiny.experiment(env=grid.Grid(5))
+    found = po.run(config, progress=False)
+    assert found.attrs["env"] == "Grid"
+    with pytest.raises(ValueError, match="must name its environment, got an object Grid"):
+        po.run(config, tmp_path / "run")
+    both = po.compare(
+        {"a": tiny.ALGORITHMS["a2c"]}, [grid.Grid(3)], num_seeds=1, total_steps=320, progress=False
+    )
+    assert both.attrs["env"] == "Grid"
+
+
+@pytest.mark.parametrize("name", tiny.ALGORITHMS)
+def test_every_algorithm_trains_on_an_own_environment_from_the_command_line(name, tmp_path):
+    out, known = tmp_path / "run", tiny.SMALL.keys() & vars(tiny.ALGORITHMS[name]).keys()
+    flags = ["--network.hidden", "8"]
+    for option in known - {"network"}:
+        flags += [f"--{option.replace('_', '-')}", str(tiny.SMALL[option])]
+    call = ["train", name, "--env", "grid:Grid", "--env-options", "size", "3", *flags]
+    assert cli.main([*call, "--seeds", "2", "--total-steps", "640", "--out", str(out)]) == 0
+    assert json.loads((out / "config.json").read_text())["env"] == "grid:Grid"
+    assert cli.main(["evaluate", str(out), "--episodes", "3"]) == 0
