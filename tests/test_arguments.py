@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from purejax_po import cli
-from purejax_po.cli import commands, tables
+from purejax_po.cli import entry, looking, tables
 from purejax_po.cli.arguments import normalize
 from purejax_po.environments import catalogue
 from purejax_po.experiment.config import specs
@@ -39,7 +39,7 @@ def test_arguments_are_read_as_they_are_typed(typed, read):
 
 def test_typed_arguments_reach_the_configuration():
     typed = "train ppo --total-steps 1e5 --network.hidden 8,4 --env-params gravity=9"
-    command = commands.parse(normalize(typed.split()))
+    command = entry.parse(normalize(typed.split()))
     config = command.config()
     assert config.total_steps == 100_000
     assert config.algorithm.network.hidden == (8, 4)
@@ -49,7 +49,7 @@ def test_typed_arguments_reach_the_configuration():
 @pytest.mark.parametrize("typed", ["grpo --env tokens/copy", "--env tokens/copy grpo"])
 def test_a_presets_place_does_not_depend_on_the_order(typed):
     """The second form silently trained an MLP with 16 environments for 500,000 steps."""
-    command = commands.parse(["train", *typed.split()])
+    command = entry.parse(["train", *typed.split()])
     config = command.config()
     assert command.preset == "grpo-copy"
     assert config.algorithm.num_envs == 128
@@ -57,7 +57,7 @@ def test_a_presets_place_does_not_depend_on_the_order(typed):
 
 
 def test_flags_win_over_a_preset():
-    config = commands.parse(["train", "--preset", "ppo-pendulum", "ppo", "--num-envs", "2"])
+    config = entry.parse(["train", "--preset", "ppo-pendulum", "ppo", "--num-envs", "2"])
     assert config.config().algorithm.num_envs == 2
     assert config.config().env == "Pendulum-v1"
 
@@ -149,6 +149,6 @@ def test_names_with_brackets_are_printed_as_they_are(capsys):
 
 def test_what_installs_a_library_is_told_where_it_is_missing(monkeypatch):
     monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'purejax-po[brax]'" in commands._of_library("brax")
+    assert "pip install 'purejax-po[brax]'" in looking._of_library("brax")
     monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: name)
-    assert commands._of_library("brax") == "brax, installed"
+    assert looking._of_library("brax") == "brax, installed"

@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 
 from purejax_po import cli
-from purejax_po.cli import commands
+from purejax_po.cli import commands, entry, looking
 from purejax_po.experiment.run import program
 from purejax_po.experiment.run.signals import Interrupted, stop_signal
 
@@ -128,8 +128,8 @@ def test_a_table_is_printed_though_it_cannot_be_kept(tmp_path, monkeypatch, caps
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(commands.policies, "evaluate_run", lambda *_, **__: evaluation)
-    monkeypatch.setattr(commands.atomic, "write_json", full)
+    monkeypatch.setattr(looking.policies, "evaluate_run", lambda *_, **__: evaluation)
+    monkeypatch.setattr(looking.atomic, "write_json", full)
     assert cli.main(["evaluate", str(tmp_path)]) == 1
     shown = capsys.readouterr()
     assert "evaluation return, IQM" in shown.out
@@ -410,7 +410,7 @@ MISTAKES = {
 
 def test_a_token_task_brings_its_settings():
     plain, task, changed = (
-        commands.parse(["train", "grpo", "--env", *flags])
+        entry.parse(["train", "grpo", "--env", *flags])
         for flags in (
             ["CartPole-v1"],
             ["tokens/copy"],

@@ -89,7 +89,7 @@ def test_values_are_read_as_they_are_typed(typed, read):
 
 def test_flags_are_those_of_the_commands():
     found = set()
-    for command in cli.commands.COMMANDS.values():
+    for command in cli.entry.COMMANDS.values():
         found |= {name for name, kind in messages.options(command).items() if kind is bool}
     assert found == set(arguments.FLAGS)
     for name, config in ALGORITHMS.items():
@@ -99,7 +99,7 @@ def test_flags_are_those_of_the_commands():
 
 def test_every_alias_leads_to_an_option():
     known = {k for name in ALGORITHMS for k in messages.options(cli.commands.Train, name)}
-    known |= set(messages.options(cli.commands.Evaluate))
+    known |= set(messages.options(cli.looking.Evaluate))
     assert set(arguments.ALIASES.values()) <= known
 
 

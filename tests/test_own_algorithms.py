@@ -89,7 +89,7 @@ def test_help_shows_the_options_of_an_own_algorithm(folder, capsys):
 
 def test_options_stand_before_an_own_algorithm_too(folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
-    found = cli.commands.parse(["train", "--env", "Acrobot-v1", "my_pkg.mine:Mine"])
+    found = cli.entry.parse(["train", "--env", "Acrobot-v1", "my_pkg.mine:Mine"])
     assert found.algorithm.name == "mine"
     assert found.experiment.env == "Acrobot-v1"
 
@@ -156,7 +156,7 @@ def test_entry_points_give_short_names(monkeypatch, capsys):
     found = {"powered": "brought:Powered", "broken": "brought:Missing"}
     monkeypatch.setattr(named, "entry_points", lambda group: found)
     assert algorithm_config("powered") is brought.Powered
-    assert cli.commands.parse(["train", "--seeds", "2", "powered"]).algorithm.name == "powered"
+    assert cli.entry.parse(["train", "--seeds", "2", "powered"]).algorithm.name == "powered"
     assert cli.main(["algorithms"]) == 0
     shown = capsys.readouterr().out
     assert "a third party's algorithm" in shown

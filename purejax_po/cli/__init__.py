@@ -1,5 +1,5 @@
 """The command line `purejax-po`."""
 
-from purejax_po.cli.commands import main
+from purejax_po.cli.entry import main
 
 __all__ = ["main"]

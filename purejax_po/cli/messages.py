@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 from purejax_po.cli import arguments as typed
+from purejax_po.cli.output import PROGRAM
 from purejax_po.experiment.config import ALGORITHMS, ExperimentConfig
 
-PROGRAM = "purejax-po"
 WIDTHS = {"hidden": "64x64", "channels": "16"}
 """How the settings of `compare` give several whole numbers."""
 MOST_LISTED = 6

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 PLAIN = {"…": "...", "×": "x", "−": "-", "≥": ">=", "≤": "<=", "–": "-", "±": "+-"}
 """What stands for characters that an output lacks."""
+PROGRAM = "purejax-po"
 HANDLER = "purejax_po"
 OUTPUT = "standard output cannot be written"
 
@@ -99,3 +100,9 @@ def console() -> Any:
 
     width = None if sys.stdout.isatty() else 100
     return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+def fail(error: Exception) -> int:
+    """Tell a user's mistake in one line; returns the exit code."""
+    print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+    return 2

@@ -1,0 +1,201 @@
+"""The commands that look at what is there: report, evaluate, render, envs, algorithms."""
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from purejax_po import environments
+from purejax_po.cli import output, own, tables
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment import policies
+from purejax_po.experiment.config import (
+    PRESETS,
+    sweep,
+)
+from purejax_po.experiment.report import page as report
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.run.compilation import (
+    use_compilation_cache,
+)
+
+PROGRAM = output.PROGRAM
+
+PointFlags = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Build table, pictures and a self-contained report.html from runs that are complete."""
+
+    directories: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Directories of runs, or directories that hold runs, as a comparison's. LABEL=DIR names a run:
+    it tells apart runs of one algorithm with other settings."""
+    out: Path | None = None
+    """Where to write (default: the directory, if there is one; else report)."""
+    format: tuple[str, ...] = ("png",)
+    """Of the files beside report.html: pictures as png, svg or pdf, the table as csv or tex."""
+
+    def execute(self) -> int:
+        """Print the table, and write the files."""
+        try:
+            if not self.directories:
+                raise ValueError(
+                    f"directories must be given, such as: {PROGRAM} report runs/ppo-CartPole-v1 "
+                    "runs/trpo-CartPole-v1 (where train and compare put their files)"
+                )
+            paths = report.labelled(self.directories)
+            dataset, path = report.report(paths, self.out, formats=self.format)
+        except ValueError as error:
+            return output.fail(error)
+        tables.print_points(dataset) if results.swept(dataset) else tables.print_comparison(dataset)
+        output.console().print(f"report: {path}", soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Evaluate a run's final policies, every seed on the same episodes."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """The directory of the run."""
+    episodes: int = 100
+    """Episodes per seed."""
+    sample: bool = False
+    """Sample actions rather than taking the most likely ones."""
+    point: PointFlags = ()
+    """Of a sweep, the value of each axis (default: the best point)."""
+
+    def execute(self) -> int:
+        """Print the returns, and write `evaluation.json` beside the run's results."""
+        try:
+            atomic.check_path("directory", self.directory)
+            use_compilation_cache()
+            point = sweep.parse_point(self.point) or policies.best_point(self.directory)
+            evaluation = policies.evaluate_run(
+                self.directory, num_episodes=self.episodes, greedy=not self.sample, point=point
+            )
+        except ValueError as error:
+            return output.fail(error)
+        means = evaluation["episode_return"].mean("episode").values
+        found = {
+            **({"point": point} if point else {}),
+            "episodes_per_seed": self.episodes,
+            "greedy": not self.sample,
+            "final_return": results.over_seeds(means),
+            "per_seed": dict(zip(evaluation["seed"].values.tolist(), means.tolist(), strict=True)),
+            **evaluation.attrs,
+        }
+        failure = None
+        try:
+            atomic.write_json(self.directory / "evaluation.json", found)
+        except OSError as error:  # the table is shown all the same
+            failure = error
+        left_out = {
+            name.replace("_", " "): ", ".join(map(str, seeds))
+            for name, seeds in evaluation.attrs.items()
+            if seeds
+        }
+        tables.print_rows(
+            f"evaluation of {self.directory}",
+            {
+                **({"point": tables.point(point)} if point else {}),
+                "seeds, episodes each": f"{len(means)}, {self.episodes}",
+                **left_out,
+                "actions": "sampled" if self.sample else "most likely",
+                **tables.return_rows(found["final_return"], "evaluation"),
+            },
+        )
+        if failure is not None:
+            raise failure
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Render:
+    """Draw an episode of one seed's final policy: an animated GIF, or a page for Brax."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """The directory of the run."""
+    seed: int = 0
+    """Which seed's policy."""
+    out: Path | None = None
+    """The file to write (default: DIRECTORY/seed-SEED.gif, for Brax seed-SEED.html)."""
+    point: PointFlags = ()
+    """Of a sweep, the value of each axis."""
+
+    def execute(self) -> int:
+        """Write the file."""
+        try:
+            atomic.check_path("directory", self.directory)
+            use_compilation_cache()
+            point = sweep.parse_point(self.point) or policies.best_point(self.directory)
+            path, frames = policies.render(
+                self.directory, self.out, seed=self.seed, point=point, progress=_tell_tenths
+            )
+        except ValueError as error:
+            return output.fail(error)
+        output.console().print(f"{path}: {frames} frames", soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class Envs:
+    """List the environments: id, observations, actions, time limit (steps)."""
+
+    def execute(self) -> int:
+        """Print one row per environment."""
+        table = output.table("environment", "observation", "actions", "time limit (steps)")
+        for name in environments.names():
+            if library := environments.library_of(name):  # making it takes seconds
+                table.add_row(name, _of_library(library), "", "")
+                continue
+            try:
+                env, env_params = environments.make(name)
+            except ValueError as error:
+                table.add_row(name, str(error), "", "")
+                continue
+            observation = getattr(env.observation_space(env_params), "shape", "")
+            table.add_row(
+                name,
+                str(tuple(observation)),
+                str(env.action_space(env_params)).replace(", dtype=int32", ""),
+                f"{getattr(env_params, 'max_steps_in_episode', math.inf):g}",
+            )
+        output.console().print(table)
+        return 0
+
+
+def _of_library(library: str) -> str:
+    """Whether a library of environments is installed, and how to install it."""
+    if environments.is_installed(library):
+        return f"{library}, installed"
+    return f"pip install 'purejax-po[{library}]' (in a checkout: pip install -e '.[{library}]')"
+
+
+@dataclass(frozen=True)
+class Algorithms:
+    """List the algorithms and the presets."""
+
+    def execute(self) -> int:
+        """Print one table of algorithms and one of presets."""
+        table = output.table("algorithm", "what it is")
+        for name, what in own.descriptions().items():
+            table.add_row(name, what)
+        output.console().print(table)
+        table = output.table("preset", "algorithm", "environment it was tuned for")
+        for name, preset in PRESETS.items():
+            table.add_row(name, preset.algorithm.name, preset.env)
+        output.console().print(table)
+        return 0
+
+
+def _tell_tenths(done: int, total: int) -> None:
+    """Say on stderr how far the drawing of frames is: it takes a while."""
+    if done == 1 or 10 * done // total > 10 * (done - 1) // total:
+        print(f"{PROGRAM}: frame {done} of {total}", file=sys.stderr, flush=True)
