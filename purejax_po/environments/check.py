@@ -13,6 +13,8 @@ from purejax_po.types import Environment, EnvParams, Space
 
 MOST_STEPS = 200
 """Of random actions, after each of which observation and reward are looked at."""
+CALLS = ("jit", "pjit")
+"""How a program calls a compiled function within it."""
 SHORT = 3
 """A time limit that most episodes reach."""
 
@@ -171,23 +173,29 @@ def _one_step(env: Environment, params: EnvParams, action: Any) -> Any:
 def _draws_alone(jaxpr: Any, reached: set[Any]) -> tuple[bool, list[bool]]:
     """Whether a program draws numbers that do not depend on what is reached from its arguments.
 
+    Calls are looked into; loops and branches are trusted.
+
     Returns:
         That, and which of its results are reached.
     """
     found, reached = False, set(reached)
     for equation in jaxpr.eqns:
-        inputs = [not hasattr(x, "val") and x in reached for x in equation.invars]
-        outputs = [any(inputs)] * len(equation.outvars)
-        closed: Any = [getattr(x, "jaxpr", None) for x in equation.params.values()]
-        inner = [x for x in closed if hasattr(x, "eqns")]
-        if len(inner) == 1 and len(inner[0].invars) == len(inputs):
-            inside = {x for x, is_in in zip(inner[0].invars, inputs, strict=True) if is_in}
-            alone, reaching = _draws_alone(inner[0], inside)
-            found |= alone and (not any(outputs) or equation.primitive.name in ("jit", "pjit"))
-            outputs = reaching if len(reaching) == len(outputs) and not any(outputs) else outputs
-        found |= equation.primitive.name == "random_bits" and not any(inputs)
+        inputs = [_is_in(x, reached) for x in equation.invars]
+        if equation.primitive.name in CALLS:
+            inner = equation.params["jaxpr"].jaxpr
+            inside = {x for x, is_in in zip(inner.invars, inputs, strict=True) if is_in}
+            alone, outputs = _draws_alone(inner, inside)
+        else:
+            alone = equation.primitive.name == "random_bits" and not any(inputs)
+            outputs = [any(inputs)] * len(equation.outvars)
+        found |= alone
         reached |= {x for x, is_in in zip(equation.outvars, outputs, strict=True) if is_in}
-    return found, [not hasattr(x, "val") and x in reached for x in jaxpr.outvars]
+    return found, [_is_in(x, reached) for x in jaxpr.outvars]
+
+
+def _is_in(x: Any, variables: set[Any]) -> bool:
+    """Whether a variable is in a set; a literal is in none, and has no hash."""
+    return not hasattr(x, "val") and x in variables
 
 
 def _of_episodes(
