@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         told = (error.filename or _place(command), error.strerror or error)
-        print(f"{PROGRAM}: error: {', '.join(str(x) for x in told if x)}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {': '.join(str(x) for x in told if x)}", file=sys.stderr)
         return 1
 
 
