@@ -14,8 +14,7 @@ from synthetic import make_run, save_run
 import purejax_po as po
 from purejax_po import cli
 from purejax_po.experiment import compare as comparison
-from purejax_po.experiment import train
-from purejax_po.experiment.config import experiment as config
+from purejax_po.experiment import config, train
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import join as runs
 
