@@ -51,7 +51,8 @@ from purejax_po.experiment.plots.comparison import (
 )
 from purejax_po.experiment.plots.curves import plot, plot_curves, plot_diagnostics
 from purejax_po.experiment.plots.sweep import plot_axes, plot_sensitivity, plot_sweep
-from purejax_po.experiment.policies import evaluate_run, load_policy, render
+from purejax_po.experiment.policies import evaluate_run, load_policy
+from purejax_po.experiment.rendering import render
 from purejax_po.experiment.report.page import report
 from purejax_po.experiment.results import statistics
 from purejax_po.experiment.results.dataset import load as load_results

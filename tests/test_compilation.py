@@ -12,8 +12,9 @@ import pytest
 
 import purejax_po as po
 from purejax_po import cli
-from purejax_po.cli import commands
-from purejax_po.experiment.run import compilation
+from purejax_po._xla import stack
+from purejax_po.cli import looking
+from purejax_po.experiment.run import compilation, devices
 
 FLAGS = [
     "train", "a2c", "--seeds", "2", "--num-envs", "2", "--num-steps", "4", "--network.hidden", "8",
@@ -78,7 +79,7 @@ def test_without_a_home_there_is_a_warning(monkeypatch):
 @pytest.mark.parametrize("command", ["evaluate", "render"])
 def test_acting_uses_the_cache_too(command, monkeypatch, tmp_path):
     used = []
-    monkeypatch.setattr(commands, "use_compilation_cache", lambda: used.append(command))
+    monkeypatch.setattr(looking, "use_compilation_cache", lambda: used.append(command))
     assert cli.main([command, str(tmp_path)]) == 2  # no run
     assert used == [command]
 
@@ -135,7 +136,7 @@ def test_an_unknown_precision_is_refused():
     ],
 )
 def test_a_single_small_lane_is_run_in_one_thread(changes, sequential):
-    assert po.ExperimentConfig(**changes).keeps_one_core_busy is sequential
+    assert devices.keeps_one_core_busy(po.ExperimentConfig(**changes)) is sequential
 
 
 @pytest.mark.parametrize("given", [{}, {"NPROC": "2"}, {"PJRT_NPROC": "2"}])
@@ -160,6 +161,6 @@ def test_a_deep_stack_changes_neither_arguments_nor_results():
 
     assert divide(7, b=2) == (3, 1)
     assert divide.__doc__ == "Of two numbers."
-    assert divide.__code__.co_stacksize == compilation.STACK_WORDS
+    assert divide.__code__.co_stacksize == stack.STACK_WORDS
     with pytest.raises(ZeroDivisionError):
         divide(7, 0)

@@ -78,7 +78,7 @@ ROOMS = {
 }
 # A library -> the only files of `experiment` that may import it: a room, or a file in it.
 ONLY_IN_ROOMS = {
-    "matplotlib": {"plots", "report", "policies"},
+    "matplotlib": {"plots", "report", "rendering"},
     "ray": {"run/ray_pool", "run/ray_cluster"},
     "filelock": {"store/lock"},
     "safetensors": {"store/arrays"},

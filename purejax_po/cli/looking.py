@@ -11,7 +11,7 @@ import tyro
 from purejax_po import environments
 from purejax_po.cli import output, own, tables
 from purejax_po.experiment import files as atomic
-from purejax_po.experiment import policies
+from purejax_po.experiment import policies, rendering
 from purejax_po.experiment.config import (
     PRESETS,
     sweep,
@@ -135,7 +135,7 @@ class Render:
             atomic.check_path("directory", self.directory)
             use_compilation_cache()
             point = sweep.parse_point(self.point) or policies.best_point(self.directory)
-            path, frames = policies.render(
+            path, frames = rendering.render(
                 self.directory, self.out, seed=self.seed, point=point, progress=_tell_tenths
             )
         except ValueError as error:

@@ -1,0 +1,139 @@
+"""An episode of a policy as a picture that moves, or as a page where a library draws its own."""
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from purejax_po import contract
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment import train
+from purejax_po.experiment.config import sweep
+from purejax_po.experiment.policies import load_policy
+from purejax_po.experiment.store import run_store as files
+from purejax_po.types import Trainer
+
+HEADLESS = {
+    "SDL_VIDEODRIVER": "dummy",
+    "SDL_AUDIODRIVER": "dummy",
+    "PYGAME_HIDE_SUPPORT_PROMPT": "1",
+}
+"""gymnasium draws classic-control environments with pygame: no window, sound or greeting."""
+
+
+def _silent(done: int, total: int) -> None:
+    """Tell nothing."""
+
+
+def render(
+    out: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    seed: int,
+    point: Mapping[str, float] | None = None,
+    progress: Callable[[int, int], None] = _silent,
+) -> tuple[Path, int]:
+    """Draw one greedy episode of a seed's final policy.
+
+    Args:
+        out: the directory of a run.
+        path: the file to write (default: `OUT/seed-SEED.gif`): an animated GIF, or where a library
+            draws its own environments, as Brax, a page `.html`.
+        seed: the seed's value.
+        point: as `load_policy`.
+
+    Returns:
+        The file, and the number of frames.
+
+    Raises:
+        ValueError: as `load_policy`; or if nothing can draw the environment.
+    """
+    atomic.check_path("out", out)
+    if path is not None:
+        atomic.check_path("path", path)
+    if path is not None and not Path(path).absolute().parent.is_dir():
+        raise ValueError(f"path must be in a directory that exists, got {path}")
+    config = files.read_config(Path(out))
+    trainer = train.prepare(config.at(sweep.find(config, point)[1])).trainer
+    draw_page = getattr(trainer.env, "draw", None)
+    suffix = ".gif" if draw_page is None else ".html"
+    path = Path(path or Path(out) / f"seed-{seed}{suffix}")
+    if path.suffix.lower() != suffix:
+        raise ValueError(
+            f"path must end in {suffix} for {contract.name_of(trainer.env)}, got {path}"
+        )
+    act = load_policy(out, seed=seed, point=point)
+    if draw_page is not None:
+        infos = _play(trainer, act, seed)[2]
+        path.write_text(draw_page(infos))
+        return path, len(infos)
+    visualizer = _gif_visualizer()
+    states, returns, _ = _play(trainer, act, seed)
+    try:
+        _draw(visualizer(trainer.env, trainer.env_params, states, returns), path, progress)
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError(
+            f"env {contract.name_of(trainer.env)} cannot be drawn: gymnax has no picture of it"
+        ) from None
+    return path, len(states)
+
+
+def _draw(visualizer: Any, path: Path, progress: Callable[[int, int], None]) -> None:
+    """Draw every state once, and write them as a GIF."""
+    from matplotlib import pyplot
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    try:
+        canvas = FigureCanvasAgg(visualizer.fig)
+        visualizer.init()
+        frames, total = [], len(visualizer.state_seq)
+        for i in range(total):
+            visualizer.update(i)
+            canvas.draw()
+            frame = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+            frames.append(frame.quantize(64))
+            progress(i + 1, total)
+        frames[0].save(
+            path, save_all=True, append_images=frames[1:], duration=visualizer.interval, loop=0
+        )
+    finally:
+        pyplot.close(visualizer.fig)
+
+
+def _gif_visualizer() -> Any:
+    """Gymnax's class that draws GIFs."""
+    for name, value in HEADLESS.items():
+        os.environ.setdefault(name, value)
+    try:
+        importlib.import_module("pygame")
+        from gymnax.visualize import Visualizer
+    except ImportError:
+        raise ValueError(
+            "rendering needs pygame, which is not installed: pip install 'purejax-po[render]'"
+        ) from None
+    return Visualizer
+
+
+def _play(trainer: Trainer, act: Callable[..., Any], seed: int) -> tuple[list[Any], Any, list[Any]]:
+    """Play one episode: states acted on, returns so far, and what the steps said besides."""
+    env, env_params = trainer.env, trainer.env_params
+    memoryless, memory = trainer.actor.memoryless, None
+    step = jax.jit(env.step)
+    reset_key, key = jax.random.split(jax.random.key(seed))
+    obs, state = env.reset(reset_key, env_params)
+    states, returns, infos, total, ended = [], [], [], 0.0, False
+    while not ended:
+        states.append(state)
+        key, step_key = jax.random.split(key)
+        action, memory = (act(obs), None) if memoryless else act(obs, memory)
+        obs, state, reward, terminated, truncated, info = step(step_key, state, action, env_params)
+        total += float(reward)
+        returns.append(total)
+        infos.append(info)
+        ended = bool(terminated) or bool(truncated)
+    return states, np.array(returns), infos
