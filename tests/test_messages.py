@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+import synthetic
 import xarray as xr
 from gymnax.environments import spaces
 from gymnax.wrappers.gym import GymnaxToGymWrapper
@@ -16,7 +17,9 @@ from gymnax.wrappers.gym import GymnaxToGymWrapper
 import purejax_po as po
 from purejax_po import cli
 from purejax_po.cli import arguments, messages, output
+from purejax_po.experiment import policies
 from purejax_po.experiment.config import ALGORITHMS
+from purejax_po.experiment.results import join
 
 
 @pytest.mark.parametrize(
@@ -194,56 +197,45 @@ def test_calls_say_where_an_argument_belongs(make, told):
     assert "\n" not in str(error.value)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Two small runs of a comparison."""
-    out = tmp_path_factory.mktemp("runs")
-    two = {name: tiny.ALGORITHMS[name] for name in ("a2c", "ppo")}
-    po.compare(two, num_seeds=2, total_steps=320, out=out, progress=False)
-    return out
-
-
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda d: po.compare(["ppo"], out=3), "out must be a path, such as"),
-        (lambda d: po.resume_compare(3), "out must be a path"),
-        (lambda d: po.report(3), "paths must be a path"),
-        (lambda d: po.report(d, 3), "out must be a path"),
-        (lambda d: po.load_runs([3]), "paths must be a path"),
-        (lambda d: po.load_results(3), "path must be a path"),
-        (lambda d: po.save_results(None, 3), "path must be a path"),
-        (lambda d: po.evaluate_run(3), "out must be a path"),
-        (lambda d: po.load_policy(3, seed=0), "out must be a path"),
-        (lambda d: po.render(3, seed=0), "out must be a path"),
-        (lambda d: po.render(d, 3, seed=0), "path must be a path"),
-        (lambda d: po.load_runs("s3://b/x"), "must be a directory of this machine .* s3://b/x"),
-        (lambda d: po.load_runs({"a": "s3://b/x"}), "must be a directory of this machine"),
-        (lambda d: po.load_results("s3://b/x"), "must be a directory of this machine"),
-        (lambda d: po.save_results(None, "s3://b/x.nc"), "must be a directory of this machine"),
-        (lambda d: po.resume("s3://b/x"), "must be a directory of this machine"),
-        (lambda d: po.resume_compare("s3://b/x"), "must be a directory of this machine"),
-        (lambda d: po.compare(["ppo"], out="s3://b/x"), "must be a directory of this machine"),
-        (lambda d: po.plot(evaluation()), "without final_return; an evaluation has returns of"),
-        (lambda d: po.plot_diagnostics(evaluation()), "an evaluation has returns of episodes"),
-        (lambda d: po.plot_comparison(evaluation()), "an evaluation has returns of episodes"),
-        (lambda d: po.plot(3), "dataset must be results of run, .* got int"),
+        (lambda: po.compare(["ppo"], out=3), "out must be a path, such as"),
+        (lambda: po.resume_compare(3), "out must be a path"),
+        (lambda: po.report(3), "paths must be a path"),
+        (lambda: po.report("x", 3), "out must be a path"),
+        (lambda: po.load_runs([3]), "paths must be a path"),
+        (lambda: po.load_results(3), "path must be a path"),
+        (lambda: po.save_results(None, 3), "path must be a path"),
+        (lambda: po.evaluate_run(3), "out must be a path"),
+        (lambda: po.load_policy(3, seed=0), "out must be a path"),
+        (lambda: po.render(3, seed=0), "out must be a path"),
+        (lambda: po.render("x", 3, seed=0), "path must be a path"),
+        (lambda: po.load_runs("s3://b/x"), "must be a directory of this machine .* s3://b/x"),
+        (lambda: po.load_runs({"a": "s3://b/x"}), "must be a directory of this machine"),
+        (lambda: po.load_results("s3://b/x"), "must be a directory of this machine"),
+        (lambda: po.save_results(None, "s3://b/x.nc"), "must be a directory of this machine"),
+        (lambda: po.resume("s3://b/x"), "must be a directory of this machine"),
+        (lambda: po.resume_compare("s3://b/x"), "must be a directory of this machine"),
+        (lambda: po.compare(["ppo"], out="s3://b/x"), "must be a directory of this machine"),
+        (lambda: po.plot(evaluation()), "without final_return; an evaluation has returns of"),
+        (lambda: po.plot_diagnostics(evaluation()), "an evaluation has returns of episodes"),
+        (lambda: po.plot_comparison(evaluation()), "an evaluation has returns of episodes"),
+        (lambda: po.plot(3), "dataset must be results of run, .* got int"),
         (
-            lambda d: po.evaluate_run(d, evaluation_seed=-1),
+            lambda: po.evaluate_run("x", evaluation_seed=-1),
             "evaluation_seed must be a whole number",
         ),
-        (lambda d: po.evaluate_run(d, evaluation_seed=1.5), "evaluation_seed must be a whole numb"),
+        (lambda: po.evaluate_run("x", evaluation_seed=1.5), "evaluation_seed must be a whole numb"),
         (
-            lambda d: po.evaluate_run(d, evaluation_seed=2**70),
+            lambda: po.evaluate_run("x", evaluation_seed=2**70),
             r"evaluation_seed must be below 2\^32",
         ),
-        (lambda d: po.render(d / "ppo-CartPole-v1", seed=1.5), "seed must be one of the run's fin"),
-        (lambda d: po.render(d / "ppo-CartPole-v1", seed=-1), "seed must be one of the run's fin"),
     ],
 )
-def test_paths_results_and_seeds_are_checked(call, told, runs):
+def test_paths_results_and_seeds_are_checked(call, told):
     with pytest.raises(ValueError, match=told) as error:
-        call(runs)
+        call()
     assert "\n" not in str(error.value)
 
 
@@ -252,11 +244,19 @@ def evaluation():
     return xr.Dataset({"episode_return": (("seed", "episode"), np.zeros((2, 3)))})
 
 
-def test_a_run_chosen_from_several_is_summarized(runs):
-    both = po.load_runs(runs)
+@pytest.mark.parametrize("seed", [-1, 1.5, "x", 2**70])
+def test_a_seed_that_the_run_has_not_is_told(seed):
+    trained = policies.TrainedPolicies(cast(Any, None), np.arange(3), np.zeros(3, bool), {})
+    with pytest.raises(ValueError, match=f"run's finished seeds, 0 … 2, got {seed}"):
+        policies._params_of(trained, cast(int, seed))
+
+
+def test_a_run_chosen_from_several_is_summarized():
+    two = {(name, "CartPole-v1"): synthetic.make_run(name) for name in ("a2c", "ppo")}
+    both = join.join(two)
     chosen = po.summarize(both.isel(algorithm=1))
-    assert (chosen["algorithm"], chosen["num_seeds"]) == ("ppo", 2)
-    assert chosen["final_return"] == po.summarize(both)["runs"][1]["final_return"]
+    assert (chosen["algorithm"], chosen["num_seeds"]) == ("ppo", 8)
+    assert chosen == po.summarize(both)["runs"][1]
 
 
 def test_table1_refuses_an_object_store(capsys, tmp_path, monkeypatch):

@@ -8,12 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from purejax_po.early import PROGRAM
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 PLAIN = {"…": "...", "×": "x", "−": "-", "≥": ">=", "≤": "<=", "–": "-", "±": "+-"}
 """What stands for characters that an output lacks."""
-PROGRAM = "purejax-po"
 HANDLER = "purejax_po"
 OUTPUT = "standard output cannot be written"
 
