@@ -10,8 +10,10 @@ import tiny
 from breaking import run_until
 
 import purejax_po as po
+from purejax_po.experiment import train
 from purejax_po.experiment.config import sweep
 from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.run import block, pool
 from purejax_po.experiment.run.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -35,8 +37,8 @@ def test_an_observer_is_told_of_every_window_once_and_in_order(tmp_path):
     po.run(tiny.experiment(), tmp_path / "run", progress=False, observers=[notes])
     assert notes.closed
     assert sorted(notes.seen) == [(b, w) for b in range(3) for w in range(10)]
-    for block in range(3):
-        assert [w for b, w in notes.seen if b == block] == list(range(10))
+    for i in range(3):
+        assert [w for b, w in notes.seen if b == i] == list(range(10))
 
 
 def test_a_resumed_run_tells_only_of_what_is_new(tmp_path):
@@ -115,3 +117,35 @@ def test_no_axis_has_the_name_of_something_in_the_results():
     )
     dataset = results.to_dataset(log, seeds=[0], updates=[1], steps_per_update=1)
     assert {*map(str, dataset.variables), *results.LABELS} <= set(sweep.RESERVED)
+
+
+class Lossy:
+    """Threads whose first receipt is told of as a loss: the worker died when it was done."""
+
+    def __init__(self, *arguments):
+        self._threads, self.submitted = pool.Threads(*arguments), []
+
+    def __getattr__(self, name):
+        return getattr(self._threads, name)
+
+    def submit(self, block):
+        self.submitted.append(block)
+        self._threads.submit(block)
+
+    def poll(self, timeout):
+        events = self._threads.poll(timeout)
+        for i, event in enumerate(events):
+            if isinstance(event, block.Receipt) and not hasattr(self, "lost"):
+                self.lost = events[i] = pool.Loss(event.block, "the worker died")
+        return events
+
+
+def test_a_block_whose_receipt_got_lost_is_not_run_again(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(train, "Threads", lambda *x: made.append(Lossy(*x)) or made[-1])
+    po.run(tiny.experiment(), tmp_path / "run", progress=False)
+    po.run(tiny.experiment(), tmp_path / "expected", progress=False)
+    assert sorted(made[0].submitted) == [0, 1, 2]
+    for name in ("results.nc", "log.jsonl"):
+        found = [(tmp_path / out / name).read_bytes() for out in ("run", "expected")]
+        assert found[0] == found[1]

@@ -34,7 +34,7 @@ from purejax_po.experiment.run.observers import (
     Window,
 )
 from purejax_po.experiment.run.plan import Labels, Plan
-from purejax_po.experiment.run.pool import Failure, Fit, Loss, Pool, Threads
+from purejax_po.experiment.run.pool import Failure, Fit, Loss, Pool
 from purejax_po.experiment.run.signals import StopSignal
 from purejax_po.experiment.store import run_store
 from purejax_po.experiment.store.arrays import CheckpointError
@@ -68,16 +68,6 @@ class Study(NamedTuple):
     trainer: Trainer
     directory: Path | None = None
     is_resumed: bool = False
-
-
-def open_pool(study: Study, host: Host) -> Pool:
-    """Return who will run the blocks."""
-    if host.cluster is not None:
-        host.connect()  # before ray is imported, which reads what the connection sets
-        from purejax_po.experiment.run.ray_pool import RayPool
-
-        return RayPool(study.config, host)
-    return Threads(study.config, study.trainer, host)
 
 
 def train(
@@ -310,6 +300,9 @@ class _Loop:
                         is_open.discard(event.block)
                         if event.is_finished:
                             self._finish(event.block)
+                    case Loss() if self._has_result(event.block):  # its receipt got lost alone
+                        is_open.discard(event.block)
+                        self._finish(event.block)
                     case Loss():
                         losses[event.block] += 1
                         self._give_up_after(losses[event.block], event)
@@ -320,6 +313,12 @@ class _Loop:
                     case Failure():
                         self.had_saved = self._has_saved()
                         raise event.error
+
+    def _has_result(self, block: int) -> bool:
+        try:
+            return self._store.result(block) is not None
+        except CheckpointError:
+            return False
 
     def _give_up_after(self, number: int, loss: Loss) -> None:
         if number >= MOST_LOSSES:
