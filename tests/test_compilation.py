@@ -12,6 +12,7 @@ import pytest
 
 import purejax_po as po
 from purejax_po import cli
+from purejax_po._xla import stack
 from purejax_po.cli import commands
 from purejax_po.experiment.run import compilation
 
@@ -153,13 +154,13 @@ def test_the_number_of_threads_is_the_users_if_it_is_given(monkeypatch, given):
 
 
 def test_a_deep_stack_changes_neither_arguments_nor_results():
-    @compilation.with_deep_stack
+    @stack.with_deep_stack
     def divide(a, b=1):
         """Of two numbers."""
         return divmod(a, b)
 
     assert divide(7, b=2) == (3, 1)
     assert divide.__doc__ == "Of two numbers."
-    assert divide.__code__.co_stacksize == compilation.STACK_WORDS
+    assert divide.__code__.co_stacksize == stack.STACK_WORDS
     with pytest.raises(ZeroDivisionError):
         divide(7, 0)
