@@ -23,10 +23,8 @@ def test_the_innermost_choice_counts_and_ends():
     with switch.using(NONE):
         assert not any(switch.on())
         with switch.using(switch.CPU), switch.without("columns", "one_check"):
-            assert [n for n, x in switch.on()._asdict().items() if not x] == [
-                "columns",
-                "one_check",
-            ]
+            off = [name for name, is_on in switch.on()._asdict().items() if not is_on]
+            assert off == ["columns", "one_check"]
         assert not any(switch.on())
     assert all(switch.on())
 
@@ -68,10 +66,9 @@ def test_parts_are_those_of_plain_jax():
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ppo", "trpo"])
-def test_training_without_tricks_runs_and_is_not_taken_for_the_program_with_them(name):
+def test_training_without_tricks_runs_and_is_not_taken_for_the_program_with_them():
     """`po.run` compiles a program once; under other tricks it is another program."""
-    config = tiny.experiment(algorithm=tiny.ALGORITHMS[name])
+    config = tiny.experiment(algorithm=tiny.ALGORITHMS["trpo"])
     usual = po.run(config, progress=False)
     with switch.using(NONE):
         plain = po.run(config, progress=False)
