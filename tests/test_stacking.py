@@ -70,7 +70,7 @@ def trains(env):
     state = trainer.init(jax.random.key(0), algorithm.hyperparams)
     state, _ = jax.jit(trainer.step)(algorithm.hyperparams, state)
     found = po.evaluate(
-        jax.random.key(1), env, params, trainer.policy, state.acting_params,
+        jax.random.key(1), env, params, trainer.actor, state.acting_params,
         num_episodes=2, num_steps=8,
     )  # fmt: skip
     return bool(jnp.isfinite(found.episode_return).all())
