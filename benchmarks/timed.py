@@ -11,7 +11,7 @@ import numpy as np
 import purejax_po as po
 from purejax_po.experiment.config import AlgorithmConfig
 from purejax_po.experiment.run import devices, plan
-from purejax_po.experiment.run.block import run_window
+from purejax_po.experiment.run.block import new_state, place, run_window
 from purejax_po.experiment.run.program import Lanes, compile_program
 
 
@@ -78,9 +78,8 @@ class Timed:
         for i in range(worker, len(self.blocks), len(self.workers)):
             state = self.states[i]
             if state is None:
-                state = self.program.init(*jax.device_put(tuple(self.blocks[i]), self.workers[0]))
-            inputs = (self.blocks[i].hyperparams, state, self.blocks[i].env_params)
-            hyperparams, state, env_params = jax.device_put(inputs, device)
+                state = new_state(self.program, self.blocks[i])
+            hyperparams, state, env_params = place(self.blocks[i], state, device)
             for _ in range(self.windows):
                 window = self.program.window[device]
                 state, _ = run_window(window, hyperparams, state, env_params, self.updates, device)

@@ -13,20 +13,12 @@ import tyro
 from purejax_po.cli import output, tables
 from purejax_po.experiment import compare as comparison
 from purejax_po.experiment import train
-from purejax_po.experiment.config import (
-    PRESETS,
-    ExperimentConfig,
-    PPOConfig,
-    sweep,
-)
+from purejax_po.experiment.config import PRESETS, ExperimentConfig, PPOConfig, sweep
 from purejax_po.experiment.layout import BLOCKS, RUN_FILES, SWEEP
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import loggers
-from purejax_po.experiment.run.compilation import (
-    use_no_compilation_cache,
-    use_one_thread,
-)
+from purejax_po.experiment.run.compilation import use_no_compilation_cache, use_one_thread
 from purejax_po.experiment.run.devices import keeps_one_core_busy
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError
@@ -77,7 +69,6 @@ class Train:
                     f"preset must be one for {config.algorithm.name}, got {self.preset!r}, "
                     f"which is for {PRESETS[self.preset].algorithm.name}"
                 )
-            config.check()
             _prepare_process(config)
             host = replace(self.host, overwrite=self.overwrite)
             study = train.prepare(config, out, host)

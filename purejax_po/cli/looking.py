@@ -12,15 +12,10 @@ from purejax_po import environments
 from purejax_po.cli import output, own, tables
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import policies, rendering
-from purejax_po.experiment.config import (
-    PRESETS,
-    sweep,
-)
+from purejax_po.experiment.config import PRESETS, sweep
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
-from purejax_po.experiment.run.compilation import (
-    use_compilation_cache,
-)
+from purejax_po.experiment.run.compilation import use_compilation_cache
 
 PROGRAM = output.PROGRAM
 

@@ -67,6 +67,11 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
         ValueError: if the pool's size is not a whole number ≥ 0.
     """
 
+    _name = ""
+    """A subclass sets it."""
+    _limit = EnvParams().max_steps_in_episode
+    """A subclass may set it (steps)."""
+
     def __init__(self, reset_pool: int = 0):
         super().__init__()
         check_count("reset_pool", reset_pool, minimum=0)
@@ -85,9 +90,14 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
         return (state.time >= params.max_steps_in_episode) | state.is_cut
 
     @property
+    def name(self) -> str:
+        """The environment's id."""
+        return self._name or type(self).__name__
+
+    @property
     def default_params(self) -> EnvParams:
-        """A limit of 1000 steps."""
-        return EnvParams()
+        """The library's own time limit, or 1000 steps."""
+        return EnvParams(max_steps_in_episode=self._limit)
 
     @functools.partial(jax.jit, static_argnames=("self",))
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, EnvState]:

@@ -113,11 +113,6 @@ class Brax(Adapter):
         frames: list[Any] = [types.SimpleNamespace(x=info["x"]) for info in infos]
         return html.render(self.brax_env.sys, frames)  # type: ignore[attr-defined]
 
-    @property
-    def name(self) -> str:
-        """The environment's id."""
-        return self._name
-
     def action_space(self, params: Any = None) -> spaces.Box:
         """What each actuator is told, in [−1, 1]."""
         return spaces.Box(-1.0, 1.0, (self.brax_env.action_size,))

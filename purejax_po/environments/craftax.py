@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gymnax.environments import spaces
 
 from purejax_po.checks import check_choice
-from purejax_po.environments.adapters import Adapter, Advance, EnvParams, raw
+from purejax_po.environments.adapters import Adapter, Advance, raw
 from purejax_po.types import Array, Key
 
 # Not an import statement: types are checked without the extra, too.
@@ -49,11 +49,6 @@ class Craftax(Adapter):
         self._rules = self.game.default_params.replace(max_timesteps=NEVER)
         self._name = f"craftax/{task}"
 
-    @property
-    def default_params(self) -> EnvParams:
-        """Craftax's own time limit."""
-        return EnvParams(max_steps_in_episode=self._limit)
-
     def start(self, key: Key) -> tuple[Array, Any]:
         """Generate a world."""
         return self.game.reset_env(raw(key), self._rules)
@@ -62,11 +57,6 @@ class Craftax(Adapter):
         """Step."""
         obs, inner, reward, done, _ = self.game.step_env(raw(key), inner, action, self._rules)
         return Advance(obs, inner, reward, done)
-
-    @property
-    def name(self) -> str:
-        """The environment's id."""
-        return self._name
 
     @property
     def num_actions(self) -> int:

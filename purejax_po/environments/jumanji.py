@@ -64,11 +64,6 @@ class Jumanji(Adapter):
         obs = vector(timestep.observation)
         return Advance(obs, state, timestep.reward, last & ~goes_on, last & goes_on)
 
-    @property
-    def name(self) -> str:
-        """The environment's id."""
-        return self._name
-
     def action_space(self, params: Any = None) -> Any:
         """Discrete, or a tuple of discrete spaces."""
         return self._actions

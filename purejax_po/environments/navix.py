@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gymnax.environments import spaces
 
 from purejax_po.checks import check_choice
-from purejax_po.environments.adapters import Adapter, Advance, EnvParams, raw
+from purejax_po.environments.adapters import Adapter, Advance, raw
 from purejax_po.environments.carried import Carried
 from purejax_po.environments.catalogue import check_task
 from purejax_po.types import Array, Key
@@ -71,16 +71,6 @@ class Navix(Adapter):
         """Move."""
         (obs, reward, terminated), timestep = self._step(self._carried.restore(inner), action)
         return Advance(obs, self._carried.reduce(timestep), reward, terminated)
-
-    @property
-    def default_params(self) -> EnvParams:
-        """Navix's own time limit."""
-        return EnvParams(max_steps_in_episode=self._limit)
-
-    @property
-    def name(self) -> str:
-        """The environment's id."""
-        return self._name
 
     @property
     def num_actions(self) -> int:

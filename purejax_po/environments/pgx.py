@@ -51,11 +51,6 @@ class Pgx(Adapter):
         return Advance(_observed(state), state, state.rewards[0], state.terminated, state.truncated)
 
     @property
-    def name(self) -> str:
-        """The environment's id."""
-        return self._name
-
-    @property
     def num_actions(self) -> int:
         """Moves, legal or not."""
         return self.game.num_actions

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from gymnax.environments import spaces
 
 from purejax_po.checks import check_choice
-from purejax_po.environments.adapters import Adapter, Advance, EnvParams, raw
+from purejax_po.environments.adapters import Adapter, Advance, raw
 from purejax_po.environments.carried import Carried
 from purejax_po.environments.catalogue import check_task
 from purejax_po.types import Array, Key
@@ -73,16 +73,6 @@ class Playground(Adapter):
         """Step."""
         (obs, reward, done), state = self._step(self._carried.restore(inner), action)
         return Advance(obs, self._carried.reduce(state), reward, done > 0)
-
-    @property
-    def default_params(self) -> EnvParams:
-        """Playground's own time limit."""
-        return EnvParams(max_steps_in_episode=self._limit)
-
-    @property
-    def name(self) -> str:
-        """The environment's id."""
-        return self._name
 
     def action_space(self, params: Any = None) -> spaces.Box:
         """What each actuator is told, in [−1, 1]."""

@@ -72,16 +72,6 @@ class Xminigrid(Adapter):
         return Advance(obs, self._carried.reduce(timestep), reached, reached)
 
     @property
-    def default_params(self) -> EnvParams:
-        """The task's own time limit."""
-        return EnvParams(max_steps_in_episode=self._limit)
-
-    @property
-    def name(self) -> str:
-        """The environment's id."""
-        return self._name
-
-    @property
     def num_actions(self) -> int:
         """As the library says."""
         return self.game.num_actions(self._rules)

@@ -21,6 +21,8 @@ LOGGERS = ("tensorboard", "wandb")
 """Directories of optional loggers: like a run's files replaced with it."""
 OLD_CHECKPOINTS = "checkpoints"
 """Where version 0.1 kept what `blocks` holds now."""
+OWN = (*RUN_FILES, SWEEP, *LOGGERS, OLD_CHECKPOINTS)
+"""All that a run may have in its directory, and that goes when it is overwritten."""
 RESULT = "result"
 _STATE = re.compile(r"state-(\d+)")
 

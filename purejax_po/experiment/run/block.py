@@ -4,7 +4,6 @@ It may run anywhere and any number of times: it goes on from the newest state th
 and leaves its result there. What it tells meanwhile is for those who watch.
 """
 
-import socket
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -36,15 +35,6 @@ class Work(NamedTuple):
     """When the run began (seconds since the epoch), without the pauses."""
 
 
-class Unfinished(NamedTuple):
-    """A block under way."""
-
-    state: Any
-    """TrainState, leaves `[K, ...]`."""
-    log: Log
-    """Leaves `[num_real, windows]`."""
-
-
 class Finished(NamedTuple):
     """What is left of a block, leaves `[num_real, ...]`."""
 
@@ -60,10 +50,7 @@ class Receipt(NamedTuple):
 
     block: int
     is_finished: bool
-    num_windows: int
-    """That are done; those of an unfinished block are saved."""
-    where: str
-    """The machine."""
+    """Else what is done of it is saved."""
 
 
 class Problem(NamedTuple):
@@ -94,8 +81,7 @@ def run_block(
     for problem in problems:
         tell(Problem(block, problem))
     state, logs = _begin(work, lanes, begin, num_real)
-    inputs = jax.device_put((state, lanes.hyperparams, lanes.env_params), device)
-    state, hyperparams, env_params = inputs
+    hyperparams, state, env_params = place(lanes, state, device)
     saved_at = time.monotonic()
     for index in range(len(logs), len(plan.lengths)):
         state, log = run_window(
@@ -111,10 +97,20 @@ def run_block(
             work.store.save(block, len(logs), unfinished, _meta(work))
             saved_at = time.monotonic()
         if stops:
-            return Receipt(block, False, len(logs), socket.gethostname())
+            return Receipt(block, is_finished=False)
     finished = _finish(state, logs, num_real)
     work.store.finish(block, len(logs), checkpoint.flatten(finished), _meta(work))
-    return Receipt(block, True, len(logs), socket.gethostname())
+    return Receipt(block, is_finished=True)
+
+
+def new_state(program: Program, lanes: Lanes) -> Any:
+    """Initialise lanes, on the device that the program does so on."""
+    return program.init(*jax.device_put(tuple(lanes), program.workers[0]))
+
+
+def place(lanes: Lanes, state: Any, device: Any) -> tuple[Any, Any, Any]:
+    """Put what a window takes on a device: hyperparameters, state, environment parameters."""
+    return jax.device_put((lanes.hyperparams, state, lanes.env_params), device)
 
 
 def run_window(
@@ -130,7 +126,7 @@ def _begin(work: Work, lanes: Lanes, begin: Stored | None, num_real: int) -> tup
     """The state and the windows' logs that a block begins with."""
     program = work.program
     if begin is None:
-        return program.init(*jax.device_put(tuple(lanes), program.workers[0])), []
+        return new_state(program, lanes), []
     log = _stacked(program.log_shapes, num_real, begin.num_windows)
     template = {"state": program.state_shapes, "log": log}
     restored = unflatten(template, begin)

@@ -9,8 +9,6 @@ import jax
 from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, NaturalGradientConfig
 
 BEST_LANES_PER_ACCELERATOR = 4096
-
-
 LANES_PER_CORE = 8
 """Of small networks: with more the working set leaves a core's cache."""
 NATURAL_LANES_PER_CORE = 4

@@ -134,7 +134,7 @@ class Threads:
         with jax.enable_x64(is_x64):
             while (block := self._blocks.get()) is not None:
                 if is_asked():
-                    self._events.put(Receipt(block, False, 0, ""))
+                    self._events.put(Receipt(block, is_finished=False))
                     continue
                 try:
                     self._events.put(run_block(work, block, device, self._events.put, is_asked))

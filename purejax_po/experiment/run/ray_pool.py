@@ -57,10 +57,10 @@ class Worker:
         self._pool = Threads(self._config, build_trainer(self._config), self._host)
         self._fit: Fit | None = None
 
-    def fit(self, wish: Wish) -> tuple[Fit, int]:
-        """Compile; returns what was compiled without the arrays' shapes, and the threads."""
+    def fit(self, wish: Wish) -> Fit:
+        """As `Pool`, on this machine alone."""
         self._fit = self._pool.fit(wish)
-        return self._fit, self._fit.num_workers
+        return self._fit
 
     def begin(
         self,
@@ -156,6 +156,7 @@ class RayPool:
 
     def fit(self, wish: Wish) -> Fit:
         """As `Pool`: on the first worker that is there."""
+        self._host.connect()  # again, where an earlier attempt has ended a cluster of our own
         self._leave()
         self._is_stopping, self._plan = False, None
         number = min(_places(self._resources), self._host.max_workers or _places(self._resources))
@@ -163,7 +164,7 @@ class RayPool:
         member = self._hire()
         asked = wish._replace(num_workers=number)
         try:
-            fit, _ = ray.get(member.actor.fit.remote(asked))
+            fit: Any = ray.get(member.actor.fit.remote(asked))
         except RayTaskError as error:
             raise _cause(error) from None
         except RayActorError as error:
@@ -276,7 +277,7 @@ class RayPool:
     def stop(self) -> None:
         """As `Pool`."""
         self._is_stopping = True
-        self._receipts += [Receipt(block, False, 0, "") for block in self._waiting]
+        self._receipts += [Receipt(block, is_finished=False) for block in self._waiting]
         self._waiting.clear()
         for member in self._members:
             member.actor.stop.remote()

@@ -182,13 +182,12 @@ def check_writable(directory: Path, overwrite: bool) -> None:
         ValueError: if it is a file, holds a run or a run's files already, or cannot be written to.
     """
     atomic.check_local("out", directory)
-    names = (*layout.RUN_FILES, layout.SWEEP, *layout.LOGGERS, layout.OLD_CHECKPOINTS)
     try:
         if directory.is_symlink() and not directory.exists():
             raise ValueError(f"out must be a directory, got the dangling link {directory}")
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"out must be a directory, got the file {directory}")
-        held = [name for name in names if (directory / name).exists()]
+        held = [name for name in layout.OWN if (directory / name).exists()]
         existing = directory.absolute()
         while not existing.exists():
             existing = existing.parent
@@ -215,8 +214,7 @@ def create(directory: Path, config: ExperimentConfig, plan: dict[str, Any]) -> N
     before the plan: a directory left by a kill can be resumed or overwritten.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    names = (*layout.RUN_FILES, layout.SWEEP, *layout.LOGGERS, layout.OLD_CHECKPOINTS)
-    for name in (layout.SUMMARY, *names):
+    for name in (layout.SUMMARY, *layout.OWN):
         path = directory / name
         if path.is_dir():
             shutil.rmtree(path)

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import jax
-
 from purejax_po.experiment import train
 from purejax_po.experiment.run import devices
-from purejax_po.experiment.run.block import run_window
+from purejax_po.experiment.run.block import new_state, place, run_window
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.program import Program, compile_program
@@ -57,9 +55,7 @@ def probe(job: Job, host: Host) -> Probe:
 
     def three_updates(worker: int) -> list[float]:
         device, lanes = program.workers[worker], plan.lanes(worker, trainer)
-        state = program.init(*jax.device_put(tuple(lanes), program.workers[0]))
-        inputs = jax.device_put((lanes.hyperparams, state, lanes.env_params), device)
-        hyperparams, state, env_params = inputs
+        hyperparams, state, env_params = place(lanes, new_state(program, lanes), device)
         times = []
         for _ in range(3):
             start.wait()
