@@ -45,9 +45,11 @@ def test_a_warm_cache_gives_the_same_bits_as_a_cold_one(tmp_path):
     warm, _ = train(tmp_path / "warm", home)
     assert kept(home) == programs
     elsewhere = str(tmp_path / "elsewhere")  # JAX's own setting does not turn it on again
-    off, _ = train(
-        tmp_path / "off", elsewhere, "--no-compilation-cache", JAX_COMPILATION_CACHE_DIR=elsewhere
-    )
+    of_jax = {
+        "JAX_COMPILATION_CACHE_DIR": elsewhere,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+    off, _ = train(tmp_path / "off", elsewhere, "--no-compilation-cache", **of_jax)
     assert kept(tmp_path / "elsewhere") == set()
     for run in (warm, off):
         for name in cold:

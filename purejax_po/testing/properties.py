@@ -70,7 +70,10 @@ def one_trace_serves_all(
 def lanes_have_hyperparameters_of_their_own(
     subject: Subject, changes: Mapping[str, float], unused: Collection[str], num_lanes: int
 ) -> None:
-    """Each lane of one program learns with its own value, and lanes left alone agree."""
+    """Each lane of one program learns with its own value, and lanes left alone agree.
+
+    They agree to rounding: the last lane may be the remainder of a CPU's vectors.
+    """
     fields = set(subject.hyperparams.__dataclass_fields__)
     assert set(changes) == fields, f"changes must name {', '.join(sorted(fields))}"
     assert len(changes) < num_lanes
@@ -89,7 +92,8 @@ def lanes_have_hyperparameters_of_their_own(
             assert_close(lane_of(params, lane), states[-1].algorithm.params)
     assert subject.traces["run_lanes"] == 1, "lanes were traced more than once"
     if len(changed) + 1 < num_lanes:
-        assert_equal(lane_of(result.state, num_lanes - 1), lane_of(result.state, 0))
+        last, first = (lane_of(result.state, lane) for lane in (num_lanes - 1, 0))
+        assert_close(last, first, rtol=1e-5, atol=1e-7)
 
 
 def state_is_stable(subject: Subject) -> None:

@@ -22,13 +22,13 @@ def assert_equal(a: Any, b: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, as_numpy(a), as_numpy(b))
 
 
-def assert_close(a: Any, b: Any) -> None:
+def assert_close(a: Any, b: Any, rtol: float = 1e-3, atol: float = 1e-4) -> None:
     """To 1e-3 relative or 1e-4 absolute: three updates, each through Adam or conjugate gradient.
 
     XLA orders sums differently at another batch width, and both amplify the last bit.
     """
     jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4),
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol),
         as_numpy(a),
         as_numpy(b),
     )

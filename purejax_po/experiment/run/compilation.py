@@ -95,8 +95,10 @@ def use_one_thread() -> None:
 def use_no_compilation_cache() -> None:
     """Keep no compiled program, even where JAX's own setting names a folder for them."""
     import jax
+    from jax.experimental.compilation_cache import compilation_cache
 
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # what was compiled before has settled that it is used
 
 
 def _kind_of_cpu() -> str:
