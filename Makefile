@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 MINUTES ?= 5
 DEMO_ALGORITHMS := reinforce a2c npg trpo ppo
 
-.PHONY: help demo test test-slow lint format benchmark benchmark-quick notebooks lock clean
+.PHONY: help demo test test-slow lint format benchmark benchmark-quick benchmark-gpu notebooks lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -43,6 +43,9 @@ benchmark: $(READY)  ## speed: limit, breakdown, lanes, start-up, and peers in v
 
 benchmark-quick: $(READY)  ## the same with few and short measurements
 	$(BIN)/python benchmarks --quick
+
+benchmark-gpu: $(READY)  ## on a GPU, within eight minutes: the kernels' numbers, and speed with each change off and on
+	$(BIN)/python benchmarks/on_gpu.py
 
 notebooks: $(READY)  ## run the notebooks again, outputs kept
 	$(BIN)/python notebooks/run.py

@@ -1,21 +1,26 @@
 """The program that XLA makes of a training window for a GPU, seen without the GPU.
 
     JAX_PLATFORMS=cpu python benchmarks/gpu_program.py [--card h200] [--algorithm ppo]
-        [--env CartPole-v1] [--lanes 2048] [--microseconds 1.5] [--options NAME=VALUE,…]
+        [--env CartPole-v1] [--lanes 2048] [--kernels xla] [--microseconds 1.5]
+        [--options NAME=VALUE,…]
 
 It needs the extra `gpu-program`. For every loop: its kernels, the bytes that they have to move, the
 operations of their products, and a model of its time: of each kernel the longer of bytes by
 bandwidth and operations by peak, and a constant for its start. Kernels of loops' conditions count;
 loops of unknown length turn once. Nothing here is a measurement of time. The card's autotuner may
-choose other products.
+choose other products. Where a `ptxas` is found, and this version of XLA writes PTX, registers and
+spills of the kernels are told too.
 """
 
 import math
+import os
 import re
+import shutil
+import subprocess
 import tempfile
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gpu_hlo
 import gpu_targets
@@ -31,13 +36,33 @@ from purejax_po.experiment.run import plan, program
 from purejax_po.experiment.run.compilation import compiler_options, with_deep_stack
 
 
+class Compiled(NamedTuple):
+    """What the compiler leaves behind."""
+
+    hlo: str
+    """The scheduled program."""
+    thunks: str
+    """The sequence of its thunks."""
+    ptx: dict[str, str]
+    """Kernels' assembly by file, where the compiler writes it."""
+
+
 @switch.using(switch.ELSEWHERE)
 def compile_window(
-    algorithm: str, env_name: str, width: int, card: gpu_targets.Card, options: dict[str, Any]
-) -> tuple[str, str]:
-    """Compile a window of training; return its scheduled HLO and the sequence of its thunks."""
+    algorithm: str,
+    env_name: str,
+    width: int,
+    card: gpu_targets.Card,
+    options: dict[str, Any],
+    **fields: Any,
+) -> Compiled:
+    """Compile a window of training.
+
+    Args:
+        fields: of the algorithm's configuration.
+    """
     sharding = SingleDeviceSharding(gpu_targets.device_of(card))
-    config = ALGORITHMS[algorithm]()
+    config = ALGORITHMS[algorithm](**fields)
     env, env_params = po.make_env(env_name)
     built = config.build(env, env_params)
     trainer = po.make_trainer(
@@ -61,7 +86,37 @@ def compile_window(
         dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         compiled = lowered.compile({**compiler_options("gpu"), **dump, **options})
         (thunks,) = Path(folder).glob("*jit_window*thunk_sequence_after_thunk_passes.txt")
-        return compiled.as_text(), thunks.read_text()
+        ptx = {path.name: path.read_text() for path in sorted(Path(folder).glob("*.ptx"))}
+        return Compiled(compiled.as_text(), thunks.read_text(), ptx)
+
+
+def registers(ptx: dict[str, str]) -> list[dict[str, Any]]:
+    """Registers and spilled bytes of a thread, by kernel; nothing without ptxas."""
+    if (ptxas := shutil.which("ptxas")) is None:
+        return []
+    found = []
+    for text in ptx.values():
+        target = re.search(r"\.target (\w+)", text)
+        command = [ptxas, "-v", f"-arch={target[1] if target else 'sm_90a'}", "-o", os.devnull, "-"]
+        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+            file.write(text)
+            file.flush()
+            command[-1] = file.name
+            told = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+        names = re.findall(r"Compiling entry function '([^']+)'", told)
+        used = re.findall(r"Used (\d+) registers", told)
+        spilled = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told)
+        shared = re.findall(r"(\d+) bytes smem", told) or ["0"] * len(names)
+        for name, count, spills, smem in zip(names, used, spilled, shared, strict=False):
+            found.append(
+                {
+                    "kernel": name,
+                    "registers": int(count),
+                    "spilled": max(map(int, spills)),
+                    "shared": int(smem),
+                }
+            )
+    return sorted(found, key=lambda x: (-x["spilled"], -x["registers"]))
 
 
 def graph_launches(hlo: str, thunks: str) -> dict[str, int]:
@@ -143,21 +198,28 @@ def describe(row: dict[str, Any]) -> dict[str, str]:
 def main() -> None:
     chosen = measure.arguments(
         __doc__, card="h200", algorithm="ppo", env="CartPole-v1", lanes=2048, microseconds=1.5,
-        options="", name="gpu_program",
+        kernels="", options="", name="gpu_program",
     )  # fmt: skip
     if chosen.card not in gpu_targets.CARDS:
         raise SystemExit(f"--card {chosen.card}: one of {', '.join(gpu_targets.CARDS)}")
     card = gpu_targets.CARDS[chosen.card]
     options = dict(x.split("=", 1) for x in chosen.options.split(",") if x)
-    hlo, thunks = compile_window(chosen.algorithm, chosen.env, chosen.lanes, card, options)
-    rows = loops(hlo, card, 1e-6 * chosen.microseconds)
-    graphs = graph_launches(hlo, thunks)
+    fields = {"kernels": chosen.kernels} if chosen.kernels else {}
+    made = compile_window(chosen.algorithm, chosen.env, chosen.lanes, card, options, **fields)
+    rows = loops(made.hlo, card, 1e-6 * chosen.microseconds)
+    graphs = graph_launches(made.hlo, made.thunks)
+    used = registers(made.ptx)
     title = (
         f"## The program for a GPU\n\n{chosen.algorithm} on {chosen.env}, {chosen.lanes} lanes,"
         f" {card.name}; {graphs['update']} graphs started in an update, {graphs['window']} in"
         f" a window; {chosen.microseconds:g} µs for a kernel's start. A model, not a measurement."
     )
-    whole = {**vars(chosen), "graphs": graphs, "loops": rows}
+    if used:
+        title += (
+            f" {len(used)} kernels of at most {max(x['registers'] for x in used)} registers;"
+            f" at most {used[0]['spilled']} bytes of a thread are spilled, by {used[0]['kernel']}."
+        )
+    whole = {**vars(chosen), "graphs": graphs, "registers": used, "loops": rows}
     measure.write(chosen.name, whole, f"{title}\n\n{measure.table([describe(x) for x in rows])}")
 
 

@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from purejax_po._xla.recurrence import discounted_sum
 from purejax_po.types import Array
 
 
@@ -64,7 +65,7 @@ def reward_to_go(evidence: Evidence) -> Array:
     reward, _, _, terminated, truncated, discount, _ = evidence
     chex.assert_equal_shape([reward, terminated, truncated])
     chex.assert_type([terminated, truncated], bool)
-    return _discounted_sum(reward, jnp.where(terminated | truncated, 0.0, discount))
+    return discounted_sum(reward, jnp.where(terminated | truncated, 0.0, discount))
 
 
 def baseline(evidence: Evidence) -> Array:
@@ -126,7 +127,7 @@ def gae(
     chex.assert_type([terminated, truncated], bool)
     delta = td_residual(Evidence(reward, value, next_value, terminated, truncated, discount))
     decay = jnp.where(terminated | truncated, 0.0, discount * gae_lambda)
-    return _discounted_sum(delta, decay)
+    return discounted_sum(delta, decay)
 
 
 ESTIMATORS: dict[str, Callable[[Evidence], Array]] = {
@@ -273,17 +274,6 @@ def explained_variance(prediction: Array, target: Array, weight: Array) -> Array
 
     total = variance(target)
     return jnp.where(total > 0, 1.0 - variance(residual) / jnp.where(total > 0, total, 1.0), 0.0)
-
-
-def _discounted_sum(x: Array, decay: Array) -> Array:
-    """S_t = x_t + decay_t·S_{t+1}, `[T, ...]`."""
-
-    def backward(total: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
-        x_t, decay_t = x
-        total = x_t + decay_t * total
-        return total, total
-
-    return jax.lax.scan(backward, jnp.zeros_like(x[0]), (x, decay), reverse=True)[1]
 
 
 def _count(valid: Array) -> Array:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from purejax_po._xla import shuffle
+from purejax_po._xla import packed, shuffle
 from purejax_po.types import Array, Key
 
 State = TypeVar("State")
@@ -36,15 +36,18 @@ def epochs(
     size = jax.tree.leaves(data)[0].shape[0]
     check_divisible(size, num_minibatches)
 
-    def epoch(state: State, key: Key) -> tuple[State, Any]:
-        order = shuffle.permutation(key, size).reshape(num_minibatches, -1)
+    def minibatch(state: State, index: Array) -> tuple[State, Any]:
+        return step(state, jax.tree.map(lambda x: x[index], data))
 
-        def minibatch(state: State, index: Array) -> tuple[State, Any]:
-            return step(state, jax.tree.map(lambda x: x[index], data))
+    def shuffled(key: Key) -> Array:
+        return shuffle.permutation(key, size).reshape(num_minibatches, -1)
 
-        return jax.lax.scan(minibatch, state, order)
+    return packed.nested_scan(minibatch, shuffled, state, jax.random.split(key, num_epochs))
 
-    return jax.lax.scan(epoch, state, jax.random.split(key, num_epochs))
+
+def orders(key: Key, size: int, num_epochs: int) -> Array:
+    """The permutations that `epochs` takes samples in, int32 `[num_epochs, size]`."""
+    return jax.vmap(lambda key: shuffle.permutation(key, size))(jax.random.split(key, num_epochs))
 
 
 def check_divisible(batch_size: int, num_minibatches: int, units: str = "samples") -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po import spaces
+from purejax_po import spaces, types
 from purejax_po._xla import products
 from purejax_po._xla.layerwise import gains, layerwise
 from purejax_po.checks import check_choice, check_count, check_is_env
@@ -42,7 +42,7 @@ ActionDistribution = Literal["gaussian", "clipped_gaussian", "scaled_gaussian", 
 MOST_WEIGHTS = 2**31
 """Between two layers, 8 GiB of them."""
 ACTIVATIONS: dict[str, Activation] = {
-    "tanh": jnp.tanh,
+    "tanh": products.tanh,
     "relu": nn.relu,
     "silu": nn.silu,
     "elu": nn.elu,
@@ -92,6 +92,16 @@ class Dense(nn.Dense):
     """flax's layer; flax itself traces the initialisers at every call, to compare the shapes."""
 
     param_dtype: Any = dataclasses.field(default_factory=param_dtype)
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """`[..., inputs] → [..., features]`."""
+        if not products.joins(inputs.shape[-1]):
+            return super().__call__(inputs)
+        shape = (inputs.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        return products.affine(inputs, kernel, bias)
 
     @nn.nowrap
     def param(self, name: str, init_fn: Any, *args: Any, **kwargs: Any) -> Any:
@@ -222,6 +232,7 @@ def mlp_policy(
         return outputs if to_distribution is None else to_distribution(outputs)
 
     policy = memoryless(Policy, lambda key: module.init(key, encode(example)), apply)
+    policy = _described(policy, encode, activation, channels)
     if to_distribution is Categorical and not channels and gains(hidden, num_outputs - 1):
         policy = policy._replace(jacobian=layerwise)
     return executed_as(policy, action_distribution, env.action_space(env_params))
@@ -254,7 +265,8 @@ def executed_as(policy: Policy, action_distribution: str, space: Space) -> Polic
     def unroll(params: Params, carry: Carry, obs: Array, start: Array) -> Distribution:
         return convert(policy.unroll(params, carry, obs, start))
 
-    return policy._replace(step=step, unroll=unroll)
+    dense = policy.dense and policy.dense._replace(unroll=unroll)
+    return policy._replace(step=step, unroll=unroll, dense=dense)
 
 
 def mlp_critic(
@@ -275,7 +287,17 @@ def mlp_critic(
         outputs: Any = module.apply(params, encode(obs))
         return outputs[..., 0]
 
-    return memoryless(Critic, lambda key: module.init(key, encode(example)), apply)
+    critic = memoryless(Critic, lambda key: module.init(key, encode(example)), apply)
+    return _described(critic, encode, activation, channels)
+
+
+def _described(
+    network: Any, encode: Callable[[Array], Array], activation: Any, channels: Sequence[int]
+) -> Any:
+    """The network with what a kernel has to know of it, if it has dense layers alone."""
+    if channels:
+        return network
+    return network._replace(dense=types.Dense(network.unroll, encode, _activation(activation)))
 
 
 Cell = Literal["gru", "lstm"]

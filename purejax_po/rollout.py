@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from purejax_po import contract
-from purejax_po._xla import prng
+from purejax_po._xla import packed, prng
 from purejax_po.actor import acting
 from purejax_po.spaces import to_space
 from purejax_po.types import (
@@ -126,7 +126,7 @@ def collect(
         return next_state._replace(carry=carry), (transition, episodes)
 
     first_start = state.start
-    state, (transition, episodes) = jax.lax.scan(step, state, (noise, env_keys))
+    state, (transition, episodes) = packed.scan(step, state, (noise, env_keys), pack_carry=True)
     ended = transition.terminated | transition.truncated
     transition = transition._replace(
         start=jnp.concatenate([first_start[None], ended[:-1]]),

@@ -125,6 +125,18 @@ class Policy(NamedTuple):
     episode starts, and `unroll` at the first step, where all episodes have to start at once."""
     jacobian: Jacobian = linearized
     """How products with the Jacobian of `unroll`'s distribution are made (Fisher products)."""
+    dense: "Dense | None" = None
+    """What it computes, if it has dense layers alone."""
+
+
+class Dense(NamedTuple):
+    """What a kernel has to know of a network of dense layers: the parameters name the rest."""
+
+    unroll: Callable[..., Any]
+    """The network's that is described; of one that has another the description says nothing."""
+    encode: Callable[[Array], Array]
+    """`obs [..., *obs_shape] → [..., inputs]`."""
+    activation: Callable[[Array], Array]
 
 
 class Actor(NamedTuple):
@@ -165,6 +177,8 @@ class Critic(NamedTuple):
     step: Callable[[Params, Carry, Array, Array], tuple[Carry, Array]]
     unroll: Callable[[Params, Carry, Array, Array], Array]
     memoryless: bool = True
+    dense: "Dense | None" = None
+    """As `Policy.dense`."""
 
 
 class Transition(NamedTuple):

@@ -43,7 +43,70 @@ def dense(x: Array, kernel: Array, dimensions: Any, precision: Any = None) -> Ar
     if by_columns(kernel.shape[1]):
         columns = [jax.lax.dot_general(x, w, dimensions, precision) for w in kernel.T]
         return jnp.stack(columns, axis=-1)
+    if switch.on().narrow_gradients and 1 < kernel.shape[1] < 4:
+        return _narrow(x, kernel)
     return _dense(x, kernel, dimensions, precision)
+
+
+@jax.custom_jvp
+def _narrow(x: Array, kernel: Array) -> Array:
+    """X W of which ∂x alone is made column by column: ∂y Wᵀ can be part of what reads it."""
+    return x @ kernel
+
+
+def _narrow_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x, kernel), (x_dot, kernel_dot) = primals, tangents
+    y_dot = x @ _instantiated(kernel_dot, kernel)
+    if not isinstance(x_dot, SymbolicZero):
+        y_dot = y_dot + jnp.stack([x_dot @ w for w in kernel.T], axis=-1)
+    return x @ kernel, y_dot
+
+
+_narrow.defjvp(_narrow_jvp, symbolic_zeros=True)
+
+
+def affine(x: Array, kernel: Array, bias: Array) -> Array:
+    """Return x W + b, for few inputs: ∂W and ∂b are one product [x, 1]ᵀ ∂y, which reads ∂y once."""
+    return _affine(x, kernel, bias)
+
+
+@jax.custom_jvp
+def _affine(x: Array, kernel: Array, bias: Array) -> Array:
+    return x @ kernel + bias
+
+
+def _affine_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x, kernel, bias), (x_dot, *dots) = primals, tangents
+    kernel_dot, bias_dot = map(_instantiated, dots, (kernel, bias))
+    inputs = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+    y_dot = inputs @ jnp.concatenate([kernel_dot, bias_dot[None]])
+    if not isinstance(x_dot, SymbolicZero):
+        y_dot = y_dot + x_dot @ kernel
+    return x @ kernel + bias, y_dot
+
+
+_affine.defjvp(_affine_jvp, symbolic_zeros=True)
+
+
+def joins(inputs: int) -> bool:
+    """Whether a layer is `affine`: of few inputs, where a row more costs nothing."""
+    return inputs <= 8 and switch.on().joined_biases
+
+
+def tanh(x: Array) -> Array:
+    """Return tanh x; its derivative 1 − y² is JAX's (1 − y)(1 + y), for which ∂y is read twice."""
+    return _tanh(x) if switch.on().short_tanh else jnp.tanh(x)
+
+
+@jax.custom_jvp
+def _tanh(x: Array) -> Array:
+    return jnp.tanh(x)
+
+
+@_tanh.defjvp
+def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    y = jnp.tanh(primals[0])
+    return y, tangents[0] * (1.0 - y * y)
 
 
 def by_columns(outputs: int) -> bool:
@@ -72,6 +135,10 @@ def _dense_jvp(dimensions: Any, precision: Any, primals: Any, tangents: Any) -> 
 
 
 _dense.defjvp(_dense_jvp, symbolic_zeros=True)
+
+
+def _instantiated(tangent: Any, primal: Array) -> Array:
+    return jnp.zeros_like(primal) if isinstance(tangent, SymbolicZero) else tangent
 
 
 def _moved(x: Array, kernel_dot: Array, precision: Any) -> Array:

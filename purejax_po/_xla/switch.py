@@ -32,6 +32,24 @@ class Tricks(NamedTuple):
     """One check that all is finite (`finite`)."""
     layerwise: bool = True
     """Fisher products layer by layer, where they gain (`layerwise`)."""
+    lean_loops: bool = False
+    """Few kernels in a turn of a loop (`packed`), and no loop of epochs (`minibatch`)."""
+    doubled_sums: bool = False
+    """Discounted sums without a loop over time (`recurrence`)."""
+    adam_in_parts: bool = False
+    """Within an update, optimisers on one vector work array by array (`flat`)."""
+    short_tanh: bool = False
+    """tanh with a derivative that a product's kernel can multiply by (`products`)."""
+    narrow_gradients: bool = False
+    """Of products with two or three outputs, the inputs' gradients column by column."""
+    narrow_sides: bool = False
+    """Fisher products by the narrower side of a layer (`layerwise`)."""
+    joined_values: bool = False
+    """A rollout's values and the last successors' in one pass (`algorithms.critics`)."""
+    interpreted: bool = True
+    """Pallas' kernels are run by JAX's interpreter (`fused`)."""
+    joined_biases: bool = False
+    """Gradients of biases as a row of the product that makes their kernels' (`products`)."""
 
 
 CPU = Tricks()
@@ -40,10 +58,19 @@ ELSEWHERE = Tricks(
     affine_shuffle=False,
     short_sums=False,
     copied_factors=False,
+    lean_loops=True,
+    doubled_sums=True,
+    adam_in_parts=True,
+    short_tanh=True,
     columns=False,
+    narrow_gradients=True,
+    narrow_sides=True,
+    joined_values=True,
+    interpreted=False,
+    joined_biases=True,
 )
-"""What was built for a CPU is off. Adam on one vector stays on although it costs a GPU 4 %: stored
-states would have another form, and a run could not go on on another device."""
+"""What was built for a CPU is off, what was built for a GPU is on. The states of Adam are vectors
+here too (`flat_adam`), or a run could not go on on another device."""
 
 _chosen: list[Tricks] = []
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from purejax_po import minibatch
-from purejax_po._xla import switch
+from purejax_po._xla import flat, switch
 from purejax_po._xla.finite import all_finite
 from purejax_po.advantages import Evidence, gae, weighted_mean
 from purejax_po.algorithms import units
@@ -50,6 +50,11 @@ def values(
     With memory, V(next_obs_t) remembers all up to obs_t.
     """
     if critic.memoryless:
+        if switch.on().next_values and switch.on().joined_values:
+            obs = jnp.concatenate([transition.obs, transition.next_obs[-1:]])
+            start = jnp.concatenate([transition.start, jnp.zeros_like(transition.start[:1])])
+            value = critic.unroll(params, (), obs, start)
+            return value[:-1], successor_values(critic, params, transition, value[:-1], value[-1])
         value = critic.unroll(params, (), transition.obs, transition.start)
         return value, successor_values(critic, params, transition, value)
 
@@ -63,7 +68,13 @@ def values(
     return jax.lax.scan(step, carry, seen)[1]
 
 
-def successor_values(critic: Critic, params: Params, transition: Transition, value: Array) -> Array:
+def successor_values(
+    critic: Critic,
+    params: Params,
+    transition: Transition,
+    value: Array,
+    last: Array | None = None,
+) -> Array:
     """V(next_obs_t) of a critic without memory, where no episode terminated.
 
     It is V(obs_{t+1}), which is known, but at the last step and where next_obs_t is another one:
@@ -72,6 +83,7 @@ def successor_values(critic: Critic, params: Params, transition: Transition, val
 
     Args:
         value: V(obs_t), `[T, N]`.
+        last: V(next_obs) at the last step, `[N]`, if it is known.
     """
     if not switch.on().next_values:
         return critic.unroll(params, (), transition.next_obs, jnp.zeros_like(transition.start))
@@ -89,7 +101,8 @@ def successor_values(critic: Critic, params: Params, transition: Transition, val
         found = jnp.where(left[t, env], judge(transition.next_obs[t, env]), next_value[t, env])
         return next_value.at[t, env].set(found), left.at[t, env].set(False)
 
-    next_value = jnp.concatenate([value[1:], judge(transition.next_obs[-1])[None]])
+    last = judge(transition.next_obs[-1]) if last is None else last
+    next_value = jnp.concatenate([value[1:], last[None]])
     axes = tuple(range(2, transition.obs.ndim))
     differ = jnp.any(transition.next_obs[:-1] != transition.obs[1:], axis=axes)
     left = jnp.concatenate([differ, jnp.zeros_like(differ, shape=(1, len(env)))])
@@ -158,20 +171,22 @@ def fit(
     def step(carry: Any, batch: Targets) -> tuple[Any, Array]:
         params, state = carry
         value, gradient = jax.value_and_grad(loss)(params, batch)
-        updates, state = optimizer.update(gradient, state, params)
+        updates, state = inner.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), value
 
     num_steps, num_envs = targets.value_target.shape
     check_batch(regression, num_envs, num_steps, critic.memoryless)
     needed = targets.transition._replace(action=None, next_obs=None, behaviour=None)
-    fitted, losses = minibatch.epochs(
+    inner, moments, join = flat.in_parts(optimizer, params, optimizer_state)
+    (params_fitted, moments), losses = minibatch.epochs(
         key,
         step,
-        (params, optimizer_state),
+        (params, moments),
         units.of_rollout(targets._replace(transition=needed), critic.memoryless),
         num_epochs=regression.num_epochs,
         num_minibatches=num_steps * num_envs // regression.minibatch_size,
     )
+    fitted = params_fitted, join(moments)
     finite, before = all_finite(fitted), (params, optimizer_state)
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), fitted, before)
     return *kept, jnp.mean(losses)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from purejax_po import minibatch, surrogates
+from purejax_po._xla import flat
 from purejax_po.algorithms import actor_critic, optimizers, units
 from purejax_po.algorithms.actor_critic import Samples
 from purejax_po.checks import (
@@ -39,6 +40,8 @@ from purejax_po.types import (
 
 AdvantageNormalization = Literal["off", "batch", "minibatch"]
 Surrogate = Literal["clip", "clip_only", "unclipped", "fixed_kl", "adaptive_kl"]
+Kernels = Literal["xla", "pallas"]
+Loss = Callable[[ActorCriticParams, Samples], tuple[Array, Info]]
 
 
 @known_names
@@ -77,6 +80,7 @@ def ppo(
     normalize_advantage: AdvantageNormalization = "minibatch",
     clip_value: bool = True,
     early_stop: bool = False,
+    kernels: Kernels = "xla",
     hyperparams: PPOHyperparams | None = None,
 ) -> Algorithm:
     """Build PPO: maximise E[surrogate(ρ, A)] − c_v (V − V_target)²/2 + c_H H.
@@ -89,6 +93,8 @@ def ppo(
         normalize_advantage: over the `"batch"`, over each `"minibatch"`, or `"off"`.
         clip_value: clip the value's change as the ratio's (Engstrom et al. 2020, section 3).
         early_stop: make no more minibatch steps once the mean KL exceeds `target_kl`.
+        kernels: `"pallas"` makes each minibatch step one kernel of a GPU, for dense layers and
+            minibatches of at most 256; what it cannot serve is left to XLA, with a warning.
         hyperparams: the defaults; every field is traced.
 
     Raises:
@@ -100,8 +106,16 @@ def ppo(
     check_choice("surrogate", surrogate, get_args(Surrogate))
     check_count("num_epochs", num_epochs)
     check_count("num_minibatches", num_minibatches)
+    check_choice("kernels", kernels, get_args(Kernels))
     check_choice("normalize_advantage", normalize_advantage, get_args(AdvantageNormalization))
     actor = actor_critic.actor(policy, critic)
+
+    def in_kernels(*given: Any) -> bool:
+        if kernels == "xla":
+            return False
+        from purejax_po.algorithms import ppo_kernel  # Pallas takes time to import
+
+        return ppo_kernel.serves(*given, num_minibatches)
 
     def init(key: Key, hyperparams: PPOHyperparams) -> PPOState:
         params = actor_critic.init_params(key, policy, critic)
@@ -114,28 +128,52 @@ def ppo(
         samples = actor_critic.make_samples(critic, state.params.critic, rollout, hyperparams)
         if normalize_advantage == "batch":
             samples = actor_critic.normalize(samples)
-        optimizer = optimizers.clipped_adam(hyperparams, rollout.progress)
-
-        loss = functools.partial(
-            actor_critic.loss,
-            hyperparams=hyperparams,
-            policy=policy,
-            critic=critic,
-            objective=functools.partial(
-                objective, name=surrogate, clip_eps=hyperparams.clip_eps, kl_coef=state.kl_coef
-            ),
-            value_clip_eps=hyperparams.value_clip_eps if clip_value else None,
-        )
+        parts = units.of_rollout(samples, actor.memoryless)
+        scalars = hyperparams, state.kl_coef
         stop_above = hyperparams.target_kl if early_stop else None
-        step = make_step(optimizer, loss, actor.memoryless, normalize_advantage, stop_above)
-        (params, moments, _), infos = minibatch.epochs(
-            key,
-            step,
-            (state.params, state.optimizer, jnp.bool_(False)),
-            units.of_rollout(samples, actor.memoryless),
-            num_epochs=num_epochs,
-            num_minibatches=num_minibatches,
-        )
+
+        def make_loss(policy: Policy, critic: Critic, scalars: Any) -> Loss:
+            hyperparams, kl_coef = scalars
+            return functools.partial(
+                actor_critic.loss,
+                hyperparams=hyperparams,
+                policy=policy,
+                critic=critic,
+                objective=functools.partial(
+                    objective, name=surrogate, clip_eps=hyperparams.clip_eps, kl_coef=kl_coef
+                ),
+                value_clip_eps=hyperparams.value_clip_eps if clip_value else None,
+            )
+
+        turns = {"num_epochs": num_epochs, "num_minibatches": num_minibatches}
+        if in_kernels(policy, critic, parts, state.params):
+            from purejax_po.algorithms import ppo_kernel
+
+            params, moments, infos = ppo_kernel.learn(
+                key,
+                policy,
+                critic,
+                make_loss,
+                parts,
+                state.params,
+                state.optimizer,
+                optimizers.numbers(hyperparams, rollout.progress),
+                scalars,
+                **turns,
+                normalizes=normalize_advantage == "minibatch",
+                stop_above=stop_above,
+            )
+        else:
+            optimizer, moments, join = flat.in_parts(
+                optimizers.clipped_adam(hyperparams, rollout.progress),
+                state.params,
+                state.optimizer,
+            )
+            loss = make_loss(policy, critic, scalars)
+            step = make_step(optimizer, loss, actor.memoryless, normalize_advantage, stop_above)
+            begin = state.params, moments, jnp.bool_(False)
+            (params, moments, _), infos = minibatch.epochs(key, step, begin, parts, **turns)
+            moments = join(moments)
         info = jax.tree.map(jnp.mean, infos)
         info["explained_variance"] = actor_critic.explained_variance(samples)
         kl_coef = state.kl_coef
@@ -151,7 +189,7 @@ def ppo(
 
 def make_step(
     optimizer: optax.GradientTransformation,
-    loss: Callable[[ActorCriticParams, Samples], tuple[Array, Info]],
+    loss: Loss,
     memoryless: bool,
     normalize_advantage: AdvantageNormalization,
     stop_above: Array | float | None,

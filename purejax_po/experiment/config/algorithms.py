@@ -15,7 +15,13 @@ from purejax_po.algorithms.group import GRPOHyperparams
 from purejax_po.algorithms.grpo import grpo
 from purejax_po.algorithms.natural import FisherProduct
 from purejax_po.algorithms.npg import NPGHyperparams, npg
-from purejax_po.algorithms.ppo import AdvantageNormalization, PPOHyperparams, Surrogate, ppo
+from purejax_po.algorithms.ppo import (
+    AdvantageNormalization,
+    Kernels,
+    PPOHyperparams,
+    Surrogate,
+    ppo,
+)
 from purejax_po.algorithms.reinforce import Psi, REINFORCEHyperparams, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.checks import (
@@ -209,6 +215,8 @@ class PPOConfig(AlgorithmConfig):
     """Clip the change of the value as that of the ratio."""
     early_stop: bool = False
     """End an update once its mean KL exceeds hyperparams.target_kl."""
+    kernels: Kernels = "xla"
+    """What makes a minibatch step: XLA's kernels, or one of Pallas' (dense layers, on a GPU)."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: PPOHyperparams = field(default_factory=PPOHyperparams)
 
@@ -216,6 +224,7 @@ class PPOConfig(AlgorithmConfig):
         """Raise `ValueError` for a value that no environment allows."""
         super().check()
         check_choice("surrogate", self.surrogate, get_args(Surrogate))
+        check_choice("kernels", self.kernels, get_args(Kernels))
         check_count("num_epochs", self.num_epochs)
         check_count("num_minibatches", self.num_minibatches)
         if self.network.memory == "none":
