@@ -28,6 +28,14 @@ TRICKS = {
     "next_values": "successors' values of the next step",
     "one_check": "one check that all is finite",
     "layerwise": "Fisher products layer by layer",
+    "lean_loops": "loops with few kernels in a turn",
+    "doubled_sums": "advantages in doublings",
+    "adam_in_parts": "Adam array by array",
+    "short_tanh": "a derivative of tanh with one factor",
+    "joined_biases": "biases as rows of kernels",
+    "narrow_gradients": "gradients of narrow products by columns",
+    "narrow_sides": "Fisher products by the narrower side",
+    "joined_values": "values and last successors in one pass",
 }
 """The fields of `switch.Tricks` in words."""
 

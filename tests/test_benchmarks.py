@@ -186,12 +186,16 @@ def test_kernels_of_a_gpu_move_what_they_need():
 
 
 @pytest.mark.slow
-def test_ppos_program_for_an_h200_is_what_it_was():
+@pytest.mark.parametrize(
+    ("kernels", "count", "size"), [("xla", 2161, 55.51e9), ("pallas", 1632, 17.75e9)]
+)
+def test_ppos_program_for_an_h200_is_what_it_was(kernels, count, size):
     pytest.importorskip("jax_plugins.xla_cuda13", reason="the extra gpu-program")
     code = (
         "import json, sys; sys.path.insert(0, 'benchmarks'); import gpu_program, gpu_targets;"
         "card = gpu_targets.CARDS['h200'];"
-        "made = gpu_program.compile_window('ppo', 'CartPole-v1', 2048, card, {});"
+        "made = gpu_program.compile_window("
+        f"'ppo', 'CartPole-v1', 2048, card, {{}}, kernels='{kernels}');"
         "whole = gpu_program.loops(made.hlo, card, 1.5e-6)[-1];"
         "print(json.dumps([whole, gpu_program.graph_launches(made.hlo, made.thunks)]))"
     )
@@ -207,9 +211,9 @@ def test_ppos_program_for_an_h200_is_what_it_was():
     )
     assert done.returncode == 0, done.stderr
     whole, graphs = json.loads(done.stdout.splitlines()[-1])
-    assert whole["kernels"] == pytest.approx(4421, rel=0.05)
-    assert whole["bytes"] == pytest.approx(60.435e9, rel=0.05)
-    assert graphs["update"] == pytest.approx(284, rel=0.05)
+    assert whole["kernels"] == pytest.approx(count, rel=0.05)
+    assert whole["bytes"] == pytest.approx(size, rel=0.05)
+    assert graphs == {"window": 1, "update": 0}
 
 
 def test_graphs_within_a_loop_of_the_host_are_started_in_each_turn():

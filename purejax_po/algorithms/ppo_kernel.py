@@ -12,7 +12,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from purejax_po import advantages, minibatch
-from purejax_po._xla import fused, packed
+from purejax_po._xla import fused, packed, switch
 from purejax_po.algorithms import optimizers
 from purejax_po.algorithms.actor_critic import Samples
 from purejax_po.distributions import Categorical, DiagonalGaussian
@@ -46,6 +46,8 @@ def serves(
         reason = f"actions of a {type(behaviour).__name__}"
     elif samples.value.dtype != jnp.float32:
         reason = str(samples.value.dtype)
+    elif not switch.on().flat_adam:
+        reason = "moments in many arrays"
     elif (size := samples.value.size // num_minibatches) > fused.MOST_ROWS:
         reason = f"minibatches of {size} samples, at most {fused.MOST_ROWS}"
     elif (widest := max(max(x.shape) for x in jax.tree.leaves(params))) > fused.MOST_UNITS:

@@ -216,7 +216,7 @@ class PPOConfig(AlgorithmConfig):
     early_stop: bool = False
     """End an update once its mean KL exceeds hyperparams.target_kl."""
     kernels: Kernels = "xla"
-    """What makes a minibatch step: XLA's kernels, or one of Pallas' (dense layers, on a GPU)."""
+    """What makes a minibatch step: XLA, or a kernel for GPUs (dense layers; elsewhere slow)."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: PPOHyperparams = field(default_factory=PPOHyperparams)
 
