@@ -188,7 +188,7 @@ def test_kernels_of_a_gpu_move_what_they_need():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernels", "count", "size", "started"),
-    [("xla", 2161, 55.51e9, 0), ("pallas", 1632, 17.94e9, 18)],
+    [("xla", 2177, 55.63e9, 0), ("pallas", 1632, 17.94e9, 18)],
 )
 def test_ppos_program_for_an_h200_is_what_it_was(kernels, count, size, started):
     pytest.importorskip("jax_plugins.xla_cuda13", reason="the extra gpu-program")

@@ -13,7 +13,7 @@ from purejax_po._xla.stack import with_deep_stack as with_deep_stack
 
 OPTIONS: dict[str, dict[str, Any]] = {
     # Loops too become CUDA graphs, and a window of PPO or TRPO is one graph in all
-    # (benchmarks/gpu_program.py counts them). XLA keeps a loop on the host, and starts graphs in
+    # (benchmarks/gpu_program.py counts them), but not with PPO's kernels by Pallas. XLA keeps a loop on the host, and starts graphs in
     # each of its turns, where it copies into a slice that depends on the turn, as scans do of what
     # they stack; `_xla.packed` puts that together, which is no copy.
     "gpu": {
