@@ -12,10 +12,10 @@ from purejax_po._xla import switch
 from purejax_po._xla.stack import with_deep_stack as with_deep_stack
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    # Loops too become CUDA graphs, and a window of PPO or TRPO is one graph in all
-    # (benchmarks/gpu_program.py counts them), but not with PPO's kernels by Pallas. XLA keeps a loop on the host, and starts graphs in
-    # each of its turns, where it copies into a slice that depends on the turn, as scans do of what
-    # they stack; `_xla.packed` puts that together, which is no copy.
+    # Loops too become CUDA graphs, and a window of PPO or TRPO is one graph in all, but with PPO's
+    # kernels by Pallas (benchmarks/gpu_program.py counts them). XLA keeps a loop on the host, and
+    # starts graphs in each of its turns, where it copies into a slice that depends on the turn, as
+    # scans do of what they stack; `_xla.packed` puts that together, which is no copy.
     "gpu": {
         "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,"
         "WHILE,CONDITIONAL,DYNAMIC_SLICE_FUSION",
