@@ -57,6 +57,7 @@ from purejax_po.experiment.report.page import report
 from purejax_po.experiment.results import statistics
 from purejax_po.experiment.results.dataset import load as load_results
 from purejax_po.experiment.results.dataset import save_results
+from purejax_po.experiment.results.evaluated import ranked_by
 from purejax_po.experiment.results.join import load_runs, summarize
 from purejax_po.experiment.run.compilation import compiler_options, use_compilation_cache
 from purejax_po.experiment.run.host import Host
@@ -184,6 +185,7 @@ __all__ = [
     "policy_of",
     "ppo",
     "preference_accuracy",
+    "ranked_by",
     "recurrent_actor_critic",
     "register_env",
     "reinforce",

@@ -14,6 +14,7 @@ from purejax_po.cli import output, tables
 from purejax_po.experiment import compare as comparison
 from purejax_po.experiment import train
 from purejax_po.experiment.config import PRESETS, ExperimentConfig, PPOConfig, sweep
+from purejax_po.experiment.config.experiment import EvaluationActions
 from purejax_po.experiment.layout import BLOCKS, RUN_FILES, SWEEP
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
@@ -24,6 +25,7 @@ from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError
 from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.run.study import Study
+from purejax_po.experiment.run.trainer import EVALUATION
 from purejax_po.experiment.store.arrays import MANIFEST
 from purejax_po.experiment.store.run_store import read_config
 from purejax_po.studies import ppo_table1 as table1
@@ -135,6 +137,16 @@ class Compare:
     """Environment steps per seed, rounded down to whole updates."""
     num_windows: int = 100
     """Points of each learning curve, at least 10."""
+    evaluate_every: int = 0
+    """Windows between evaluations of every policy on common episodes; 0: none."""
+    evaluation_episodes: int = 16
+    """Episodes of an evaluation."""
+    evaluation_actions: EvaluationActions = "greedy"
+    """The most likely actions, or sampled ones."""
+    solve_return: float | None = None
+    """The evaluation's mean return at which a task counts as solved: results tell when."""
+    stop_when_solved: float | None = None
+    """As solve_return, and a seed ends there: its state stays what it was."""
     lanes_per_device: int | None = None
     """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
     normalize_observations: bool = False
@@ -154,6 +166,7 @@ class Compare:
             "first_seed",
             "total_steps",
             "num_windows",
+            *EVALUATION,
             "lanes_per_device",
             "normalize_observations",
             "normalize_rewards",

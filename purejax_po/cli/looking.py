@@ -4,7 +4,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -35,6 +35,9 @@ class Report:
     """Where to write (default: the directory, if there is one; else report)."""
     format: tuple[str, ...] = ("png",)
     """Of the files beside report.html: pictures as png, svg or pdf, the table as csv or tex."""
+    rank_by: Literal["training", "evaluation"] | None = None
+    """What orders the runs, and what the pictures of final returns are of: the last tenth of
+    training, or the final evaluation. By default training, in the order of the runs."""
 
     def execute(self) -> int:
         """Print the table, and write the files."""
@@ -45,10 +48,15 @@ class Report:
                     "runs/trpo-CartPole-v1 (where train and compare put their files)"
                 )
             paths = report.labelled(self.directories)
-            dataset, path = report.report(paths, self.out, formats=self.format)
+            dataset, path = report.report(
+                paths, self.out, formats=self.format, rank_by=self.rank_by
+            )
         except ValueError as error:
             return output.fail(error)
-        tables.print_points(dataset) if results.swept(dataset) else tables.print_comparison(dataset)
+        if results.swept(dataset):
+            tables.print_points(dataset)
+        else:
+            tables.print_comparison(dataset, self.rank_by)
         output.console().print(f"report: {path}", soft_wrap=True)
         return 0
 
