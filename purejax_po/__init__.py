@@ -44,6 +44,7 @@ from purejax_po.experiment.config import (
     TRPOConfig,
 )
 from purejax_po.experiment.config.file import load_config
+from purejax_po.experiment.config.zoo import zoo_config
 from purejax_po.experiment.plots.comparison import (
     plot_aggregates,
     plot_comparison,
@@ -211,4 +212,5 @@ __all__ = [
     "trpo",
     "use_compilation_cache",
     "warm_start",
+    "zoo_config",
 ]

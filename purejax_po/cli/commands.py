@@ -6,14 +6,14 @@ import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from purejax_po.cli import output, tables
 from purejax_po.experiment import compare as comparison
 from purejax_po.experiment import train
-from purejax_po.experiment.config import PRESETS, ExperimentConfig, PPOConfig, sweep
+from purejax_po.experiment.config import PRESETS, ExperimentConfig, PPOConfig, sweep, zoo
 from purejax_po.experiment.config import file as config_file
 from purejax_po.experiment.config.experiment import EvaluationActions
 from purejax_po.experiment.config.lookup import stored_name
@@ -48,8 +48,9 @@ class Train:
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
     """TOML file of settings whose keys are the flags' names; flags win over it."""
     preset: str | None = None
-    """Start from tuned settings; `purejax-po algorithms` lists them. Other flags still apply. GRPO
-    on a token task starts from the task's own."""
+    """Start from tuned settings; `purejax-po algorithms` lists them. zoo: those of the algorithm on
+    the environment; `purejax-po zoo` lists them. Other flags still apply. GRPO on a token task
+    starts from the task's own."""
     out: Path | None = None
     """Directory for the run's files (default: runs/ALGORITHM-ENV, or runs/sweep-ALGORITHM-ENV)."""
     overwrite: bool = False
@@ -69,7 +70,7 @@ class Train:
             name = f"{kind}{comparison.place_of(config.algorithm.name, config.env)}"
             out = self.out or Path("runs") / name
             if (
-                self.preset is not None
+                self.preset not in (None, zoo.PRESET)
                 and PRESETS[self.preset].algorithm.name != config.algorithm.name
             ):
                 raise ValueError(
@@ -147,7 +148,11 @@ class Compare:
     """Names; `purejax-po algorithms` lists them, and my_pkg.spo:SPO names a class of your own. Each
     runs with its default settings, or with those that follow it: ppo=ppo-pendulum (a preset),
     ppo:learning_rate=1e-3,num_epochs=8. LABEL= before it labels it: my=my_pkg.spo:SPO. A file has
-    its algorithm's settings and normalisation: ppo=best.toml."""
+    its algorithm's settings and normalisation: ppo=best.toml. ppo=zoo takes those that were tuned
+    for each environment."""
+    preset: Literal["zoo"] | None = None
+    """zoo: algorithms without settings of their own take those that were tuned for each
+    environment; `purejax-po zoo` lists them."""
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
     """TOML file of settings whose keys are the flags' names, and `algorithms`; flags win over
     it."""
@@ -207,6 +212,7 @@ class Compare:
                 self.env,
                 self.out,
                 host,
+                preset=self.preset,
                 **{name: getattr(self, name) for name in settings},
             )
         except ValueError as error:
