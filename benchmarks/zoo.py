@@ -32,9 +32,11 @@ EVALUATE_EVERY = 10
 """Windows of a hundred."""
 
 
-def confirm(algorithm: str, env: str, place: Path, folder: Path = zoo.FOLDER) -> zoo.Entry:
+def confirm(
+    algorithm: str, env: str, place: Path, num_shapes: int | None, folder: Path = zoo.FOLDER
+) -> zoo.Entry:
     """Train a cell's best candidate with the fresh seeds, and write its file."""
-    candidates = zoo_search.search(algorithm, env, place / "search")
+    candidates = zoo_search.search(algorithm, env, place / "search", num_shapes=num_shapes)
     chosen = zoo_search.best(candidates)
     config = po.ExperimentConfig(
         algorithm=zoo_search.settings_of(chosen), env=env, total_steps=zoo_search.BUDGETS[env]
@@ -115,13 +117,15 @@ def main() -> None:
     parser.add_argument("--env", nargs="+", default=list(zoo_search.BUDGETS))
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--shapes", type=int, help="of programs that a search tries at most")
     arguments = parser.parse_args()
+    number = arguments.shapes
     for env in arguments.env:
         for algorithm in arguments.only:
             if "search" in arguments.parts:
-                zoo_search.search(algorithm, env, arguments.out / "search")
+                zoo_search.search(algorithm, env, arguments.out / "search", num_shapes=number)
             if "confirm" in arguments.parts:
-                confirm(algorithm, env, arguments.out)
+                confirm(algorithm, env, arguments.out, number)
     if "page" in arguments.parts:
         print(page(arguments.out))
 

@@ -22,7 +22,7 @@ SEARCH_SEEDS = range(1_000_000, 1_000_003)
 """Of every candidate; no seed of a result is among them."""
 FRESH_SEEDS = range(16)
 """Of what is reported of a cell."""
-CANDIDATES = 12
+CANDIDATES = 8
 """Of each shape; the first one has the default floats."""
 LANES = 18
 """Of a program, side by side."""
@@ -36,6 +36,10 @@ BUDGETS = {
     "MountainCar-v0": 200_000,
 }
 """Environment steps per seed."""
+
+
+CEILINGS = {"CartPole-v1": 499.5, "Catch-bsuite": 0.999}
+"""Returns beyond which nothing is left to search for."""
 
 
 class Log(NamedTuple):
@@ -102,10 +106,27 @@ class Candidate(NamedTuple):
     """Its share of the program's time, compilation included."""
 
 
-def search(algorithm: str, env: str, place: Path, number: int = CANDIDATES) -> list[Candidate]:
-    """Try candidates of every shape; a shape that a file holds already is read."""
-    found = []
-    for i, shape in enumerate(SHAPES[algorithm]):
+def search(
+    algorithm: str,
+    env: str,
+    place: Path,
+    number: int = CANDIDATES,
+    num_shapes: int | None = None,
+) -> list[Candidate]:
+    """Try candidates of every shape, until one reaches the highest return that there is.
+
+    What a file holds already is read.
+
+    Args:
+        algorithm, env: the cell.
+        place: directory of the files.
+        number: candidates of each shape.
+        num_shapes: shapes to try at most.
+    """
+    found: list[Candidate] = []
+    for i, shape in enumerate(SHAPES[algorithm][:num_shapes]):
+        if found and (best(found).score or -np.inf) >= CEILINGS.get(env, np.inf):
+            break
         path = place / f"{algorithm}-{env.replace('/', '-')}-{i}.json"
         if not path.exists():
             tried = _try(algorithm, env, shape, number, seed=i)

@@ -123,7 +123,7 @@ def test_a_seed_that_has_solved_its_task_ends_there(full, tmp_path):
 
 
 def test_memory_and_frozen_statistics_are_those_of_the_final_policy(tmp_path):
-    network = po.NetworkConfig(hidden=(8,), memory="gru", memory_size=4)
+    network = po.NetworkConfig(hidden=(8,), memory="gru")
     algorithm = dataclasses.replace(tiny.ALGORITHMS["a2c"], network=network)
     config = tiny.experiment(
         algorithm=algorithm, normalize_observations=True, evaluate_every=10, num_seeds=2

@@ -281,7 +281,7 @@ def _narrow(part: "xr.Dataset", attributes: dict[str, Any]) -> "xr.Dataset | Non
         known = np.isfinite(part["evaluation_return"].values).any(axis=0)
         part = part.isel(evaluation=known) if known.any() else part.drop_dims("evaluation")
     kept = [*results.EPISODES, "final_return"]
-    config = json.loads(attributes["config"])
+    config = json.loads(attributes.get("config", "{}"))
     if any(config.get(name) is not None for name in ("solve_return", "stop_when_solved")):
         kept.append("solved_at")
     part = part.drop_vars(
