@@ -129,7 +129,9 @@ def join(runs: Runs) -> "xr.Dataset":
                 f"{algorithm} on {env}; report it by itself"
             )
     labels = {
-        dim: np.unique(np.concatenate([run[dim].values for run in runs.values()]))
+        dim: np.unique(
+            np.concatenate([run[dim].values for run in runs.values() if dim in run.dims])
+        )
         for dim in ("seed", "update", "evaluation")
         if any(dim in run.dims for run in runs.values())
     }
