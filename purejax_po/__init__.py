@@ -18,13 +18,13 @@ from purejax_po import (
     surrogates,
 )
 from purejax_po.actor import acting
-from purejax_po.algorithms.a2c import A2CHyperparams, a2c
-from purejax_po.algorithms.group import GRPOHyperparams
+from purejax_po.algorithms.a2c import A2CHyperparams, A2COptions, a2c
+from purejax_po.algorithms.group import GRPOHyperparams, GRPOOptions
 from purejax_po.algorithms.grpo import grpo
-from purejax_po.algorithms.npg import NPGHyperparams, npg
-from purejax_po.algorithms.ppo import PPOHyperparams, ppo
-from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
-from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
+from purejax_po.algorithms.npg import NPGHyperparams, NPGOptions, npg
+from purejax_po.algorithms.ppo import PPOHyperparams, PPOOptions, ppo
+from purejax_po.algorithms.reinforce import REINFORCEHyperparams, REINFORCEOptions, reinforce
+from purejax_po.algorithms.trpo import TRPOHyperparams, TRPOOptions, trpo
 from purejax_po.environments import from_legacy
 from purejax_po.environments import make as make_env
 from purejax_po.environments.check import check_env
@@ -104,6 +104,7 @@ __version__ = "0.1.0"
 __all__ = [
     "A2CConfig",
     "A2CHyperparams",
+    "A2COptions",
     "Actor",
     "ActorCriticParams",
     "Algorithm",
@@ -116,25 +117,30 @@ __all__ = [
     "ExperimentConfig",
     "GRPOConfig",
     "GRPOHyperparams",
+    "GRPOOptions",
     "Host",
     "Interrupted",
     "NPGConfig",
     "NPGHyperparams",
+    "NPGOptions",
     "NetworkConfig",
     "Observer",
     "PPOConfig",
     "PPOHyperparams",
+    "PPOOptions",
     "Pairs",
     "Policy",
     "Prompt",
     "REINFORCEConfig",
     "REINFORCEHyperparams",
+    "REINFORCEOptions",
     "Result",
     "RewardModel",
     "Rollout",
     "StoppedError",
     "TRPOConfig",
     "TRPOHyperparams",
+    "TRPOOptions",
     "TrainState",
     "Trainer",
     "Transition",
