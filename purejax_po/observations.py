@@ -45,6 +45,11 @@ def with_fields(obs: Observation, changed: Mapping[str, Array]) -> Observation:
     return tuple(changed.get(str(i), x) for i, x in enumerate(obs))
 
 
+def with_mask(observation: Array, mask: Array) -> Observation:
+    """An observation beside the mask of valid actions."""
+    return {OBSERVATION: observation, ACTION_MASK: mask}
+
+
 def seen_fields(
     space: Space, reader: Reader, chosen: Sequence[str] = (), name: str = ""
 ) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ ALLOWED = {
         "named",
         "observations",
         "masks",
+        "distributions",
     },
     "advantages": {"types"},
     "surrogates": {"types"},

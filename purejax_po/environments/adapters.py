@@ -15,7 +15,6 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from purejax_po.checks import check_count
-from purejax_po.observations import ACTION_MASK, OBSERVATION
 from purejax_po.types import Array, Info, Key, Observation
 
 
@@ -178,11 +177,6 @@ def vector(observation: Any) -> Array:
     """All entries of an observation that is a tree of arrays, float32 `[n]`."""
     leaves = [jnp.ravel(x).astype(jnp.float32) for x in jax.tree.leaves(observation)]
     return jnp.concatenate(leaves)
-
-
-def with_mask(observation: Array, mask: Array) -> Observation:
-    """An observation beside the mask of valid actions."""
-    return {OBSERVATION: observation, ACTION_MASK: mask}
 
 
 def as_space(obs: Observation) -> Any:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from gymnax.environments import spaces
 
 from purejax_po.checks import check_choice
-from purejax_po.environments.adapters import Adapter, Advance, as_space, raw, vector, with_mask
+from purejax_po.environments.adapters import Adapter, Advance, as_space, raw, vector
+from purejax_po.observations import with_mask
 from purejax_po.spaces import choices
 from purejax_po.types import Key, Observation
 
