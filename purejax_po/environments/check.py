@@ -36,8 +36,8 @@ def check_env(
 ) -> list[str]:
     """Look for everything in an environment that training would stumble over.
 
-    It is traced once, then stepped with random actions, ended episodes included. What each of its
-    values has to be is said by `types.Environment`.
+    It is traced once, then stepped with random valid actions, ended episodes included. What each of
+    its values has to be is said by `types.Environment`, of a mask of actions by `masks`.
 
     Args:
         env: an environment, or what `make_env` takes.
