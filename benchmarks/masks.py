@@ -44,7 +44,8 @@ def trainer_of(env: Any, env_params: Any, args: argparse.Namespace, options: Any
     if args.algorithm == "trpo":
         algorithm = po.trpo(*networks, critic_minibatch_size=args.num_envs * 16)
     else:
-        algorithm = po.ppo(*networks, hyperparams=po.PPOHyperparams(learning_rate=1e-3))
+        hyperparams = po.PPOHyperparams(learning_rate=3e-3)
+        algorithm = po.ppo(*networks, clip_value=False, hyperparams=hyperparams)
     return po.make_trainer(
         env, env_params, algorithm, num_envs=args.num_envs, num_steps=args.length
     )

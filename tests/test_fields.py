@@ -169,7 +169,7 @@ def test_a_critic_of_what_is_hidden_learns_where_one_of_the_rest_does_not(name):
         changes = {"num_envs": 64, "num_steps": 2, "network": network}
         if name == "ppo":
             hyperparams = config.hyperparams.replace(learning_rate=1e-2, entropy_coef=0.0)
-            changes |= {"hyperparams": hyperparams}
+            changes |= {"hyperparams": hyperparams, "clip_value": False}
         else:
             hyperparams = config.hyperparams.replace(critic_learning_rate=1e-2)
             changes |= {"hyperparams": hyperparams, "critic_minibatch_size": 64}
@@ -186,8 +186,8 @@ def test_a_critic_of_what_is_hidden_learns_where_one_of_the_rest_does_not(name):
         rates[critic_fields] = np.asarray(jax.vmap(right)(state.acting_params))
     asymmetric, symmetric = rates[()], rates[("state",)]
     half = 2.365 * np.sqrt((asymmetric.var(ddof=1) + symmetric.var(ddof=1)) / 8)
-    assert asymmetric.mean() > 0.9, rates
-    assert symmetric.mean() + half < 0.7, rates
+    assert asymmetric.mean() - half > 0.8, rates
+    assert symmetric.mean() + half < 0.6, rates
 
 
 MISTAKES = {

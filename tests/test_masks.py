@@ -119,10 +119,10 @@ def test_an_invalid_action_is_never_drawn(kind):
     assert np.take_along_axis(is_valid(kind, mask), index, axis=0).all()
 
 
-@pytest.mark.parametrize("size", [3, 33, 4000])
+@pytest.mark.parametrize("size", [3, 33, 1000])
 def test_rounding_draws_no_invalid_action(size):
     keys = jax.random.split(jax.random.key(0), 3)
-    logits = 4.0 * jax.random.normal(keys[0], (50, size))
+    logits = 4.0 * jax.random.normal(keys[0], (8, size))
     mask = jax.random.bernoulli(keys[1], 0.1, logits.shape).at[:, 1].set(True)
     found = masks.apply(Categorical(logits), mask)
     edges = jnp.cumsum(jax.nn.softmax(found.logits), axis=-1)

@@ -63,11 +63,11 @@ class Disturbed(environment.Environment):
     """One step: the action has to be what is seen, but the reward is disturbed by a hidden number.
 
     A critic that sees the number judges the action; to one that does not, the reward is noise of
-    twenty times the size of what the action changes.
+    thirty times the size of what the action changes.
     """
 
     num_actions = 4
-    disturbance = 10.0
+    disturbance = 30.0
     default_params = environment.EnvParams(max_steps_in_episode=2)
 
     @property
