@@ -16,7 +16,7 @@ import numpy as np
 
 import purejax_po as po
 from purejax_po import rollout, spaces
-from purejax_po.testing.fields import Disturbed, Levers
+from purejax_po.testing.fields import Disturbed, masked_levers
 
 HALF_WIDTH = {8: 2.365, 16: 2.131, 32: 2.040}
 """Student's 97.5 % quantile of a mean over so many seeds."""
@@ -26,7 +26,7 @@ def make(name: str) -> Any:
     """An environment by name, and the options of its networks to compare."""
     masks = {"with masks": {}, "without": {"mask_actions": False}}
     if name == "levers":
-        env = po.with_action_mask(Levers())
+        env = masked_levers()
         return env, env.default_params, masks
     if name == "disturbed":
         critics = {"critic sees hidden fields": {}, "critic sees the policy's": ("state",)}

@@ -18,8 +18,9 @@ from purejax_po import curvature, masks, networks, rollout
 from purejax_po.distributions import Categorical, Joint, MaskedCategorical, Product
 from purejax_po.experiment.config import schema
 from purejax_po.jacobian import linearized
-from purejax_po.testing.fields import Levers
+from purejax_po.testing.fields import masked_levers
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 SIZES = (3, 2, 4)
 KINDS = {
     "one choice": ((5,), (5,)),
@@ -271,7 +272,6 @@ def test_a_line_search_with_masks_keeps_to_the_region(x64):
     assert (result.log.info.mean["step_fraction"] > 0).all()
 
 
-@pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", tiny.ALGORITHMS)
 def test_every_algorithm_takes_valid_actions_alone(name, kind):
@@ -298,7 +298,6 @@ def test_every_algorithm_takes_valid_actions_alone(name, kind):
         assert jnp.isfinite(found.episode_return).all()
 
 
-@pytest.mark.usefixtures("compile_quickly")
 def test_without_masks_invalid_actions_are_taken():
     env = Turns()
     config = tiny.ALGORITHMS["ppo"]
@@ -311,7 +310,6 @@ def test_without_masks_invalid_actions_are_taken():
     assert result.state.diverged_at == 0
 
 
-@pytest.mark.usefixtures("compile_quickly")
 def test_a_sequence_policy_keeps_to_masks():
     env, env_params = po.make_env("tokens/copy")
     plain = po.transformer_policy(env, env_params, hidden=(8,), num_heads=2)
@@ -343,7 +341,7 @@ def test_a_sequence_policy_keeps_to_masks():
 
 
 def test_levers_are_masked_by_their_own_method():
-    env = po.with_action_mask(Levers())
+    env = masked_levers()
     params = env.default_params
     assert po.check_env(env) == []
     policy, _ = po.mlp_actor_critic(env, params, hidden=(4,))
@@ -357,6 +355,18 @@ def test_levers_are_masked_by_their_own_method():
     last = transition.next_obs["action_mask"][:-1] == transition.obs["action_mask"][1:]
     ended = transition.terminated[:-1] | transition.truncated[:-1]
     assert last.all(axis=-1)[~ended].all()
+
+
+def test_policies_that_come_out_of_a_run_keep_to_masks(tmp_path):
+    env = "purejax_po.testing.fields:masked_levers"
+    out = tmp_path / "run"
+    po.run(tiny.experiment(env=env, num_seeds=2), out, progress=False)
+    act = po.load_policy(out, seed=1)
+    mask = jnp.eye(8, dtype=bool)
+    action = act({"observation": jnp.zeros((8, 8)), "action_mask": mask})
+    np.testing.assert_array_equal(action, jnp.arange(8))
+    found = po.evaluate_run(out, num_episodes=2)
+    assert (found["episode_length"] > 4).all()  # a lever that does not work ends an episode at once
 
 
 def changed(**methods):

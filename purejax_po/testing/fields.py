@@ -8,6 +8,8 @@ from flax import struct
 from gymnax.environments import environment, spaces
 from gymnax.environments.classic_control.cartpole import CartPole
 
+from purejax_po.environments.masking import with_action_mask
+
 PAIRS = 4
 """Of actions in `Levers`."""
 
@@ -15,7 +17,7 @@ PAIRS = 4
 class Levers(CartPole):
     """CartPole with four pairs of levers, of which one pair works; another lever ends the episode.
 
-    Each step turns to another pair, which is seen. `with_action_mask` takes `action_mask`.
+    Each step turns to another pair, which is seen.
     """
 
     @property
@@ -50,6 +52,11 @@ class Levers(CartPole):
         works = self.action_mask(state, params)[action]
         obs, state, reward, terminated, info = super().step_env(key, state, action % 2, params)
         return obs, state, reward, terminated | ~works, info
+
+
+def masked_levers() -> Any:
+    """`Levers` whose observations tell which of them work."""
+    return with_action_mask(Levers())
 
 
 @struct.dataclass
