@@ -28,6 +28,7 @@ from purejax_po.algorithms.trpo import TRPOHyperparams, TRPOOptions, trpo
 from purejax_po.environments import from_legacy
 from purejax_po.environments import make as make_env
 from purejax_po.environments.check import check_env
+from purejax_po.environments.masking import with_action_mask
 from purejax_po.environments.registry import register as register_env
 from purejax_po.environments.wrappers import judge_outcome, reset_from, shape_reward
 from purejax_po.evaluation import Evaluation, evaluate
@@ -64,6 +65,7 @@ from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import Observer, StoppedError, Window
 from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.train import resume, run
+from purejax_po.masks import masked
 from purejax_po.networks import (
     gru_actor_critic,
     linear_critic,
@@ -173,6 +175,7 @@ __all__ = [
     "make_env",
     "make_train",
     "make_trainer",
+    "masked",
     "metrics",
     "minibatch",
     "mlp_actor_critic",
@@ -215,4 +218,5 @@ __all__ = [
     "trpo",
     "use_compilation_cache",
     "warm_start",
+    "with_action_mask",
 ]

@@ -7,13 +7,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from purejax_po import minibatch
+from purejax_po import minibatch, observations
 from purejax_po._xla import switch
 from purejax_po._xla.finite import all_finite
 from purejax_po.advantages import Evidence, gae, weighted_mean
 from purejax_po.algorithms import units
 from purejax_po.checks import WholeNumber
-from purejax_po.types import Array, Carry, Critic, Hyperparams, Key, Params, Transition
+from purejax_po.types import (
+    Array,
+    Carry,
+    Critic,
+    Hyperparams,
+    Key,
+    Observation,
+    Params,
+    Transition,
+)
 
 
 class Estimates(NamedTuple):
@@ -69,7 +78,7 @@ def values(
         value = critic.unroll(params, (), transition.obs, transition.start)
         return value, successor_values(critic, params, transition, value)
 
-    def step(carry: Carry, seen: tuple[Array, Array, Array]) -> Any:
+    def step(carry: Carry, seen: tuple[Observation, Observation, Array]) -> Any:
         obs, next_obs, start = seen
         carry, value = critic.step(params, carry, obs, start)
         _, next_value = critic.step(params, carry, next_obs, jnp.zeros_like(start))
@@ -93,7 +102,7 @@ def successor_values(critic: Critic, params: Params, transition: Transition, val
         return critic.unroll(params, (), transition.next_obs, jnp.zeros_like(transition.start))
     env = jnp.arange(value.shape[1])
 
-    def judge(obs: Array) -> Array:
+    def judge(obs: Observation) -> Array:
         return critic.unroll(params, (), obs, jnp.zeros(env.shape, bool))
 
     def some_left(state: tuple[Array, Array]) -> Array:
@@ -102,12 +111,13 @@ def successor_values(critic: Critic, params: Params, transition: Transition, val
     def one_of_each(state: tuple[Array, Array]) -> tuple[Array, Array]:
         next_value, left = state
         t = jnp.argmax(left, axis=0)
-        found = jnp.where(left[t, env], judge(transition.next_obs[t, env]), next_value[t, env])
+        next_obs = jax.tree.map(lambda x: x[t, env], transition.next_obs)
+        found = jnp.where(left[t, env], judge(next_obs), next_value[t, env])
         return next_value.at[t, env].set(found), left.at[t, env].set(False)
 
-    next_value = jnp.concatenate([value[1:], judge(transition.next_obs[-1])[None]])
-    axes = tuple(range(2, transition.obs.ndim))
-    differ = jnp.any(transition.next_obs[:-1] != transition.obs[1:], axis=axes)
+    last = jax.tree.map(lambda x: x[-1], transition.next_obs)
+    next_value = jnp.concatenate([value[1:], judge(last)[None]])
+    differ = observations.differ_in_time(transition.next_obs, transition.obs)
     left = jnp.concatenate([differ, jnp.zeros_like(differ, shape=(1, len(env)))])
     left &= ~transition.terminated
     return jax.lax.while_loop(some_left, one_of_each, (next_value, left))[0]

@@ -111,5 +111,6 @@ def replay(policy: Policy, group_size: int, params: PolicyParams, rollout: Rollo
     """π_θ(·|s) of a rollout's steps, `[T, N]`; a prompt is read once for its whole group."""
     transition, carry, prompt = rollout.transition, rollout.carry, policy.prompt
     if prompt is not None:
-        policy, carry = prompt.go_on, prompt.read(params.policy, transition.obs[0], group_size)
+        first = jax.tree.map(lambda x: x[0], transition.obs)
+        policy, carry = prompt.go_on, prompt.read(params.policy, first, group_size)
     return policy.unroll(params.policy, carry, transition.obs, transition.start)

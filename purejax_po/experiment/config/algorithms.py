@@ -8,7 +8,7 @@ from typing import Any, ClassVar, get_args, get_type_hints
 
 import numpy as np
 
-from purejax_po import contract, networks, sequence
+from purejax_po import contract, encoding, networks, sequence
 from purejax_po.algorithms.a2c import A2CHyperparams, A2COptions, a2c
 from purejax_po.algorithms.group import GRPOHyperparams, GRPOOptions
 from purejax_po.algorithms.grpo import grpo
@@ -29,6 +29,7 @@ from purejax_po.experiment.config.networks import (
     MEMORIES,
     NetworkConfig,
     check_factory,
+    check_seen,
     from_factory,
 )
 from purejax_po.types import Algorithm, EnvParams
@@ -65,8 +66,7 @@ class AlgorithmConfig:
         if own:
             made = from_factory(own, env, env_params, factory)
         else:
-            channels, space = self.network.channels, env.observation_space(env_params)
-            networks.check_channels(channels, space, "network.channels")
+            check_seen(self.network, env.observation_space(env_params))
             made = self.make_networks(env, env_params)
         accepted = inspect.signature(factory).parameters
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -88,6 +88,9 @@ class AlgorithmConfig:
             activation=network.activation,
             action_distribution=network.action_distribution,
             channels=network.channels,
+            policy_fields=network.policy_fields,
+            critic_fields=network.critic_fields,
+            mask_actions=network.mask_actions,
         )
 
     def check(self) -> None:
@@ -97,7 +100,7 @@ class AlgorithmConfig:
             raise ValueError(f"network must be NetworkConfig(…), got {self.network!r}")
         self._check_sizes()
         networks.check_hidden(self.network.hidden, "network.hidden")
-        networks.check_channels(self.network.channels, name="network.channels")
+        encoding.check_channels(self.network.channels, name="network.channels")
         defaults: Any = type(self)
         expected = type(defaults().hyperparams)
         if not isinstance(self.hyperparams, expected):
@@ -113,6 +116,7 @@ class AlgorithmConfig:
         check_choice("network.memory", self.network.memory, MEMORIES)
         if self.network.factory:
             check_factory(self.network.factory)
+        check_flag("network.mask_actions", self.network.mask_actions)
         check_count("network.num_heads", self.network.num_heads)
         check_count("network.mlp_ratio", self.network.mlp_ratio)
         check_hyperparams(self.hyperparams)
