@@ -49,7 +49,8 @@ class Train:
     """Start from tuned settings; `purejax-po algorithms` lists them. Other flags still apply. GRPO
     on a token task starts from the task's own."""
     out: Path | None = None
-    """Directory for the run's files (default: runs/ALGORITHM-ENV, or runs/sweep-ALGORITHM-ENV)."""
+    """Directory for the run's files (default: runs/ALGORITHM-ENV; of a sweep or a search
+    runs/sweep-ALGORITHM-ENV or runs/tune-ALGORITHM-ENV)."""
     overwrite: bool = False
     """Replace the run that the directory holds."""
     host: HostFlags = field(default_factory=Host)
