@@ -376,7 +376,7 @@ def space_of(name: str, algorithm: str) -> dict[str, Any]:
     from purejax_po.experiment.config import file
 
     if name == "shipped":
-        return spaces.to_texts(shipped.space_of(algorithm))
+        return spaces.to_json(shipped.space_of(algorithm))
     if name == "none":
         return {}
     if name.endswith(".toml"):

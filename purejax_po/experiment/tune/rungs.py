@@ -162,7 +162,9 @@ def train_rung(
             old, were, ended = before
             former = _rung(group, were, ended, width, "")
             _carry_over(former, _store(old, former), plan, store, [were.index(x) for x in alive])
-        sized = replace(group.config, num_seeds=plan.num_lanes, first_seed=0, sweep={})
+        # As many as at the first rung, so that the workers, and with them the program, stay.
+        number = len(group.points) * group.config.num_seeds
+        sized = replace(group.config, num_seeds=number, first_seed=0)
         pool = open_pool(sized, group.trainer, host)
         try:
             fit = pool.fit(Wish(fixed=width, memory_gib=host.memory_gib))

@@ -131,7 +131,7 @@ class Tuning(NamedTuple):
         """Return what `tune.json` holds."""
         return {
             "config": self.config.to_dict(),
-            "space": spaces.to_texts(self.space),
+            "space": spaces.to_json(self.space),
             "search": dataclasses.asdict(self.search),
             "lanes_per_device": self.width,
         }

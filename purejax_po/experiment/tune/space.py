@@ -32,7 +32,7 @@ class Range(NamedTuple):
     is_log: bool = False
 
     def __str__(self) -> str:
-        return f"{'log:' * self.is_log}{self.low:g}..{self.high:g}"
+        return f"{'log:' * self.is_log}{self.low!r}..{self.high!r}"
 
 
 class Choices(NamedTuple):
@@ -80,9 +80,12 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def to_texts(space: Space) -> dict[str, str]:
+def to_json(space: Space) -> dict[str, str | list[Value]]:
     """Undo `parse`."""
-    return {name: str(dimension) for name, dimension in space.items()}
+    return {
+        name: str(dimension) if isinstance(dimension, Range) else list(dimension.values)
+        for name, dimension in space.items()
+    }
 
 
 def _dimension(name: str, given: Any) -> Dimension:
