@@ -96,7 +96,7 @@ MISTAKES = {
         "space holds a trial with num_envs = 2, num_minibatches = 3: num_minibatches must divide "
         "the batch of 32 samples, got 3",
     ),
-    "no effect": ({"kl_coef": "0.1..1"}, "kl_coef must be read by ppo with these options"),
+    "no effect": ({"target_kl": "0.1..1"}, "target_kl must be read by ppo with these options"),
 }
 
 

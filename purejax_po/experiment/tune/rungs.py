@@ -12,11 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from purejax_po.experiment import layout
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.results.dataset import FINAL_FRACTION
+from purejax_po.experiment.run import memory
 from purejax_po.experiment.run import plan as plans
 from purejax_po.experiment.run.block import Receipt
 from purejax_po.experiment.run.fit import Wish
@@ -170,6 +172,13 @@ def train_rung(
             fit = pool.fit(Wish(fixed=width, memory_gib=host.memory_gib))
             pool.begin(replace(plan, device_kind=fit.device_kind), store, time.time())
             _loop(pool, plan, todo, stop, tell)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not memory.is_exhausted(error):
+                raise
+            raise StoppedError(
+                f"out of memory with {width} lanes on each device; search anew with fewer "
+                "(--lanes-per-device)"
+            ) from None
         finally:
             pool.close()
     return _scores(group, alive, plan, store)
