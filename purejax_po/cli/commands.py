@@ -111,7 +111,7 @@ class Resume:
         """Run what is left, then print the table."""
         try:
             if tuning.is_tuning(self.directory):
-                return tuned.run(tuning.prepare_resume(self.directory), self.host)
+                return tuned.run(tuning.prepare_resume(self.directory, self.host), self.host)
             if comparison.is_comparison(self.directory):
                 found = comparison.prepare_resume(self.directory, self.host)
             else:

@@ -16,6 +16,7 @@ from purejax_po.experiment.tune.space import describe
 
 PROGRAM = output.PROGRAM
 MOST_ROWS = 10
+RETURNS = ("iqm", "ci_low", "ci_high", "mean", "median", "min", "max")
 
 
 def run(prepared: Tuning, host: Host) -> int:
@@ -50,10 +51,11 @@ def print_tuned(found: tuning.Tuned) -> None:
     title = f"the best of {told['num_trials']} trials, {told['num_complete']} of them to the end"
     tables.print_columns(title, [_row(row) for row in scored[:MOST_ROWS]])
     seen, fresh = told["search"], told["fresh"]
+    numbers = {name: fresh[name] for name in RETURNS}
     rows = {
         "chosen": f"trial {told['chosen']['trial']}: {describe(told['chosen']['params'])}",
         "score in the search, IQM": f"{seen['iqm']:.1f}  ({len(seen['seeds'])} seeds)",
-        **tables.return_rows(fresh, "fresh"),
+        **tables.return_rows(numbers, "fresh"),
         "fresh seeds": f"{fresh['seeds'][0]} … {fresh['seeds'][-1]}, which the search never saw",
     }
     if fresh["diverged"]:

@@ -87,7 +87,7 @@ def tune(
 def resume_tune(out: str | os.PathLike[str], host: Host | None = None, **where: Any) -> Tuned:
     """Continue the search that a directory holds: its trials are those of an undisturbed one."""
     host = (host or Host()).but(where)
-    return train.without_frames(execute, prepare_resume(out), host)
+    return train.without_frames(execute, prepare_resume(out, host), host)
 
 
 def is_tuning(directory: str | os.PathLike[str]) -> bool:
@@ -125,29 +125,24 @@ def prepare(
     _check_effect(config, found)
     width = config.lanes_per_device or _width(config, settings)
     tuning = Tuning(config, found, settings, directory, width)
-    if "://" in tuning.storage or Path(tuning.storage).exists():
-        _check_storage(tuning, host)
+    if settings.storage:  # an error if it is another search's
+        Record(tuning.storage, tuning.study, tuning.identity())
     return tuning
 
 
-def prepare_resume(out: str | os.PathLike[str]) -> Tuning:
+def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Tuning:
     """As `prepare`, for the search that a directory holds.
 
     Raises:
         ValueError: if there is none.
     """
     atomic.check_path("out", out)
-    tuning = search.read(Path(out))
+    tuning, host = search.read(Path(out)), host or Host()
     tuning.search.check()
     spaces.check(tuning.space, tuning.config)
+    host.check()
+    host.connect()
     return tuning
-
-
-def _check_storage(tuning: Tuning, host: Host) -> None:
-    """Open a storage that is there, which is an error if it is another search's."""
-    if host.overwrite and Path(tuning.storage).parent == tuning.directory:
-        return
-    Record(tuning.storage, tuning.study, tuning.identity())
 
 
 def _check_effect(config: ExperimentConfig, space: spaces.Space) -> None:

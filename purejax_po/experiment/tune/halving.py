@@ -16,7 +16,7 @@ from purejax_po.experiment.run.signals import StopSignal
 from purejax_po.experiment.run.trainer import build_trainer
 from purejax_po.experiment.tune import space as spaces
 from purejax_po.experiment.tune.rungs import Group, steps_of, train_rung
-from purejax_po.experiment.tune.space import Params
+from purejax_po.experiment.tune.space import Params, Value
 
 
 class Halving(NamedTuple):
@@ -121,26 +121,18 @@ def train_batch(
     return trained
 
 
-def group_points(config: ExperimentConfig, points: Sequence[Params]) -> dict[str, list[int]]:
-    """Return the places of the points that share a program, by a description of it."""
-    found: dict[str, list[int]] = {}
-    for place, point in enumerate(points):
-        static = {k: v for k, v in point.items() if not spaces.is_traced(config.algorithm, k)}
-        found.setdefault(spaces.describe(static), []).append(place)
-    return found
-
-
 def _groups(config: ExperimentConfig, points: Sequence[Params]) -> list[Group]:
-    """Trials by program."""
+    """Trials by program: those that share all that shapes one."""
+    traced = [name for name in points[0] if spaces.is_traced(config.algorithm, name)]
+    found: dict[tuple[tuple[str, Value], ...], list[int]] = {}
+    for place, point in enumerate(points):
+        static = tuple((k, v) for k, v in point.items() if k not in traced)
+        found.setdefault(static, []).append(place)
     made = []
-    for places in group_points(config, points).values():
-        static, traced = [], []
-        for place in places:
-            is_traced = {k: spaces.is_traced(config.algorithm, k) for k in points[place]}
-            static.append({k: v for k, v in points[place].items() if not is_traced[k]})
-            traced.append({k: float(v) for k, v in points[place].items() if is_traced[k]})
-        whole = spaces.at(config, static[0])
-        made.append(Group(whole, build_trainer(whole), tuple(traced), tuple(places)))
+    for static, places in found.items():
+        whole = spaces.at(config, dict(static))
+        numbers = tuple({k: float(points[place][k]) for k in traced} for place in places)
+        made.append(Group(whole, build_trainer(whole), numbers, tuple(places)))
     return made
 
 

@@ -188,10 +188,11 @@ def params_of(config: ExperimentConfig, space: Space) -> Params | None:
         owner = whole.get(str(place)) or getattr(config.algorithm, str(place))
         value = getattr(owner, name)
         value = "x".join(map(str, value)) if isinstance(value, tuple) else value
-        is_range = isinstance(dimension, Range)
-        if not (
-            dimension.low <= value <= dimension.high if is_range else value in dimension.values
-        ):
+        if isinstance(dimension, Range):
+            is_there = dimension.low <= value <= dimension.high
+        else:
+            is_there = value in dimension.values
+        if not is_there:
             return None
         found[name] = value
     return found
