@@ -65,6 +65,7 @@ from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import Observer, StoppedError, Window
 from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.train import resume, run
+from purejax_po.experiment.tuning import resume_tune, tune
 from purejax_po.masks import masked
 from purejax_po.networks import (
     gru_actor_critic,
@@ -203,6 +204,7 @@ __all__ = [
     "reset_from",
     "resume",
     "resume_compare",
+    "resume_tune",
     "reward_model",
     "rollout",
     "run",
@@ -216,6 +218,7 @@ __all__ = [
     "surrogates",
     "transformer_policy",
     "trpo",
+    "tune",
     "use_compilation_cache",
     "warm_start",
     "with_action_mask",

@@ -1,6 +1,7 @@
 """The entry of the command line: arguments in, an exit code out."""
 
 import contextlib
+import dataclasses
 import io
 import sys
 import warnings
@@ -16,7 +17,8 @@ from purejax_po.cli import arguments as typed
 from purejax_po.cli import files, messages, output, own
 from purejax_po.cli.commands import Compare, Resume, Sweep, Table1, Train
 from purejax_po.cli.looking import Algorithms, Envs, Evaluate, Render, Report
-from purejax_po.experiment.config import ALGORITHMS, PRESETS, TASK_PRESETS, ExperimentConfig
+from purejax_po.cli.tune import Tune
+from purejax_po.experiment.config import ALGORITHMS, PRESETS, TASK_PRESETS
 from purejax_po.experiment.run.signals import Interrupted, stop_signal
 
 PROGRAM = output.PROGRAM
@@ -24,6 +26,7 @@ PROGRAM = output.PROGRAM
 COMMANDS: dict[str, type] = {
     "train": Train,
     "sweep": Sweep,
+    "tune": Tune,
     "compare": Compare,
     "table1": Table1,
     "resume": Resume,
@@ -149,5 +152,5 @@ def _preset_command(command: type[Train], preset: str | None) -> Train:
         return command()
     check_choice("preset", preset, tuple(PRESETS))
     env, algorithm, total_steps = PRESETS[preset]
-    experiment = ExperimentConfig(env=env, total_steps=total_steps)
+    experiment = dataclasses.replace(command().experiment, env=env, total_steps=total_steps)
     return command(algorithm=algorithm, experiment=experiment, preset=preset)

@@ -43,6 +43,8 @@ class Finished(NamedTuple):
     diverged_at: Any
     params: Any
     """What the final policy acts with (`TrainState.acting_params`)."""
+    state: Any = ()
+    """The last TrainState, `[K, ...]`, if the plan keeps states."""
 
 
 class Receipt(NamedTuple):
@@ -99,6 +101,8 @@ def run_block(
         if stops:
             return Receipt(block, is_finished=False)
     finished = _finish(state, logs, num_real)
+    if plan.keeps_states:
+        finished = finished._replace(state=state)
     work.store.finish(block, len(logs), checkpoint.flatten(finished), _meta(work))
     return Receipt(block, is_finished=True)
 
