@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from purejax_po.cli import output, tables
+from purejax_po.cli import output, tables, tuned
 from purejax_po.experiment import compare as comparison
-from purejax_po.experiment import train
+from purejax_po.experiment import train, tuning
 from purejax_po.experiment.config import PRESETS, ExperimentConfig, PPOConfig, sweep, zoo
 from purejax_po.experiment.config import file as config_file
 from purejax_po.experiment.config.experiment import EvaluationActions
@@ -52,7 +52,8 @@ class Train:
     the environment; `purejax-po zoo` lists them. Other flags still apply. GRPO on a token task
     starts from the task's own."""
     out: Path | None = None
-    """Directory for the run's files (default: runs/ALGORITHM-ENV, or runs/sweep-ALGORITHM-ENV)."""
+    """Directory for the run's files (default: runs/ALGORITHM-ENV; of a sweep or a search
+    runs/sweep-ALGORITHM-ENV or runs/tune-ALGORITHM-ENV)."""
     overwrite: bool = False
     """Replace the run that the directory holds."""
     host: HostFlags = field(default_factory=Host)
@@ -106,12 +107,14 @@ class Resume:
     """Continue what was interrupted; the results are those of an undisturbed run."""
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """The directory of the run, of the sweep or of the comparison."""
+    """The directory of the run, of the sweep, of the search or of the comparison."""
     host: HostFlags = field(default_factory=Host)
 
     def execute(self) -> int:
         """Run what is left, then print the table."""
         try:
+            if tuning.is_tuning(self.directory):
+                return tuned.run(tuning.prepare_resume(self.directory, self.host), self.host)
             if comparison.is_comparison(self.directory):
                 found = comparison.prepare_resume(self.directory, self.host)
             else:

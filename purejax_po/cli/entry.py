@@ -1,6 +1,7 @@
 """The entry of the command line: arguments in, an exit code out."""
 
 import contextlib
+import dataclasses
 import io
 import sys
 import warnings
@@ -16,13 +17,8 @@ from purejax_po.cli import arguments as typed
 from purejax_po.cli import files, messages, output, own
 from purejax_po.cli.commands import Compare, Resume, Sweep, Table1, Train
 from purejax_po.cli.looking import Algorithms, Envs, Evaluate, Render, Report, Zoo
-from purejax_po.experiment.config import (
-    ALGORITHMS,
-    PRESETS,
-    TASK_PRESETS,
-    ExperimentConfig,
-    zoo,
-)
+from purejax_po.cli.tune import Tune
+from purejax_po.experiment.config import ALGORITHMS, PRESETS, TASK_PRESETS, zoo
 from purejax_po.experiment.run.signals import Interrupted, stop_signal
 
 PROGRAM = output.PROGRAM
@@ -30,6 +26,7 @@ PROGRAM = output.PROGRAM
 COMMANDS: dict[str, type] = {
     "train": Train,
     "sweep": Sweep,
+    "tune": Tune,
     "compare": Compare,
     "table1": Table1,
     "resume": Resume,
@@ -149,7 +146,7 @@ def _default(command: type, preset: str | zoo.Entry | None, path: Path | None) -
         return default
     if not hasattr(command, "config_file"):
         return default
-    return files.with_file(default or command(algorithms=()), path)
+    return files.with_file(default or command(algorithms=()), path)  # type: ignore[call-arg]
 
 
 def _preset_command(command: type[Train], preset: str | zoo.Entry | None) -> Train:
@@ -161,5 +158,5 @@ def _preset_command(command: type[Train], preset: str | zoo.Entry | None) -> Tra
         return command(algorithm=config.algorithm, experiment=config, preset=zoo.PRESET)
     check_choice("preset", preset, (*PRESETS, zoo.PRESET))
     env, algorithm, total_steps = PRESETS[preset]
-    experiment = ExperimentConfig(env=env, total_steps=total_steps)
+    experiment = dataclasses.replace(command().experiment, env=env, total_steps=total_steps)
     return command(algorithm=algorithm, experiment=experiment, preset=preset)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from purejax_po import environments
+from purejax_po import environments, observations
 from purejax_po.cli import output, own, tables
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import policies, rendering
@@ -18,6 +18,7 @@ from purejax_po.experiment.config.file import as_settings
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run.compilation import use_compilation_cache
+from purejax_po.types import Space
 
 PROGRAM = output.PROGRAM
 
@@ -165,15 +166,22 @@ class Envs:
             except ValueError as error:
                 table.add_row(name, str(error), "", "")
                 continue
-            observation = getattr(env.observation_space(env_params), "shape", "")
             table.add_row(
                 name,
-                str(tuple(observation)),
+                _of_observation(env.observation_space(env_params)),
                 str(env.action_space(env_params)).replace(", dtype=int32", ""),
                 f"{getattr(env_params, 'max_steps_in_episode', math.inf):g}",
             )
         output.console().print(table)
         return 0
+
+
+def _of_observation(space: Space) -> str:
+    """The shape of an observation, or those of its fields."""
+    parts = observations.fields(space)
+    if not parts:
+        return str(tuple(getattr(space, "shape", "")))
+    return ", ".join(f"{name} {tuple(part.shape)}" for name, part in parts.items())
 
 
 def _of_library(library: str) -> str:

@@ -46,6 +46,8 @@ class Finished(NamedTuple):
     diverged_at: Any
     params: Any
     """What the final policy acts with (`TrainState.acting_params`)."""
+    state: Any = ()
+    """The last TrainState, `[K, ...]`, if the plan keeps states."""
     evaluation: Any = None
     """Mean returns `[num_real, evaluations]`; None without evaluation."""
 
@@ -115,6 +117,8 @@ def run_block(
         if stops:
             return Receipt(block, is_finished=False)
     finished = _finish(work, state, logs, returns)
+    if plan.keeps_states:
+        finished = finished._replace(state=state)
     work.store.finish(block, len(logs), checkpoint.flatten(finished), _meta(work))
     return Receipt(block, is_finished=True)
 
@@ -175,7 +179,7 @@ def _finish(work: Work, state: Any, logs: list[Log], returns: list[Any]) -> Fini
         return Finished(stack(logs), diverged_at, params)
     evaluation = _joined(returns, num_real)
     diverged_at = truly_diverged_at(work.plan, evaluation, diverged_at)
-    return Finished(stack(logs), diverged_at, params, evaluation)
+    return Finished(stack(logs), diverged_at, params, evaluation=evaluation)
 
 
 def _meta(work: Work) -> dict[str, Any]:

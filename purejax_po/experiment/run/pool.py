@@ -171,3 +171,13 @@ class Threads:
         for thread in self._threads:
             thread.join()
         self._threads = []
+
+
+def open_pool(config: ExperimentConfig, trainer: Trainer, host: Host) -> Pool:
+    """Return who will run the blocks of an experiment."""
+    if host.cluster is None:
+        return Threads(config, trainer, host)
+    host.connect()  # before ray is imported, which reads what the connection sets
+    from purejax_po.experiment.run.ray_pool import RayPool
+
+    return RayPool(config, host)
