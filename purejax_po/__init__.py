@@ -43,6 +43,8 @@ from purejax_po.experiment.config import (
     REINFORCEConfig,
     TRPOConfig,
 )
+from purejax_po.experiment.export import Exported, export
+from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.plots.comparison import (
     plot_aggregates,
     plot_comparison,
@@ -113,10 +115,12 @@ __all__ = [
     "Environment",
     "Evaluation",
     "ExperimentConfig",
+    "Exported",
     "GRPOConfig",
     "GRPOHyperparams",
     "Host",
     "Interrupted",
+    "LoadedPolicy",
     "NPGConfig",
     "NPGHyperparams",
     "NetworkConfig",
@@ -152,6 +156,7 @@ __all__ = [
     "environments",
     "evaluate",
     "evaluate_run",
+    "export",
     "from_legacy",
     "grpo",
     "gru_actor_critic",

@@ -125,6 +125,9 @@ class Convolutions(nn.Module):
             ]
             patches = jnp.concatenate(shifted, axis=-1)
             layer = Dense(width, kernel_init=orthogonal(math.sqrt(2.0)))
+            if not all(isinstance(size, int) for size in patches.shape):  # exported: any batch
+                image = self.activation(layer(patches))
+                continue
             pixels = self.activation(layer(jnp.reshape(patches, (-1, patches.shape[-1]))))
             image = jnp.reshape(pixels, (*patches.shape[:-1], width))
         return jnp.reshape(image, (*image.shape[:-3], math.prod(image.shape[-3:])))

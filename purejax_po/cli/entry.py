@@ -15,7 +15,7 @@ from purejax_po.checks import check_choice
 from purejax_po.cli import arguments as typed
 from purejax_po.cli import messages, output, own
 from purejax_po.cli.commands import Compare, Resume, Sweep, Table1, Train
-from purejax_po.cli.looking import Algorithms, Envs, Evaluate, Render, Report
+from purejax_po.cli.looking import Algorithms, Envs, Evaluate, Export, Render, Report
 from purejax_po.experiment.config import ALGORITHMS, PRESETS, TASK_PRESETS, ExperimentConfig
 from purejax_po.experiment.run.signals import Interrupted, stop_signal
 
@@ -30,6 +30,7 @@ COMMANDS: dict[str, type] = {
     "report": Report,
     "evaluate": Evaluate,
     "render": Render,
+    "export": Export,
     "envs": Envs,
     "algorithms": Algorithms,
 }

@@ -1,4 +1,4 @@
-"""The commands that look at what is there: report, evaluate, render, envs, algorithms."""
+"""The commands that look at what is there: report, evaluate, render, export, envs, algorithms."""
 
 import math
 import sys
@@ -10,6 +10,7 @@ import tyro
 
 from purejax_po import environments
 from purejax_po.cli import output, own, tables
+from purejax_po.experiment import export as exporting
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import policies, rendering
 from purejax_po.experiment.config import PRESETS, sweep
@@ -136,6 +137,45 @@ class Render:
         except ValueError as error:
             return output.fail(error)
         output.console().print(f"{path}: {frames} frames", soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write one seed's final policy for use without this package, with its model card."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """The directory of the run."""
+    seed: int = 0
+    """Which seed's policy."""
+    to: tuple[str, ...] = ("stablehlo",)
+    """stablehlo (runs with jax alone), onnx (with ONNX Runtime alone; extra onnx) and safetensors
+    (the raw parameters); one or several."""
+    out: Path | None = None
+    """Where the files go (default: DIRECTORY/export/seed-SEED)."""
+    episodes: int = 100
+    """Greedy episodes whose mean return the card tells; 0 for none."""
+    point: PointFlags = ()
+    """Of a sweep, the value of each axis."""
+
+    def execute(self) -> int:
+        """Write the files, and print their paths."""
+        try:
+            atomic.check_path("directory", self.directory)
+            use_compilation_cache()
+            found = exporting.export(
+                self.directory,
+                self.out,
+                seed=self.seed,
+                to=self.to,
+                point=sweep.parse_point(self.point) or policies.best_point(self.directory),
+                num_episodes=self.episodes,
+            )
+        except ValueError as error:
+            return output.fail(error)
+        for path in (*found.files.values(), found.card):
+            size = path.stat().st_size / 1000
+            output.console().print(f"{path}: {size:.1f} kB", soft_wrap=True)
         return 0
 
 

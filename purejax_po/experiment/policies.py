@@ -3,20 +3,20 @@
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from purejax_po import contract, rollout
+from purejax_po import contract
 from purejax_po.checks import check_count
 from purejax_po.evaluation import evaluate
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout, train
 from purejax_po.experiment.config import ExperimentConfig, sweep
+from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.run import block as blocks
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.study import Study
@@ -25,7 +25,7 @@ from purejax_po.experiment.store import run_store as files
 from purejax_po.experiment.store.arrays import CheckpointError
 from purejax_po.experiment.store.run_store import ForeignError, Stored
 from purejax_po.training import MOST_SEEDS
-from purejax_po.types import Array, Carry, Trainer
+from purejax_po.types import Trainer
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -136,8 +136,8 @@ def best_point(out: str | os.PathLike[str]) -> dict[str, float]:
 
 def load_policy(
     out: str | os.PathLike[str], *, seed: int, point: Mapping[str, float] | None = None
-) -> Callable[..., Any]:
-    """Return one seed's final policy as a function from observations to actions.
+) -> LoadedPolicy:
+    """Return one seed's final policy: a function from observations to actions, and more.
 
     Args:
         out: the directory of a run.
@@ -145,37 +145,20 @@ def load_policy(
         point: of a sweep, the value of each axis, such as `summarize(…)["best"]`.
 
     Returns:
-        A jitted function: observations `[..., *obs_shape]` to the most likely actions, within the
-        bounds of the action space. A policy with memory takes one observation and what it
-        remembers, `None` at an episode's start, and returns `(action, memory)`.
+        `policy(obs)`, jitted: observations `[..., *obs_shape]` to the most likely actions, within
+        the bounds of the action space; `policy.sample(key, obs)` draws them. A policy with memory
+        takes one observation and what it remembers, `None` at an episode's start, and returns
+        `(action, memory)`. See `LoadedPolicy`.
 
     Raises:
         ValueError: if the directory is no run, or the seed is none of its finished ones, or for a
             point that the sweep does not hold.
     """
     policies = load_policies(out, point)
-    trainer = policies.study.trainer
     params = _params_of(policies, seed)
     if seed in policies.seeds[policies.diverged]:
         warnings.warn(f"seed {seed} diverged: this is its last finite policy", stacklevel=2)
-    actor = trainer.actor
-    space = trainer.env.action_space(trainer.env_params)
-
-    @jax.jit
-    def act(obs: Array) -> Any:
-        _, distribution = actor.act(params, (), obs, jnp.zeros((), bool))
-        return rollout.to_space(space, distribution.mode(), distribution)
-
-    @jax.jit
-    def remember_and_act(obs: Array, memory: Carry = None) -> tuple[Any, Carry]:
-        alone = jax.tree.map(lambda x: x[None], obs)
-        start = jnp.full(1, memory is None)
-        memory = actor.initial_carry(1) if memory is None else memory
-        memory, distribution = actor.act(params, memory, alone, start)
-        distribution = jax.tree.map(lambda x: x[0], distribution)
-        return rollout.to_space(space, distribution.mode(), distribution), memory
-
-    return act if actor.memoryless else remember_and_act
+    return LoadedPolicy(policies.study.config, seed, params, policies.study.trainer)
 
 
 def evaluate_run(
@@ -211,7 +194,7 @@ def evaluate_run(
         raise ValueError(f"evaluation_seed must be below 2^32, got {evaluation_seed}")
     policies = load_policies(out, point)
     trainer = policies.study.trainer
-    num_steps = _time_limit(trainer)
+    num_steps = time_limit(trainer)
 
     @jax.jit
     def evaluate_all(params: Any) -> Any:
@@ -254,8 +237,8 @@ def _unfinished_seeds(policies: TrainedPolicies) -> list[int]:
     return np.setdiff1d(seeds, policies.seeds).tolist()
 
 
-def _time_limit(trainer: Trainer) -> int:
-    """The steps that an episode has at most."""
+def time_limit(trainer: Trainer) -> int:
+    """Return the steps that an episode has at most."""
     limit = getattr(trainer.env_params, "max_steps_in_episode", None)
     if limit is None:
         name = contract.name_of(trainer.env)
