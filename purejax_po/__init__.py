@@ -43,6 +43,7 @@ from purejax_po.experiment.config import (
     REINFORCEConfig,
     TRPOConfig,
 )
+from purejax_po.experiment.config.file import load_config
 from purejax_po.experiment.export import Exported, export
 from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.plots.comparison import (
@@ -163,6 +164,7 @@ __all__ = [
     "gru_policy",
     "judge_outcome",
     "linear_critic",
+    "load_config",
     "load_policy",
     "load_results",
     "load_runs",

@@ -12,7 +12,7 @@ LISTS = ("--network.hidden", "--network.channels")
 """Take several whole numbers: 64 64 or 64,64 or "64 64"."""
 PAIRS = ("--env-params", "--env-options")
 """Take names and values: gravity 9.8 or gravity=9.8."""
-NAMES = ("--format", "--log-to", "--env", "--to")
+NAMES = ("--format", "--log-to", "--env", "--to", "--wrappers", "--randomize")
 """Take several names: png svg or png,svg."""
 AXES = {"--set": 10**6, "--point": 1}
 """Take NAME=VALUES, values of so many arguments at most: learning_rate=1e-4,3e-4 or with blanks."""
@@ -28,7 +28,8 @@ FLAGS = (
 """Take no value; true and false are read all the same. So do an algorithm's own flags."""
 TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
 TEXTS = (
-    *("--out", "--env", "--network.factory", "--preset", "--log-to", "--format", "--to"),
+    *("--out", "--config", "--env", "--network.factory", "--preset", "--log-to", "--format"),
+    *("--to", "--wrappers", "--randomize", "--grid"),
     *AXES,
 )
 """Take text, in which 1e5 is no number."""
