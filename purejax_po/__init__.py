@@ -28,6 +28,7 @@ from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
 from purejax_po.environments import from_legacy
 from purejax_po.environments import make as make_env
 from purejax_po.environments.check import check_env
+from purejax_po.environments.randomized import randomized
 from purejax_po.environments.registry import register as register_env
 from purejax_po.environments.wrappers import judge_outcome, reset_from, shape_reward
 from purejax_po.evaluation import Evaluation, evaluate
@@ -45,6 +46,7 @@ from purejax_po.experiment.config import (
 )
 from purejax_po.experiment.config.file import load_config
 from purejax_po.experiment.export import Exported, export
+from purejax_po.experiment.grid import evaluate_grid
 from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.plots.comparison import (
     plot_aggregates,
@@ -156,6 +158,7 @@ __all__ = [
     "distributions",
     "environments",
     "evaluate",
+    "evaluate_grid",
     "evaluate_run",
     "export",
     "from_legacy",
@@ -191,6 +194,7 @@ __all__ = [
     "policy_of",
     "ppo",
     "preference_accuracy",
+    "randomized",
     "recurrent_actor_critic",
     "register_env",
     "reinforce",

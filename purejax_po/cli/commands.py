@@ -165,6 +165,10 @@ class Compare:
     """Show policies and critics (obs − mean)/std, clipped to ±10."""
     normalize_rewards: bool = False
     """Train on reward / std of the running discounted return; results keep the true rewards."""
+    wrappers: tuple[str, ...] = ()
+    """Around each environment, the first innermost, such as frame_stack:4 time_limit:200."""
+    randomize: tuple[str, ...] = ()
+    """Fields of the environments' parameters that are drawn at every reset, such as g=8:12."""
     out: Path = Path("runs/comparison")
     """Directory for the runs, the pictures and the report."""
     overwrite: bool = False
@@ -181,6 +185,8 @@ class Compare:
             "lanes_per_device",
             "normalize_observations",
             "normalize_rewards",
+            "wrappers",
+            "randomize",
         )
         try:
             if not self.algorithms:

@@ -12,7 +12,7 @@ from purejax_po import environments
 from purejax_po.cli import output, own, tables
 from purejax_po.experiment import export as exporting
 from purejax_po.experiment import files as atomic
-from purejax_po.experiment import policies, rendering
+from purejax_po.experiment import grid, policies, rendering
 from purejax_po.experiment.config import PRESETS, sweep
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
@@ -66,6 +66,11 @@ class Evaluate:
     """Sample actions rather than taking the most likely ones."""
     point: PointFlags = ()
     """Of a sweep, the value of each axis (default: the best point)."""
+    grid: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=V,V,…")
+    ] = ()
+    """Values of a field of the environment's parameters to evaluate at: g=8,10,12. Again for each
+    further field; evaluation-grid.json holds the returns."""
 
     def execute(self) -> int:
         """Print the returns, and write `evaluation.json` beside the run's results."""
@@ -73,6 +78,8 @@ class Evaluate:
             atomic.check_path("directory", self.directory)
             use_compilation_cache()
             point = sweep.parse_point(self.point) or policies.best_point(self.directory)
+            if self.grid:
+                return self._on_grid(point)
             evaluation = policies.evaluate_run(
                 self.directory, num_episodes=self.episodes, greedy=not self.sample, point=point
             )
@@ -109,6 +116,28 @@ class Evaluate:
         )
         if failure is not None:
             raise failure
+        return 0
+
+    def _on_grid(self, point: dict[str, float]) -> int:
+        """Print the returns at each combination of values, and write `evaluation-grid.json`."""
+        found = grid.evaluate_grid(
+            self.directory,
+            sweep.parse(self.grid, "grid"),
+            num_episodes=self.episodes,
+            greedy=not self.sample,
+            point=point,
+        )
+        rows = grid.over_seeds(found)
+        data = {"episodes_per_seed": self.episodes, "greedy": not self.sample, "points": rows}
+        atomic.write_json(self.directory / "evaluation-grid.json", data)
+        names = list(rows[0]["at"])
+        table = output.table(*names, "return (IQM)", "95 % interval over seeds")
+        for row in rows:
+            of = row["final_return"]
+            ends = [of["ci_low"], of["ci_high"]]
+            interval = "" if None in ends else f"{ends[0]:.4g} … {ends[1]:.4g}"
+            table.add_row(*(f"{row['at'][k]:g}" for k in names), f"{of['iqm']:.4g}", interval)
+        output.console().print(table)
         return 0
 
 

@@ -30,7 +30,7 @@ class State(NamedTuple):
     memory: Any
 
 
-class _Remembering(Wrapper):
+class Remembering(Wrapper):
     """A wrapper with a memory, which the pool of starts inside is drawn without."""
 
     def __init__(self, env: Any) -> None:
@@ -134,7 +134,7 @@ def flatten_observation(env: Any) -> Any:
     return _Flat(env)
 
 
-class _Stacked(_Remembering):
+class _Stacked(Remembering):
     """See `frame_stack`; remembers the stacked observation."""
 
     def __init__(self, env: Any, count: int) -> None:
@@ -218,7 +218,7 @@ class _Limit(Wrapper):
         return self._env.step(key, state, action, params)
 
 
-class _Timed(_Remembering):
+class _Timed(Remembering):
     """See `time_limit`; remembers the steps of the episode."""
 
     def __init__(self, env: Any, count: int) -> None:
@@ -250,7 +250,7 @@ class _Timed(_Remembering):
         return obs, State(inner, time), reward, terminated, truncated, info
 
 
-class _Sticky(_Remembering):
+class _Sticky(Remembering):
     """See `sticky_actions`; remembers the action before, and whether there is one."""
 
     def __init__(self, env: Any, probability: float) -> None:

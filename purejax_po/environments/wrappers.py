@@ -255,7 +255,7 @@ class _StartedFrom(Wrapper):
         params = self._env.default_params if params is None else params
         obs, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)
         start_obs, start = self._start(jax.random.fold_in(key, 1), params)
-        start = _with_inner(state, _inner_of(start))  # what a wrapper counts goes on
+        start = _with_inner(state, inner_state(start))  # what a wrapper counts goes on
         ended = terminated | truncated
         obs, state = jax.tree.map(
             lambda x, y: jnp.where(ended, x, y), (start_obs, start), (obs, state)
@@ -283,8 +283,8 @@ def _check_time_limit(env: Any) -> None:
     )
 
 
-def _inner_of(state: Any) -> Any:
-    """The state of the innermost environment, which wrappers keep as `env_state`."""
+def inner_state(state: Any) -> Any:
+    """Return the state of the innermost environment, which wrappers keep as `env_state`."""
     while hasattr(state, "env_state"):
         state = state.env_state
     return state
@@ -313,7 +313,7 @@ def _abstract_step(env: Any) -> Any:
 
 def _states(env: Any, params: EnvParams) -> Any:
     """The form of the innermost environment's states: shapes and dtypes."""
-    return _inner_of(_abstract(env.reset, params)[1])
+    return inner_state(_abstract(env.reset, params)[1])
 
 
 def _abstract(draw: Callable[..., Any], params: EnvParams) -> Any:
@@ -365,7 +365,7 @@ def _check_potential(env: Any, potential: Any) -> Callable[[Any], Any]:
     whole = _abstract(env.reset, env.default_params)[1]
     readers: list[Callable[[Any], Any]] = [lambda state: state]
     if hasattr(whole, "env_state"):
-        readers.append(_inner_of)
+        readers.append(inner_state)
     reason = ""
     for read in readers:
         try:

@@ -15,6 +15,7 @@ from purejax_po.experiment import layout, policies
 from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import statistics
+from purejax_po.experiment.run.trainer import true_env
 
 USES = {
     "stablehlo": """\
@@ -74,6 +75,8 @@ def describe(
     told = {
         "algorithm": config.algorithm.name,
         "environment": config.env_name,
+        "wrappers": list(config.wrappers),
+        "randomized": list(config.randomize),
         "observations": str(trainer.env.observation_space(trainer.env_params)),
         "actions": _actions(trainer.env.action_space(trainer.env_params)),
         "seed": str(policy.seed),
@@ -95,20 +98,23 @@ def describe(
 def _evaluation(policy: LoadedPolicy, num_episodes: int) -> dict[str, Any]:
     """The mean return of one seed's greedy episodes, with a 95 % interval over episodes."""
     trainer = policy.trainer
-    found = jax.jit(
-        lambda params: (
-            evaluate(
-                jax.random.key(0),
-                trainer.env,
-                trainer.env_params,
-                trainer.actor,
-                params,
-                num_episodes=num_episodes,
-                num_steps=policies.time_limit(trainer),
-                greedy=True,
-            ).episode_return
+    env, env_params = true_env(policy.config, trainer)
+
+    @jax.jit
+    def play(params: Any) -> Any:
+        found = evaluate(
+            jax.random.key(0),
+            env,
+            env_params,
+            trainer.actor,
+            params,
+            num_episodes=num_episodes,
+            num_steps=policies.time_limit(trainer),
+            greedy=True,
         )
-    )(policy.params)
+        return found.episode_return
+
+    found = play(policy.params)
     low, high = statistics.bootstrap_interval(np.asarray(found), statistics.mean)
     return {
         "episodes": num_episodes,
@@ -134,6 +140,7 @@ def text(told: Mapping[str, Any], formats: Sequence[str], num_memories: int) -> 
     }
     rows = {
         "environment": told["environment"],
+        **{k: ", ".join(told[k]) for k in ("wrappers", "randomized") if told[k]},
         "observations": f"`{told['observations']}`",
         "actions": f"`{told['actions']}`",
         "training": f"{told['algorithm']}, {int(told['total_steps']):,} steps, seed {told['seed']}",

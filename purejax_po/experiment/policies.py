@@ -20,6 +20,7 @@ from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.run import block as blocks
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.study import Study
+from purejax_po.experiment.run.trainer import true_env
 from purejax_po.experiment.store import legacy
 from purejax_po.experiment.store import run_store as files
 from purejax_po.experiment.store.arrays import CheckpointError
@@ -171,6 +172,8 @@ def evaluate_run(
 ) -> "xr.Dataset":
     """Evaluate every finished seed's final policy on the same episodes, but for diverged seeds.
 
+    Where training randomised the environment's parameters, these are the true ones.
+
     Args:
         out: the directory of a run.
         num_episodes: episodes per seed, each up to the environment's time limit.
@@ -195,14 +198,15 @@ def evaluate_run(
     policies = load_policies(out, point)
     trainer = policies.study.trainer
     num_steps = time_limit(trainer)
+    env, env_params = true_env(policies.study.config, trainer)
 
     @jax.jit
     def evaluate_all(params: Any) -> Any:
         def one(params: Any) -> Any:
             return evaluate(
                 jax.random.key(evaluation_seed),
-                trainer.env,
-                trainer.env_params,
+                env,
+                env_params,
                 trainer.actor,
                 params,
                 num_episodes=num_episodes,
@@ -215,7 +219,7 @@ def evaluate_run(
     sound = ~policies.diverged
     if not sound.any():
         raise ValueError(f"{out} holds no policy to evaluate: every seed diverged")
-    _check_episodes(num_episodes, int(sound.sum()), num_steps)
+    check_episodes(num_episodes, int(sound.sum()), num_steps)
     evaluation = jax.device_get(evaluate_all(jax.tree.map(lambda x: x[sound], policies.params)))
     dims = ("seed", "episode")
     return xr.Dataset(
@@ -248,7 +252,8 @@ def time_limit(trainer: Trainer) -> int:
     return int(limit)
 
 
-def _check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:
+def check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:
+    """Raise `ValueError` for more episodes than memory holds."""
     most = max(1, min(MOST_EPISODES // num_seeds, MOST_STEPS // num_steps))
     if num_episodes > most:
         raise ValueError(

@@ -52,6 +52,14 @@ class ExperimentConfig:
     """Fields of the environment's parameters to set, e.g. max_torque 1.5."""
     env_options: dict[str, int] = field(default_factory=dict)
     """Whole-number arguments of the environment's constructor, e.g. length 8 for Chain-v0."""
+    wrappers: tuple[str, ...] = ()
+    """Around the environment, the first innermost: action_repeat:2, flatten_observation,
+    frame_stack:4, reward_clip:1, reward_scale:0.1, sticky_actions:0.25, time_limit:200. Results
+    and evaluations are those of the wrapped environment."""
+    randomize: tuple[str, ...] = ()
+    """Fields of the environment's parameters that are drawn at every reset: gravity=8:12 uniformly,
+    gravity=log:5:20 uniformly in the logarithm, gravity=normal:10:1. Evaluations have the true
+    ones."""
     num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 1
     """Independent training runs."""
     first_seed: int = 0
@@ -141,6 +149,10 @@ class ExperimentConfig:
         for name in ("env_params", "env_options"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be values by name, got {getattr(self, name)!r}")
+        for name in ("wrappers", "randomize"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list) or not all(isinstance(x, str) for x in value):
+                raise ValueError(f"{name} must be a sequence of texts, got {value!r}")
         if not isinstance(self.sweep, Mapping):
             raise ValueError(f"sweep must be values by name, got {self.sweep!r}")
         self.algorithm.check()
@@ -198,7 +210,8 @@ class ExperimentConfig:
         for name, value in self.env_options.items():
             check_count(f"env_options.{name}", value, minimum=0)
             check_number(f"env_options.{name}", value, WHOLE_NUMBERS)
-        env, env_params = environments.make(self.env, **self.env_options)
+        around = {"wrappers": self.wrappers, "randomize": self.randomize}
+        env, env_params = environments.make(self.env, **around, **self.env_options)
         return env, self.set_env_params(env_params)
 
     def set_env_params(self, env_params: EnvParams) -> EnvParams:

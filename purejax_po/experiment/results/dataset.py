@@ -195,6 +195,7 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
     summary = {
         "algorithm": attributes["algorithm"],
         "env": attributes["env"],
+        **{k: attributes[k] for k in ("wrappers", "randomize") if k in attributes},
         "num_seeds": dataset.sizes["seed"],
         "total_steps": int(dataset["step"].values[-1]),
         "final_return": over_seeds(sound_final_returns(chosen)),

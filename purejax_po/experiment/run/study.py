@@ -379,6 +379,7 @@ class _Loop:
         dataset.attrs.update(
             algorithm=config.algorithm.name,
             env=config.env_name,
+            **{k: v for k in ("wrappers", "randomize") if (v := ", ".join(getattr(config, k)))},
             config=json.dumps(config.identity()),
             versions=json.dumps(results.versions()),
         )
