@@ -51,7 +51,7 @@ def test_an_episode_keeps_its_parameters_and_the_next_one_has_others():
         values.append(tuple(float(x) for x in state.memory.values()))
         step_key = jax.random.split(key)[0]
         expected = plain.step(step_key, state.env_state, action, own)
-        obs, state, reward, terminated, truncated, info = env.step(key, state, action, env_params)
+        obs, state, reward, _, truncated, info = env.step(key, state, action, env_params)
         assert reward == expected[2]
         np.testing.assert_array_equal(info["final_observation"], expected[5]["final_observation"])
         assert bool(truncated) == (t % 3 == 2)

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from purejax_po import environments
+from purejax_po.checks import how_to_install
 from purejax_po.cli import output, own, tables
 from purejax_po.experiment import export as exporting
 from purejax_po.experiment import files as atomic
@@ -239,7 +240,7 @@ def _of_library(library: str) -> str:
     """Whether a library of environments is installed, and how to install it."""
     if environments.is_installed(library):
         return f"{library}, installed"
-    return f"pip install 'purejax-po[{library}]' (in a checkout: pip install -e '.[{library}]')"
+    return how_to_install(library)
 
 
 @dataclass(frozen=True)

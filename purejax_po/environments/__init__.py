@@ -7,7 +7,7 @@ import urllib.error
 from collections.abc import Sequence
 from typing import Any
 
-from purejax_po.checks import check_choice
+from purejax_po.checks import check_choice, how_to_install
 from purejax_po.environments import registry
 from purejax_po.environments.catalogue import ADAPTED, OWN, is_installed, library_of
 from purejax_po.types import EnvParams
@@ -119,7 +119,7 @@ def _adapter(library: str) -> Any:
     except ImportError as error:
         raise ValueError(
             f"environments of {library} need {error.name or library}, which is not installed: "
-            f"pip install 'purejax-po[{library}]'"
+            f"{how_to_install(library)}"
         ) from None
     return getattr(module, library.capitalize())
 

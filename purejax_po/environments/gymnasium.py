@@ -18,6 +18,7 @@ from flax import struct
 from gymnax.environments import environment
 
 from purejax_po import spaces
+from purejax_po.checks import how_to_install
 from purejax_po.environments.adapters import EnvParams, raw
 from purejax_po.environments.callback import call
 from purejax_po.environments.catalogue import check_task
@@ -141,7 +142,7 @@ def _make(task: str) -> Any:
         env = library.make(task, max_episode_steps=WITHOUT_LIMIT, disable_env_checker=True)
     except Exception as error:  # whatever the library of a task raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "; pip install 'purejax-po[gymnasium]'" * isinstance(error, ImportError)
+        hint = f"; {how_to_install('gymnasium')}" * isinstance(error, ImportError)
         raise ValueError(f"env gymnasium/{task} cannot be made: {reason}{hint}") from None
     if spaces.kind(env.observation_space) in ("dictionary", "tuple", "unknown"):
         env = library.wrappers.FlattenObservation(env)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejax_po._xla import switch
-from purejax_po.checks import check_choice, check_count
+from purejax_po.checks import check_choice, check_count, how_to_install
 from purejax_po.environments.carried import Carried
 from purejax_po.experiment import card, layout, policies
 from purejax_po.experiment import files as atomic
@@ -229,7 +229,7 @@ def _converter() -> tuple[Any, Any]:
     except ImportError as error:
         raise ValueError(
             f"to onnx needs {error.name or 'jax2onnx'}, which is not installed: "
-            "pip install 'purejax-po[onnx]'"
+            f"{how_to_install('onnx')}"
         ) from None
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from purejax_po import contract
+from purejax_po.checks import how_to_install
 from purejax_po.environments.wrappers import inner_state
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import train
@@ -118,7 +119,7 @@ def _gif_visualizer() -> Any:
         from gymnax.visualize import Visualizer
     except ImportError:
         raise ValueError(
-            "rendering needs pygame, which is not installed: pip install 'purejax-po[render]'"
+            f"rendering needs pygame, which is not installed: {how_to_install('render')}"
         ) from None
     return Visualizer
 

@@ -8,7 +8,14 @@ from typing import Any
 
 import tyro
 
-from purejax_po.checks import Range, check_choice, check_count, check_flag, check_number
+from purejax_po.checks import (
+    Range,
+    check_choice,
+    check_count,
+    check_flag,
+    check_number,
+    how_to_install,
+)
 from purejax_po.experiment.config import MAX_SEEDS
 from purejax_po.experiment.run.observers import Observer
 from purejax_po.experiment.run.progress import Progress
@@ -76,9 +83,7 @@ class Host:
         if self.cluster is None:
             return
         if importlib.util.find_spec("ray") is None:
-            raise ValueError(
-                "cluster needs ray, which is not installed: pip install 'purejax-po[ray]'"
-            )
+            raise ValueError(f"cluster needs ray, which is not installed: {how_to_install('ray')}")
         from purejax_po.experiment.run.ray_cluster import connect
 
         connect(self.cluster)

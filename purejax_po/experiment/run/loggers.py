@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from purejax_po.checks import check_choice
+from purejax_po.checks import check_choice, how_to_install
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.run.observers import Observer, Window
 from purejax_po.experiment.run.plan import Labels, Plan
@@ -96,8 +96,7 @@ def check(names: Sequence[str], config: ExperimentConfig, directory: Path | None
         module = BACKENDS[name].module
         if importlib.util.find_spec(module) is None:
             raise ValueError(
-                f"log_to {name} needs {module}, which is not installed: "
-                f"pip install 'purejax-po[{name}]'"
+                f"log_to {name} needs {module}, which is not installed: {how_to_install(name)}"
             )
         if directory is None:
             raise ValueError(f"log_to {name} needs a directory for the run's files (out)")

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejax_po.checks import how_to_install
+
 MANIFEST = "manifest.json"
 ARRAYS = "arrays.safetensors"
 FORMAT = 2
@@ -131,7 +133,7 @@ def _load_orbax(directory: Path, names: list[str]) -> Arrays:
     except ImportError:
         raise CheckpointError(
             f"checkpoint {directory} was written by purejax-po 0.1 and needs orbax: "
-            "pip install 'purejax-po[legacy]'"
+            f"{how_to_install('legacy')}"
         ) from None
     # orbax takes the path for a pattern: it is read from a place whose name is plain.
     with tempfile.TemporaryDirectory() as plain:
