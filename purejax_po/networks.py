@@ -5,7 +5,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 from purejax_po import spaces
 from purejax_po._xla import products
 from purejax_po._xla.layerwise import gains, layerwise
-from purejax_po.checks import check_choice, check_count, check_is_env
+from purejax_po.checks import check_choice, check_count, check_flag, check_is_env
 from purejax_po.distributions import (
     Categorical,
     DiagonalGaussian,
@@ -103,8 +103,70 @@ class Dense(nn.Dense):
         return super().param(name, init_fn, *args, **kwargs)
 
 
+Initialization = Literal["orthogonal", "default"]
+
+
+class Layers(NamedTuple):
+    """How layers are made, beside how many units they have."""
+
+    kernels: tuple[int, ...] = ()
+    """Sides of the convolutions' kernels (pixels), one for each of `channels`; `()`: 3."""
+    strides: tuple[int, ...] = ()
+    """Their strides (pixels); `()`: 1."""
+    layer_norm: bool = False
+    """Normalise each hidden layer over its units before the activation.
+
+    Source: Ba et al. 2016, Layer Normalization.
+    """
+    initialization: Initialization = "orthogonal"
+    """`"orthogonal"`, or flax's `"default"`: truncated normal with variance 1 / inputs, the last
+    layer's too."""
+
+    def convolutions(self, channels: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Return channels, side and stride of each convolution."""
+        kernels = self.kernels or (3,) * len(channels)
+        strides = self.strides or (1,) * len(channels)
+        return list(zip(channels, kernels, strides, strict=True))
+
+    def kernel(self, scale: float) -> Initializer:
+        """Return the initialiser of a layer's kernel, scaled where it is orthogonal."""
+        is_default = self.initialization == "default"
+        return nn.initializers.lecun_normal() if is_default else orthogonal(scale)
+
+
+USUAL = Layers()
+
+
+def check_layers(
+    layers: Layers, channels: Sequence[int], space: Space = None, prefix: str = ""
+) -> None:
+    """Raise `ValueError` unless they fit the convolutions, and those an image (if given)."""
+    for name in ("kernels", "strides"):
+        values = getattr(layers, name)
+        if not isinstance(values, tuple | list) or len(values) not in (0, len(channels)):
+            raise ValueError(
+                f"{prefix}{name} must be a number for each of {len(channels)} channels, or none, "
+                f"got {values!r}"
+            )
+        for value in values:
+            check_count(f"{prefix}{name}", value)
+    check_flag(f"{prefix}layer_norm", layers.layer_norm)
+    check_choice(f"{prefix}initialization", layers.initialization, get_args(Initialization))
+    shape = tuple(getattr(space, "shape", None) or ())
+    if len(shape) != 3 or not channels:
+        return
+    sides = list(shape[:2])
+    for _, side, stride in layers.convolutions(channels):
+        sides = [(x - side) // stride + 1 if x >= side else 0 for x in sides]
+        if min(sides) < 1:
+            raise ValueError(
+                f"{prefix}kernels and {prefix}strides must leave a pixel of {shape[0]} × "
+                f"{shape[1]} images, got {layers.convolutions(channels)} (channels, side, stride)"
+            )
+
+
 class Convolutions(nn.Module):
-    """3 × 3 convolutions with stride 1 and no padding, as products of the patches of an image.
+    """Convolutions without padding, 3 × 3 with stride 1 by default, as products of patches.
 
     With a kernel for each lane a convolution proper runs group by group on a CPU; a product of
     matrices does not.
@@ -114,17 +176,21 @@ class Convolutions(nn.Module):
 
     channels: Sequence[int]
     activation: Activation
+    layers: Layers = USUAL
 
     @nn.compact
     def __call__(self, image: Array) -> Array:
-        """`[..., H, W, C] → [..., features]`; each layer takes two rows and two columns off."""
-        for width in self.channels:
-            rows, columns = image.shape[-3] - 2, image.shape[-2] - 2
+        """`[..., H, W, C] → [..., features]`; a layer leaves ⌊(H − side)/stride⌋ + 1 rows."""
+        for width, side, stride in self.layers.convolutions(self.channels):
+            rows, columns = ((x - side) // stride + 1 for x in image.shape[-3:-1])
+            height, breadth = (rows - 1) * stride + 1, (columns - 1) * stride + 1
             shifted = [
-                image[..., i : i + rows, j : j + columns, :] for i in range(3) for j in range(3)
+                image[..., i : i + height : stride, j : j + breadth : stride, :]
+                for i in range(side)
+                for j in range(side)
             ]
             patches = jnp.concatenate(shifted, axis=-1)
-            layer = Dense(width, kernel_init=orthogonal(math.sqrt(2.0)))
+            layer = Dense(width, kernel_init=self.layers.kernel(math.sqrt(2.0)))
             if not all(isinstance(size, int) for size in patches.shape):  # exported: any batch
                 image = self.activation(layer(patches))
                 continue
@@ -134,7 +200,7 @@ class Convolutions(nn.Module):
 
 
 class MLP(nn.Module):
-    """Fully connected layers, orthogonally initialised: √2 inside, `output_scale` at the end."""
+    """Fully connected layers, by default orthogonal: √2 inside, `output_scale` at the end."""
 
     hidden: Sequence[int]
     num_outputs: int
@@ -142,16 +208,20 @@ class MLP(nn.Module):
     output_scale: float
     channels: Sequence[int] = ()
     """Of convolutions before the layers."""
+    layers: Layers = USUAL
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., inputs] → [..., num_outputs]`; with convolutions of images `[..., H, W, C]`."""
         if self.channels:
-            x = Convolutions(self.channels, self.activation)(x)
+            x = Convolutions(self.channels, self.activation, self.layers)(x)
         for width in self.hidden:
-            layer = Dense(width, kernel_init=orthogonal(math.sqrt(2.0)), dot_general=products.dense)
-            x = self.activation(layer(x))
-        scale = orthogonal(self.output_scale)
+            scale = self.layers.kernel(math.sqrt(2.0))
+            x = Dense(width, kernel_init=scale, dot_general=products.dense)(x)
+            if self.layers.layer_norm:
+                x = nn.LayerNorm(param_dtype=param_dtype())(x)
+            x = self.activation(x)
+        scale = self.layers.kernel(self.output_scale)
         return Dense(self.num_outputs, kernel_init=scale, dot_general=products.dense)(x)
 
 
@@ -178,6 +248,7 @@ def mlp_actor_critic(
     activation: str | Activation = "tanh",
     action_distribution: ActionDistribution = "gaussian",
     channels: Sequence[int] = (),
+    layers: Layers = USUAL,
 ) -> tuple[Policy, Critic]:
     """Return an MLP policy and an MLP critic that share no parameters.
 
@@ -192,12 +263,18 @@ def mlp_actor_critic(
             `"gaussian"` is clipped if the Box is of the order of a standard normal number
             (`spaces.is_of_unit_order`: 0.25 to 10 on either side of 0) or has no bounds, and scaled
             if not.
-        channels: of 3 × 3 convolutions before the hidden layers, where observations are images.
+        channels: of convolutions before the hidden layers, where observations are images.
+        layers: sides and strides of the convolutions, LayerNorm, initialisation.
 
     Raises:
         ValueError: if the policy cannot serve the action space, or convolutions the observations.
     """
-    shape: Any = {"hidden": hidden, "activation": activation, "channels": channels}
+    shape: Any = {
+        "hidden": hidden,
+        "activation": activation,
+        "channels": channels,
+        "layers": layers,
+    }
     policy = mlp_policy(env, env_params, action_distribution=action_distribution, **shape)
     return policy, mlp_critic(env, env_params, **shape)
 
@@ -210,6 +287,7 @@ def mlp_policy(
     activation: str | Activation = "tanh",
     action_distribution: ActionDistribution = "gaussian",
     channels: Sequence[int] = (),
+    layers: Layers = USUAL,
 ) -> Policy:
     """Return a categorical, multi-discrete or Gaussian MLP policy, as the action space asks."""
     check_is_env(env)
@@ -217,7 +295,8 @@ def mlp_policy(
     check_action_distribution(action_distribution, env.action_space(env_params))
     encode, example = observation_encoder(env, env_params, channels)
     num_outputs, to_distribution = _action_head(env.action_space(env_params))
-    mlp = MLP(tuple(hidden), num_outputs, _activation(activation), 0.01, tuple(channels))
+    check_layers(layers, channels, env.observation_space(env_params))
+    mlp = MLP(tuple(hidden), num_outputs, _activation(activation), 0.01, tuple(channels), layers)
     module = GaussianMLP(mlp) if to_distribution is None else mlp
 
     def apply(params: Params, obs: Array) -> Any:
@@ -225,7 +304,8 @@ def mlp_policy(
         return outputs if to_distribution is None else to_distribution(outputs)
 
     policy = memoryless(Policy, lambda key: module.init(key, encode(example)), apply)
-    if to_distribution is Categorical and not channels and gains(hidden, num_outputs - 1):
+    is_plain = not channels and not layers.layer_norm
+    if to_distribution is Categorical and is_plain and gains(hidden, num_outputs - 1):
         policy = policy._replace(jacobian=layerwise)
     return executed_as(policy, action_distribution, env.action_space(env_params))
 
@@ -267,12 +347,14 @@ def mlp_critic(
     hidden: Sequence[int] = (64, 64),
     activation: str | Activation = "tanh",
     channels: Sequence[int] = (),
+    layers: Layers = USUAL,
 ) -> Critic:
     """Return an MLP state-value function."""
     check_is_env(env)
     check_hidden(hidden)
     encode, example = observation_encoder(env, env_params, channels)
-    module = MLP(tuple(hidden), 1, _activation(activation), 1.0, tuple(channels))
+    check_layers(layers, channels, env.observation_space(env_params))
+    module = MLP(tuple(hidden), 1, _activation(activation), 1.0, tuple(channels), layers)
 
     def apply(params: Params, obs: Array) -> Any:
         outputs: Any = module.apply(params, encode(obs))
@@ -299,13 +381,16 @@ class Recurrent(nn.Module):
     channels: Sequence[int] = ()
     """Of convolutions before the layers."""
     cell_type: Cell = "gru"
+    made_as: Layers = USUAL
 
     def setup(self) -> None:
         """Name the layers."""
-        scale = orthogonal(math.sqrt(2.0))
+        scale = self.made_as.kernel(math.sqrt(2.0))
         if self.channels:
-            self.convolutions = Convolutions(self.channels, self.activation)
+            self.convolutions = Convolutions(self.channels, self.activation, self.made_as)
         self.layers = [Dense(width, kernel_init=scale) for width in self.hidden[:-1]]
+        if self.made_as.layer_norm:
+            self.norms = [nn.LayerNorm(param_dtype=param_dtype()) for _ in self.hidden[:-1]]
         # flax's default initialiser is a QR decomposition: see `orthogonal`.
         cell: Any = CELLS[self.cell_type]
         self.cell = cell(
@@ -316,8 +401,9 @@ class Recurrent(nn.Module):
         """`[..., inputs] → [..., units]`: the layers before the cell."""
         if self.channels:
             x = self.convolutions(x)
-        for layer in self.layers:
-            x = self.activation(layer(x))
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            x = self.activation(self.norms[i](x) if self.made_as.layer_norm else x)
         return x
 
     def remember(self, carry: Carry, x: Array, start: Array) -> tuple[Carry, Array]:
@@ -344,6 +430,7 @@ def recurrent_actor_critic(
     activation: str | Activation = "tanh",
     action_distribution: ActionDistribution = "gaussian",
     channels: Sequence[int] = (),
+    layers: Layers = USUAL,
 ) -> tuple[Policy, Critic]:
     """Return a recurrent policy and a recurrent critic that share no parameters.
 
@@ -352,7 +439,7 @@ def recurrent_actor_critic(
         cell: the last layer, a `"gru"` or an `"lstm"`.
         hidden: widths of the hidden layers, at least one.
         activation: of the layers before it.
-        action_distribution, channels: as `mlp_actor_critic`.
+        action_distribution, channels, layers: as `mlp_actor_critic`; the cell is without LayerNorm.
 
     Raises:
         ValueError: if there is no hidden layer, or the policy cannot serve the action space.
@@ -364,12 +451,14 @@ def recurrent_actor_critic(
     if not hidden:
         raise ValueError(f"hidden must name the width of the {cell.upper()} at least, got ()")
     num_outputs, to_distribution = _action_head(env.action_space(env_params))
-    mlp = MLP((), num_outputs, _activation(activation), output_scale=0.01)
+    check_layers(layers, channels, env.observation_space(env_params))
+    mlp = MLP((), num_outputs, _activation(activation), 0.01, layers=layers)
     head = GaussianMLP(mlp) if to_distribution is None else mlp
-    value_head = MLP((), 1, _activation(activation), output_scale=1.0)
+    value_head = MLP((), 1, _activation(activation), 1.0, layers=layers)
     encoder = observation_encoder(env, env_params, channels)
-    policy = Recurrent(tuple(hidden), _activation(activation), head, tuple(channels), cell)
-    critic = Recurrent(tuple(hidden), _activation(activation), value_head, tuple(channels), cell)
+    shape = tuple(channels), cell, layers
+    policy = Recurrent(tuple(hidden), _activation(activation), head, *shape)
+    critic = Recurrent(tuple(hidden), _activation(activation), value_head, *shape)
     head_to_distribution = to_distribution or (lambda distribution: distribution)
     actor = recurrent(Policy, policy, encoder, head_to_distribution)
     return (

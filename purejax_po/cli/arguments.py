@@ -8,7 +8,7 @@ from purejax_po import named
 from purejax_po.aliases import ALIASES as FIELDS
 from purejax_po.experiment.config import ALGORITHMS, PPOConfig
 
-LISTS = ("--network.hidden", "--network.channels")
+LISTS = ("--network.hidden", "--network.channels", "--network.kernels", "--network.strides")
 """Take several whole numbers: 64 64 or 64,64 or "64 64"."""
 PAIRS = ("--env-params", "--env-options")
 """Take names and values: gravity 9.8 or gravity=9.8."""
@@ -18,6 +18,7 @@ AXES = {"--set": 10**6, "--grid": 10**6, "--point": 1}
 """Take NAME=VALUES, values of so many arguments at most: learning_rate=1e-4,3e-4 or with blanks."""
 FLAGS = (
     "--compilation-cache",
+    "--network.layer-norm",
     "--normalize-observations",
     "--normalize-rewards",
     "--overwrite",

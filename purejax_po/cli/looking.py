@@ -67,6 +67,9 @@ class Evaluate:
     """Sample actions rather than taking the most likely ones."""
     point: PointFlags = ()
     """Of a sweep, the value of each axis (default: the best point)."""
+    env: str | None = None
+    """Another environment with the same observations and actions, such as gymnasium/Hopper-v5 for
+    a policy of brax/hopper; evaluation-ENV.json holds the returns."""
     grid: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=V,V,…")
     ] = ()
@@ -79,15 +82,23 @@ class Evaluate:
             atomic.check_path("directory", self.directory)
             use_compilation_cache()
             point = sweep.parse_point(self.point) or policies.best_point(self.directory)
+            if self.grid and self.env:
+                raise ValueError("grid must be of the run's own environment, got env too")
             if self.grid:
                 return self._on_grid(point)
             evaluation = policies.evaluate_run(
-                self.directory, num_episodes=self.episodes, greedy=not self.sample, point=point
+                self.directory,
+                num_episodes=self.episodes,
+                greedy=not self.sample,
+                point=point,
+                env=self.env,
             )
         except ValueError as error:
             return output.fail(error)
         means = evaluation["episode_return"].mean("episode").values
+        name = f"evaluation-{self.env.replace('/', '-')}" if self.env else "evaluation"
         found = {
+            **({"env": self.env} if self.env else {}),
             **({"point": point} if point else {}),
             "episodes_per_seed": self.episodes,
             "greedy": not self.sample,
@@ -97,7 +108,7 @@ class Evaluate:
         }
         failure = None
         try:
-            atomic.write_json(self.directory / "evaluation.json", found)
+            atomic.write_json(self.directory / f"{name}.json", found)
         except OSError as error:  # the table is shown all the same
             failure = error
         left_out = {
@@ -106,7 +117,7 @@ class Evaluate:
             if seeds
         }
         tables.print_rows(
-            f"evaluation of {self.directory}",
+            f"evaluation of {self.directory}{f' on {self.env}' if self.env else ''}",
             {
                 **({"point": tables.point(point)} if point else {}),
                 "seeds, episodes each": f"{len(means)}, {self.episodes}",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from purejax_po import contract
+from purejax_po import contract, environments
 from purejax_po.checks import check_count
 from purejax_po.evaluation import evaluate
 from purejax_po.experiment import files as atomic
@@ -169,6 +169,7 @@ def evaluate_run(
     greedy: bool = True,
     evaluation_seed: int = 0,
     point: Mapping[str, float] | None = None,
+    env: Any = None,
 ) -> "xr.Dataset":
     """Evaluate every finished seed's final policy on the same episodes, but for diverged seeds.
 
@@ -180,6 +181,8 @@ def evaluate_run(
         greedy: act by the distribution's mode rather than a sample.
         evaluation_seed: decides the episodes' starts and noise, alike for every seed and run.
         point: as `load_policy`.
+        env: another environment with the same kind of observations and actions, by its id or as an
+            object, such as `"gymnasium/Hopper-v5"` for a policy of `brax/hopper`.
 
     Returns:
         `episode_return` and `episode_length`, dims `seed`, `episode`; the attributes
@@ -197,8 +200,11 @@ def evaluate_run(
         raise ValueError(f"evaluation_seed must be below 2^32, got {evaluation_seed}")
     policies = load_policies(out, point)
     trainer = policies.study.trainer
-    num_steps = time_limit(trainer)
-    env, env_params = true_env(policies.study.config, trainer)
+    if env is None:
+        env, env_params = true_env(policies.study.config, trainer)
+    else:
+        env, env_params = environments.make(env)
+    num_steps = time_limit(trainer._replace(env=env, env_params=env_params))
 
     @jax.jit
     def evaluate_all(params: Any) -> Any:

@@ -33,6 +33,8 @@ from purejax_po.experiment.config.networks import (
     NetworkConfig,
     check_factory,
     from_factory,
+    check_usual,
+    layers_of,
 )
 from purejax_po.minibatch import check_divisible
 from purejax_po.types import Algorithm, EnvParams
@@ -68,6 +70,7 @@ class AlgorithmConfig:
         else:
             channels, space = self.network.channels, env.observation_space(env_params)
             networks.check_channels(channels, space, "network.channels")
+            networks.check_layers(layers_of(self.network), channels, space, "network.")
             made = self.make_networks(env, env_params)
         accepted = inspect.signature(factory).parameters
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -88,6 +91,7 @@ class AlgorithmConfig:
             activation=network.activation,
             action_distribution=network.action_distribution,
             channels=network.channels,
+            layers=layers_of(network),
         )
 
     def check(self) -> None:
@@ -99,6 +103,7 @@ class AlgorithmConfig:
         self._check_sizes()
         networks.check_hidden(self.network.hidden, "network.hidden")
         networks.check_channels(self.network.channels, name="network.channels")
+        networks.check_layers(layers_of(self.network), self.network.channels, prefix="network.")
         defaults: Any = type(self)
         expected = type(defaults().hyperparams)
         if not isinstance(self.hyperparams, expected):
@@ -336,6 +341,8 @@ class GRPOConfig(AlgorithmConfig):
     def make_networks(self, env: Any, env_params: EnvParams) -> tuple[Any, ...]:
         """Make a policy alone; with memory on token tasks, one that reads prompts."""
         network, on_tokens = self.network, hasattr(env, "prompt_length")
+        if on_tokens and network.memory in ("transformer", "gru"):
+            check_usual(network)
         if on_tokens and network.memory == "transformer":
             if self.num_steps > env.max_tokens:
                 raise ValueError(

@@ -29,8 +29,18 @@ class NetworkConfig:
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers (units)."""
     channels: tuple[int, ...] = ()
-    """Of 3 × 3 convolutions before the hidden layers, where observations are images, as MinAtar's;
+    """Of convolutions before the hidden layers, where observations are images, as MinAtar's;
     without, images are flattened."""
+    kernels: tuple[int, ...] = ()
+    """Sides of the convolutions (pixels), one for each of the channels; 3 by default. For Atari's
+    84 × 84 images: channels 32 64 64, kernels 8 4 3, strides 4 2 1."""
+    strides: tuple[int, ...] = ()
+    """Strides of the convolutions (pixels), one for each of the channels; 1 by default."""
+    layer_norm: bool = False
+    """Normalise each hidden layer over its units before its activation."""
+    initialization: networks.Initialization = "orthogonal"
+    """Of the layers: orthogonal (the policy's last one × 0.01), or flax's default (variance 1 /
+    inputs)."""
     activation: Literal["tanh", "relu", "silu", "elu"] = "tanh"
     """Activation of the hidden layers."""
     action_distribution: networks.ActionDistribution = "gaussian"
@@ -48,6 +58,23 @@ class NetworkConfig:
     factory: FactoryName = ""
     """my_pkg.nets:make, a function of your own (env, env_params) → (policy, critic), in place of
     all the rest."""
+
+
+def layers_of(network: NetworkConfig) -> networks.Layers:
+    """Return how the layers of a network are made."""
+    kernels, strides = network.kernels, network.strides
+    return networks.Layers(kernels, strides, network.layer_norm, network.initialization)
+
+
+def check_usual(network: NetworkConfig) -> None:
+    """Raise `ValueError` for an option of layers that networks of token tasks have not."""
+    usual = NetworkConfig()
+    for name in networks.Layers._fields:
+        if getattr(network, name) != getattr(usual, name):
+            raise ValueError(
+                f"network.{name} must be {getattr(usual, name)!r} for a {network.memory} on token "
+                f"tasks, got {getattr(network, name)!r}"
+            )
 
 
 def check_factory(factory: Any) -> None:
