@@ -32,8 +32,8 @@ from purejax_po.experiment.config.networks import (
     MEMORIES,
     NetworkConfig,
     check_factory,
-    from_factory,
     check_usual,
+    from_factory,
     layers_of,
 )
 from purejax_po.minibatch import check_divisible
