@@ -149,7 +149,7 @@ class _Stacked(Remembering):
 
     def observation_space(self, params: EnvParams | None = None) -> Any:
         """The bounds of each observation."""
-        return _box(self._env.observation_space(params), lambda x: np.tile(x, self._count))
+        return _box(self._env.observation_space(params), lambda np_, x: np_.tile(x, self._count))
 
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, State]:
         """Begin with copies of the first observation."""
@@ -298,9 +298,9 @@ class _Flat(Wrapper):
         """Bounds where all observations are arrays with bounds."""
         space = self._env.observation_space(params)
         if spaces.kind(space) == "box":
-            return _box(space, np.ravel, np.float32)
+            return _box(space, _ravel, np.float32)
         shape = jax.eval_shape(lambda key: self.reset(key, params)[0], jax.random.key(0)).shape
-        return _box(None, np.ravel, np.float32, shape)
+        return _box(None, _ravel, np.float32, shape)
 
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, Any]:
         """Begin, and flatten."""
@@ -346,12 +346,21 @@ def _unless(condition: Array, x: Any, y: Any) -> Any:
     return jnp.where(condition, y, x if is_key else jnp.asarray(x, y.dtype))
 
 
-def _box(space: Any, change: Callable[[Any], Any], dtype: Any = None, shape: Any = ()) -> Any:
-    """A Box with changed bounds, or without bounds where no space is given."""
+def _ravel(np_: Any, x: Any) -> Any:
+    return np_.ravel(x)
+
+
+def _box(space: Any, change: Callable[[Any, Any], Any], dtype: Any = None, shape: Any = ()) -> Any:
+    """A Box with changed bounds, or without bounds where no space is given.
+
+    Inside of a traced function some environments' bounds are traced.
+    """
     from gymnax.environments import spaces as gymnax_spaces  # takes seconds
 
     if space is None:
         return gymnax_spaces.Box(-jnp.inf, jnp.inf, shape, jnp.float32)
-    bounds = [np.broadcast_to(np.asarray(x), space.shape) for x in (space.low, space.high)]
-    low, high = (jnp.asarray(change(x)) for x in bounds)
+    is_traced = any(isinstance(x, jax.core.Tracer) for x in (space.low, space.high))
+    np_: Any = jnp if is_traced else np
+    bounds = [np_.broadcast_to(np_.asarray(x), space.shape) for x in (space.low, space.high)]
+    low, high = (jnp.asarray(change(np_, x)) for x in bounds)
     return gymnax_spaces.Box(low, high, low.shape, dtype or space.dtype)

@@ -44,7 +44,8 @@ class Host:
     stop_on_divergence: bool = False
     """Stop when a seed diverges, rather than freeze it and go on with the others."""
     log_to: tuple[str, ...] = ()
-    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online)."""
+    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online), or a
+    logger of your own: my_pkg.logs:MyLogger, (directory, config) → Observer."""
     compilation_cache: bool = True
     """Keep compiled programs on disk, so that a second run of the same shape starts in seconds."""
     overwrite: tyro.conf.Suppress[bool] = False
