@@ -95,14 +95,6 @@ def test_onnx_acts_as_the_policy_does(cartpole, squashed, tmp_path):
     )
 
 
-def test_images_of_any_batch_leave(tmp_path):
-    run = trained(tmp_path / "run", "Breakout-MinAtar", channels=(2,))
-    found = po.export(run, seed=0, num_episodes=0)
-    call = jax.export.deserialize(found.files["stablehlo"].read_bytes()).call
-    obs = (observations(3, 10, 10, 4) > 1).astype(np.float32)
-    np.testing.assert_array_equal(call(obs)[0], po.load_policy(run, seed=0)(obs))
-
-
 def test_raw_parameters_come_with_what_they_are_of(cartpole, tmp_path):
     found = po.export(cartpole, tmp_path, seed=0, to=("safetensors",), num_episodes=0)
     policy = po.load_policy(cartpole, seed=0)

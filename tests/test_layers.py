@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -59,20 +60,40 @@ def test_initialisations():
     assert abs(kernels["default"].var() * 256 - 1.0) < 0.05
 
 
-@pytest.mark.parametrize("memory", ["none", "gru"])
-def test_they_are_options_of_a_run(tmp_path, memory):
-    shape = po.NetworkConfig(
-        hidden=(8, 8), channels=(4, 4), kernels=(4, 2), strides=(2, 1), layer_norm=True,
-        initialization="default", memory=memory,
-    )  # fmt: skip
-    algorithm = dataclasses.replace(tiny.ALGORITHMS["ppo"], network=shape)
+SHAPE = po.NetworkConfig(
+    hidden=(8, 8),
+    channels=(4, 4),
+    kernels=(4, 2),
+    strides=(2, 1),
+    layer_norm=True,
+    initialization="default",
+)
+
+
+def test_they_are_options_of_a_run_and_leave_with_its_policy(tmp_path):
+    algorithm = dataclasses.replace(tiny.ALGORITHMS["ppo"], network=SHAPE)
     config = tiny.experiment(env="Breakout-MinAtar", algorithm=algorithm, num_seeds=1)
     po.run(config, tmp_path / "run", progress=False)
     policy = po.load_policy(tmp_path / "run", seed=0)
+    assert policy.config.algorithm.network == SHAPE
     params = policy.params.policy["params"]
-    flat = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    assert any("norm" in name.lower() for name in flat)
-    assert policy.config.algorithm.network == shape
+    assert params["Convolutions_0"]["Dense_0"]["kernel"].shape == (4 * 4 * 4, 4)
+    assert {"LayerNorm_0", "LayerNorm_1"} < set(params)
+    found = po.export(tmp_path / "run", seed=0, num_episodes=0)
+    call = jax.export.deserialize(found.files["stablehlo"].read_bytes()).call
+    obs = np.random.default_rng(0).integers(0, 2, (3, 10, 10, 4)).astype(np.float32)
+    np.testing.assert_array_equal(call(obs)[0], policy(obs))
+
+
+def test_networks_with_memory_have_them_too():
+    algorithm = tiny.small(po.PPOConfig)
+    shape = dataclasses.replace(SHAPE, memory="gru")
+    env, env_params = po.make_env("Breakout-MinAtar")
+    made = dataclasses.replace(algorithm, network=shape).make_networks(env, env_params)
+    for network in made:
+        params = jax.eval_shape(network.init, jax.random.key(0))["params"]
+        assert params["convolutions"]["Dense_1"]["kernel"].shape == (2 * 2 * 4, 4)
+        assert params["norms_0"]["scale"].shape == (8,)
 
 
 @pytest.mark.parametrize(
