@@ -73,12 +73,15 @@ def main() -> int:
             "onnx": args.onnx_python or new(folder / "onnx", "onnxruntime", "numpy"),
             "stablehlo": args.jax_python or new(folder / "jax", f"jax=={jax.__version__}"),
         }
-        rows = [row for name in POLICIES for row in measure(name, folder, pythons)]
-    print("| policy | environment | format | kB | largest difference of an action |")
-    print("|---|---|---|---|---|")
-    for row in rows:
-        size, worst = row["bytes"] / 1000, row["difference"]
-        print(f"| {row['policy']} | {row['env']} | {row['format']} | {size:.1f} | {worst:.1g} |")
+        print("| policy | environment | format | kB | largest difference of an action |")
+        print("|---|---|---|---|---|", flush=True)
+        rows = []
+        for name in POLICIES:
+            for row in measure(name, folder, pythons):
+                rows.append(row)
+                size, worst = f"{row['bytes'] / 1000:.1f}", f"{row['difference']:.1g}"
+                told = (row["policy"], row["env"], row["format"], size, worst)
+                print(f"| {' | '.join(told)} |", flush=True)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
     return int(max(row["difference"] for row in rows) > 1e-6)
