@@ -190,7 +190,7 @@ class Export:
     seed: int = 0
     """Which seed's policy."""
     to: tuple[str, ...] = ("stablehlo",)
-    """stablehlo (runs with jax alone), onnx (with ONNX Runtime alone; extra onnx) and safetensors
+    """stablehlo (runs with jax and flatbuffers), onnx (with ONNX Runtime alone; extra onnx) and safetensors
     (the raw parameters); one or several."""
     out: Path | None = None
     """Where the files go (default: DIRECTORY/export/seed-SEED)."""

@@ -19,7 +19,7 @@ from purejax_po.experiment.run.trainer import true_env
 
 USES = {
     "stablehlo": """\
-`policy.stablehlo` runs with `jax` alone (CPU, CUDA, TPU):
+`policy.stablehlo` runs with `jax` and `flatbuffers` alone (CPU, CUDA, TPU):
 
 ```python
 from pathlib import Path
