@@ -70,8 +70,9 @@ def export(
         out: the directory of a run.
         folder: where the files go (default: `OUT/export/seed-SEED`).
         seed: the seed's value.
-        to: `"stablehlo"` (`jax.export`: runs with jax and flatbuffers alone), `"onnx"` (extra `onnx`; runs with
-            ONNX Runtime alone) and `"safetensors"` (the raw parameters); one or several.
+        to: `"stablehlo"` (`jax.export`: runs with jax and flatbuffers alone), `"onnx"` (extra
+            `onnx`; runs with ONNX Runtime alone) and `"safetensors"` (the raw parameters); one or
+            several.
         point: as `load_policy`.
         num_episodes: greedy episodes whose mean return the card tells; 0 for none.
 

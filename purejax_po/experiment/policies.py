@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from purejax_po import contract, environments
+from purejax_po import environments
 from purejax_po.checks import check_count
 from purejax_po.evaluation import evaluate
 from purejax_po.experiment import files as atomic
@@ -18,6 +18,7 @@ from purejax_po.experiment import layout, train
 from purejax_po.experiment.config import ExperimentConfig, sweep
 from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.run import block as blocks
+from purejax_po.experiment.run.evaluating import time_limit
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.study import Study
 from purejax_po.experiment.run.trainer import true_env
@@ -245,17 +246,6 @@ def _unfinished_seeds(policies: TrainedPolicies) -> list[int]:
     config = policies.study.config
     seeds = config.first_seed + np.arange(config.num_seeds)
     return np.setdiff1d(seeds, policies.seeds).tolist()
-
-
-def time_limit(trainer: Trainer) -> int:
-    """Return the steps that an episode has at most."""
-    limit = getattr(trainer.env_params, "max_steps_in_episode", None)
-    if limit is None:
-        name = contract.name_of(trainer.env)
-        raise ValueError(
-            f"{name}'s parameters must have max_steps_in_episode, the steps of an episode at most"
-        )
-    return int(limit)
 
 
 def check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:
