@@ -188,21 +188,20 @@ class Turns(environment.Environment):
         return jnp.bool_(False)
 
 
-FISHERS = ["gauss_newton", "layerwise", "kl_hessian"]
+PRODUCTS = [
+    ("one choice", "layerwise", False),
+    *((kind, product, False) for kind in KINDS for product in ("gauss_newton", "kl_hessian")),
+    ("combinations", "gauss_newton", True),
+    ("coordinates", "kl_hessian", True),
+]
 
 
-@pytest.mark.parametrize("memory", [False, True])
-@pytest.mark.parametrize("product", FISHERS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "product", "memory"), PRODUCTS)
 def test_products_of_a_network_are_those_of_the_explicit_fisher_matrix(kind, product, memory, x64):
     env = Turns(kind)
-    if product == "layerwise" and (memory or kind != "one choice"):
-        pytest.skip("serves one categorical of dense layers")
     make = po.gru_actor_critic if memory else po.mlp_actor_critic
     policy, _ = make(env, env.default_params, hidden=(256,) if product == "layerwise" else (4,))
-    if product == "layerwise":
-        assert policy.jacobian is not linearized
-        params = policy.init(jax.random.key(0))
+    assert (policy.jacobian is linearized) == (product != "layerwise")
     params = jax.tree.map(lambda x: 3.0 * x, policy.init(jax.random.key(0)))
     seen = jax.vmap(env.observe_at)(jnp.arange(5))
     if memory:
@@ -220,21 +219,24 @@ def test_products_of_a_network_are_those_of_the_explicit_fisher_matrix(kind, pro
         whole = jax.tree.map(lambda x: x.reshape(5, -1), apply(unravel(flat)))
         return log_probs(kind, whole).T
 
-    every = log_prob(flat)
     valid = is_valid(kind, seen["action_mask"].reshape(5, *env.shape)).T
-    score = jax.jacrev(lambda flat: jnp.where(valid, log_prob(flat), 0.0))(flat)
-    share = weight.reshape(-1) / weight.sum()
-    expected = jnp.einsum("b,bk,bki,bkj->ij", share, jnp.exp(every), score, score)
-    if product == "kl_hessian":
-        multiply = curvature.kl_hessian_product(apply, params, weight, 0.0)
-    else:
-        multiply = curvature.gauss_newton_product(
-            apply, params, weight, 0.0, jacobian=policy.jacobian
-        )
-    for i in range(3):
-        v = jax.random.normal(jax.random.key(i), flat.shape)
-        found, wanted = ravel_pytree(multiply(unravel(v)))[0], expected @ v
-        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-11 * jnp.abs(wanted).max())
+
+    @jax.jit
+    def compare(flat, several):
+        score = jax.jacrev(lambda flat: jnp.where(valid, log_prob(flat), 0.0))(flat)
+        share = (weight.reshape(-1) / weight.sum())[:, None] * jnp.exp(log_prob(flat))
+        wanted = jnp.einsum("bk,bki,bkj,vj->vi", share, score, score, several)
+        if product == "kl_hessian":
+            multiply = curvature.kl_hessian_product(apply, unravel(flat), weight, 0.0)
+        else:
+            multiply = curvature.gauss_newton_product(
+                apply, unravel(flat), weight, 0.0, jacobian=policy.jacobian
+            )
+        return jax.vmap(lambda v: ravel_pytree(multiply(unravel(v)))[0])(several), wanted
+
+    several = jax.random.normal(jax.random.key(1), (3, *flat.shape))
+    found, wanted = compare(flat, several)
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-11 * jnp.abs(wanted).max())
 
 
 def test_the_empirical_product_is_the_fisher_matrix_in_expectation(x64):
