@@ -1,5 +1,6 @@
 """What the algorithms share of a critic: values of a rollout, advantages, and its regression."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from purejax_po._xla import switch
 from purejax_po._xla.finite import all_finite
 from purejax_po.advantages import Evidence, gae, weighted_mean
 from purejax_po.algorithms import units
-from purejax_po.checks import check_count
+from purejax_po.checks import WholeNumber
 from purejax_po.types import (
     Array,
     Carry,
@@ -33,13 +34,28 @@ class Estimates(NamedTuple):
     """The λ-return Â + V, which the critic is regressed on."""
 
 
-class Regression(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class CriticOptions:
     """What shapes a critic's fit to a rollout."""
 
-    num_epochs: int
-    """Passes over the rollout."""
-    minibatch_size: int
-    """Samples per step, which divide num_envs × num_steps; with memory, a multiple of num_steps."""
+    critic_epochs: WholeNumber = 10
+    """Passes of the critic's regression over each rollout."""
+    critic_minibatch_size: WholeNumber = 128
+    """Samples per step of that regression; divides num_envs × num_steps. With memory, a multiple of
+    num_steps."""
+
+    def check_batch(self, num_envs: int, num_steps: int, memoryless: bool = True) -> None:
+        """Raise `ValueError` unless the minibatches split a rollout's batch evenly."""
+        size, batch = self.critic_minibatch_size, num_envs * num_steps
+        if batch % size:
+            raise ValueError(
+                f"critic_minibatch_size must divide the batch of {batch} samples, got {size}"
+            )
+        if not memoryless and size % num_steps:
+            raise ValueError(
+                f"critic_minibatch_size must be a multiple of num_steps = {num_steps}, since a "
+                f"critic with memory learns from whole sequences, got {size}"
+            )
 
 
 class Targets(NamedTuple):
@@ -146,7 +162,7 @@ def fit(
     optimizer: optax.GradientTransformation,
     optimizer_state: Any,
     targets: Targets,
-    regression: Regression,
+    options: CriticOptions,
 ) -> tuple[Params, Any, Array]:
     """Regress a critic on value targets by epochs of minibatches of squared error.
 
@@ -172,38 +188,16 @@ def fit(
         return (optax.apply_updates(params, updates), state), value
 
     num_steps, num_envs = targets.value_target.shape
-    check_batch(regression, num_envs, num_steps, critic.memoryless)
+    options.check_batch(num_envs, num_steps, critic.memoryless)
     needed = targets.transition._replace(action=None, next_obs=None, behaviour=None)
     fitted, losses = minibatch.epochs(
         key,
         step,
         (params, optimizer_state),
         units.of_rollout(targets._replace(transition=needed), critic.memoryless),
-        num_epochs=regression.num_epochs,
-        num_minibatches=num_steps * num_envs // regression.minibatch_size,
+        num_epochs=options.critic_epochs,
+        num_minibatches=num_steps * num_envs // options.critic_minibatch_size,
     )
     finite, before = all_finite(fitted), (params, optimizer_state)
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), fitted, before)
     return *kept, jnp.mean(losses)
-
-
-def check(regression: Regression) -> None:
-    """Raise `ValueError` naming the option, its value and what is allowed."""
-    check_count("critic_epochs", regression.num_epochs)
-    check_count("critic_minibatch_size", regression.minibatch_size)
-
-
-def check_batch(
-    regression: Regression, num_envs: int, num_steps: int, memoryless: bool = True
-) -> None:
-    """Raise `ValueError` unless the minibatches split a rollout's batch evenly."""
-    size, batch = regression.minibatch_size, num_envs * num_steps
-    if batch % size:
-        raise ValueError(
-            f"critic_minibatch_size must divide the batch of {batch} samples, got {size}"
-        )
-    if not memoryless and size % num_steps:
-        raise ValueError(
-            f"critic_minibatch_size must be a multiple of num_steps = {num_steps}, since a critic "
-            f"with memory learns from whole sequences, got {size}"
-        )
