@@ -32,7 +32,7 @@ def make(name: str) -> Any:
         critics = {"critic sees hidden fields": {}, "critic sees the policy's": ("state",)}
         return (
             Disturbed(),
-            Disturbed.default_params,
+            Disturbed().default_params,
             {label: {"critic_fields": fields or ()} for label, fields in critics.items()},
         )
     return *po.make_env(name), masks
