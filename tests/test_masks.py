@@ -332,7 +332,7 @@ def test_a_sequence_policy_keeps_to_masks():
 
     even = jnp.arange(env.action_space(env_params).n) % 2 == 0
     told = po.with_action_mask(env, lambda state, params: even)
-    algorithm = po.grpo(po.masked(reading(plain)), group_size=2)
+    algorithm = po.grpo(po.masked(reading(plain)), po.GRPOOptions(group_size=2))
     trainer = po.make_trainer(told, env_params, algorithm, num_envs=4, num_steps=env.max_tokens)
     state = trainer.init(jax.random.key(0), algorithm.hyperparams)
     begin = rollout.reset(jax.random.key(1), told, env_params, trainer.actor, 4)
