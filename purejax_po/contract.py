@@ -239,11 +239,11 @@ def observation_problems(name: str, space: Space, obs: Observation) -> Iterator[
         return
     for one, part in parts.items():
         found = observations.field(obs, one) if isinstance(obs, tuple) else obs.get(one)
-        if not hasattr(found, "dtype"):
+        if (dtype := getattr(found, "dtype", None)) is None:
             yield f"{name}.reset must return the field {one} as one array, got {describe(found)}"
             continue
         yield from _array_problems(f"{name}.reset", f" {one}", part, found)
-        if one == observations.ACTION_MASK and found.dtype != jnp.bool_:
+        if one == observations.ACTION_MASK and dtype != jnp.bool_:
             yield f"{name}.reset must return action_mask as bool, got {describe(found)}"
 
 
