@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import purejax_po as po
-from purejax_po.cli import commands
+from purejax_po.cli import entry
 from purejax_po.cli.arguments import normalize
 
 RUNS = (
@@ -50,7 +50,7 @@ def main() -> None:
     for line in RUNS:
         if arguments.only not in line:
             continue
-        config = commands.parse(normalize(line.split())).config()
+        config = entry.parse(normalize(line.split())).config()
         dataset = po.run(config, progress=False)
         summary = po.summarize(dataset)
         final = found[line] = {key: summary["final_return"][key] for key in KEYS}

@@ -18,16 +18,17 @@ from purejax_po import (
     surrogates,
 )
 from purejax_po.actor import acting
-from purejax_po.algorithms.a2c import A2CHyperparams, a2c
-from purejax_po.algorithms.group import GRPOHyperparams
+from purejax_po.algorithms.a2c import A2CHyperparams, A2COptions, a2c
+from purejax_po.algorithms.group import GRPOHyperparams, GRPOOptions
 from purejax_po.algorithms.grpo import grpo
-from purejax_po.algorithms.npg import NPGHyperparams, npg
-from purejax_po.algorithms.ppo import PPOHyperparams, ppo
-from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
-from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
+from purejax_po.algorithms.npg import NPGHyperparams, NPGOptions, npg
+from purejax_po.algorithms.ppo import PPOHyperparams, PPOOptions, ppo
+from purejax_po.algorithms.reinforce import REINFORCEHyperparams, REINFORCEOptions, reinforce
+from purejax_po.algorithms.trpo import TRPOHyperparams, TRPOOptions, trpo
 from purejax_po.environments import from_legacy
 from purejax_po.environments import make as make_env
 from purejax_po.environments.check import check_env
+from purejax_po.environments.masking import with_action_mask
 from purejax_po.environments.registry import register as register_env
 from purejax_po.environments.wrappers import judge_outcome, reset_from, shape_reward
 from purejax_po.evaluation import Evaluation, evaluate
@@ -44,6 +45,7 @@ from purejax_po.experiment.config import (
     TRPOConfig,
 )
 from purejax_po.experiment.config.file import load_config
+from purejax_po.experiment.config.zoo import zoo_config
 from purejax_po.experiment.plots.comparison import (
     plot_aggregates,
     plot_comparison,
@@ -58,6 +60,7 @@ from purejax_po.experiment.report.page import report
 from purejax_po.experiment.results import statistics
 from purejax_po.experiment.results.dataset import load as load_results
 from purejax_po.experiment.results.dataset import save_results
+from purejax_po.experiment.results.evaluated import ranked_by
 from purejax_po.experiment.results.join import load_runs, summarize
 from purejax_po.experiment.run.compilation import compiler_options, use_compilation_cache
 from purejax_po.experiment.run.host import Host
@@ -65,6 +68,7 @@ from purejax_po.experiment.run.observers import Observer, StoppedError, Window
 from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.train import resume, run
 from purejax_po.experiment.tuning import resume_tune, tune
+from purejax_po.masks import masked
 from purejax_po.networks import (
     gru_actor_critic,
     linear_critic,
@@ -105,6 +109,7 @@ __version__ = "0.1.0"
 __all__ = [
     "A2CConfig",
     "A2CHyperparams",
+    "A2COptions",
     "Actor",
     "ActorCriticParams",
     "Algorithm",
@@ -117,25 +122,30 @@ __all__ = [
     "ExperimentConfig",
     "GRPOConfig",
     "GRPOHyperparams",
+    "GRPOOptions",
     "Host",
     "Interrupted",
     "NPGConfig",
     "NPGHyperparams",
+    "NPGOptions",
     "NetworkConfig",
     "Observer",
     "PPOConfig",
     "PPOHyperparams",
+    "PPOOptions",
     "Pairs",
     "Policy",
     "Prompt",
     "REINFORCEConfig",
     "REINFORCEHyperparams",
+    "REINFORCEOptions",
     "Result",
     "RewardModel",
     "Rollout",
     "StoppedError",
     "TRPOConfig",
     "TRPOHyperparams",
+    "TRPOOptions",
     "TrainState",
     "Trainer",
     "Transition",
@@ -168,6 +178,7 @@ __all__ = [
     "make_env",
     "make_train",
     "make_trainer",
+    "masked",
     "metrics",
     "minibatch",
     "mlp_actor_critic",
@@ -187,6 +198,7 @@ __all__ = [
     "policy_of",
     "ppo",
     "preference_accuracy",
+    "ranked_by",
     "recurrent_actor_critic",
     "register_env",
     "reinforce",
@@ -212,4 +224,6 @@ __all__ = [
     "tune",
     "use_compilation_cache",
     "warm_start",
+    "with_action_mask",
+    "zoo_config",
 ]

@@ -18,6 +18,7 @@ AXES = {"--set": 10**6, "--point": 1, "--search": 1}
 """Take NAME=VALUES, values of so many arguments at most: learning_rate=1e-4,3e-4 or with blanks."""
 FLAGS = (
     "--compilation-cache",
+    "--json",
     "--normalize-observations",
     "--normalize-rewards",
     "--overwrite",

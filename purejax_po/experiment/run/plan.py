@@ -4,6 +4,7 @@ Lanes are numbered point by point of a sweep, and seed by seed within each; bloc
 that order, the last one filled with copies of the last lane. Nothing else knows these numbers.
 """
 
+import bisect
 import itertools
 import math
 from dataclasses import dataclass
@@ -86,6 +87,18 @@ class Plan:
     def updates(self) -> list[int]:
         """Updates done by the end of each window."""
         return list(itertools.accumulate(self.lengths))
+
+    @cached_property
+    def evaluated(self) -> list[int]:
+        """The windows, from 0, that an evaluation follows."""
+        every, last = self.config.evaluate_every, len(self.lengths) - 1
+        if not every:
+            return []
+        return [i for i in range(last + 1) if (i + 1) % every == 0 or i == last]
+
+    def num_evaluations(self, num_windows: int) -> int:
+        """Evaluations that some windows, from the first one on, have been followed by."""
+        return bisect.bisect_left(self.evaluated, num_windows)
 
     @property
     def steps_per_update(self) -> int:
