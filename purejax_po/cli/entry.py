@@ -155,7 +155,7 @@ def _preset_command(command: type[Train], preset: str | zoo.Entry | None) -> Tra
     if preset is None:
         return command()
     if isinstance(preset, zoo.Entry):
-        config = preset.config
+        config = dataclasses.replace(preset.config, num_seeds=command().experiment.num_seeds)
         return command(algorithm=config.algorithm, experiment=config, preset=zoo.PRESET)
     check_choice("preset", preset, (*PRESETS, zoo.PRESET))
     env, algorithm, total_steps = PRESETS[preset]
