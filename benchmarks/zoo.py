@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,12 @@ EVALUATE_EVERY = 10
 """Windows of a hundred."""
 
 
-def confirm(algorithm: str, env: str, place: Path, folder: Path = zoo.FOLDER) -> zoo.Entry:
+def confirm(
+    algorithm: str, env: str, place: Path, num_shapes: int | None, folder: Path = zoo.FOLDER
+) -> zoo.Entry:
     """Train a cell's best candidate with the fresh seeds, and write its file."""
-    candidates = zoo_search.search(algorithm, env, place / "search")
-    chosen = zoo_search.best(candidates)
+    found = zoo_search.search(algorithm, env, place / "search", num_shapes=num_shapes)
+    chosen = zoo_search.best(found.finals)
     config = po.ExperimentConfig(
         algorithm=zoo_search.settings_of(chosen), env=env, total_steps=zoo_search.BUDGETS[env]
     )
@@ -50,7 +51,7 @@ def confirm(algorithm: str, env: str, place: Path, folder: Path = zoo.FOLDER) ->
         ),
         out,
     )
-    entry = zoo.Entry(config, evidence(dataset, candidates, chosen))
+    entry = zoo.Entry(config, evidence(dataset, found))
     zoo.write(entry, folder)
     print(f"{algorithm} on {env}: {entry.evidence['iqm']:.1f} (IQM of {len(fresh)} fresh seeds)")
     return entry
@@ -65,13 +66,12 @@ def _run(config: po.ExperimentConfig, out: Path) -> Any:
     return po.run(config, out, progress=False, overwrite=True)
 
 
-def evidence(
-    dataset: Any, candidates: Sequence[zoo_search.Candidate], chosen: zoo_search.Candidate
-) -> dict[str, Any]:
+def evidence(dataset: Any, found: zoo_search.Search) -> dict[str, Any]:
     """What a file says of its settings."""
     summary = po.summarize(dataset)
     final, evaluated = summary["final_return"], summary["final_evaluation"]
-    seeds, tried = dataset["seed"].values, zoo_search.SEARCH_SEEDS
+    seeds, tried, last = dataset["seed"].values, zoo_search.SEARCH_SEEDS, zoo_search.FINAL_SEEDS
+    chosen = zoo_search.best(found.finals)
     algorithm, env = summary["algorithm"], summary["env"]
     return {
         "num_seeds": len(seeds),
@@ -82,9 +82,11 @@ def evidence(
         "run_seconds": round(summary["run_seconds"], 1),
         "steps_per_second": round(summary["env_steps_per_second"]),
         "search_score": round(chosen.score or float("nan"), 3),
-        "search_candidates": len(candidates),
+        "search_candidates": len(found.candidates),
         "search_seeds": [tried.start, len(tried)],
-        "search_seconds": round(sum(x.seconds for x in candidates), 1),
+        "finalists": len(found.finals),
+        "final_seeds": [last.start, len(last)],
+        "search_seconds": round(sum(x.seconds for x in (*found.candidates, *found.finals)), 1),
         "search": f"python benchmarks/zoo.py --only {algorithm} --env {env}",
         "command": f"purejax-po train {algorithm} --env {env} --preset zoo --seeds {len(seeds)}",
         "commit": commit(),
@@ -115,13 +117,15 @@ def main() -> None:
     parser.add_argument("--env", nargs="+", default=list(zoo_search.BUDGETS))
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--shapes", type=int, help="of programs that a search tries at most")
     arguments = parser.parse_args()
+    number = arguments.shapes
     for env in arguments.env:
         for algorithm in arguments.only:
             if "search" in arguments.parts:
-                zoo_search.search(algorithm, env, arguments.out / "search")
+                zoo_search.search(algorithm, env, arguments.out / "search", num_shapes=number)
             if "confirm" in arguments.parts:
-                confirm(algorithm, env, arguments.out)
+                confirm(algorithm, env, arguments.out, number)
     if "page" in arguments.parts:
         print(page(arguments.out))
 

@@ -1,9 +1,10 @@
 """A random search for the zoo's settings: candidates and their seeds are lanes of few programs."""
 
 import dataclasses
+import functools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,10 @@ SEARCH_SEEDS = range(1_000_000, 1_000_003)
 """Of every candidate; no seed of a result is among them."""
 FRESH_SEEDS = range(16)
 """Of what is reported of a cell."""
-CANDIDATES = 12
+FINAL_SEEDS = range(1_000_100, 1_000_108)
+"""Of the finalists, which are not the search's either."""
+FINALISTS = 3
+CANDIDATES = 8
 """Of each shape; the first one has the default floats."""
 LANES = 18
 """Of a program, side by side."""
@@ -36,6 +40,10 @@ BUDGETS = {
     "MountainCar-v0": 200_000,
 }
 """Environment steps per seed."""
+
+
+CEILINGS = {"CartPole-v1": 499.5, "Catch-bsuite": 0.999}
+"""Returns beyond which nothing is left to search for."""
 
 
 class Log(NamedTuple):
@@ -102,16 +110,47 @@ class Candidate(NamedTuple):
     """Its share of the program's time, compilation included."""
 
 
-def search(algorithm: str, env: str, place: Path, number: int = CANDIDATES) -> list[Candidate]:
-    """Try candidates of every shape; a shape that a file holds already is read."""
-    found = []
-    for i, shape in enumerate(SHAPES[algorithm]):
-        path = place / f"{algorithm}-{env.replace('/', '-')}-{i}.json"
-        if not path.exists():
-            tried = _try(algorithm, env, shape, number, seed=i)
-            atomic.write_json(path, [candidate._asdict() for candidate in tried])
-        found += [Candidate(**row) for row in json.loads(path.read_text())]
-    return found
+class Search(NamedTuple):
+    """What a search of a cell has tried."""
+
+    candidates: list[Candidate]
+    finals: list[Candidate]
+    """The best candidates, with further seeds: the first of them is chosen."""
+
+
+def search(
+    algorithm: str,
+    env: str,
+    place: Path,
+    number: int = CANDIDATES,
+    num_shapes: int | None = None,
+) -> Search:
+    """Try candidates of every shape, until one reaches the highest return that there is.
+
+    What a file holds already is read.
+
+    Args:
+        algorithm, env: the cell.
+        place: directory of the files.
+        number: candidates of each shape.
+        num_shapes: shapes to try at most.
+    """
+    found: list[Candidate] = []
+    stem = f"{algorithm}-{env.replace('/', '-')}"
+    for i, shape in enumerate(SHAPES[algorithm][:num_shapes]):
+        if found and (best(found).score or -np.inf) >= CEILINGS.get(env, np.inf):
+            break
+        tried = functools.partial(_try, algorithm, env, shape, number, seed=i)
+        found += _kept(place / f"{stem}-{i}.json", tried)
+    finals = _kept(place / f"{stem}-finals-{len(found)}.json", lambda: _finals(found, env))
+    return Search(found, finals)
+
+
+def _kept(path: Path, make: Callable[[], list[Candidate]]) -> list[Candidate]:
+    """What a file holds, or what is made and written there."""
+    if not path.exists():
+        atomic.write_json(path, [candidate._asdict() for candidate in make()])
+    return [Candidate(**row) for row in json.loads(path.read_text())]
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:
@@ -145,55 +184,68 @@ def _try(
     algorithm: str, env: str, shape: dict[str, Any], number: int, seed: int
 ) -> list[Candidate]:
     """Train all candidates of one shape."""
+    default = dataclasses.replace(algorithm_config(algorithm)(), **shape)
+    columns = draw(algorithm, number, seed)
+    rows = [{name: values[i] for name, values in columns.items()} for i in range(number)]
+    tried = [
+        dataclasses.replace(default, hyperparams=default.hyperparams.replace(**row)) for row in rows
+    ]
+    return train(tried, env, SEARCH_SEEDS)
+
+
+def _finals(candidates: Sequence[Candidate], env: str) -> list[Candidate]:
+    """Train the best candidates with further seeds: with few of them luck is what is best."""
+    order = sorted(candidates, key=lambda x: -np.inf if x.score is None else x.score)
+    found: list[Candidate] = []
+    for candidate in order[-FINALISTS:]:
+        found += train([settings_of(candidate)], env, FINAL_SEEDS)
+    return found
+
+
+def train(algorithms: Sequence[Any], env: str, seeds: Sequence[int]) -> list[Candidate]:
+    """Train settings that differ in their floats alone, each with all seeds."""
     start = time.perf_counter()
     config = po.ExperimentConfig(
-        algorithm=dataclasses.replace(algorithm_config(algorithm)(), **shape),
-        env=env,
-        total_steps=BUDGETS[env],
-        num_windows=WINDOWS,
+        algorithm=algorithms[0], env=env, total_steps=BUDGETS[env], num_windows=WINDOWS
     )
     config.check()
     trainer = build_trainer(config)
-    columns = draw(algorithm, number, seed)
-    train = po.make_train(trainer, num_updates=config.num_updates, log_every=config.log_every)
-    lanes = [(i, s) for i in range(number) for s in SEARCH_SEEDS]
-    default = config.algorithm.hyperparams
+    run_one = po.make_train(trainer, num_updates=config.num_updates, log_every=config.log_every)
+    lanes = [(algorithm, seed) for algorithm in algorithms for seed in seeds]
+    width = min(LANES, len(lanes))
 
     @jax.jit
-    def run(keys: Any, floats: Any) -> Any:
-        def one(key: Any, floats: Any) -> Any:
-            found = train(key, default.replace(**floats))
+    def run(keys: Any, hyperparams: Any) -> Any:
+        def one(key: Any, hyperparams: Any) -> Any:
+            found = run_one(key, hyperparams)
             return found.log, found.state.diverged_at
 
-        return jax.vmap(one)(keys, floats)
+        return jax.vmap(one)(keys, hyperparams)
 
     logs, diverged = [], []
-    for begin in range(0, len(lanes), LANES):
-        part = [lanes[min(begin + j, len(lanes) - 1)] for j in range(LANES)]
-        floats = {k: np.float32([v[i] for i, _ in part]) for k, v in columns.items()}
+    for begin in range(0, len(lanes), width):
+        part = [lanes[min(begin + j, len(lanes) - 1)] for j in range(width)]
+        floats = jax.tree.map(lambda *x: np.float32(x), *[a.hyperparams for a, _ in part])
         log, at = jax.device_get(run(seed_keys([s for _, s in part]), floats))
         logs.append(log)
         diverged.append(at)
     log = jax.tree.map(lambda *x: np.concatenate(x)[: len(lanes)], *logs)
-    ends = np.cumsum(window_lengths(config.num_updates, config.log_every))
-    per_update = trainer.steps_per_update
     dataset = results.to_dataset(
-        log, seeds=np.arange(len(lanes)), updates=ends, steps_per_update=per_update
+        log,
+        seeds=np.arange(len(lanes)),
+        updates=np.cumsum(window_lengths(config.num_updates, config.log_every)),
+        steps_per_update=trainer.steps_per_update,
     )
-    final = dataset["final_return"].values.reshape(number, -1)
-    is_sound = (np.concatenate(diverged)[: len(lanes)] < 0).reshape(number, -1).all(axis=1)
-    seconds = (time.perf_counter() - start) / number
-    found = []
-    for i in range(number):
-        floats = {name: values[i] for name, values in columns.items()}
-        hyperparams = default.replace(**floats)
-        settings = to_dict(dataclasses.replace(config.algorithm, hyperparams=hyperparams))
-        score = float(final[i].mean()) if is_sound[i] and np.isfinite(final[i]).all() else None
-        found.append(Candidate(settings, score, seconds))
+    final = dataset["final_return"].values.reshape(len(algorithms), -1)
+    is_sound = np.isfinite(final) & (np.concatenate(diverged)[: len(lanes)] < 0).reshape(
+        final.shape
+    )
+    seconds = (time.perf_counter() - start) / len(algorithms)
+    found = [
+        Candidate(to_dict(algorithm), float(x.mean()) if sound.all() else None, seconds)
+        for algorithm, x, sound in zip(algorithms, final, is_sound, strict=True)
+    ]
     scores = [-np.inf if x.score is None else x.score for x in found]
-    print(
-        f"{algorithm} on {env}, {shape}: default {scores[0]:.1f}, best {max(scores):.1f}, "
-        f"{seconds * number:.0f} s",
-        flush=True,
-    )
+    told = f"{len(algorithms)} candidates × {len(seeds)} seeds, {seconds * len(algorithms):.0f} s"
+    print(f"{found[0].algorithm['name']} on {env}: {told}, best {max(scores):.1f}", flush=True)
     return found

@@ -94,10 +94,10 @@ def test_a_resumed_run_has_the_same_evaluations(windows, full, tmp_path):
         assert found.drop_attrs().identical(whole.drop_attrs())
 
 
-def test_a_seed_that_has_solved_its_task_ends_there(full, tmp_path):
+def test_a_seed_that_has_solved_its_task_ends_there(full):
     _, whole = full
     config = tiny.experiment(**EVALUATED, stop_when_solved=THRESHOLD)
-    found = po.run(config, tmp_path / "run", progress=False, stop_on_divergence=True)
+    found = po.run(config, progress=False, stop_on_divergence=True)
     np.testing.assert_array_equal(found["solved_at"], whole["solved_at"])
     assert (found["diverged_at"] < 0).all()
     for seed in found["seed"].values:
@@ -110,20 +110,22 @@ def test_a_seed_that_has_solved_its_task_ends_there(full, tmp_path):
             assert np.isnan(own[name][~trained]).all()
         after = own["evaluation_return"][own["evaluation"] >= end].values
         assert (after == after[:1]).all()
-    short = tiny.experiment(total_steps=96)
-    po.run(short, tmp_path / "short", progress=False)
-    ended, early = (policies.load_policies(tmp_path / name) for name in ("run", "short"))
-    at_once = found["solved_at"].values == 96
-    assert at_once.any()
-    jax.tree.map(
-        lambda x, y: np.testing.assert_array_equal(x[at_once], y[at_once]),
-        ended.params,
-        early.params,
-    )
+
+
+def test_the_state_of_a_seed_that_has_ended_stays_what_it_was(tmp_path):
+    hyperparams = po.PPOHyperparams(learning_rate_decay=0.0)  # no schedule knows the end
+    algorithm = dataclasses.replace(tiny.ALGORITHMS["ppo"], hyperparams=hyperparams)
+    config = tiny.experiment(algorithm=algorithm, num_seeds=3)
+    ending = dataclasses.replace(config, **EVALUATED, stop_when_solved=-1.0)
+    found = po.run(ending, tmp_path / "ended", progress=False)
+    assert (found["solved_at"] == 96).all()
+    po.run(dataclasses.replace(config, total_steps=96), tmp_path / "short", progress=False)
+    ended, short = (policies.load_policies(tmp_path / name).params for name in ("ended", "short"))
+    jax.tree.map(np.testing.assert_array_equal, ended, short)
 
 
 def test_memory_and_frozen_statistics_are_those_of_the_final_policy(tmp_path):
-    network = po.NetworkConfig(hidden=(8,), memory="gru", memory_size=4)
+    network = po.NetworkConfig(hidden=(8,), memory="gru")
     algorithm = dataclasses.replace(tiny.ALGORITHMS["a2c"], network=network)
     config = tiny.experiment(
         algorithm=algorithm, normalize_observations=True, evaluate_every=10, num_seeds=2

@@ -50,13 +50,14 @@ def folder(monkeypatch, tmp_path):
 
 
 def test_fresh_seeds_are_never_the_search_s(search):
-    assert set(search.FRESH_SEEDS).isdisjoint(search.SEARCH_SEEDS)
+    assert set(search.FRESH_SEEDS).isdisjoint({*search.SEARCH_SEEDS, *search.FINAL_SEEDS})
+    assert set(search.SEARCH_SEEDS).isdisjoint(search.FINAL_SEEDS)
     for found in zoo.entries().values():
         evidence = found.evidence
-        first, number = evidence["search_seeds"]
         fresh = range(evidence["first_seed"], evidence["first_seed"] + evidence["num_seeds"])
         assert evidence["num_seeds"] >= 16
-        assert set(fresh).isdisjoint(range(first, first + number))
+        for first, number in (evidence["search_seeds"], evidence.get("final_seeds", [0, 0])):
+            assert set(fresh).isdisjoint(range(first, first + number))
 
 
 def test_every_file_of_the_zoo_is_a_valid_experiment_at_its_place():

@@ -129,7 +129,9 @@ def join(runs: Runs) -> "xr.Dataset":
                 f"{algorithm} on {env}; report it by itself"
             )
     labels = {
-        dim: np.unique(np.concatenate([run[dim].values for run in runs.values()]))
+        dim: np.unique(
+            np.concatenate([run[dim].values for run in runs.values() if dim in run.dims])
+        )
         for dim in ("seed", "update", "evaluation")
         if any(dim in run.dims for run in runs.values())
     }
@@ -281,7 +283,7 @@ def _narrow(part: "xr.Dataset", attributes: dict[str, Any]) -> "xr.Dataset | Non
         known = np.isfinite(part["evaluation_return"].values).any(axis=0)
         part = part.isel(evaluation=known) if known.any() else part.drop_dims("evaluation")
     kept = [*results.EPISODES, "final_return"]
-    config = json.loads(attributes["config"])
+    config = json.loads(attributes.get("config", "{}"))
     if any(config.get(name) is not None for name in ("solve_return", "stop_when_solved")):
         kept.append("solved_at")
     part = part.drop_vars(
