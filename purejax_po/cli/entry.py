@@ -13,9 +13,10 @@ import tyro
 import purejax_po
 from purejax_po.checks import check_choice
 from purejax_po.cli import arguments as typed
-from purejax_po.cli import messages, output, own
+from purejax_po.cli import helping, messages, output, own
 from purejax_po.cli.commands import Compare, Resume, Sweep, Table1, Train
-from purejax_po.cli.looking import Algorithms, Envs, Evaluate, Render, Report
+from purejax_po.cli.listing import Envs
+from purejax_po.cli.looking import Algorithms, Evaluate, Render, Report
 from purejax_po.experiment.config import ALGORITHMS, PRESETS, TASK_PRESETS, ExperimentConfig
 from purejax_po.experiment.run.signals import Interrupted, stop_signal
 
@@ -113,7 +114,7 @@ def _parse(arguments: Sequence[str], preset: str | None) -> Any:
     ]
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), helping.grouped():
             return tyro.cli(
                 commands,  # type: ignore[arg-type]
                 prog=PROGRAM,

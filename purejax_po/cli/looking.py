@@ -1,6 +1,5 @@
-"""The commands that look at what is there: report, evaluate, render, envs, algorithms."""
+"""The commands that look at what is there: report, evaluate, render, algorithms."""
 
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Annotated
 
 import tyro
 
-from purejax_po import environments
 from purejax_po.cli import output, own, tables
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import policies, rendering
@@ -137,40 +135,6 @@ class Render:
             return output.fail(error)
         output.console().print(f"{path}: {frames} frames", soft_wrap=True)
         return 0
-
-
-@dataclass(frozen=True)
-class Envs:
-    """List the environments: id, observations, actions, time limit (steps)."""
-
-    def execute(self) -> int:
-        """Print one row per environment."""
-        table = output.table("environment", "observation", "actions", "time limit (steps)")
-        for name in environments.names():
-            if library := environments.library_of(name):  # making it takes seconds
-                table.add_row(name, _of_library(library), "", "")
-                continue
-            try:
-                env, env_params = environments.make(name)
-            except ValueError as error:
-                table.add_row(name, str(error), "", "")
-                continue
-            observation = getattr(env.observation_space(env_params), "shape", "")
-            table.add_row(
-                name,
-                str(tuple(observation)),
-                str(env.action_space(env_params)).replace(", dtype=int32", ""),
-                f"{getattr(env_params, 'max_steps_in_episode', math.inf):g}",
-            )
-        output.console().print(table)
-        return 0
-
-
-def _of_library(library: str) -> str:
-    """Whether a library of environments is installed, and how to install it."""
-    if environments.is_installed(library):
-        return f"{library}, installed"
-    return f"pip install 'purejax-po[{library}]' (in a checkout: pip install -e '.[{library}]')"
 
 
 @dataclass(frozen=True)
