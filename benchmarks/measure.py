@@ -5,16 +5,21 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
+import tables
+
 from purejax_po.experiment.config import ALGORITHMS
 from purejax_po.experiment.results import dataset as results
 
 OUT = Path(__file__).parent / "out"
+RESULTS = Path(__file__).parent / "results"
+KEEP = "--keep"
 T = TypeVar("T")
 
 
@@ -98,11 +103,54 @@ def write(name: str, found: Mapping[str, Any], text: str) -> None:
 
 
 def save(name: str, found: Mapping[str, Any], text: str) -> None:
-    """Keep the text as `out/name.md`, and the figures with the machine as JSON."""
+    """Keep the text as `out/name.md`, and the figures with the machine as JSON.
+
+    With `--keep` on the command line the tables of the text go to `results/name.json` too.
+    """
     OUT.mkdir(exist_ok=True)
     (OUT / f"{name}.md").write_text(text.rstrip() + "\n")
+    if KEEP in sys.argv:
+        keep(name, {str(i): table for i, table in enumerate(tables.parse(text))})
     whole = {"machine": machine(), **found}
     (OUT / f"{name}.json").write_text(json.dumps(whole, indent=2, allow_nan=True) + "\n")
+
+
+def keep(name: str, found: Mapping[str, Any], note: str = "") -> None:
+    """Write tables by name to `results/name.json`, which the pages are made from.
+
+    A file that is there gives its tables their names, in the order in which they stand in it.
+    """
+    path = RESULTS / f"{name}.json"
+    old = json.loads(path.read_text()) if path.exists() else {}
+    names = list(old.get("tables", {}))
+    now = machine()
+    script = Path(sys.argv[0])
+    given = [x for x in sys.argv[1:] if x != KEEP]
+    called = script.parent.name if script.name == "__main__.py" else f"benchmarks/{script.name}"
+    whole = {
+        "command": " ".join(["python", called, *given]),
+        "commit": commit(),
+        "machine": {"name": f"{now['cores']} × {now['cpu']}", "load": now["load_average"]},
+        "versions": now["versions"],
+        "note": note or old.get("note", ""),
+        "tables": {
+            names[i] if key.isdecimal() and i < len(names) else key: table
+            for i, (key, table) in enumerate(found.items())
+        },
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(tables.dumps(whole))
+    print(f"{path}: now run python benchmarks/pages.py", file=sys.stderr)
+
+
+def commit() -> str:
+    """Return the commit that is checked out, with a + if files differ from it."""
+
+    def git(*arguments: str) -> str:
+        found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        return found.stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "-uno"))
 
 
 def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
@@ -112,6 +160,7 @@ def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=str(doc).splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few and short measurements")
+    parser.add_argument(KEEP, action="store_true", help="write benchmarks/results/ too")
     for name, default in options.items():
         flag = "--" + name.replace("_", "-")
         kind = type(default)

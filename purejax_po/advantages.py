@@ -57,7 +57,7 @@ def total_return(evidence: Evidence) -> Array:
 
 
 def reward_to_go(evidence: Evidence) -> Array:
-    """What is left of the return: Ψ_t = Σ_{t'≥t} γ^{t'−t} r_{t'}, until the episode ends.
+    """The return from here on: Ψ_t = Σ_{t'≥t} γ^{t'−t} r_{t'}, until the episode ends.
 
     Source: Schulman et al. 2016, section 2, weight 2.
     """

@@ -283,7 +283,7 @@ CELLS: dict[str, type[nn.RNNCellBase]] = {"gru": nn.GRUCell, "lstm": nn.Optimize
 
 
 class Recurrent(nn.Module):
-    """Fully connected layers, of which the last is a cell with memory, and a head: in three parts.
+    """Fully connected layers, then a cell with memory, then a head: in three parts.
 
     Source: Cho et al. 2014, Learning Phrase Representations using RNN Encoder-Decoder, section 2.3
     (GRU); Hochreiter and Schmidhuber 1997, Long Short-Term Memory, and Gers et al. 2000, Learning

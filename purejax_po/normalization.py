@@ -3,7 +3,7 @@
 Every lane has statistics of its own. They stand still through an update: the rollout and the
 algorithm see observations normalised alike, so that "old" really is the behaviour policy, and what
 was collected is merged afterwards. Before the first update there are none, and nothing is changed
-but for the clipping.
+except for the clipping.
 """
 
 from typing import Any, NamedTuple

@@ -209,7 +209,7 @@ class Algorithm(NamedTuple):
     update: Callable[[Key, Hyperparams, Any, Rollout], tuple[Any, Info]]
     """`(key, hyperparams, state, rollout) → (state, info)`; `info` holds scalars only."""
     complete_episodes: bool = False
-    """Each rollout starts anew, and its weights leave each environment's first episode alone (see
+    """Each rollout starts fresh episodes; only each environment's first one has weight (see
     `rollout.first_episodes`)."""
     group_size: int = 1
     """With complete episodes: so many neighbouring environments start from one state."""

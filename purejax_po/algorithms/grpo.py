@@ -67,7 +67,7 @@ def grpo(
             to its step, whose gradient is that of KL(π ‖ π_ref) over outputs, without bias;
             `"reward"`: summed over the output and taken off its reward; or `"off"`.
         num_epochs: μ, updates on each rollout.
-        reference_every: updates after which the reference becomes the policy anew (0: never).
+        reference_every: updates after which the policy becomes the reference (0: never).
         hyperparams: the defaults; every field is traced.
 
     Raises:

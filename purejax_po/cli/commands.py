@@ -230,7 +230,7 @@ def _prepare_process(config: ExperimentConfig) -> None:
 def _execute(found: "Study | comparison.Comparison", host: Host) -> int:
     """Run an experiment or a comparison and print its table.
 
-    An interruption or a full disk is told of in one line.
+    An interruption or a full disk gives one line.
     """
     out = Path(found.directory or ".")
     if not host.compilation_cache:

@@ -18,7 +18,7 @@ EXTRAS = (
 
 
 class Listed(NamedTuple):
-    """What is listed of an environment."""
+    """A line of the list."""
 
     id: str
     observation: str

@@ -62,7 +62,7 @@ class Evaluate:
     sample: bool = False
     """Sample actions rather than taking the most likely ones."""
     point: PointFlags = ()
-    """Of a sweep, the value of each axis (default: the best point)."""
+    """For a sweep: one value per axis, NAME=VALUE (default: the best point)."""
 
     def execute(self) -> int:
         """Print the returns, and write `evaluation.json` beside the run's results."""
@@ -120,7 +120,7 @@ class Render:
     out: Path | None = None
     """The file to write (default: DIRECTORY/seed-SEED.gif, for Brax seed-SEED.html)."""
     point: PointFlags = ()
-    """Of a sweep, the value of each axis."""
+    """For a sweep: one value per axis, NAME=VALUE."""
 
     def execute(self) -> int:
         """Write the file."""

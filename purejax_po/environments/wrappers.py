@@ -70,7 +70,7 @@ def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any
     stay the same, provided that γ is the algorithm's.
 
     Args:
-        env: any environment. One whose `step` resets by itself, as a wrapper's does, must have its
+        env: any environment. One whose `step` also resets, as a wrapper's does, must have its
             time limit among its parameters (`max_steps_in_episode`).
         potential: φ, a function of the environment's state alone, in units of return. Around a
             wrapper it may be one of the state inside.
@@ -122,7 +122,7 @@ def judge_outcome(env: Any, judge: Callable[[Array], Any]) -> Any:
 
 
 class Proxy:
-    """An environment that is another one but for some methods.
+    """An environment that is another one except for some methods.
 
     Its `reset` and `step` are the other's code, run on the proxy: where that code calls a method
     that the proxy has, it calls the proxy's. Nothing is copied and nothing is patched.

@@ -58,7 +58,7 @@ def compare(
     Args:
         algorithms: names, configurations, or a mapping from labels to them. A name may have preset
             and settings: `"ppo=ppo-pendulum"`, `"ppo:learning_rate=1e-3,num_epochs=8"`; it may be
-            of one's own, with a label: `"my=my_pkg.spo:SPO"`.
+            your own, with a label: `"my=my_pkg.spo:SPO"`.
         envs: environment ids, or environments.
         out: directory for the runs' files, pictures and the report; none are written without it.
         host: where and how the runs take place, as `run`.

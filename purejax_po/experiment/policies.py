@@ -186,7 +186,7 @@ def evaluate_run(
     evaluation_seed: int = 0,
     point: Mapping[str, float] | None = None,
 ) -> "xr.Dataset":
-    """Evaluate every finished seed's final policy on the same episodes, but for diverged seeds.
+    """Evaluate every finished seed's final policy on the same episodes, except diverged seeds.
 
     Args:
         out: the directory of a run.

@@ -25,7 +25,7 @@ PROPERTIES = {
     "stored": "config.json names the class, and gives it back",
     "probes": "environments of known values are solved",
 }
-"""What is checked, by the names that `skip` takes."""
+"""The checks, by the names that `skip` takes."""
 WRONG = (np.nan, np.inf, "much", None)
 
 

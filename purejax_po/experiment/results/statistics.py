@@ -90,7 +90,7 @@ def bootstrap_interval(
 
     The ends are the q and 1 − q quantiles of the resampled statistic, q = Φ(t_{n−1}((1 − c)/2)) in
     place of (1 − c)/2: plain percentiles cover too little for few seeds. The mean of few seeds of a
-    skewed distribution is still covered too rarely, the IQM is not (benchmarks/RESULTS.md).
+    skewed distribution is still covered too rarely, the IQM is not (docs/intervals.md).
 
     Args:
         x: `[seeds, ...]`; whole seeds are resampled, so a curve keeps its shape.
