@@ -11,7 +11,7 @@ import measure
 import tables
 
 import purejax_po as po
-from purejax_po.cli import commands
+from purejax_po.cli import entry
 from purejax_po.cli.arguments import normalize
 
 RUNS = (
@@ -39,7 +39,7 @@ def main() -> None:
     for line in RUNS:
         if arguments.only not in line:
             continue
-        config = commands.parse(normalize(line.split())).config()
+        config = entry.parse(normalize(line.split())).config()
         dataset = po.run(config, progress=False)
         summary = po.summarize(dataset)
         iqm, low, high, least, most = (f"{summary['final_return'][key]:.1f}" for key in KEYS)

@@ -43,6 +43,7 @@ from purejax_po.experiment.config import (
     REINFORCEConfig,
     TRPOConfig,
 )
+from purejax_po.experiment.config.file import load_config
 from purejax_po.experiment.plots.comparison import (
     plot_aggregates,
     plot_comparison,
@@ -158,6 +159,7 @@ __all__ = [
     "gru_policy",
     "judge_outcome",
     "linear_critic",
+    "load_config",
     "load_policy",
     "load_results",
     "load_runs",

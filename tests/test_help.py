@@ -12,7 +12,7 @@ def test_flags_stand_in_groups(command, capsys):
         cli.main([command, "ppo", "--help"])
     shown = capsys.readouterr().out
     groups = [*helping.GROUPS, helping.ALGORITHM, helping.ADVANCED]
-    titles = [shown.index(f"─ {group.name} options ─") for group in groups]
+    titles = [shown.index(f" {group.name} options ") for group in groups]
     assert titles == sorted(titles)
     assert shown.index("--env ") < shown.index("--seeds") < shown.index("--total-steps")
     assert shown.index("hyperparams options") < titles[-1] < shown.index("--checkpoint-every")

@@ -34,7 +34,15 @@ GROUPS: dict[str, Group] = {
         "Running experiments",
         "The host layer: a configuration goes in, labelled data comes out.",
         (
-            *("run", "resume", "compare", "resume_compare", "ExperimentConfig", "Host"),
+            *(
+                "run",
+                "resume",
+                "compare",
+                "resume_compare",
+                "ExperimentConfig",
+                "load_config",
+                "Host",
+            ),
             *("Observer", "Window", "StoppedError", "Interrupted"),
             *("use_compilation_cache", "compiler_options"),
         ),

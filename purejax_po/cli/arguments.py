@@ -27,7 +27,10 @@ FLAGS = (
 )
 """Take no value; true and false are read all the same. So do an algorithm's own flags."""
 TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
-TEXTS = ("--out", "--env", "--network.factory", "--preset", "--log-to", "--format", *AXES)
+TEXTS = (
+    *("--out", "--config", "--env", "--network.factory", "--preset", "--log-to", "--format"),
+    *AXES,
+)
 """Take text, in which 1e5 is no number."""
 REMOVED = (
     *("--distributed", "--coordinator-address", "--num-processes", "--process-index"),

@@ -14,6 +14,8 @@ from purejax_po.cli import output, tables
 from purejax_po.experiment import compare as comparison
 from purejax_po.experiment import train
 from purejax_po.experiment.config import PRESETS, ExperimentConfig, PPOConfig, sweep
+from purejax_po.experiment.config import file as config_file
+from purejax_po.experiment.config.lookup import stored_name
 from purejax_po.experiment.layout import BLOCKS, RUN_FILES, SWEEP
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
@@ -41,6 +43,8 @@ class Train:
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
         default_factory=ExperimentConfig
     )
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+    """TOML file of settings whose keys are the flags' names; flags win over it."""
     preset: str | None = None
     """Start from tuned settings; `purejax-po algorithms` lists them. Other flags still apply. GRPO
     on a token task starts from the task's own."""
@@ -58,6 +62,7 @@ class Train:
         """Run the experiment, then print its table."""
         try:
             config = self.config()
+            self._check_file(config)
             kind = "sweep-" if config.sweep else ""
             name = f"{kind}{comparison.place_of(config.algorithm.name, config.env)}"
             out = self.out or Path("runs") / name
@@ -77,6 +82,20 @@ class Train:
         if self.preset is not None:
             print(f"{PROGRAM}: preset {self.preset}", file=sys.stderr)
         return _execute(study, host)
+
+    def _check_file(self, config: ExperimentConfig) -> None:
+        """Raise `ValueError` for a file that is another algorithm's, or a sweep's."""
+        if self.config_file is None:
+            return
+        name = config_file.algorithm_name(config_file.read(self.config_file), self.config_file)
+        if name not in (None, stored_name(type(config.algorithm))):
+            raise ValueError(
+                f"algorithm must be that of {self.config_file}, {name}, got {config.algorithm.name}"
+            )
+        if config.sweep and type(self).__name__ == "Train":
+            raise ValueError(
+                f"{self.config_file} holds a sweep: {PROGRAM} sweep --config {self.config_file}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +131,10 @@ class Sweep(Train):
 
     def config(self) -> ExperimentConfig:
         """As `Train.config`, with the axes."""
-        if not self.axes:
+        config = super().config()
+        if not self.axes and not config.sweep:
             raise ValueError("set must be given at least once: --set learning_rate=1e-4,3e-4")
-        return replace(super().config(), sweep=sweep.parse(self.axes))
+        return replace(config, sweep={**config.sweep, **sweep.parse(self.axes)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +144,11 @@ class Compare:
     algorithms: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Names; `purejax-po algorithms` lists them, and my_pkg.spo:SPO names a class of your own. Each
     runs with its default settings, or with those that follow it: ppo=ppo-pendulum (a preset),
-    ppo:learning_rate=1e-3,num_epochs=8. LABEL= before it labels it: my=my_pkg.spo:SPO."""
+    ppo:learning_rate=1e-3,num_epochs=8. LABEL= before it labels it: my=my_pkg.spo:SPO. A file has
+    its algorithm's settings and normalisation: ppo=best.toml."""
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+    """TOML file of settings whose keys are the flags' names, and `algorithms`; flags win over
+    it."""
     env: tuple[str, ...] = ("CartPole-v1",)
     """Environment ids; `purejax-po envs` lists them."""
     num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 8

@@ -13,7 +13,7 @@ import tyro
 import purejax_po
 from purejax_po.checks import check_choice
 from purejax_po.cli import arguments as typed
-from purejax_po.cli import helping, messages, output, own
+from purejax_po.cli import files, helping, messages, output, own
 from purejax_po.cli.commands import Compare, Resume, Sweep, Table1, Train
 from purejax_po.cli.listing import Envs
 from purejax_po.cli.looking import Algorithms, Evaluate, Render, Report
@@ -87,25 +87,26 @@ def parse(arguments: Sequence[str]) -> Any:
         arguments = ["--help", *arguments[1:]]
     if not arguments[0].startswith("-"):
         check_choice("command", arguments[0], tuple(COMMANDS))
-    command = _parse(arguments, None)
+    path = files.named(arguments)
+    command = _parse(arguments, None, path)
     if not isinstance(command, Train):
         return command
     preset = command.preset or TASK_PRESETS.get((command.algorithm.name, command.experiment.env))
     if preset is None or type(command.algorithm) not in ALGORITHMS.values():
         return command
-    return _parse(arguments, preset)
+    return _parse(arguments, preset, path)
 
 
-def _parse(arguments: Sequence[str], preset: str | None) -> Any:
-    """As `parse`, with the defaults of a preset."""
-    algorithms = own.algorithms(arguments)
+def _parse(arguments: Sequence[str], preset: str | None, path: Path | None) -> Any:
+    """As `parse`, with the defaults of a preset, and in front of them those of a file."""
+    algorithms = own.algorithms(arguments, path)
     found = {
         name: own.choosing(command, algorithms) if issubclass(command, Train) else command
         for name, command in COMMANDS.items()
     }
     subcommands = {
-        name: tyro.conf.subcommand(name, default=_preset_command(command, preset))
-        if issubclass(command, Train)
+        name: tyro.conf.subcommand(name, default=default)
+        if (default := _default(command, preset, path if name == arguments[0] else None))
         else tyro.conf.subcommand(name)
         for name, command in found.items()
     }
@@ -131,6 +132,16 @@ def _parse(arguments: Sequence[str], preset: str | None) -> Any:
 
 def _show_warning(message: Any, *details: Any) -> None:
     print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
+
+
+def _default(command: type, preset: str | None, path: Path | None) -> Any:
+    """What a command is without flags; None where it has none by default."""
+    default = _preset_command(command, preset) if issubclass(command, Train) else None
+    if path is None:
+        return default
+    if not hasattr(command, "config_file"):
+        return default
+    return files.with_file(default or command(algorithms=()), path)
 
 
 def _preset_command(command: type[Train], preset: str | None) -> Train:

@@ -21,7 +21,10 @@ GROUPS = (
     Group(
         "what",
         "What is trained.",
-        ("--env", "--preset", "--set", "--env-params", "--env-options", "--seeds", "--first-seed"),
+        (
+            *("--env", "--preset", "--config", "--set", "--env-params", "--env-options"),
+            *("--seeds", "--first-seed"),
+        ),
     ),
     Group(
         "how long", "How long, and how finely it is recorded.", ("--total-steps", "--num-windows")

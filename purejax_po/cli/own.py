@@ -5,13 +5,14 @@ import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Union
 
 import tyro
 
 from purejax_po import named
 from purejax_po.cli.arguments import TEXTS
-from purejax_po.experiment.config import ALGORITHMS, PPOConfig, algorithm_config
+from purejax_po.experiment.config import ALGORITHMS, PPOConfig, algorithm_config, file
 from purejax_po.experiment.config.lookup import GROUP
 
 Configs = Mapping[str, type]
@@ -23,15 +24,21 @@ def see_this_folder() -> None:
         sys.path.append(os.getcwd())
 
 
-def algorithms(arguments: Sequence[str]) -> Configs:
+def algorithms(arguments: Sequence[str], path: Path | None = None) -> Configs:
     """Return the configuration classes that the arguments may choose among, by name.
+
+    Args:
+        arguments: of the command line.
+        path: of the configuration file, whose algorithm is among them.
 
     Raises:
         ValueError: if the argument after `train` or `sweep` names no algorithm.
     """
     found: dict[str, type] = dict(ALGORITHMS)
-    if arguments[0] not in ("train", "sweep"):
+    if arguments[0] not in ("train", "sweep", "tune"):
         return found
+    if path and (name := file.algorithm_name(file.read(path), path)) is not None:
+        found[name] = algorithm_config(name)
     installed = named.entry_points(GROUP)
     for place, (before, argument) in enumerate(itertools.pairwise(arguments)):
         is_first = place == 0 and not argument.startswith("-")

@@ -58,7 +58,8 @@ def compare(
     Args:
         algorithms: names, configurations, or a mapping from labels to them. A name may have preset
             and settings: `"ppo=ppo-pendulum"`, `"ppo:learning_rate=1e-3,num_epochs=8"`; it may be
-            your own, with a label: `"my=my_pkg.spo:SPO"`.
+            your own, with a label: `"my=my_pkg.spo:SPO"`. `"ppo=best.toml"` takes algorithm and
+            normalisation from a file; environment, seeds and steps are the comparison's.
         envs: environment ids, or environments.
         out: directory for the runs' files, pictures and the report; none are written without it.
         host: where and how the runs take place, as `run`.
@@ -98,7 +99,6 @@ def prepare(
     envs = list(envs) if isinstance(envs, list | tuple) else [envs]
     for env in envs:
         environments.check_name(env)
-    _check_distinct("algorithm", list(labelled))
     _check_distinct("env", [ExperimentConfig(env=env).env_name for env in envs])
     directory = None if out is None else Path(out)
     if directory is not None:
@@ -110,8 +110,8 @@ def prepare(
         files.check_writable(directory, overwrite=False)
     experiments = {}
     for env in envs:
-        for label, algorithm in labelled.items():
-            config = ExperimentConfig(algorithm=algorithm, env=env, **settings)
+        for label, algorithm, own in labelled:
+            config = ExperimentConfig(algorithm=algorithm, env=env, **{**settings, **own})
             name = config.env_name
             place = None if directory is None else directory / place_of(label, name)
             experiments[label, name] = _prepare_one(label, config, place, host)
@@ -204,22 +204,22 @@ def place_of(label: str, env: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", f"{label}-{env}")
 
 
-def _labelled(algorithms: Algorithms) -> dict[str, AlgorithmConfig]:
-    """Configurations by label."""
+def _labelled(algorithms: Algorithms) -> list[specs.Named]:
+    """Configurations with their labels."""
     if isinstance(algorithms, str | AlgorithmConfig):
         algorithms = [algorithms]
     if isinstance(algorithms, Mapping):
-        pairs = [
-            (k, a if isinstance(a, AlgorithmConfig) else specs.parse(str(a)))
-            for k, a in algorithms.items()
-        ]
+        found = [_named(a)._replace(label=label) for label, a in algorithms.items()]
     else:
-        pairs = [
-            (a.name, a) if isinstance(a, AlgorithmConfig) else specs.labelled(str(a))
-            for a in algorithms
-        ]
-    _check_distinct("algorithm", [label for label, _ in pairs])
-    return dict(pairs)
+        found = [_named(a) for a in algorithms]
+    _check_distinct("algorithm", [named.label for named in found])
+    return found
+
+
+def _named(algorithm: str | AlgorithmConfig) -> specs.Named:
+    if isinstance(algorithm, AlgorithmConfig):
+        return specs.Named(algorithm.name, algorithm, {})
+    return specs.labelled(str(algorithm))
 
 
 def _check_distinct(name: str, values: list[str]) -> None:

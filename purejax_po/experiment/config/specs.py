@@ -2,25 +2,59 @@
 
 import dataclasses
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from purejax_po.checks import check_choice
+from purejax_po.experiment.config import file
 from purejax_po.experiment.config.algorithms import AlgorithmConfig
+from purejax_po.experiment.config.experiment import ExperimentConfig
 from purejax_po.experiment.config.lookup import algorithm_config, is_algorithm
 from purejax_po.experiment.config.presets import PRESETS
 
-FORM = "[LABEL=]NAME[=PRESET][:FIELD=VALUE,…], with NAME such as ppo or my_pkg.spo:SPO"
+FORM = (
+    "[LABEL=]NAME[=PRESET][:FIELD=VALUE,…], with NAME such as ppo or my_pkg.spo:SPO, or "
+    "[LABEL=]FILE.toml"
+)
 _IMPORTED = re.compile(r"(?P<name>[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)(?P<settings>:.*)?")
 """`my_pkg.spo:SPO` or `my_pkg.spo:SPO:learning_rate=1e-3`; in `ppo:learning_rate=1e-3` a value
 follows the name."""
 
 
-def labelled(text: str) -> tuple[str, AlgorithmConfig]:
+OF_A_FILE = ("normalize_observations", "normalize_rewards")
+"""What a file says of an experiment that goes with its algorithm's settings."""
+_FILE = re.compile(r"(?:(?P<label>[^=:]+)=)?(?P<path>[^=:]+\.toml)(?::(?P<settings>.*))?")
+
+
+class Named(NamedTuple):
+    """A configuration, what it is called, and what else its file says of experiments with it."""
+
+    label: str
+    algorithm: AlgorithmConfig
+    settings: dict[str, Any]
+
+
+def labelled(text: str) -> Named:
     """Return what a text calls a configuration, and the configuration; errors as `parse`.
 
     `LABEL=NAME…` calls it LABEL, a class that is imported goes by its own short name, and all else
-    by the text itself.
+    by the text itself. `LABEL=FILE.toml` reads a file: its algorithm, and whether it normalises.
     """
+    if match := _FILE.fullmatch(text):
+        return _of_file(**match.groupdict())
+    return Named(*_labelled(text), {})
+
+
+def _of_file(label: str | None, path: str, settings: str | None) -> Named:
+    config = file.experiment(file.read(path), path, ExperimentConfig())
+    algorithm = _changed(config.algorithm, settings or "", path)
+    if label is not None and is_algorithm(label) and label != algorithm.name:
+        raise ValueError(f"{label}={path} must be settings of {label}, got {algorithm.name}'s")
+    on = {name: True for name in OF_A_FILE if getattr(config, name)}
+    return Named(label or Path(path).stem, algorithm, on)
+
+
+def _labelled(text: str) -> tuple[str, AlgorithmConfig]:
     label, equals, rest = text.partition("=")
     is_label = equals and ":" not in label and not is_algorithm(label)
     if is_label and (_IMPORTED.fullmatch(rest) or is_algorithm(re.split("[=:]", rest)[0])):
@@ -47,6 +81,11 @@ def parse(text: str) -> AlgorithmConfig:
         fitting = tuple(k for k, v in PRESETS.items() if v.algorithm.name == name)
         check_choice(f"preset of {name}", preset, fitting)
         config = PRESETS[preset].algorithm
+    return _changed(config, settings, text)
+
+
+def _changed(config: AlgorithmConfig, settings: str, text: str) -> AlgorithmConfig:
+    """A configuration with FIELD=VALUE,… set."""
     for setting in filter(None, settings.split(",")):
         field, equals, value = setting.partition("=")
         if not equals:
