@@ -121,6 +121,13 @@ def gae(
 
     Source: Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage
     Estimation, section 3.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from purejax_po.advantages import gae
+        >>> reward, value, no = jnp.ones(3), jnp.zeros(3), jnp.zeros(3, bool)
+        >>> gae(reward, value, value, no, no, 1.0, 1.0).tolist()
+        [3.0, 2.0, 1.0]
     """
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
     chex.assert_type([terminated, truncated], bool)

@@ -193,6 +193,14 @@ def mlp_actor_critic(
 
     Raises:
         ValueError: if the policy cannot serve the action space, or convolutions the observations.
+
+    Example:
+        >>> import jax
+        >>> import purejax_po as po
+        >>> policy, critic = po.mlp_actor_critic(*po.make_env("CartPole-v1"), hidden=(8,))
+        >>> params = policy.init(jax.random.key(0))
+        >>> policy.step(params, (), jax.numpy.ones((2, 4)), None)[1].sample(jax.random.key(1)).shape
+        (2,)
     """
     shape: Any = {"hidden": hidden, "activation": activation, "channels": channels}
     policy = mlp_policy(env, env_params, action_distribution=action_distribution, **shape)

@@ -52,6 +52,13 @@ def seed_keys(seeds: int | Any) -> Key:
     Raises:
         ValueError: for a seed that is no whole number or is out of range: JAX would take it modulo
             2³², and two seeds would share a key.
+
+    Example:
+        >>> import purejax_po as po
+        >>> po.seed_keys(16).shape
+        (16,)
+        >>> po.seed_keys([3, 7]).shape
+        (2,)
     """
     if isinstance(seeds, Tracer):
         if seeds.ndim != 1 or not jnp.issubdtype(seeds.dtype, jnp.integer):
@@ -115,6 +122,14 @@ def make_trainer(
             environments do not split into groups, the policy needs whole episodes and the
             algorithm does not, or environment, policy and critic do not fit each other
             (`contract.check`).
+
+    Example:
+        >>> import purejax_po as po
+        >>> env, env_params = po.make_env("CartPole-v1")
+        >>> algorithm = po.ppo(*po.mlp_actor_critic(env, env_params))
+        >>> trainer = po.make_trainer(env, env_params, algorithm, num_envs=4, num_steps=128)
+        >>> trainer.steps_per_update
+        512
     """
     check_count("num_envs", num_envs)
     check_count("num_steps", num_steps)

@@ -93,6 +93,17 @@ def ppo(
 
     Raises:
         ValueError: naming the argument, its value and what is allowed.
+
+    Example:
+        >>> import purejax_po as po
+        >>> networks = po.mlp_actor_critic(*po.make_env("CartPole-v1"))
+        >>> algorithm = po.ppo(*networks, hyperparams=po.PPOHyperparams(learning_rate=1e-3))
+        >>> algorithm.hyperparams.learning_rate
+        0.001
+        >>> po.ppo(*networks, surrogate="clipp")
+        Traceback (most recent call last):
+            ...
+        ValueError: surrogate must be one of clip, ..., got 'clipp'; did you mean clip?
     """
     hyperparams = PPOHyperparams() if hyperparams is None else hyperparams
     check_hyperparams(hyperparams)

@@ -40,6 +40,11 @@ def reset_from(env: Any, distribution: StateDistribution | Any) -> Any:
 
     Source: Kakade and Langford 2002, Approximately Optimal Approximate Reinforcement Learning,
     section 1 (restarts); Resnick et al. 2018, Backplay (an expert's states).
+
+    Example:
+        >>> import purejax_po as po
+        >>> env, env_params = po.make_env("Chain-v0")
+        >>> anywhere = po.reset_from(env, env.states())
     """
     check_traceable("reset_from", env)
     if not callable(getattr(env, "observe", None)):
@@ -81,6 +86,11 @@ def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any
             or γ is outside [0, 1].
 
     Source: Ng, Harada and Russell 1999, Policy Invariance Under Reward Transformations, theorem 1.
+
+    Example:
+        >>> import purejax_po as po
+        >>> env, env_params = po.make_env("Chain-v0")
+        >>> shaped = po.shape_reward(env, lambda state: 0.1 * state.position, discount=0.99)
     """
     check_traceable("shape_reward", env)
     check_number("discount", discount, Range(0.0, 1.0))

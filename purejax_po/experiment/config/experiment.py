@@ -39,7 +39,14 @@ else:  # what the command line reads
 @named_fields
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-    """One algorithm on one environment over many seeds."""
+    """One algorithm on one environment over many seeds.
+
+    Example:
+        >>> import purejax_po as po
+        >>> config = po.ExperimentConfig(num_seeds=16, sweep={"learning_rate": (1e-4, 1e-3)})
+        >>> config.num_lanes
+        32
+    """
 
     algorithm: tyro.conf.Suppress[tyro.conf.Fixed[AlgorithmConfig]] = field(
         default_factory=PPOConfig
