@@ -3,8 +3,6 @@
 Run: python benchmarks/coverage.py [--keep]
 """
 
-import sys
-
 import measure
 import numpy as np
 import tables
@@ -67,7 +65,7 @@ def main():
             found += [aggregate(draw, num_seeds), improvement(draw, num_seeds)]
             print(f"{num_seeds:5d} ", "  ".join(f"{100 * x:5.1f} %" for x in found), flush=True)
             rows.append([kind, str(num_seeds), *(f"{100 * x:.1f}%" for x in found)])
-    if measure.KEEP in sys.argv:
+    if measure.kept_as("coverage"):
         names = ["distribution", "seeds", "IQM", "mean", "median", *header[-2:]]
         measure.keep("coverage", {"intervals": tables.structured(names, rows)})
 

@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--chain-seeds", type=int, default=64, help="seeds on the chain")
     parser.add_argument("--car-seeds", type=int, default=64, help="seeds on MountainCar")
     parser.add_argument("--out", type=Path, default=None, help=f"picture (default: {OUT})")
-    parser.add_argument(measure.KEEP, action="store_true", help="write benchmarks/results/ too")
+    measure.add_keep(parser)
     arguments = parser.parse_args()
     if arguments.quick:
         runs = chain(2, 2_048, 2), mountain_car(2, 4_096, 2)
@@ -304,7 +304,7 @@ def main() -> None:
             mountain_car(arguments.car_seeds, 131_072, 16),
         )
     print_table(*runs)
-    if arguments.keep:
+    if arguments.keep is not None:
         keep(*runs)
     if arguments.out or not arguments.quick:
         draw(*runs, arguments.out or OUT)

@@ -32,7 +32,7 @@ def main() -> None:
     """Run what is asked for, and print each row as it comes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="what a command must contain")
-    parser.add_argument(measure.KEEP, action="store_true", help="write benchmarks/results/ too")
+    measure.add_keep(parser)
     arguments = parser.parse_args()
     rows = []
     print("| command | IQM | interval | min | max |\n|---|---|---|---|---|")
@@ -45,7 +45,7 @@ def main() -> None:
         iqm, low, high, least, most = (f"{summary['final_return'][key]:.1f}" for key in KEYS)
         rows.append([f"`purejax-po {line}`", f"{iqm} ({low} … {high})", least, most])
         print(f"| `purejax-po {line}` | {iqm} | {low} … {high} | {least} | {most} |", flush=True)
-    if arguments.keep:
+    if arguments.keep is not None:
         names = ["command", "IQM", "min", "max"]
         measure.keep("learning", {"runs": tables.structured(names, rows)})
 

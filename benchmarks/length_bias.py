@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=32)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=40)
-    parser.add_argument(measure.KEEP, action="store_true", help="write benchmarks/results/ too")
+    measure.add_keep(parser)
     given = parser.parse_args()
     kept = []
     print(f"{given.seeds} seeds, {given.updates} updates, load {os.getloadavg()[0]:.1f}")
@@ -91,7 +91,7 @@ def main() -> None:
         difference, wrong, right, share = (interval(x).strip() for x in jax.device_get(rows))
         print(f"{name:13}", difference, wrong, right, share, flush=True)
         kept.append([f"`{name}`", wrong, right, difference, share])
-    if given.keep:
+    if given.keep is not None:
         measure.keep("length_bias", {"lengths": tables.structured(COLUMNS, kept)})
 
 

@@ -21,6 +21,7 @@ OUT = Path(__file__).parent / "out"
 RESULTS = Path(__file__).parent / "results"
 KEEP = "--keep"
 T = TypeVar("T")
+Rows = Sequence[Mapping[str, str]]
 
 
 class Figure(NamedTuple):
@@ -96,36 +97,31 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(name: str, found: Mapping[str, Any], text: str) -> None:
-    """Print the text; keep it and the figures."""
+def write(
+    name: str, found: Mapping[str, Any], text: str, kept: Mapping[str, Rows] | None = None
+) -> None:
+    """Print the text; keep it and the figures, and with `--keep` the rows of tables by name."""
     print(text, flush=True)
     save(name, found, text)
+    if kept and (given := kept_as(name)):
+        keep(given, {key: data(rows) for key, rows in kept.items()})
 
 
 def save(name: str, found: Mapping[str, Any], text: str) -> None:
-    """Keep the text as `out/name.md`, and the figures with the machine as JSON.
-
-    With `--keep` on the command line the tables of the text go to `results/name.json` too.
-    """
+    """Keep the text as `out/name.md`, and the figures with the machine as JSON."""
     OUT.mkdir(exist_ok=True)
     (OUT / f"{name}.md").write_text(text.rstrip() + "\n")
-    if KEEP in sys.argv:
-        keep(name, {str(i): table for i, table in enumerate(tables.parse(text))})
     whole = {"machine": machine(), **found}
     (OUT / f"{name}.json").write_text(json.dumps(whole, indent=2, allow_nan=True) + "\n")
 
 
 def keep(name: str, found: Mapping[str, Any], note: str = "") -> None:
-    """Write tables by name to `results/name.json`, which the pages are made from.
-
-    A file that is there gives its tables their names, in the order in which they stand in it.
-    """
+    """Write tables by name to `results/name.json`, which the pages are made from."""
     path = RESULTS / f"{name}.json"
     old = json.loads(path.read_text()) if path.exists() else {}
-    names = list(old.get("tables", {}))
     now = machine()
     script = Path(sys.argv[0])
-    given = [x for x in sys.argv[1:] if x != KEEP]
+    given = [x for x in sys.argv[1:] if x.partition("=")[0] != KEEP]
     called = script.parent.name if script.name == "__main__.py" else f"benchmarks/{script.name}"
     whole = {
         "command": " ".join(["python", called, *given]),
@@ -133,14 +129,25 @@ def keep(name: str, found: Mapping[str, Any], note: str = "") -> None:
         "machine": {"name": f"{now['cores']} × {now['cpu']}", "load": now["load_average"]},
         "versions": now["versions"],
         "note": note or old.get("note", ""),
-        "tables": {
-            names[i] if key.isdecimal() and i < len(names) else key: table
-            for i, (key, table) in enumerate(found.items())
-        },
+        "tables": dict(found),
     }
     RESULTS.mkdir(exist_ok=True)
     path.write_text(tables.dumps(whole))
     print(f"{path}: now run python benchmarks/pages.py", file=sys.stderr)
+
+
+def data(rows: Rows) -> dict[str, Any]:
+    """Return rows of texts, as `table` takes them, as numbers."""
+    return tables.structured(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def kept_as(name: str) -> str | None:
+    """Return the name under which `--keep` or `--keep=NAME` keeps results; None without it."""
+    for argument in sys.argv[1:]:
+        flag, _, given = argument.partition("=")
+        if flag == KEEP:
+            return given or name
+    return None
 
 
 def commit() -> str:
@@ -160,7 +167,7 @@ def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=str(doc).splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few and short measurements")
-    parser.add_argument(KEEP, action="store_true", help="write benchmarks/results/ too")
+    add_keep(parser)
     for name, default in options.items():
         flag = "--" + name.replace("_", "-")
         kind = type(default)
@@ -171,6 +178,12 @@ def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
             flag, type=kind, default=default, choices=choices, help=f"default: {default}"
         )
     return parser.parse_args()
+
+
+def add_keep(parser: argparse.ArgumentParser) -> None:
+    """Add `--keep`."""
+    words = "write benchmarks/results/NAME.json too, which the pages are made from"
+    parser.add_argument(KEEP, nargs="?", const="", metavar="NAME", help=words)
 
 
 def refuse(message: str) -> NoReturn:

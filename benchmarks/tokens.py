@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--num-heads", type=int)
     parser.add_argument("--mlp-ratio", type=int)
-    parser.add_argument(measure.KEEP, action="store_true", help="write benchmarks/results/ too")
+    measure.add_keep(parser)
     arguments = parser.parse_args()
     given = {"num_heads": arguments.num_heads, "mlp_ratio": arguments.mlp_ratio}
     size = {name: value for name, value in given.items() if value is not None}
@@ -90,7 +90,7 @@ def main() -> None:
             print(f"{task:9} {policy:11} {found}  {load:6.1f}", flush=True)
             numbers = (f"{exact.mean():.3f}", f"{exact.min():.3f}", f"{rate:,.0f}")
             rows.append([task, policy, *numbers, *seconds.removesuffix(" s").split(" + ")])
-    if arguments.keep:
+    if arguments.keep is not None:
         measure.keep("tokens", {"tasks": tables.structured(COLUMNS, rows)})
 
 
