@@ -244,6 +244,7 @@ def main() -> None:
         for found in results
         for package, version in found["peer"]["versions"].items()
     }
+    rows = [describe(found) for found in results]
     lines = [
         f"Medians of {rounds} interleaved rounds (smallest … largest). `1 of 16`: a peer that"
         " trains one seed per process, beside 16 of ours. Return: IQM over seeds of the final"

@@ -1,6 +1,7 @@
 """The documentation: every public name has a place, and every table is what the data say."""
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ def scripts():
         patch.syspath_prepend(str(ROOT / "docs" / "_ext"))
         patch.syspath_prepend(str(ROOT / "benchmarks"))
         yield
-        for name in ("fields", "reference", "tables", "pages"):
+        for name in ("fields", "reference", "tables", "pages", "measure"):
             sys.modules.pop(name, None)
 
 
@@ -51,6 +52,23 @@ def test_pages_are_made_from_the_results():
     check = [sys.executable, str(ROOT / "benchmarks" / "pages.py"), "--check"]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_benchmark_keeps_what_it_printed(tmp_path, monkeypatch, capsys):
+    measure, tables = importlib.import_module("measure"), importlib.import_module("tables")
+    monkeypatch.setattr(measure, "OUT", tmp_path / "out")
+    monkeypatch.setattr(measure, "RESULTS", tmp_path / "results")
+    rows = [{"case": "a", "steps/s": "1,200 (1,000 … 1,400)"}]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/speed.py", "--quick"])
+    measure.write("speed", {}, measure.table(rows), {"cases": rows})
+    assert not (tmp_path / "results").exists()
+    monkeypatch.setattr(sys, "argv", ["benchmarks/speed.py", "--quick", "--keep=gpu_speed"])
+    measure.write("speed", {}, measure.table(rows), {"cases": rows})
+    kept = json.loads((tmp_path / "results" / "gpu_speed.json").read_text())
+    assert kept["command"] == "python benchmarks/speed.py --quick"
+    assert kept["commit"] == measure.commit()
+    assert kept["versions"]["jax"]
+    assert tables.show(kept["tables"]["cases"]) == measure.table(rows)
 
 
 def test_a_table_survives_the_way_to_data_and_back():
