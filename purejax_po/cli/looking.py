@@ -27,12 +27,12 @@ class Report:
     """Build table, pictures and a self-contained report.html from runs that are complete."""
 
     directories: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Directories of runs, or directories that hold runs, as a comparison's. LABEL=DIR names a run:
-    it tells apart runs of one algorithm with other settings."""
+    """Directories of runs, or directories that hold runs (a comparison's). LABEL=DIR labels a run, to
+    tell runs of one algorithm apart."""
     out: Path | None = None
     """Where to write (default: the directory, if there is one; else report)."""
     format: tuple[str, ...] = ("png",)
-    """Of the files beside report.html: pictures as png, svg or pdf, the table as csv or tex."""
+    """Files beside report.html: png, svg or pdf for pictures, csv or tex for the table."""
 
     def execute(self) -> int:
         """Print the table, and write the files."""

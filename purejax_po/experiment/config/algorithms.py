@@ -1,4 +1,4 @@
-"""What an algorithm is as a configuration: its static options, rollout shape, hyperparameters."""
+"""An algorithm as a configuration: its static options, rollout shape, hyperparameters."""
 
 import dataclasses
 import inspect
@@ -301,7 +301,7 @@ class GRPOConfig(AlgorithmConfig):
     group_size: int = 8
     """Episodes from one start state that are compared; divides num_envs."""
     advantage: group.GroupAdvantage = "zscore"
-    """How: standardised, minus the mean, minus the mean of the others, or softmax minus 1/G."""
+    """Standardised, minus the mean, minus the mean of the others, or softmax minus 1/G."""
     length_normalization: group.LengthNormalization = "per_sequence"
     """Weight of each step: 1/|o| of its episode, 1/Σ|o| of the batch, or 1/num_steps."""
     ratio: group.Ratio = "token"
@@ -309,8 +309,8 @@ class GRPOConfig(AlgorithmConfig):
     kl_estimator: group.KLEstimator = "k3"
     """Estimate of the KL to the reference policy at each step."""
     kl_form: group.KLForm = "loss"
-    """A term of the loss; the same weighted by the ratio, which has the KL's own gradient; part of
-    the reward; or off."""
+    """A term of the loss; that term weighted by the ratio (the KL's own gradient); a part of the
+    reward; or off."""
     num_epochs: int = 1
     """Updates on each rollout."""
     reference_every: int = 0

@@ -29,25 +29,25 @@ class NetworkConfig:
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers (units)."""
     channels: tuple[int, ...] = ()
-    """Of 3 × 3 convolutions before the hidden layers, where observations are images, as MinAtar's;
-    without, images are flattened."""
+    """Channels of 3 × 3 convolutions before the hidden layers, for images such as MinAtar's. Without
+    them images are flattened."""
     activation: Literal["tanh", "relu", "silu", "elu"] = "tanh"
     """Activation of the hidden layers."""
     action_distribution: networks.ActionDistribution = "gaussian"
-    """Of continuous actions: a Gaussian that is clipped to their bounds (clipped_gaussian), scaled
-    to them (scaled_gaussian) or squashed into them by tanh; gaussian scales where bounds are far
-    from a standard normal number, and clips elsewhere."""
+    """For continuous actions: a Gaussian that is clipped to their bounds (clipped_gaussian), scaled
+    to them (scaled_gaussian) or squashed into them by tanh (tanh_gaussian). gaussian scales where
+    bounds are far from a standard normal number, and clips elsewhere."""
     memory: Literal["none", "gru", "lstm", "transformer"] = "none"
-    """Whether the last hidden layer is a GRU or an LSTM: a recurrent policy and critic. Gradients
-    then reach back num_steps at most. On token tasks, with grpo: a GRU of one layer, or a causal
+    """Make the last hidden layer a GRU or an LSTM: a recurrent policy and critic. Gradients then
+    reach back num_steps at most. On token tasks, with grpo: a GRU of one layer, or a causal
     transformer with a layer for each entry of hidden."""
     num_heads: int = 4
-    """Heads of attention of a transformer; divides its width."""
+    """Attention heads of a transformer; divides its width."""
     mlp_ratio: int = 4
     """Hidden units of a transformer's feed-forward network for each unit of its width."""
     factory: FactoryName = ""
-    """my_pkg.nets:make, a function of your own (env, env_params) → (policy, critic), in place of
-    all the rest."""
+    """my_pkg.nets:make, your own function (env, env_params) → (policy, critic). It replaces all the
+    rest."""
 
 
 def check_factory(factory: Any) -> None:
