@@ -27,8 +27,8 @@ class Report:
     """Build table, pictures and a self-contained report.html from runs that are complete."""
 
     directories: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Directories of runs, or directories that hold runs (a comparison's). LABEL=DIR labels a run, to
-    tell runs of one algorithm apart."""
+    """Directories of runs, or directories that hold runs (a comparison's). LABEL=DIR labels a run,
+    to tell runs of one algorithm apart."""
     out: Path | None = None
     """Where to write (default: the directory, if there is one; else report)."""
     format: tuple[str, ...] = ("png",)

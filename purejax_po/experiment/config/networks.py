@@ -29,8 +29,8 @@ class NetworkConfig:
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers (units)."""
     channels: tuple[int, ...] = ()
-    """Channels of 3 × 3 convolutions before the hidden layers, for images such as MinAtar's. Without
-    them images are flattened."""
+    """Channels of 3 × 3 convolutions before the hidden layers, for images such as MinAtar's.
+    Without them images are flattened."""
     activation: Literal["tanh", "relu", "silu", "elu"] = "tanh"
     """Activation of the hidden layers."""
     action_distribution: networks.ActionDistribution = "gaussian"

@@ -22,14 +22,14 @@ class Host:
     """Devices to use (a CPU core counts as one); all by default. Results depend only on
     lanes_per_device, whose default follows from the numbers of seeds and devices."""
     memory_gib: float | None = None
-    """Memory for the programs on each device (GiB), apart from Python's own. Default: four fifths of
-    what is free. lanes_per_device is chosen to fit."""
+    """Memory for the programs on each device (GiB), apart from Python's own. Default: four fifths
+    of what is free. lanes_per_device is chosen to fit."""
     cluster: str | None = None
     """Run on a Ray cluster: HOST:PORT, or auto (the cluster that this machine belongs to, else a
     new one). All its machines must see the directory."""
     max_workers: int | None = None
-    """Use at most so many workers of a cluster. A worker is a process with one GPU, or with the cores
-    of one machine."""
+    """Use at most so many workers of a cluster. A worker is a process with one GPU, or with the
+    cores of one machine."""
     checkpoint_every: float = 1.0
     """Minutes between checkpoints; 0 saves after every window."""
     keep_checkpoints: int = 2
