@@ -50,7 +50,7 @@ class Envs:
 
 def lines(found: list[Listed]) -> list[str]:
     """Return the list as lines: a header, the environments, and how to get an extra."""
-    width = max(len(each.id) for each in found)
+    width = max(len("environment"), *(len(each.id) for each in found))
     header = f"{'environment':{width}}  {'observation':11}  {'actions':17} {'limit':>6}"
     rows = [header]
     needed: list[str] = []
