@@ -254,7 +254,13 @@ def _checked(
     env: Environment, env_params: EnvParams, actor: Actor, algorithm: Algorithm, normalizes: bool
 ) -> contract.Start:
     """Check environment, actor and critic against each other: see `contract.check`."""
-    params = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams).params
+    state = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams)
+    if not hasattr(state, "params"):
+        raise ValueError(
+            "algorithm.init must return a state with a field params, such as a NamedTuple "
+            f"State(params, optimizer), got {type(state).__name__}"
+        )
+    params: Any = state.params
 
     def check_critic(obs: Any) -> None:
         if algorithm.critic is not None:
