@@ -168,7 +168,7 @@ def trpo_parts(config: po.TRPOConfig) -> tuple[po.Trainer, dict[str, Part]]:
             optimizers.adam(hyperparams.critic_learning_rate),
             state.algorithm.critic_optimizer,
             critics.Targets(batch.transition, batch.transition.reward, ()),
-            critics.Regression(config.critic_epochs, config.critic_minibatch_size),
+            config,
         )
 
     parts = {

@@ -36,11 +36,13 @@ def train_seeds(normalization: Any, num_seeds: int, first_seed: int, num_updates
     hyperparams = po.GRPOHyperparams(learning_rate=3e-3, entropy_coef=0.0)
     algorithm = po.grpo(
         policy,
-        group_size=GROUP_SIZE,
-        advantage="centred",
-        length_normalization=normalization,
-        kl_form="off",
-        hyperparams=hyperparams,
+        po.GRPOOptions(
+            group_size=GROUP_SIZE,
+            advantage="centred",
+            length_normalization=normalization,
+            kl_form="off",
+        ),
+        hyperparams,
     )
     num_envs, num_steps = NUM_PROMPTS * GROUP_SIZE, task.max_tokens
     trainer = po.make_trainer(env, env_params, algorithm, num_envs=num_envs, num_steps=num_steps)

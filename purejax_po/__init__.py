@@ -18,16 +18,17 @@ from purejax_po import (
     surrogates,
 )
 from purejax_po.actor import acting
-from purejax_po.algorithms.a2c import A2CHyperparams, a2c
-from purejax_po.algorithms.group import GRPOHyperparams
+from purejax_po.algorithms.a2c import A2CHyperparams, A2COptions, a2c
+from purejax_po.algorithms.group import GRPOHyperparams, GRPOOptions
 from purejax_po.algorithms.grpo import grpo
-from purejax_po.algorithms.npg import NPGHyperparams, npg
-from purejax_po.algorithms.ppo import PPOHyperparams, ppo
-from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
-from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
+from purejax_po.algorithms.npg import NPGHyperparams, NPGOptions, npg
+from purejax_po.algorithms.ppo import PPOHyperparams, PPOOptions, ppo
+from purejax_po.algorithms.reinforce import REINFORCEHyperparams, REINFORCEOptions, reinforce
+from purejax_po.algorithms.trpo import TRPOHyperparams, TRPOOptions, trpo
 from purejax_po.environments import from_legacy
 from purejax_po.environments import make as make_env
 from purejax_po.environments.check import check_env
+from purejax_po.environments.masking import with_action_mask
 from purejax_po.environments.registry import register as register_env
 from purejax_po.environments.wrappers import judge_outcome, reset_from, shape_reward
 from purejax_po.evaluation import Evaluation, evaluate
@@ -64,6 +65,7 @@ from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import Observer, StoppedError, Window
 from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.train import resume, run
+from purejax_po.masks import masked
 from purejax_po.networks import (
     gru_actor_critic,
     linear_critic,
@@ -104,6 +106,7 @@ __version__ = "0.1.0"
 __all__ = [
     "A2CConfig",
     "A2CHyperparams",
+    "A2COptions",
     "Actor",
     "ActorCriticParams",
     "Algorithm",
@@ -116,25 +119,30 @@ __all__ = [
     "ExperimentConfig",
     "GRPOConfig",
     "GRPOHyperparams",
+    "GRPOOptions",
     "Host",
     "Interrupted",
     "NPGConfig",
     "NPGHyperparams",
+    "NPGOptions",
     "NetworkConfig",
     "Observer",
     "PPOConfig",
     "PPOHyperparams",
+    "PPOOptions",
     "Pairs",
     "Policy",
     "Prompt",
     "REINFORCEConfig",
     "REINFORCEHyperparams",
+    "REINFORCEOptions",
     "Result",
     "RewardModel",
     "Rollout",
     "StoppedError",
     "TRPOConfig",
     "TRPOHyperparams",
+    "TRPOOptions",
     "TrainState",
     "Trainer",
     "Transition",
@@ -167,6 +175,7 @@ __all__ = [
     "make_env",
     "make_train",
     "make_trainer",
+    "masked",
     "metrics",
     "minibatch",
     "mlp_actor_critic",
@@ -209,4 +218,5 @@ __all__ = [
     "trpo",
     "use_compilation_cache",
     "warm_start",
+    "with_action_mask",
 ]

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po import spaces
+from purejax_po import masks, spaces
 from purejax_po._xla import products
 from purejax_po._xla.layerwise import gains, layerwise
-from purejax_po.checks import check_choice, check_count, check_is_env
+from purejax_po.checks import check_choice, check_is_env
 from purejax_po.distributions import (
     Categorical,
     DiagonalGaussian,
@@ -23,6 +23,7 @@ from purejax_po.distributions import (
     ScaledGaussian,
     TanhGaussian,
 )
+from purejax_po.encoding import Encode, check_hidden, observation_encoder, param_dtype
 from purejax_po.types import (
     Array,
     Carry,
@@ -31,6 +32,7 @@ from purejax_po.types import (
     Environment,
     EnvParams,
     Key,
+    Observation,
     Params,
     Policy,
     Space,
@@ -39,19 +41,12 @@ from purejax_po.types import (
 Activation = Callable[[Array], Array]
 Initializer = Callable[..., Array]
 ActionDistribution = Literal["gaussian", "clipped_gaussian", "scaled_gaussian", "tanh_gaussian"]
-MOST_WEIGHTS = 2**31
-"""Between two layers, 8 GiB of them."""
 ACTIVATIONS: dict[str, Activation] = {
     "tanh": jnp.tanh,
     "relu": nn.relu,
     "silu": nn.silu,
     "elu": nn.elu,
 }
-
-
-def param_dtype() -> Any:
-    """The dtype of parameters: float32, or float64 where JAX computes in double precision."""
-    return jnp.result_type(float)
 
 
 def orthogonal(scale: float = 1.0) -> Initializer:
@@ -175,12 +170,16 @@ def mlp_actor_critic(
     activation: str | Activation = "tanh",
     action_distribution: ActionDistribution = "gaussian",
     channels: Sequence[int] = (),
+    policy_fields: Sequence[str] = (),
+    critic_fields: Sequence[str] = (),
+    mask_actions: bool = True,
 ) -> tuple[Policy, Critic]:
     """Return an MLP policy and an MLP critic that share no parameters.
 
     Args:
         env, env_params: a gymnax environment; its spaces size the networks. Observations of any
-            shape are flattened, discrete ones are one-hot encoded.
+            shape are flattened, discrete ones are one-hot encoded, the fields of a dictionary or a
+            tuple joined.
         hidden: widths of the hidden layers.
         activation: `"tanh"`, `"relu"`, `"silu"`, `"elu"` or a function.
         action_distribution: in a Box of actions a `"clipped_gaussian"`, clipped to it when
@@ -190,9 +189,15 @@ def mlp_actor_critic(
             (`spaces.is_of_unit_order`: 0.25 to 10 on either side of 0) or has no bounds, and scaled
             if not.
         channels: of 3 × 3 convolutions before the hidden layers, where observations are images.
+        policy_fields, critic_fields: what each sees of a dictionary or a tuple; by default the
+            policy sees all but `action_mask` and what begins with `privileged`, the critic all but
+            `action_mask`.
+        mask_actions: never take an action that the field `action_mask` of an observation says is
+            not valid (see `masks`).
 
     Raises:
-        ValueError: if the policy cannot serve the action space, or convolutions the observations.
+        ValueError: if the policy cannot serve the action space or its mask, convolutions the
+            observations, or for a field that is not there.
 
     Example:
         >>> import jax
@@ -203,8 +208,15 @@ def mlp_actor_critic(
         (2,)
     """
     shape: Any = {"hidden": hidden, "activation": activation, "channels": channels}
-    policy = mlp_policy(env, env_params, action_distribution=action_distribution, **shape)
-    return policy, mlp_critic(env, env_params, **shape)
+    policy = mlp_policy(
+        env,
+        env_params,
+        action_distribution=action_distribution,
+        fields=policy_fields,
+        mask_actions=mask_actions,
+        **shape,
+    )
+    return policy, mlp_critic(env, env_params, fields=critic_fields, **shape)
 
 
 def mlp_policy(
@@ -215,24 +227,27 @@ def mlp_policy(
     activation: str | Activation = "tanh",
     action_distribution: ActionDistribution = "gaussian",
     channels: Sequence[int] = (),
+    fields: Sequence[str] = (),
+    mask_actions: bool = True,
 ) -> Policy:
     """Return a categorical, multi-discrete or Gaussian MLP policy, as the action space asks."""
     check_is_env(env)
     check_hidden(hidden)
     check_action_distribution(action_distribution, env.action_space(env_params))
-    encode, example = observation_encoder(env, env_params, channels)
+    encode, example = observation_encoder(env, env_params, channels, fields, "policy")
     num_outputs, to_distribution = _action_head(env.action_space(env_params))
     mlp = MLP(tuple(hidden), num_outputs, _activation(activation), 0.01, tuple(channels))
     module = GaussianMLP(mlp) if to_distribution is None else mlp
 
-    def apply(params: Params, obs: Array) -> Any:
+    def apply(params: Params, obs: Observation) -> Any:
         outputs: Any = module.apply(params, encode(obs))
         return outputs if to_distribution is None else to_distribution(outputs)
 
     policy = memoryless(Policy, lambda key: module.init(key, encode(example)), apply)
     if to_distribution is Categorical and not channels and gains(hidden, num_outputs - 1):
         policy = policy._replace(jacobian=layerwise)
-    return executed_as(policy, action_distribution, env.action_space(env_params))
+    policy = executed_as(policy, action_distribution, env.action_space(env_params))
+    return _masked(policy, env, env_params) if mask_actions else policy
 
 
 def executed_as(policy: Policy, action_distribution: str, space: Space) -> Policy:
@@ -255,11 +270,13 @@ def executed_as(policy: Policy, action_distribution: str, space: Space) -> Polic
     def convert(gaussian: Any) -> ScaledGaussian:
         return cls(gaussian.mean, gaussian.log_std)
 
-    def step(params: Params, carry: Carry, obs: Array, start: Array) -> tuple[Carry, Distribution]:
+    def step(
+        params: Params, carry: Carry, obs: Observation, start: Array
+    ) -> tuple[Carry, Distribution]:
         carry, gaussian = policy.step(params, carry, obs, start)
         return carry, convert(gaussian)
 
-    def unroll(params: Params, carry: Carry, obs: Array, start: Array) -> Distribution:
+    def unroll(params: Params, carry: Carry, obs: Observation, start: Array) -> Distribution:
         return convert(policy.unroll(params, carry, obs, start))
 
     return policy._replace(step=step, unroll=unroll)
@@ -272,14 +289,15 @@ def mlp_critic(
     hidden: Sequence[int] = (64, 64),
     activation: str | Activation = "tanh",
     channels: Sequence[int] = (),
+    fields: Sequence[str] = (),
 ) -> Critic:
     """Return an MLP state-value function."""
     check_is_env(env)
     check_hidden(hidden)
-    encode, example = observation_encoder(env, env_params, channels)
+    encode, example = observation_encoder(env, env_params, channels, fields)
     module = MLP(tuple(hidden), 1, _activation(activation), 1.0, tuple(channels))
 
-    def apply(params: Params, obs: Array) -> Any:
+    def apply(params: Params, obs: Observation) -> Any:
         outputs: Any = module.apply(params, encode(obs))
         return outputs[..., 0]
 
@@ -349,6 +367,9 @@ def recurrent_actor_critic(
     activation: str | Activation = "tanh",
     action_distribution: ActionDistribution = "gaussian",
     channels: Sequence[int] = (),
+    policy_fields: Sequence[str] = (),
+    critic_fields: Sequence[str] = (),
+    mask_actions: bool = True,
 ) -> tuple[Policy, Critic]:
     """Return a recurrent policy and a recurrent critic that share no parameters.
 
@@ -357,7 +378,8 @@ def recurrent_actor_critic(
         cell: the last layer, a `"gru"` or an `"lstm"`.
         hidden: widths of the hidden layers, at least one.
         activation: of the layers before it.
-        action_distribution, channels: as `mlp_actor_critic`.
+        action_distribution, channels, policy_fields, critic_fields, mask_actions: as
+            `mlp_actor_critic`.
 
     Raises:
         ValueError: if there is no hidden layer, or the policy cannot serve the action space.
@@ -372,14 +394,16 @@ def recurrent_actor_critic(
     mlp = MLP((), num_outputs, _activation(activation), output_scale=0.01)
     head = GaussianMLP(mlp) if to_distribution is None else mlp
     value_head = MLP((), 1, _activation(activation), output_scale=1.0)
-    encoder = observation_encoder(env, env_params, channels)
+    policy_encoder = observation_encoder(env, env_params, channels, policy_fields, "policy")
+    critic_encoder = observation_encoder(env, env_params, channels, critic_fields)
     policy = Recurrent(tuple(hidden), _activation(activation), head, tuple(channels), cell)
     critic = Recurrent(tuple(hidden), _activation(activation), value_head, tuple(channels), cell)
     head_to_distribution = to_distribution or (lambda distribution: distribution)
-    actor = recurrent(Policy, policy, encoder, head_to_distribution)
+    actor = recurrent(Policy, policy, policy_encoder, head_to_distribution)
+    actor = executed_as(actor, action_distribution, env.action_space(env_params))
     return (
-        executed_as(actor, action_distribution, env.action_space(env_params)),
-        recurrent(Critic, critic, encoder, lambda value: value[..., 0]),
+        _masked(actor, env, env_params) if mask_actions else actor,
+        recurrent(Critic, critic, critic_encoder, lambda value: value[..., 0]),
     )
 
 
@@ -400,7 +424,7 @@ def lstm_actor_critic(
 def recurrent(
     kind: Any,
     module: Recurrent,
-    encoder: tuple[Callable[[Array], Array], Array],
+    encoder: tuple[Encode, Observation],
     convert: Callable[[Any], Any],
 ) -> Any:
     """Make a `Policy` or `Critic` (`kind`) of a recurrent module whose outputs `convert` finishes.
@@ -419,11 +443,11 @@ def recurrent(
         carry = jax.tree.map(lambda x: x[0], initial_carry(1))
         return module.init(key, carry, encode(example), jnp.zeros((), bool))
 
-    def step(params: Params, carry: Carry, obs: Array, start: Array) -> tuple[Carry, Any]:
+    def step(params: Params, carry: Carry, obs: Observation, start: Array) -> tuple[Carry, Any]:
         carry, outputs = module.apply(params, carry, encode(obs), start)  # type: ignore[misc]
         return carry, convert(outputs)
 
-    def unroll(params: Params, carry: Carry, obs: Array, start: Array) -> Any:
+    def unroll(params: Params, carry: Carry, obs: Observation, start: Array) -> Any:
         def remember(carry: Carry, x: tuple[Array, Array]) -> Any:
             return module.apply(params, carry, *x, method="remember")
 
@@ -433,42 +457,6 @@ def recurrent(
         return convert(module.apply(params, output, method="decode"))
 
     return kind(init, initial_carry, step, unroll, memoryless=False)
-
-
-def check_hidden(hidden: Any, name: str = "hidden") -> None:
-    """Raise `ValueError` unless `hidden` is a sequence of positive whole numbers."""
-    if not isinstance(hidden, tuple | list):
-        raise ValueError(f"{name} must be a sequence of widths such as (64, 64), got {hidden!r}")
-    for width in hidden:
-        check_count(name, width)
-    _check_weights(name, hidden)
-
-
-def _check_weights(name: str, widths: Sequence[int]) -> None:
-    """Raise `ValueError` for layers between which there are more weights than memory holds."""
-    for one, two in zip((1, *widths), (*widths, 1), strict=True):
-        if one * two >= MOST_WEIGHTS:
-            raise ValueError(
-                f"{name} must make fewer than 2^31 weights between two layers, got {list(widths)}"
-            )
-
-
-def check_channels(channels: Any, space: Space = None, name: str = "channels") -> None:
-    """Raise `ValueError` unless they are counts, and observations (if given) large enough."""
-    if not isinstance(channels, tuple | list):
-        raise ValueError(f"{name} must be a sequence of counts such as (16,), got {channels!r}")
-    for count in channels:
-        check_count(name, count)
-    _check_weights(name, channels)
-    if not channels or space is None:
-        return
-    shape, least = tuple(getattr(space, "shape", ())), 2 * len(channels) + 1
-    if len(shape) != 3 or min(shape[:2]) < least:
-        raise ValueError(
-            f"{name} must be () unless observations are images [height, width, channels] of "
-            f"{least} × {least} pixels or more, got {tuple(channels)} and observations of shape "
-            f"{shape}"
-        )
 
 
 def check_action_distribution(
@@ -485,7 +473,7 @@ def check_action_distribution(
 
 
 def softmax_linear_policy(
-    env: Environment, env_params: EnvParams, features: Callable[[Array], Array] | None = None
+    env: Environment, env_params: EnvParams, features: Callable[[Observation], Array] | None = None
 ) -> Policy:
     """Return π(a|s) ∝ exp(θᵀφ(s,a)), started at θ = 0 (the uniform policy).
 
@@ -499,7 +487,7 @@ def softmax_linear_policy(
     space = env.action_space(env_params)
     if spaces.kind(space) != "discrete":
         raise ValueError(f"softmax_linear_policy needs a discrete action space, got {space}")
-    encode, example = observation_encoder(env, env_params)
+    encode, example = observation_encoder(env, env_params, reader="policy")
 
     def init(key: Key) -> Array:
         del key
@@ -507,10 +495,10 @@ def softmax_linear_policy(
             return jnp.zeros(features(example).shape[-1])
         return jnp.zeros((encode(example).shape[-1], int(space.n)))
 
-    def apply(theta: Array, obs: Array) -> Categorical:
+    def apply(theta: Array, obs: Observation) -> Categorical:
         return Categorical(encode(obs) @ theta if features is None else features(obs) @ theta)
 
-    return memoryless(Policy, init, apply)
+    return _masked(memoryless(Policy, init, apply), env, env_params)
 
 
 def linear_critic(env: Environment, env_params: EnvParams) -> Critic:
@@ -525,7 +513,7 @@ def linear_critic(env: Environment, env_params: EnvParams) -> Critic:
 
 
 def memoryless(
-    kind: Any, init: Callable[[Key], Params], apply: Callable[[Params, Array], Any]
+    kind: Any, init: Callable[[Key], Params], apply: Callable[[Params, Observation], Any]
 ) -> Any:
     """Make a `Policy` or `Critic` (`kind`) of a network `apply(params, obs [..., *obs_shape])`."""
     return kind(
@@ -537,71 +525,12 @@ def memoryless(
     )
 
 
-def observation_encoder(
-    env: Environment, env_params: EnvParams, channels: Sequence[int] = ()
-) -> tuple[Callable[[Array], Array], Array]:
-    """Return a function that makes flat float vectors of observations, and an example observation.
-
-    Box observations `[..., *shape]` become `[..., prod(shape)]`, or floats of their own shape where
-    convolutions of so many `channels` read them; discrete ones `[...]` are one-hot, and so are the
-    tokens of token tasks, NONE = −1 included. Those of MultiDiscrete are the numbers themselves:
-    one outside its range is read as any other, and nobody tells. Images of whole numbers are
-    brought into [0, 1] by their bounds: 0 … 255 by x/255.
-
-    Raises:
-        ValueError: if observations are neither, or convolutions are to read what is no image.
-    """
+def _masked(policy: Policy, env: Environment, env_params: EnvParams) -> Policy:
+    """The policy that keeps to what the observations' `action_mask` says, if they have one."""
     space = env.observation_space(env_params)
-    spaces.check_not_empty("observations", space)
-    check_channels(channels, space)
-    if (vocabulary := getattr(env, "num_tokens", None)) is not None:
-        num_tokens, (length,) = vocabulary + 1, space.shape
-
-        def encode_tokens(obs: Array) -> Array:
-            one_hot = jax.nn.one_hot(obs + 1, num_tokens)
-            return jnp.reshape(one_hot, (*obs.shape[:-1], length * num_tokens))
-
-        return encode_tokens, jnp.zeros(length, jnp.int32)
-    found = spaces.kind(space)
-    if found == "discrete":
-        return _one_hot_encoder(int(space.n), spaces.start(space)), jnp.zeros((), jnp.int32)
-    if found not in ("box", "multi_discrete"):
-        raise ValueError(f"observations must be Box or Discrete, got {space}")
-    shape = tuple(space.shape)
-    to_unit = _unit_scale(space)
-
-    def encode(obs: Array) -> Array:
-        leading = obs.shape[: obs.ndim - len(shape)]
-        if not jnp.issubdtype(obs.dtype, jnp.floating):
-            obs = to_unit(obs.astype(param_dtype()))
-        return obs if channels else jnp.reshape(obs, (*leading, math.prod(shape)))
-
-    return encode, jnp.zeros(shape)
-
-
-def _one_hot_encoder(size: int, first: int) -> Callable[[Array], Array]:
-    """One-hot vectors of the values first … first + size − 1; NaN for any other.
-
-    An observation outside its space is a mistake of the environment. It makes the lane diverge,
-    where a vector of zeros would let it train on nothing.
-    """
-
-    def encode(obs: Array) -> Array:
-        index = obs - first if first else obs
-        inside = (index >= 0) & (index < size)
-        return jnp.where(inside[..., None], jax.nn.one_hot(index, size), jnp.nan)
-
-    return encode
-
-
-def _unit_scale(space: Space) -> Callable[[Array], Array]:
-    """(x − low)/(high − low) for images of whole numbers, such as 0 … 255; else x itself."""
-    if len(space.shape) != 3 or spaces.kind(space) != "box" or not spaces.is_bounded(space):
-        return lambda x: x
-    low, high = (np.asarray(x, np.float32) for x in (space.low, space.high))
-    if high.max() <= 1.0:  # bits, as MinAtar's
-        return lambda x: x
-    return lambda x: (x - low) / np.maximum(high - low, 1.0)
+    name = str(getattr(env, "name", type(env).__name__))
+    masks.check(name, space, env.action_space(env_params))
+    return policy if masks.in_space(space) is None else masks.masked(policy)
 
 
 def _action_head(space: Space) -> tuple[int, Callable[[Array], Any] | None]:

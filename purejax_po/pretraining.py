@@ -311,6 +311,8 @@ def _distribution(policy: Policy, obs: Any) -> Distribution:
 
 
 def _check_obs(env_name: str, space: Space, obs: Any) -> None:
+    if spaces.kind(space) in ("dictionary", "tuple"):
+        raise ValueError(f"obs must be one array, and {env_name} observes several fields: {space}")
     shape = tuple(space.shape)
     if jnp.shape(obs)[1:] != shape or jnp.ndim(obs) == 0 or len(obs) == 0:
         raise ValueError(

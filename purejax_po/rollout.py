@@ -18,6 +18,7 @@ from purejax_po.types import (
     EnvParams,
     EnvState,
     Key,
+    Observation,
     Params,
     Policy,
     Transition,
@@ -28,7 +29,7 @@ class RolloutState(NamedTuple):
     """Where the vectorised environment stands between two rollouts; leaves `[N, ...]`."""
 
     env_state: EnvState
-    obs: Array
+    obs: Observation
     start: Array
     """The observation is the first of an episode."""
     carry: Carry

@@ -9,7 +9,13 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po.distributions import Categorical, DiagonalGaussian, Product, ScaledGaussian
+from purejax_po.distributions import (
+    Categorical,
+    DiagonalGaussian,
+    Joint,
+    Product,
+    ScaledGaussian,
+)
 from purejax_po.types import Array, Distribution, Space
 
 Kind = Literal["discrete", "multi_discrete", "box", "tuple", "dictionary", "unknown"]
@@ -210,6 +216,8 @@ def _sizes(distribution: Distribution) -> tuple[int, ...] | None:
     """How many values each choice of a distribution has; None if it is none of ours."""
     if isinstance(distribution, Categorical):
         return (int(distribution.logits.shape[-1]),) if distribution.logits.ndim == 1 else None
+    if isinstance(distribution, Joint):
+        return distribution.sizes
     if isinstance(distribution, Product):
         sizes = [_sizes(factor) for factor in distribution.factors]
         return tuple(size[0] if size else -1 for size in sizes)

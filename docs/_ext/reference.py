@@ -75,7 +75,7 @@ GROUPS: dict[str, Group] = {
         "Algorithms",
         "Factories of the engine, each with its hyperparameters.",
         (
-            *("reinforce", "REINFORCEHyperparams", "a2c", "A2CHyperparams"),
+            *("reinforce", "REINFORCEOptions", "REINFORCEHyperparams", "a2c", "A2COptions", "A2CHyperparams"),
             *("npg", "NPGHyperparams", "trpo", "TRPOHyperparams", "ppo", "PPOHyperparams"),
             *("grpo", "GRPOHyperparams"),
         ),

@@ -5,7 +5,8 @@ Source: Schulman et al. 2017, Proximal Policy Optimization Algorithms.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import flax.struct
 import jax
@@ -18,10 +19,10 @@ from purejax_po.algorithms.actor_critic import Samples
 from purejax_po.checks import (
     NonNegative,
     Positive,
-    check_choice,
-    check_count,
-    check_hyperparams,
+    WholeNumber,
     check_networks,
+    checked_hyperparams,
+    checked_options,
     known_arguments,
     known_names,
 )
@@ -58,6 +59,31 @@ class PPOHyperparams(actor_critic.ActorCriticHyperparams):
     """Mean KL (nats) after which an update stops; used with early_stop."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PPOOptions:
+    """What shapes PPO's program."""
+
+    surrogate: Surrogate = "clip"
+    """Objective: clipped, an ablation of it, or penalised by the KL."""
+    num_epochs: WholeNumber = 4
+    """Passes over each rollout."""
+    num_minibatches: WholeNumber = 4
+    """Minibatches per pass; divides num_envs × num_steps, or num_envs if there is memory."""
+    normalize_advantage: AdvantageNormalization = "minibatch"
+    """Normalise advantages over the whole batch, over each minibatch, or not (off)."""
+    clip_value: bool = True
+    """Clip the change of the value as that of the ratio (Engstrom et al. 2020, section 3)."""
+    early_stop: bool = False
+    """End an update once its mean KL exceeds hyperparams.target_kl."""
+
+    def check_batch(self, num_envs: int, num_steps: int, memoryless: bool = True) -> None:
+        """Raise `ValueError` unless the minibatches split a rollout evenly."""
+        if memoryless:
+            minibatch.check_divisible(num_envs * num_steps, self.num_minibatches)
+        else:
+            minibatch.check_divisible(num_envs, self.num_minibatches, "environments' sequences")
+
+
 class PPOState(NamedTuple):
     """Parameters, Adam's moments, and the weight β of the KL penalty."""
 
@@ -70,29 +96,18 @@ class PPOState(NamedTuple):
 def ppo(
     policy: Policy,
     critic: Critic,
-    *,
-    surrogate: Surrogate = "clip",
-    num_epochs: int = 4,
-    num_minibatches: int = 4,
-    normalize_advantage: AdvantageNormalization = "minibatch",
-    clip_value: bool = True,
-    early_stop: bool = False,
+    options: PPOOptions | None = None,
     hyperparams: PPOHyperparams | None = None,
 ) -> Algorithm:
     """Build PPO: maximise E[surrogate(ρ, A)] − c_v (V − V_target)²/2 + c_H H.
 
     Args:
         policy, critic: networks that share no parameters, with or without memory.
-        surrogate: a name in `surrogates.OBJECTIVES`.
-        num_epochs: passes over each rollout.
-        num_minibatches: per pass; divides num_envs × num_steps, or num_envs if there is memory.
-        normalize_advantage: over the `"batch"`, over each `"minibatch"`, or `"off"`.
-        clip_value: clip the value's change as the ratio's (Engstrom et al. 2020, section 3).
-        early_stop: make no more minibatch steps once the mean KL exceeds `target_kl`.
+        options: see `PPOOptions`.
         hyperparams: the defaults; every field is traced.
 
     Raises:
-        ValueError: naming the argument, its value and what is allowed.
+        ValueError: naming the field, its value and what is allowed.
 
     Example:
         >>> import purejax_po as po
@@ -100,18 +115,15 @@ def ppo(
         >>> algorithm = po.ppo(*networks, hyperparams=po.PPOHyperparams(learning_rate=1e-3))
         >>> algorithm.hyperparams.learning_rate
         0.001
-        >>> po.ppo(*networks, surrogate="clipp")
+        >>> po.ppo(*networks, po.PPOOptions(surrogate="clipp"))
         Traceback (most recent call last):
             ...
-        ValueError: surrogate must be one of clip, ..., got 'clipp'; did you mean clip?
+        ValueError: ...surrogate must be one of clip, ..., got 'clipp'; did you mean clip?
     """
-    hyperparams = PPOHyperparams() if hyperparams is None else hyperparams
-    check_hyperparams(hyperparams)
+    options = checked_options(options, PPOOptions)
+    hyperparams = checked_hyperparams(hyperparams, PPOHyperparams)
     check_networks(policy, critic)
-    check_choice("surrogate", surrogate, get_args(Surrogate))
-    check_count("num_epochs", num_epochs)
-    check_count("num_minibatches", num_minibatches)
-    check_choice("normalize_advantage", normalize_advantage, get_args(AdvantageNormalization))
+    surrogate, normalize_advantage = options.surrogate, options.normalize_advantage
     actor = actor_critic.actor(policy, critic)
 
     def init(key: Key, hyperparams: PPOHyperparams) -> PPOState:
@@ -135,17 +147,17 @@ def ppo(
             objective=functools.partial(
                 objective, name=surrogate, clip_eps=hyperparams.clip_eps, kl_coef=state.kl_coef
             ),
-            value_clip_eps=hyperparams.value_clip_eps if clip_value else None,
+            value_clip_eps=hyperparams.value_clip_eps if options.clip_value else None,
         )
-        stop_above = hyperparams.target_kl if early_stop else None
+        stop_above = hyperparams.target_kl if options.early_stop else None
         step = make_step(optimizer, loss, actor.memoryless, normalize_advantage, stop_above)
         (params, moments, _), infos = minibatch.epochs(
             key,
             step,
             (state.params, state.optimizer, jnp.bool_(False)),
             units.of_rollout(samples, actor.memoryless),
-            num_epochs=num_epochs,
-            num_minibatches=num_minibatches,
+            num_epochs=options.num_epochs,
+            num_minibatches=options.num_minibatches,
         )
         info = jax.tree.map(jnp.mean, infos)
         info["explained_variance"] = actor_critic.explained_variance(samples)

@@ -141,7 +141,7 @@ def _default(command: type, preset: str | None, path: Path | None) -> Any:
         return default
     if not hasattr(command, "config_file"):
         return default
-    return files.with_file(default or command(algorithms=()), path)
+    return files.with_file(default or command(algorithms=()), path)  # type: ignore[call-arg]
 
 
 def _preset_command(command: type[Train], preset: str | None) -> Train:

@@ -4,9 +4,9 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from purejax_po import named, networks
+from purejax_po import encoding, named, networks, observations
 from purejax_po.experiment.config.names import named_fields
-from purejax_po.types import EnvParams, Policy
+from purejax_po.types import EnvParams, Policy, Space
 
 if TYPE_CHECKING:
     FactoryName = Any
@@ -45,9 +45,28 @@ class NetworkConfig:
     """Attention heads of a transformer; divides its width."""
     mlp_ratio: int = 4
     """Hidden units of a transformer's feed-forward network for each unit of its width."""
+    policy_fields: tuple[str, ...] = ()
+    """What the policy sees of observations that are a dictionary or a tuple ("0", "1", …): all but
+    the action_mask and privileged fields, unless these are named."""
+    critic_fields: tuple[str, ...] = ()
+    """What the critic sees of them: all but the action_mask, unless these are named."""
+    mask_actions: bool = True
+    """Never take an action that an observation's action_mask says is not valid."""
     factory: FactoryName = ""
     """my_pkg.nets:make, your own function (env, env_params) → (policy, critic). It replaces all the
     rest."""
+
+
+def check_seen(network: NetworkConfig, space: Space) -> None:
+    """Raise `ValueError` unless observations have the fields, and images for convolutions."""
+    readers: tuple[tuple[observations.Reader, tuple[str, ...]], ...] = (
+        ("policy", network.policy_fields),
+        ("critic", network.critic_fields),
+    )
+    for reader, chosen in readers:
+        names = observations.seen_fields(space, reader, chosen, f"network.{reader}_fields")
+        seen = encoding.seen_space(space, names)
+        encoding.check_channels(network.channels, seen, "network.channels")
 
 
 def check_factory(factory: Any) -> None:
