@@ -19,9 +19,9 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: $(READY)  ## compare the algorithms on CartPole-v1, 32 seeds each: table, pictures, report (demo/)
-	$(BIN)/purejax-po compare $(DEMO_ALGORITHMS) --env CartPole-v1 --seeds 32 --total-steps 100000 \
-	  --out demo --overwrite
+demo: $(READY)  ## compare the algorithms at their best on two environments, 16 seeds each: table, pictures, report (demo/)
+	$(BIN)/purejax-po compare $(DEMO_ALGORITHMS) --preset zoo --env CartPole-v1 Acrobot-v1 --seeds 16 \
+	  --total-steps 100000 --out demo --overwrite
 
 test: lint  ## lint, types and all tests but the slow ones
 	$(BIN)/python -m pytest -n 2

@@ -45,6 +45,7 @@ from purejax_po.experiment.config import (
     TRPOConfig,
 )
 from purejax_po.experiment.config.file import load_config
+from purejax_po.experiment.config.zoo import zoo_config
 from purejax_po.experiment.plots.comparison import (
     plot_aggregates,
     plot_comparison,
@@ -59,12 +60,14 @@ from purejax_po.experiment.report.page import report
 from purejax_po.experiment.results import statistics
 from purejax_po.experiment.results.dataset import load as load_results
 from purejax_po.experiment.results.dataset import save_results
+from purejax_po.experiment.results.evaluated import ranked_by
 from purejax_po.experiment.results.join import load_runs, summarize
 from purejax_po.experiment.run.compilation import compiler_options, use_compilation_cache
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import Observer, StoppedError, Window
 from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.train import resume, run
+from purejax_po.experiment.tuning import resume_tune, tune
 from purejax_po.masks import masked
 from purejax_po.networks import (
     gru_actor_critic,
@@ -195,6 +198,7 @@ __all__ = [
     "policy_of",
     "ppo",
     "preference_accuracy",
+    "ranked_by",
     "recurrent_actor_critic",
     "register_env",
     "reinforce",
@@ -203,6 +207,7 @@ __all__ = [
     "reset_from",
     "resume",
     "resume_compare",
+    "resume_tune",
     "reward_model",
     "rollout",
     "run",
@@ -216,7 +221,9 @@ __all__ = [
     "surrogates",
     "transformer_policy",
     "trpo",
+    "tune",
     "use_compilation_cache",
     "warm_start",
     "with_action_mask",
+    "zoo_config",
 ]

@@ -1,9 +1,14 @@
 """`--help` in groups: everyday flags first, none lost."""
 
+import dataclasses
+
 import pytest
 
 from purejax_po import cli
 from purejax_po.cli import helping
+from purejax_po.cli.arguments import option_of
+from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.run.host import Host
 
 
 @pytest.mark.parametrize("command", ["train", "sweep"])
@@ -19,6 +24,15 @@ def test_flags_stand_in_groups(command, capsys):
     for group in groups:
         for flag in group.flags:
             assert (flag in shown) == (command == "sweep" or flag != "--set"), flag
+
+
+def test_every_setting_has_a_group():
+    known = {flag for group in (*helping.GROUPS, helping.ADVANCED) for flag in group.flags}
+    suppressed = {"algorithm", "sweep", "progress", "observers"}
+    for config in (ExperimentConfig, Host):
+        for field in dataclasses.fields(config):
+            if field.name not in suppressed:
+                assert option_of(field.name) in known, field.name
 
 
 def test_other_commands_keep_theirs(capsys):

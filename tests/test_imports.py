@@ -96,6 +96,7 @@ ROOMS = {
     "store": {"config"},
     "results": set(),
     "run": {"config", "store", "results"},
+    "tune": {"config", "store", "results", "run"},
     "plots": {"results"},
     "report": {"results", "plots"},
 }
@@ -105,6 +106,7 @@ ONLY_IN_ROOMS = {
     "ray": {"run/ray_pool", "run/ray_cluster"},
     "filelock": {"store/lock"},
     "safetensors": {"store/arrays"},
+    "optuna": {"tune/trials"},
     "orbax": {"store/arrays"},
     "tyro": {"config", "run/host"},
 }

@@ -6,7 +6,7 @@ import inspect
 import textwrap
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from purejax_po.checks import Range
+from purejax_po.checks import Count, Range
 
 SHORT = {"tyro.conf.Suppress": "", "tyro.conf.Fixed": ""}
 
@@ -68,8 +68,12 @@ def _hints(cls: type) -> dict[str, Any]:
 def describe(hint: Any, source: str) -> str:
     """Say what a field may be: a range as a range, choices as choices, else the type's name."""
     if get_origin(hint) is Annotated:
-        allowed = [m for m in hint.__metadata__ if isinstance(m, Range)]
-        return str(allowed[0]) if allowed else describe(get_args(hint)[0], source)
+        for allowed in hint.__metadata__:
+            if isinstance(allowed, Range):
+                return str(allowed)
+            if isinstance(allowed, Count):
+                return f"a whole number ≥ {allowed.minimum}"
+        return describe(get_args(hint)[0], getattr(get_args(hint)[0], "__name__", source))
     origin = str(get_origin(hint))
     if origin == "typing.ClassVar":
         return "ClassVar"

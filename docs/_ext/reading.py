@@ -111,7 +111,11 @@ def list_table(rows: list[list[str]]) -> list[str]:
 
 
 def _short(kind: str) -> str:
-    kind = kind.removeprefix("a finite number ").replace("a finite number", "any number")
+    kind = (
+        kind.replace("a whole number", "whole,")
+        .removeprefix("a finite number ")
+        .replace("a finite number", "any number")
+    )
     return escaped(kind.removeprefix("a number in ").replace("tuple[int, ...]", "whole numbers"))
 
 

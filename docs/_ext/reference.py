@@ -44,7 +44,7 @@ GROUPS: dict[str, Group] = {
                 "Host",
             ),
             *("Observer", "Window", "StoppedError", "Interrupted"),
-            *("use_compilation_cache", "compiler_options"),
+            *("tune", "resume_tune", "zoo_config", "use_compilation_cache", "compiler_options"),
         ),
     ),
     "configurations": Group(
@@ -62,7 +62,7 @@ GROUPS: dict[str, Group] = {
             *("load_results", "save_results", "load_runs", "summarize", "load_policy"),
             *("evaluate_run", "render", "report", "plot", "plot_curves", "plot_diagnostics"),
             *("plot_comparison", "plot_profile", "plot_improvement", "plot_aggregates"),
-            *("plot_sweep", "plot_sensitivity", "plot_axes"),
+            *("plot_sweep", "plot_sensitivity", "plot_axes", "ranked_by"),
         ),
     ),
     "statistics": Group(
@@ -73,9 +73,13 @@ GROUPS: dict[str, Group] = {
     ),
     "algorithms": Group(
         "Algorithms",
-        "Factories of the engine, each with its hyperparameters.",
+        "Factories of the engine, each with its options and hyperparameters.",
         (
-            *("reinforce", "REINFORCEOptions", "REINFORCEHyperparams", "a2c", "A2COptions", "A2CHyperparams"),
+            *("reinforce", "REINFORCEOptions", "REINFORCEHyperparams"),
+            *("a2c", "A2COptions", "A2CHyperparams", "npg", "NPGOptions", "NPGHyperparams"),
+            *("trpo", "TRPOOptions", "TRPOHyperparams", "ppo", "PPOOptions", "PPOHyperparams"),
+            *("grpo", "GRPOOptions", "GRPOHyperparams"),
+        ),
             *("npg", "NPGHyperparams", "trpo", "TRPOHyperparams", "ppo", "PPOHyperparams"),
             *("grpo", "GRPOHyperparams"),
         ),
@@ -101,9 +105,9 @@ GROUPS: dict[str, Group] = {
         "Making, registering, checking and wrapping environments.",
         (
             *("environments", "make_env", "register_env", "check_env", "from_legacy", "reset_from"),
-            *("shape_reward", "judge_outcome"),
+            *("shape_reward", "judge_outcome", "with_action_mask"),
         ),
-        ("environments", "environments.wrappers", "spaces"),
+        ("environments", "environments.wrappers", "spaces", "masks", "observations"),
     ),
     "networks": Group(
         "Networks and distributions",
@@ -111,7 +115,7 @@ GROUPS: dict[str, Group] = {
         (
             *("networks", "sequence", "distributions", "mlp_actor_critic", "gru_actor_critic"),
             *("lstm_actor_critic", "recurrent_actor_critic", "transformer_policy", "gru_policy"),
-            *("softmax_linear_policy", "linear_critic", "policy_of", "critic_of"),
+            *("softmax_linear_policy", "linear_critic", "policy_of", "critic_of", "masked"),
         ),
         ("networks", "sequence", "distributions"),
     ),

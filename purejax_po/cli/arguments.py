@@ -14,10 +14,11 @@ PAIRS = ("--env-params", "--env-options")
 """Take names and values: gravity 9.8 or gravity=9.8."""
 NAMES = ("--format", "--log-to", "--env")
 """Take several names: png svg or png,svg."""
-AXES = {"--set": 10**6, "--point": 1}
+AXES = {"--set": 10**6, "--point": 1, "--search": 1}
 """Take NAME=VALUES, values of so many arguments at most: learning_rate=1e-4,3e-4 or with blanks."""
 FLAGS = (
     "--compilation-cache",
+    "--json",
     "--normalize-observations",
     "--normalize-rewards",
     "--overwrite",
@@ -29,6 +30,7 @@ FLAGS = (
 TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
 TEXTS = (
     *("--out", "--config", "--env", "--network.factory", "--preset", "--log-to", "--format"),
+    *("--space", "--storage", "--study"),
     *AXES,
 )
 """Take text, in which 1e5 is no number."""

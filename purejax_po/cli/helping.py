@@ -27,7 +27,12 @@ GROUPS = (
         ),
     ),
     Group(
-        "how long", "How long, and how finely it is recorded.", ("--total-steps", "--num-windows")
+        "how long",
+        "How long, how finely it is recorded, and when it is evaluated.",
+        (
+            *("--total-steps", "--num-windows", "--evaluate-every", "--evaluation-episodes"),
+            *("--evaluation-actions", "--solve-return", "--stop-when-solved"),
+        ),
     ),
     Group(
         "where",

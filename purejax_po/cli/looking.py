@@ -1,16 +1,18 @@
 """The commands that look at what is there: report, evaluate, render, algorithms."""
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from purejax_po.cli import output, own, tables
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import policies, rendering
-from purejax_po.experiment.config import PRESETS, sweep
+from purejax_po.experiment.config import PRESETS, sweep, zoo
+from purejax_po.experiment.config.file import as_settings
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run.compilation import use_compilation_cache
@@ -33,6 +35,9 @@ class Report:
     """Where to write (default: the directory, if there is one; else report)."""
     format: tuple[str, ...] = ("png",)
     """Files beside report.html: png, svg or pdf for pictures, csv or tex for the table."""
+    rank_by: Literal["training", "evaluation"] | None = None
+    """What orders the runs, and what the pictures of final returns are of: the last tenth of
+    training, or the final evaluation. By default training, in the order of the runs."""
 
     def execute(self) -> int:
         """Print the table, and write the files."""
@@ -43,10 +48,15 @@ class Report:
                     "runs/trpo-CartPole-v1 (where train and compare put their files)"
                 )
             paths = report.labelled(self.directories)
-            dataset, path = report.report(paths, self.out, formats=self.format)
+            dataset, path = report.report(
+                paths, self.out, formats=self.format, rank_by=self.rank_by
+            )
         except ValueError as error:
             return output.fail(error)
-        tables.print_points(dataset) if results.swept(dataset) else tables.print_comparison(dataset)
+        if results.swept(dataset):
+            tables.print_points(dataset)
+        else:
+            tables.print_comparison(dataset, self.rank_by)
         output.console().print(f"report: {path}", soft_wrap=True)
         return 0
 
@@ -152,6 +162,53 @@ class Algorithms:
             table.add_row(name, preset.algorithm.name, preset.env)
         output.console().print(table)
         return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zoo:
+    """List the tuned settings: what they reach with seeds that their search never saw."""
+
+    algorithm: str | None = None
+    """Of this algorithm alone."""
+    env: str | None = None
+    """On this environment alone."""
+    json: bool = False
+    """As JSON, with all settings and all evidence."""
+
+    def execute(self) -> int:
+        """Print one row for each pair of algorithm and environment."""
+        found = [
+            entry
+            for (algorithm, env), entry in zoo.entries().items()
+            if self.algorithm in (None, algorithm) and self.env in (None, env)
+        ]
+        if not found:
+            known = sorted({f"{algorithm} on {env}" for algorithm, env in zoo.entries()})
+            return output.fail(ValueError(f"zoo has no such pair; it has {', '.join(known)}"))
+        found.sort(key=lambda entry: (entry.env, -entry.evidence["iqm"]))
+        if self.json:
+            rows = [
+                {"settings": as_settings(entry.config), "evidence": dict(entry.evidence)}
+                for entry in found
+            ]
+            print(json.dumps(rows, indent=2))
+        else:
+            tables.print_columns("zoo: final return over fresh seeds", [*map(_zoo_row, found)])
+        return 0
+
+
+def _zoo_row(entry: zoo.Entry) -> dict[str, str]:
+    evidence = entry.evidence
+    return {
+        "environment": entry.env,
+        "algorithm": entry.algorithm,
+        "steps": f"{entry.config.total_steps:,}",
+        "seeds": str(evidence["num_seeds"]),
+        "IQM": f"{evidence['iqm']:.1f}",
+        "95 % CI": f"{evidence['ci_low']:.1f} … {evidence['ci_high']:.1f}",
+        "min": f"{evidence['min']:.1f}",
+        "evaluation IQM": f"{evidence['evaluation_iqm']:.1f}",
+    }
 
 
 def _tell_tenths(done: int, total: int) -> None:

@@ -102,7 +102,7 @@ def unrecognised(
             f"unrecognised option {option}; it is no option of compare, but one of an algorithm: "
             f"{PROGRAM} compare {first}:{field}={value}"
         )
-    if command in ("train", "sweep") and has:
+    if command in ("train", "sweep", "tune") and has:
         return (
             f"unrecognised option {option}; {algorithm} has no {field}, which "
             f"{', '.join(has)} {'has' if len(has) == 1 else 'have'}"

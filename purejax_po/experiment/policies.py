@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po import contract, rollout
+from purejax_po import rollout
 from purejax_po.checks import check_count
 from purejax_po.evaluation import evaluate
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout, train
 from purejax_po.experiment.config import ExperimentConfig, sweep
 from purejax_po.experiment.run import block as blocks
+from purejax_po.experiment.run.evaluating import time_limit
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.study import Study
 from purejax_po.experiment.store import legacy
@@ -211,7 +212,7 @@ def evaluate_run(
         raise ValueError(f"evaluation_seed must be below 2^32, got {evaluation_seed}")
     policies = load_policies(out, point)
     trainer = policies.study.trainer
-    num_steps = _time_limit(trainer)
+    num_steps = time_limit(trainer)
 
     @jax.jit
     def evaluate_all(params: Any) -> Any:
@@ -252,17 +253,6 @@ def _unfinished_seeds(policies: TrainedPolicies) -> list[int]:
     config = policies.study.config
     seeds = config.first_seed + np.arange(config.num_seeds)
     return np.setdiff1d(seeds, policies.seeds).tolist()
-
-
-def _time_limit(trainer: Trainer) -> int:
-    """The steps that an episode has at most."""
-    limit = getattr(trainer.env_params, "max_steps_in_episode", None)
-    if limit is None:
-        name = contract.name_of(trainer.env)
-        raise ValueError(
-            f"{name}'s parameters must have max_steps_in_episode, the steps of an episode at most"
-        )
-    return int(limit)
 
 
 def _check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:

@@ -20,6 +20,7 @@ from purejax_po.checks import (
     WholeNumber,
     check_choice,
     check_count,
+    check_flag,
     check_hyperparams,
     check_options,
 )

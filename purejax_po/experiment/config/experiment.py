@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -25,6 +25,9 @@ from purejax_po.training import MatmulPrecision
 from purejax_po.types import EnvParams
 
 MAX_SEEDS = 1_000_000
+MOST_EPISODES = 100_000
+"""Of an evaluation in training, for each seed."""
+EvaluationActions = Literal["greedy", "sampled"]
 WHOLE_NUMBERS = Range(-(2.0**31), 2.0**31 - 129)
 """What a 32-bit integer holds, and a float does not round beyond."""
 ENV_PARAMS = "env_params."
@@ -74,6 +77,17 @@ class ExperimentConfig:
     float32 is tensorfloat32; on a CPU all are float32."""
     num_windows: int = 100
     """Points of the learning curve, at least 10: updates are averaged in windows."""
+    evaluate_every: int = 0
+    """Windows between evaluations of the policy on episodes of its own, which every seed and
+    algorithm has in common; the last window is followed by one. 0: none."""
+    evaluation_episodes: int = 16
+    """Episodes of an evaluation."""
+    evaluation_actions: EvaluationActions = "greedy"
+    """The most likely actions, or sampled ones."""
+    solve_return: float | None = None
+    """The evaluation's mean return at which a task counts as solved: results tell when."""
+    stop_when_solved: float | None = None
+    """As solve_return, and a seed ends there: its state stays what it was."""
     lanes_per_device: int | None = None
     """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
     sweep: tyro.conf.Suppress[tyro.conf.Fixed[dict[str, tuple[float, ...]]]] = field(
@@ -96,6 +110,11 @@ class ExperimentConfig:
     def log_every(self) -> int:
         """Updates per window."""
         return math.ceil(self.num_updates / self.num_windows)
+
+    @property
+    def threshold(self) -> float | None:
+        """The return at which the task counts as solved; None if none was given."""
+        return self.solve_return if self.stop_when_solved is None else self.stop_when_solved
 
     @property
     def num_points(self) -> int:
@@ -133,6 +152,7 @@ class ExperimentConfig:
         check_flag("normalize_rewards", self.normalize_rewards)
         check_choice("matmul_precision", self.matmul_precision, get_args(MatmulPrecision))
         check_count("num_windows", self.num_windows, minimum=10)
+        self._check_evaluation()
         if self.num_seeds > MAX_SEEDS:
             raise ValueError(f"num_seeds must be at most {MAX_SEEDS}, got {self.num_seeds}")
         if not isinstance(self.algorithm, AlgorithmConfig):
@@ -163,6 +183,36 @@ class ExperimentConfig:
                 f"got {self.total_steps}"
             )
         environments.check_name(self.env)
+
+    def _check_evaluation(self) -> None:
+        check_count("evaluate_every", self.evaluate_every, minimum=0)
+        check_count("evaluation_episodes", self.evaluation_episodes)
+        if self.evaluation_episodes > MOST_EPISODES:
+            raise ValueError(
+                f"evaluation_episodes must be at most {MOST_EPISODES}, "
+                f"got {self.evaluation_episodes}"
+            )
+        check_choice("evaluation_actions", self.evaluation_actions, get_args(EvaluationActions))
+        if self.evaluate_every > self.num_windows:
+            raise ValueError(
+                f"evaluate_every must be at most num_windows = {self.num_windows}, "
+                f"got {self.evaluate_every}"
+            )
+        for name in ("solve_return", "stop_when_solved"):
+            if (value := getattr(self, name)) is None:
+                continue
+            check_number(name, value, Range())
+            if not self.evaluate_every:
+                raise ValueError(
+                    f"{name} must be None where nothing is evaluated (evaluate_every 0), "
+                    f"got {value:g}"
+                )
+        given = self.solve_return, self.stop_when_solved
+        if None not in given and given[0] != given[1]:
+            raise ValueError(
+                f"solve_return must be None or as stop_when_solved, {self.stop_when_solved}, "
+                f"got {self.solve_return}"
+            )
 
     def check_stored(self) -> None:
         """Check that `config.json` would give back what runs, in another process too.

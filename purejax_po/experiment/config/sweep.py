@@ -24,6 +24,7 @@ RESERVED = (
     *("algorithm", "env", "seed", "update", "step"),
     *("num_episodes", "episode_return", "episode_return_std", "episode_length"),
     *("final_return", "diverged_at", "seeds", "steps"),
+    *("evaluation", "evaluation_return", "final_evaluation", "solved_at"),
 )
 """Names that no axis may have: results have something else by them."""
 

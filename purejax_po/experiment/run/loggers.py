@@ -17,7 +17,6 @@ from purejax_po.checks import check_choice
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.run.observers import Observer, Window
 from purejax_po.experiment.run.plan import Labels, Plan
-from purejax_po.metrics import Log
 
 MAX_LANES = 256
 """A lane is a file, or a line of each chart: beyond, `results.nc` is the place to look."""
@@ -34,7 +33,7 @@ class TensorBoard:
     def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
         """As `Observer`."""
         steps = plan.updates[window.number] * plan.steps_per_update
-        for lane, name, value in scalars(labels.names, window.log):
+        for lane, name, value in scalars(labels.names, window):
             if lane not in self._writers:
                 self._writers[lane] = self._make(os.fspath(self._directory / lane))
             self._writers[lane].add_scalar(name, value, steps)
@@ -62,7 +61,7 @@ class WeightsAndBiases:
     def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
         """As `Observer`."""
         steps = plan.updates[window.number] * plan.steps_per_update
-        values = {f"{name}/{lane}": v for lane, name, v in scalars(labels.names, window.log)}
+        values = {f"{name}/{lane}": v for lane, name, v in scalars(labels.names, window)}
         self._run.log({"env_steps": steps, **values})
 
     def close(self) -> None:
@@ -114,13 +113,16 @@ def open_all(names: Sequence[str], config: ExperimentConfig, directory: Path) ->
     return [BACKENDS[name].make(directory, config) for name in dict.fromkeys(names)]
 
 
-def scalars(lanes: Sequence[str], log: Log) -> Iterator[tuple[str, str, float]]:
-    """Yield lane, name and mean over the window of all that is finite."""
+def scalars(lanes: Sequence[str], window: Window) -> Iterator[tuple[str, str, float]]:
+    """Yield lane, name and mean over the window of all that is finite, and its evaluation."""
+    log = window.log
     columns = {
         "episode_return": (log.episode_return.count, log.episode_return.mean),
         "episode_length": (log.episode_length.count, log.episode_length.mean),
         **{name: (log.info.count, mean) for name, mean in log.info.mean.items()},
     }
+    if window.evaluation is not None:
+        columns["evaluation_return"] = np.ones(len(lanes)), window.evaluation
     for name, (count, mean) in columns.items():
         for lane, n, value in zip(lanes, count, mean, strict=True):
             if n > 0 and np.isfinite(value):

@@ -5,11 +5,17 @@ from collections.abc import Hashable
 
 from purejax_po.environments import registry
 from purejax_po.experiment.config import ExperimentConfig, sweep
+from purejax_po.experiment.run import evaluating
 from purejax_po.training import make_trainer
 from purejax_po.types import Trainer
 
-TRACED = ("num_seeds", "first_seed", "sweep", "total_steps", "num_windows")
-"""Fields of an experiment that no program depends on."""
+EVALUATION = (
+    *("evaluate_every", "evaluation_episodes", "evaluation_actions"),
+    *("solve_return", "stop_when_solved"),
+)
+"""Fields of an experiment that say what another program does between windows."""
+TRACED = ("num_seeds", "first_seed", "sweep", "total_steps", "num_windows", *EVALUATION)
+"""Fields of an experiment that no program of training depends on."""
 
 
 def build_trainer(config: ExperimentConfig) -> Trainer:
@@ -31,6 +37,8 @@ def build_trainer(config: ExperimentConfig) -> Trainer:
         matmul_precision=config.matmul_precision,
     )
     sweep.check_effect(config, trainer)
+    if config.evaluate_every:
+        evaluating.check(config, trainer)
     return trainer
 
 
