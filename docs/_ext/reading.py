@@ -11,6 +11,13 @@ from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 from sphinx.ext.napoleon import docstring as napoleon
 
+SHORT = {
+    "a whole number": "whole,",
+    "a finite number ": "",
+    "a finite number": "any number",
+    "a number in ": "",
+    "tuple[int, ...]": "whole numbers",
+}
 _MARKS = re.compile(r"(`[^`]*`)")
 
 
@@ -111,12 +118,9 @@ def list_table(rows: list[list[str]]) -> list[str]:
 
 
 def _short(kind: str) -> str:
-    kind = (
-        kind.replace("a whole number", "whole,")
-        .removeprefix("a finite number ")
-        .replace("a finite number", "any number")
-    )
-    return escaped(kind.removeprefix("a number in ").replace("tuple[int, ...]", "whole numbers"))
+    for long, short in SHORT.items():
+        kind = kind.replace(long, short)
+    return escaped(kind)
 
 
 def _code(text: str) -> str:

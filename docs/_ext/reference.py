@@ -80,9 +80,6 @@ GROUPS: dict[str, Group] = {
             *("trpo", "TRPOOptions", "TRPOHyperparams", "ppo", "PPOOptions", "PPOHyperparams"),
             *("grpo", "GRPOOptions", "GRPOHyperparams"),
         ),
-            *("npg", "NPGHyperparams", "trpo", "TRPOHyperparams", "ppo", "PPOHyperparams"),
-            *("grpo", "GRPOHyperparams"),
-        ),
     ),
     "training": Group(
         "Training as a function",
