@@ -231,7 +231,7 @@ GROUP_ESTIMATORS: dict[str, Callable[[Any], GroupEstimator]] = {
 
 
 def length_weights(valid: Array, normalization: str) -> Array:
-    """What each step counts in the loss of GRPO, `[T, N]`; N outputs of lengths |o|.
+    """Weight of each step in the loss of GRPO, `[T, N]`; N outputs of lengths |o|.
 
     `per_sequence`: 1/(N·|o|); `per_token`: 1/Σ|o|; `constant`: 1/(N·T). Outputs without a valid
     step do not count in N.

@@ -55,7 +55,7 @@ class Normalization(NamedTuple):
 
 
 class NormalizedParams(NamedTuple):
-    """What an actor of normalised observations acts with."""
+    """Parameters of an actor that sees normalised observations."""
 
     params: Params
     obs: ObservationStatistics

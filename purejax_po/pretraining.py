@@ -92,7 +92,7 @@ def behaviour_clone(
 
 
 def warm_start(algorithm: Algorithm, params: Params) -> Algorithm:
-    """Return the algorithm with its policy started from given parameters, its critic afresh.
+    """Return the algorithm with its policy started from given parameters, and a fresh critic.
 
     They also become the reference of an algorithm that has one (GRPO).
 

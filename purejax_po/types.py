@@ -135,7 +135,7 @@ class Policy(NamedTuple):
 
 
 class Actor(NamedTuple):
-    """What acts in a rollout, with the whole parameters that it is given.
+    """The functions that act in a rollout, given all parameters of the algorithm.
 
     Less than a policy: it is neither initialised nor differentiated. `acting` makes one of a
     policy.

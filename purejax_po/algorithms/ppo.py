@@ -61,7 +61,7 @@ class PPOHyperparams(actor_critic.ActorCriticHyperparams):
 
 @dataclass(frozen=True, kw_only=True)
 class PPOOptions:
-    """What shapes PPO's program."""
+    """Options of PPO, which shape its program."""
 
     surrogate: Surrogate = "clip"
     """Objective: clipped, an ablation of it, or penalised by the KL."""

@@ -34,7 +34,7 @@ class Walk(NamedTuple):
 def check_env(
     env: Environment | Any, env_params: EnvParams | None = None, *, raises: bool = True
 ) -> list[str]:
-    """Look for everything in an environment that training would stumble over.
+    """List everything in an environment that training would stumble over.
 
     It is traced once, then stepped with random valid actions, ended episodes included. What each of
     its values has to be is said by `types.Environment`, of a mask of actions by `masks`.

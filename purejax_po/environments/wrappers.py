@@ -109,7 +109,7 @@ def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any
 
 
 def judge_outcome(env: Any, judge: Callable[[Array], Any]) -> Any:
-    """Return the environment with a reward at the episodes' ends alone: what `judge` says of them.
+    """Return the environment whose only reward comes at an episode's end: the value of `judge`.
 
     For training against a learned reward; evaluate on the original environment.
 

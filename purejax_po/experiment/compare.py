@@ -195,7 +195,7 @@ def _interrupted(number: int, directory: Path | None) -> Interrupted:
 def resume_compare(
     out: str | os.PathLike[str], host: Host | None = None, **where: Any
 ) -> "xr.Dataset":
-    """Continue the comparison that a directory holds; what is complete is read."""
+    """Continue the comparison that a directory holds; complete runs are only read."""
     host = (host or Host()).but(where)
     return execute(prepare_resume(out, host), host)
 
