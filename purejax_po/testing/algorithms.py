@@ -38,7 +38,7 @@ def check_algorithm(
     solves: Collection[str] = tuple(probes.PROBES),
     skip: Collection[str] = (),
 ) -> None:
-    """Check the properties that every algorithm must have; see `PROPERTIES`. It takes about a minute on a core.
+    """Check what every algorithm must do; see `PROPERTIES`. It takes about a minute on a core.
 
     Args:
         config: of the algorithm, best with small networks, few environments and few steps.
