@@ -4,8 +4,8 @@
 
 Trains small policies (MLP, normalised and squashed, GRU, convolutions), exports each as ONNX and
 as StableHLO, and lets two other interpreters act with the files: one that has ONNX Runtime and
-NumPy but neither jax nor this package, and one that has jax and flatbuffers but not this package. They come from
-`python -m venv` and pip, unless `--onnx-python` and `--jax-python` name them. Needs the extra
+NumPy but neither jax nor this package, and one that has jax and flatbuffers but not this package.
+They come from `python -m venv` and pip, unless `--onnx-python` and `--jax-python` name them. Needs the extra
 `onnx`.
 """
 
@@ -71,7 +71,8 @@ def main() -> int:
         folder = Path(place)
         pythons = {
             "onnx": args.onnx_python or new(folder / "onnx", "onnxruntime", "numpy"),
-            "stablehlo": args.jax_python or new(folder / "jax", f"jax=={jax.__version__}", "flatbuffers"),
+            "stablehlo": args.jax_python
+            or new(folder / "jax", f"jax=={jax.__version__}", "flatbuffers"),
         }
         print("| policy | environment | format | kB | largest difference of an action |")
         print("|---|---|---|---|---|", flush=True)

@@ -88,7 +88,7 @@ def known_names(cls: type[AnyType]) -> type[AnyType]:
 
 
 def known_arguments(factory: Callable[AnyArguments, AnyType]) -> Callable[AnyArguments, AnyType]:
-    """Make an algorithm's factory raise `ValueError` for arguments that it has not, or lacks."""
+    """Make an algorithm's factory raise `ValueError` for unknown or missing arguments."""
     signature = inspect.signature(factory)
 
     @functools.wraps(factory)

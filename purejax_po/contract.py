@@ -1,7 +1,7 @@
 """What the engine asks of an environment and of a policy, checked by one abstract step.
 
 Nothing is compiled and nothing is computed: `jax.eval_shape` runs `reset`, the policy and `step` on
-shapes and dtypes. Whatever does not fit is told in one line.
+shapes and dtypes. Each mismatch is one line.
 """
 
 from collections.abc import Callable, Iterator

@@ -273,6 +273,14 @@ def mlp_actor_critic(
     Raises:
         ValueError: if the policy cannot serve the action space or its mask, convolutions the
             observations, or for a field that is not there.
+
+    Example:
+        >>> import jax
+        >>> import purejax_po as po
+        >>> policy, critic = po.mlp_actor_critic(*po.make_env("CartPole-v1"), hidden=(8,))
+        >>> params = policy.init(jax.random.key(0))
+        >>> policy.step(params, (), jax.numpy.ones((2, 4)), None)[1].sample(jax.random.key(1)).shape
+        (2,)
     """
     shape: Any = {
         "hidden": hidden,
@@ -386,7 +394,7 @@ CELLS: dict[str, type[nn.RNNCellBase]] = {"gru": nn.GRUCell, "lstm": nn.Optimize
 
 
 class Recurrent(nn.Module):
-    """Fully connected layers, of which the last is a cell with memory, and a head: in three parts.
+    """Fully connected layers, then a cell with memory, then a head: in three parts.
 
     Source: Cho et al. 2014, Learning Phrase Representations using RNN Encoder-Decoder, section 2.3
     (GRU); Hochreiter and Schmidhuber 1997, Long Short-Term Memory, and Gers et al. 2000, Learning

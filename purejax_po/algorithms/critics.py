@@ -91,7 +91,7 @@ def values(
 def successor_values(critic: Critic, params: Params, transition: Transition, value: Array) -> Array:
     """V(next_obs_t) of a critic without memory, where no episode terminated.
 
-    It is V(obs_{t+1}), which is known, but at the last step and where next_obs_t is another one:
+    It is V(obs_{t+1}), which is known, except at the last step and where next_obs_t differs:
     where an episode was truncated. Such steps are rare, and are judged one after the other, of all
     environments at once.
 

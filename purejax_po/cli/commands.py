@@ -132,8 +132,8 @@ class Sweep(Train):
     axes: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="NAME=V,V,…")
     ] = ()
-    """Values to try: learning_rate=1e-4,3e-4, or env_params.gravity=9.8,12. Again for each further
-    name; each seed trains once with each combination."""
+    """Values to try: learning_rate=1e-4,3e-4, or env_params.gravity=9.8,12. Repeat --set for each
+    further name; every seed trains at each combination."""
 
     def config(self) -> ExperimentConfig:
         """As `Train.config`, with the axes."""
@@ -233,7 +233,7 @@ class Compare:
 class Table1:
     """Run the PPO paper's Table 1 on Brax: eleven objectives, seven continuous-control tasks.
 
-    What an earlier call with the same flags has done is not repeated.
+    Runs that an earlier call with the same flags has finished are not repeated.
     """
 
     settings: Annotated[table1.Settings, tyro.conf.arg(name="")] = field(
@@ -242,7 +242,7 @@ class Table1:
     out: Path = Path("runs/table1")
     """Directory for the runs, the table and the curves."""
     plan: bool = False
-    """Print the plan and its cost alone."""
+    """Only print the plan and its cost."""
     host: HostFlags = field(default_factory=Host)
 
     def execute(self) -> int:
@@ -282,7 +282,7 @@ def _prepare_process(config: ExperimentConfig) -> None:
 def _execute(found: "Study | comparison.Comparison", host: Host) -> int:
     """Run an experiment or a comparison and print its table.
 
-    An interruption or a full disk is told of in one line.
+    An interruption or a full disk gives one line.
     """
     out = Path(found.directory or ".")
     if not host.compilation_cache:

@@ -1,7 +1,6 @@
-"""The commands that look at what is there: report, evaluate, render, export, envs, algorithms."""
+"""The commands that look at what is there: report, evaluate, render, export, algorithms."""
 
 import json
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from purejax_po import environments, observations
-from purejax_po.checks import how_to_install
 from purejax_po.cli import output, own, tables
 from purejax_po.experiment import export as exporting
 from purejax_po.experiment import files as atomic
@@ -20,7 +17,6 @@ from purejax_po.experiment.config.file import as_settings
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run.compilation import use_compilation_cache
-from purejax_po.types import Space
 
 PROGRAM = output.PROGRAM
 
@@ -34,12 +30,12 @@ class Report:
     """Build table, pictures and a self-contained report.html from runs that are complete."""
 
     directories: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Directories of runs, or directories that hold runs, as a comparison's. LABEL=DIR names a run:
-    it tells apart runs of one algorithm with other settings."""
+    """Directories of runs, or directories that hold runs (a comparison's). LABEL=DIR labels a run,
+    to tell runs of one algorithm apart."""
     out: Path | None = None
     """Where to write (default: the directory, if there is one; else report)."""
     format: tuple[str, ...] = ("png",)
-    """Of the files beside report.html: pictures as png, svg or pdf, the table as csv or tex."""
+    """Files beside report.html: png, svg or pdf for pictures, csv or tex for the table."""
     rank_by: Literal["training", "evaluation"] | None = None
     """What orders the runs, and what the pictures of final returns are of: the last tenth of
     training, or the final evaluation. By default training, in the order of the runs."""
@@ -77,7 +73,7 @@ class Evaluate:
     sample: bool = False
     """Sample actions rather than taking the most likely ones."""
     point: PointFlags = ()
-    """Of a sweep, the value of each axis (default: the best point)."""
+    """For a sweep: one value per axis, NAME=VALUE (default: the best point)."""
     env: str | None = None
     """Another environment with the same observations and actions, such as gymnasium/Hopper-v5 for
     a policy of brax/hopper; evaluation-ENV.json holds the returns."""
@@ -175,7 +171,7 @@ class Render:
     out: Path | None = None
     """The file to write (default: DIRECTORY/seed-SEED.gif, for Brax seed-SEED.html)."""
     point: PointFlags = ()
-    """Of a sweep, the value of each axis."""
+    """For a sweep: one value per axis, NAME=VALUE."""
 
     def execute(self) -> int:
         """Write the file."""
@@ -229,47 +225,6 @@ class Export:
             size = path.stat().st_size / 1000
             output.console().print(f"{path}: {size:.1f} kB", soft_wrap=True)
         return 0
-
-
-@dataclass(frozen=True)
-class Envs:
-    """List the environments: id, observations, actions, time limit (steps)."""
-
-    def execute(self) -> int:
-        """Print one row per environment."""
-        table = output.table("environment", "observation", "actions", "time limit (steps)")
-        for name in environments.names():
-            if library := environments.library_of(name):  # making it takes seconds
-                table.add_row(name, _of_library(library), "", "")
-                continue
-            try:
-                env, env_params = environments.make(name)
-            except ValueError as error:
-                table.add_row(name, str(error), "", "")
-                continue
-            table.add_row(
-                name,
-                _of_observation(env.observation_space(env_params)),
-                str(env.action_space(env_params)).replace(", dtype=int32", ""),
-                f"{getattr(env_params, 'max_steps_in_episode', math.inf):g}",
-            )
-        output.console().print(table)
-        return 0
-
-
-def _of_observation(space: Space) -> str:
-    """The shape of an observation, or those of its fields."""
-    parts = observations.fields(space)
-    if not parts:
-        return str(tuple(getattr(space, "shape", "")))
-    return ", ".join(f"{name} {tuple(part.shape)}" for name, part in parts.items())
-
-
-def _of_library(library: str) -> str:
-    """Whether a library of environments is installed, and how to install it."""
-    if environments.is_installed(library):
-        return f"{library}, installed"
-    return how_to_install(library)
 
 
 @dataclass(frozen=True)

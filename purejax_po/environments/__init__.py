@@ -47,6 +47,12 @@ def make(
 
     Raises:
         ValueError: for an unknown id, wrapper or option, naming the nearest match.
+
+    Example:
+        >>> import purejax_po as po
+        >>> env, env_params = po.make_env("Chain-v0", length=8)
+        >>> env_params.max_steps_in_episode
+        8
     """
     if (own := registry.target(name)) is not None:
         env, env_params = registry.instance(name, own, options)

@@ -48,7 +48,7 @@ class Gymnasium(environment.Environment[EnvState, EnvParams]):
     as Gymnasium's own generator does. They do not depend on other environments, so that the same
     actions give the same rewards in any grouping of lanes. A state whose environment is no longer
     there (that of a checkpoint, in another process) is cut in the midst of its episode: its next
-    step is `truncated`, without a reward, and begins anew. A resumed run is therefore not the
+    step is `truncated`, without a reward, and begins a new episode. So a resumed run is not the
     uninterrupted one to the last bit.
 
     Observations that are no arrays (dictionaries, tuples) are flattened by Gymnasium.
@@ -114,7 +114,7 @@ class Gymnasium(environment.Environment[EnvState, EnvParams]):
     def step(
         self, key: Key, state: EnvState, action: Any, params: EnvParams | None = None
     ) -> tuple[Array, EnvState, Array, Array, Array, Info]:
-        """Step, and begin anew where the episode has ended: six values, as gymnax."""
+        """Step, and reset where the episode has ended: six values, as gymnax."""
         params = self.default_params if params is None else params
         is_last = state.time + 1 >= params.max_steps_in_episode
         returned = (

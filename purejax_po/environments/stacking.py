@@ -1,7 +1,7 @@
 """Changes to what an agent sees, does and is paid, one around another.
 
 Each function returns an environment with `reset` and `step` of its own around the given one, whose
-parameters, spaces and automatic resets stay what they were but for the change. By name:
+parameters, spaces and automatic resets stay the same except for the change. By name:
 `environments.make("CartPole-v1", wrappers=["action_repeat:2", "frame_stack:4"])`, from the inside
 out. Changed rewards are those of logs and of evaluations too.
 """
@@ -264,7 +264,7 @@ class _Timed(Remembering):
         return obs, State(state, jnp.int32(0))
 
     def step(self, key: Key, state: State, action: Any, params: EnvParams | None = None) -> Found:
-        """Step, and begin anew where the limit is reached."""
+        """Step, and reset where the limit is reached."""
         from purejax_po.environments.adapters import unless_ended  # imports gymnax
 
         params = self._env.default_params if params is None else params

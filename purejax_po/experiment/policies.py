@@ -172,7 +172,7 @@ def evaluate_run(
     point: Mapping[str, float] | None = None,
     env: Any = None,
 ) -> "xr.Dataset":
-    """Evaluate every finished seed's final policy on the same episodes, but for diverged seeds.
+    """Evaluate every finished seed's final policy on the same episodes, except diverged seeds.
 
     Where training randomised the environment's parameters, these are the true ones.
 

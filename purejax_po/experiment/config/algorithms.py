@@ -1,4 +1,4 @@
-"""What an algorithm is as a configuration: its static options, rollout shape, hyperparameters."""
+"""An algorithm as a configuration: its static options, rollout shape, hyperparameters."""
 
 import dataclasses
 import inspect

@@ -42,7 +42,14 @@ else:  # what the command line reads
 @named_fields
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-    """One algorithm on one environment over many seeds."""
+    """One algorithm on one environment over many seeds.
+
+    Example:
+        >>> import purejax_po as po
+        >>> config = po.ExperimentConfig(num_seeds=16, sweep={"learning_rate": (1e-4, 1e-3)})
+        >>> config.num_lanes
+        32
+    """
 
     algorithm: tyro.conf.Suppress[tyro.conf.Fixed[AlgorithmConfig]] = field(
         default_factory=PPOConfig
@@ -74,8 +81,8 @@ class ExperimentConfig:
     normalize_rewards: bool = False
     """Train on reward / std of the running discounted return; results keep the true rewards."""
     matmul_precision: MatmulPrecision = "default"
-    """Of products of matrices, by JAX's names. On recent NVIDIA GPUs all but float32 are
-    tensorfloat32, on a CPU all are float32."""
+    """Precision of matrix products, by JAX's names. On recent NVIDIA GPUs every one except
+    float32 is tensorfloat32; on a CPU all are float32."""
     num_windows: int = 100
     """Points of the learning curve, at least 10: updates are averaged in windows."""
     evaluate_every: int = 0
@@ -139,7 +146,7 @@ class ExperimentConfig:
         return dataclasses.replace(self, algorithm=algorithm, env_params=env_params, sweep={})
 
     def check(self) -> None:
-        """Check every field, but for `env_params` and `sweep`, without compiling anything.
+        """Check every field except `env_params` and `sweep`, without compiling anything.
 
         Raises:
             ValueError: naming the field, its value and what is allowed.

@@ -44,15 +44,15 @@ class NetworkConfig:
     activation: Literal["tanh", "relu", "silu", "elu"] = "tanh"
     """Activation of the hidden layers."""
     action_distribution: networks.ActionDistribution = "gaussian"
-    """Of continuous actions: a Gaussian that is clipped to their bounds (clipped_gaussian), scaled
-    to them (scaled_gaussian) or squashed into them by tanh; gaussian scales where bounds are far
-    from a standard normal number, and clips elsewhere."""
+    """For continuous actions: a Gaussian that is clipped to their bounds (clipped_gaussian), scaled
+    to them (scaled_gaussian) or squashed into them by tanh (tanh_gaussian). gaussian scales where
+    bounds are far from a standard normal number, and clips elsewhere."""
     memory: Literal["none", "gru", "lstm", "transformer"] = "none"
-    """Whether the last hidden layer is a GRU or an LSTM: a recurrent policy and critic. Gradients
-    then reach back num_steps at most. On token tasks, with grpo: a GRU of one layer, or a causal
+    """Make the last hidden layer a GRU or an LSTM: a recurrent policy and critic. Gradients then
+    reach back num_steps at most. On token tasks, with grpo: a GRU of one layer, or a causal
     transformer with a layer for each entry of hidden."""
     num_heads: int = 4
-    """Heads of attention of a transformer; divides its width."""
+    """Attention heads of a transformer; divides its width."""
     mlp_ratio: int = 4
     """Hidden units of a transformer's feed-forward network for each unit of its width."""
     policy_fields: tuple[str, ...] = ()
@@ -63,8 +63,8 @@ class NetworkConfig:
     mask_actions: bool = True
     """Never take an action that an observation's action_mask says is not valid."""
     factory: FactoryName = ""
-    """my_pkg.nets:make, a function of your own (env, env_params) → (policy, critic), in place of
-    all the rest."""
+    """my_pkg.nets:make, your own function (env, env_params) → (policy, critic). It replaces all the
+    rest."""
 
 
 def layers_of(network: NetworkConfig) -> networks.Layers:

@@ -33,7 +33,7 @@ def check(config: ExperimentConfig, env_params: EnvParams) -> None:
     """Check every name and value of a sweep without compiling anything.
 
     Args:
-        config: of the experiment, checked but for its sweep.
+        config: of the experiment, checked except for its sweep.
         env_params: of its environment.
 
     Raises:
