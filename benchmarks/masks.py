@@ -32,7 +32,7 @@ def make(name: str) -> Any:
         critics = {"critic sees hidden fields": {}, "critic sees the policy's": ("state",)}
         return (
             Disturbed(),
-            Disturbed.default_params,
+            Disturbed().default_params,
             {label: {"critic_fields": fields or ()} for label, fields in critics.items()},
         )
     return *po.make_env(name), masks
@@ -42,10 +42,10 @@ def trainer_of(env: Any, env_params: Any, args: argparse.Namespace, options: Any
     """PPO or TRPO with the settings that both sides share."""
     networks = po.mlp_actor_critic(env, env_params, hidden=(args.hidden,) * 2, **options)
     if args.algorithm == "trpo":
-        algorithm = po.trpo(*networks, critic_minibatch_size=args.num_envs * 16)
+        algorithm = po.trpo(*networks, po.TRPOOptions(critic_minibatch_size=args.num_envs * 16))
     else:
         hyperparams = po.PPOHyperparams(learning_rate=3e-3)
-        algorithm = po.ppo(*networks, clip_value=False, hyperparams=hyperparams)
+        algorithm = po.ppo(*networks, po.PPOOptions(clip_value=False), hyperparams)
     return po.make_trainer(
         env, env_params, algorithm, num_envs=args.num_envs, num_steps=args.length
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import zoo_search
-from learning import commit
+from measure import commit
 
 import purejax_po as po
 from purejax_po.experiment import files as atomic

@@ -29,6 +29,7 @@ from purejax_po.environments import from_legacy
 from purejax_po.environments import make as make_env
 from purejax_po.environments.check import check_env
 from purejax_po.environments.masking import with_action_mask
+from purejax_po.environments.randomized import randomized
 from purejax_po.environments.registry import register as register_env
 from purejax_po.environments.wrappers import judge_outcome, reset_from, shape_reward
 from purejax_po.evaluation import Evaluation, evaluate
@@ -46,6 +47,9 @@ from purejax_po.experiment.config import (
 )
 from purejax_po.experiment.config.file import load_config
 from purejax_po.experiment.config.zoo import zoo_config
+from purejax_po.experiment.export import Exported, export
+from purejax_po.experiment.grid import evaluate_grid
+from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.plots.comparison import (
     plot_aggregates,
     plot_comparison,
@@ -120,11 +124,13 @@ __all__ = [
     "Environment",
     "Evaluation",
     "ExperimentConfig",
+    "Exported",
     "GRPOConfig",
     "GRPOHyperparams",
     "GRPOOptions",
     "Host",
     "Interrupted",
+    "LoadedPolicy",
     "NPGConfig",
     "NPGHyperparams",
     "NPGOptions",
@@ -163,7 +169,9 @@ __all__ = [
     "distributions",
     "environments",
     "evaluate",
+    "evaluate_grid",
     "evaluate_run",
+    "export",
     "from_legacy",
     "grpo",
     "gru_actor_critic",
@@ -198,6 +206,7 @@ __all__ = [
     "policy_of",
     "ppo",
     "preference_accuracy",
+    "randomized",
     "ranked_by",
     "recurrent_actor_critic",
     "register_env",

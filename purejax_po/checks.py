@@ -88,7 +88,7 @@ def known_names(cls: type[AnyType]) -> type[AnyType]:
 
 
 def known_arguments(factory: Callable[AnyArguments, AnyType]) -> Callable[AnyArguments, AnyType]:
-    """Make an algorithm's factory raise `ValueError` for arguments that it has not, or lacks."""
+    """Make an algorithm's factory raise `ValueError` for unknown or missing arguments."""
     signature = inspect.signature(factory)
 
     @functools.wraps(factory)
@@ -249,3 +249,8 @@ def check_networks(policy: Any, critic: Any = None) -> None:
                 f"{role} must be a {needed.__name__} such as mlp_actor_critic(env, env_params) "
                 f"returns (policy, critic), got {type(found).__name__}"
             )
+
+
+def how_to_install(extra: str) -> str:
+    """Return what installs an extra: from an index, and in a checkout."""
+    return f"pip install 'purejax-po[{extra}]' (in a checkout: pip install -e '.[{extra}]')"

@@ -1,7 +1,7 @@
 """What the engine asks of an environment and of a policy, checked by one abstract step.
 
 Nothing is compiled and nothing is computed: `jax.eval_shape` runs `reset`, the policy and `step` on
-shapes and dtypes. Whatever does not fit is told in one line.
+shapes and dtypes. Each mismatch is one line.
 """
 
 from collections.abc import Callable, Iterator
@@ -239,11 +239,11 @@ def observation_problems(name: str, space: Space, obs: Observation) -> Iterator[
         return
     for one, part in parts.items():
         found = observations.field(obs, one) if isinstance(obs, tuple) else obs.get(one)
-        if not hasattr(found, "dtype"):
+        if (dtype := getattr(found, "dtype", None)) is None:
             yield f"{name}.reset must return the field {one} as one array, got {describe(found)}"
             continue
         yield from _array_problems(f"{name}.reset", f" {one}", part, found)
-        if one == observations.ACTION_MASK and found.dtype != jnp.bool_:
+        if one == observations.ACTION_MASK and dtype != jnp.bool_:
             yield f"{name}.reset must return action_mask as bool, got {describe(found)}"
 
 

@@ -126,7 +126,7 @@ class DiagonalGaussian(NamedTuple):
 
 
 class ScaledGaussian(DiagonalGaussian):
-    """A diagonal Gaussian over u `[..., D]`, of which the environment receives clip(u, ±1), scaled.
+    """A diagonal Gaussian over u `[..., D]`; the environment receives clip(u, ±1), scaled.
 
     The bounds of its Box are where u is ±1 (`spaces.to_space`), so that an untrained policy covers
     any Box. Samples, the batch's actions and what `log_prob` takes are u.
@@ -138,7 +138,7 @@ class ScaledGaussian(DiagonalGaussian):
 
 
 class TanhGaussian(ScaledGaussian):
-    """A diagonal Gaussian over u `[..., D]`, of which the environment receives tanh(u), scaled.
+    """A diagonal Gaussian over u `[..., D]`; the environment receives tanh(u), scaled.
 
     Samples, the batch's actions and what `log_prob` takes are u, before the squashing: the map is
     one to one and the same for every policy, so its Jacobian cancels in ratios of probabilities,

@@ -5,7 +5,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 from purejax_po import masks, spaces
 from purejax_po._xla import products
 from purejax_po._xla.layerwise import gains, layerwise
-from purejax_po.checks import check_choice, check_is_env
+from purejax_po.checks import check_choice, check_count, check_flag, check_is_env
 from purejax_po.distributions import (
     Categorical,
     DiagonalGaussian,
@@ -98,8 +98,70 @@ class Dense(nn.Dense):
         return super().param(name, init_fn, *args, **kwargs)
 
 
+Initialization = Literal["orthogonal", "default"]
+
+
+class Layers(NamedTuple):
+    """How layers are made, beside how many units they have."""
+
+    kernels: tuple[int, ...] = ()
+    """Sides of the convolutions' kernels (pixels), one for each of `channels`; `()`: 3."""
+    strides: tuple[int, ...] = ()
+    """Their strides (pixels); `()`: 1."""
+    layer_norm: bool = False
+    """Normalise each hidden layer over its units before the activation.
+
+    Source: Ba et al. 2016, Layer Normalization.
+    """
+    initialization: Initialization = "orthogonal"
+    """`"orthogonal"`, or flax's `"default"`: truncated normal with variance 1 / inputs, the last
+    layer's too."""
+
+    def convolutions(self, channels: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Return channels, side and stride of each convolution."""
+        kernels = self.kernels or (3,) * len(channels)
+        strides = self.strides or (1,) * len(channels)
+        return list(zip(channels, kernels, strides, strict=True))
+
+    def kernel(self, scale: float) -> Initializer:
+        """Return the initialiser of a layer's kernel, scaled where it is orthogonal."""
+        is_default = self.initialization == "default"
+        return nn.initializers.lecun_normal() if is_default else orthogonal(scale)
+
+
+USUAL = Layers()
+
+
+def check_layers(
+    layers: Layers, channels: Sequence[int], space: Space = None, prefix: str = ""
+) -> None:
+    """Raise `ValueError` unless they fit the convolutions, and those an image (if given)."""
+    for name in ("kernels", "strides"):
+        values = getattr(layers, name)
+        if not isinstance(values, tuple | list) or len(values) not in (0, len(channels)):
+            raise ValueError(
+                f"{prefix}{name} must be a number for each of {len(channels)} channels, or none, "
+                f"got {values!r}"
+            )
+        for value in values:
+            check_count(f"{prefix}{name}", value)
+    check_flag(f"{prefix}layer_norm", layers.layer_norm)
+    check_choice(f"{prefix}initialization", layers.initialization, get_args(Initialization))
+    shape = tuple(getattr(space, "shape", None) or ())
+    if len(shape) != 3 or not channels:
+        return
+    sides = list(shape[:2])
+    for _, side, stride in layers.convolutions(channels):
+        sides = [(x - side) // stride + 1 if x >= side else 0 for x in sides]
+        if min(sides) < 1:
+            raise ValueError(
+                f"{prefix}kernels and {prefix}strides must leave a pixel of {shape[0]} × "
+                f"{shape[1]} images, got {layers.convolutions(channels)} (channels, side, stride)"
+            )
+
+
 class Convolutions(nn.Module):
-    """3 × 3 convolutions with stride 1 and no padding, as products of the patches of an image.
+    """Convolutions without padding, 3 × 3 with stride 1 by default, as products of patches.
 
     With a kernel for each lane a convolution proper runs group by group on a CPU; a product of
     matrices does not.
@@ -109,24 +171,31 @@ class Convolutions(nn.Module):
 
     channels: Sequence[int]
     activation: Activation
+    layers: Layers = USUAL
 
     @nn.compact
     def __call__(self, image: Array) -> Array:
-        """`[..., H, W, C] → [..., features]`; each layer takes two rows and two columns off."""
-        for width in self.channels:
-            rows, columns = image.shape[-3] - 2, image.shape[-2] - 2
+        """`[..., H, W, C] → [..., features]`; a layer leaves ⌊(H − side)/stride⌋ + 1 rows."""
+        for width, side, stride in self.layers.convolutions(self.channels):
+            rows, columns = ((x - side) // stride + 1 for x in image.shape[-3:-1])
+            height, breadth = (rows - 1) * stride + 1, (columns - 1) * stride + 1
             shifted = [
-                image[..., i : i + rows, j : j + columns, :] for i in range(3) for j in range(3)
+                image[..., i : i + height : stride, j : j + breadth : stride, :]
+                for i in range(side)
+                for j in range(side)
             ]
             patches = jnp.concatenate(shifted, axis=-1)
-            layer = Dense(width, kernel_init=orthogonal(math.sqrt(2.0)))
+            layer = Dense(width, kernel_init=self.layers.kernel(math.sqrt(2.0)))
+            if not all(isinstance(size, int) for size in patches.shape):  # exported: any batch
+                image = self.activation(layer(patches))
+                continue
             pixels = self.activation(layer(jnp.reshape(patches, (-1, patches.shape[-1]))))
             image = jnp.reshape(pixels, (*patches.shape[:-1], width))
         return jnp.reshape(image, (*image.shape[:-3], math.prod(image.shape[-3:])))
 
 
 class MLP(nn.Module):
-    """Fully connected layers, orthogonally initialised: √2 inside, `output_scale` at the end."""
+    """Fully connected layers, by default orthogonal: √2 inside, `output_scale` at the end."""
 
     hidden: Sequence[int]
     num_outputs: int
@@ -134,16 +203,20 @@ class MLP(nn.Module):
     output_scale: float
     channels: Sequence[int] = ()
     """Of convolutions before the layers."""
+    layers: Layers = USUAL
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., inputs] → [..., num_outputs]`; with convolutions of images `[..., H, W, C]`."""
         if self.channels:
-            x = Convolutions(self.channels, self.activation)(x)
+            x = Convolutions(self.channels, self.activation, self.layers)(x)
         for width in self.hidden:
-            layer = Dense(width, kernel_init=orthogonal(math.sqrt(2.0)), dot_general=products.dense)
-            x = self.activation(layer(x))
-        scale = orthogonal(self.output_scale)
+            scale = self.layers.kernel(math.sqrt(2.0))
+            x = Dense(width, kernel_init=scale, dot_general=products.dense)(x)
+            if self.layers.layer_norm:
+                x = nn.LayerNorm(param_dtype=param_dtype())(x)
+            x = self.activation(x)
+        scale = self.layers.kernel(self.output_scale)
         return Dense(self.num_outputs, kernel_init=scale, dot_general=products.dense)(x)
 
 
@@ -173,6 +246,7 @@ def mlp_actor_critic(
     policy_fields: Sequence[str] = (),
     critic_fields: Sequence[str] = (),
     mask_actions: bool = True,
+    layers: Layers = USUAL,
 ) -> tuple[Policy, Critic]:
     """Return an MLP policy and an MLP critic that share no parameters.
 
@@ -188,18 +262,32 @@ def mlp_actor_critic(
             `"gaussian"` is clipped if the Box is of the order of a standard normal number
             (`spaces.is_of_unit_order`: 0.25 to 10 on either side of 0) or has no bounds, and scaled
             if not.
-        channels: of 3 × 3 convolutions before the hidden layers, where observations are images.
+        channels: of convolutions before the hidden layers, where observations are images.
         policy_fields, critic_fields: what each sees of a dictionary or a tuple; by default the
             policy sees all but `action_mask` and what begins with `privileged`, the critic all but
             `action_mask`.
         mask_actions: never take an action that the field `action_mask` of an observation says is
             not valid (see `masks`).
+        layers: sides and strides of the convolutions, LayerNorm, initialisation.
 
     Raises:
         ValueError: if the policy cannot serve the action space or its mask, convolutions the
             observations, or for a field that is not there.
+
+    Example:
+        >>> import jax
+        >>> import purejax_po as po
+        >>> policy, critic = po.mlp_actor_critic(*po.make_env("CartPole-v1"), hidden=(8,))
+        >>> params = policy.init(jax.random.key(0))
+        >>> policy.step(params, (), jax.numpy.ones((2, 4)), None)[1].sample(jax.random.key(1)).shape
+        (2,)
     """
-    shape: Any = {"hidden": hidden, "activation": activation, "channels": channels}
+    shape: Any = {
+        "hidden": hidden,
+        "activation": activation,
+        "channels": channels,
+        "layers": layers,
+    }
     policy = mlp_policy(
         env,
         env_params,
@@ -221,6 +309,7 @@ def mlp_policy(
     channels: Sequence[int] = (),
     fields: Sequence[str] = (),
     mask_actions: bool = True,
+    layers: Layers = USUAL,
 ) -> Policy:
     """Return a categorical, multi-discrete or Gaussian MLP policy, as the action space asks."""
     check_is_env(env)
@@ -228,7 +317,8 @@ def mlp_policy(
     check_action_distribution(action_distribution, env.action_space(env_params))
     encode, example = observation_encoder(env, env_params, channels, fields, "policy")
     num_outputs, to_distribution = _action_head(env.action_space(env_params))
-    mlp = MLP(tuple(hidden), num_outputs, _activation(activation), 0.01, tuple(channels))
+    check_layers(layers, channels, env.observation_space(env_params))
+    mlp = MLP(tuple(hidden), num_outputs, _activation(activation), 0.01, tuple(channels), layers)
     module = GaussianMLP(mlp) if to_distribution is None else mlp
 
     def apply(params: Params, obs: Observation) -> Any:
@@ -236,7 +326,8 @@ def mlp_policy(
         return outputs if to_distribution is None else to_distribution(outputs)
 
     policy = memoryless(Policy, lambda key: module.init(key, encode(example)), apply)
-    if to_distribution is Categorical and not channels and gains(hidden, num_outputs - 1):
+    is_plain = not channels and not layers.layer_norm
+    if to_distribution is Categorical and is_plain and gains(hidden, num_outputs - 1):
         policy = policy._replace(jacobian=layerwise)
     policy = executed_as(policy, action_distribution, env.action_space(env_params))
     return _masked(policy, env, env_params) if mask_actions else policy
@@ -282,12 +373,14 @@ def mlp_critic(
     activation: str | Activation = "tanh",
     channels: Sequence[int] = (),
     fields: Sequence[str] = (),
+    layers: Layers = USUAL,
 ) -> Critic:
     """Return an MLP state-value function."""
     check_is_env(env)
     check_hidden(hidden)
     encode, example = observation_encoder(env, env_params, channels, fields)
-    module = MLP(tuple(hidden), 1, _activation(activation), 1.0, tuple(channels))
+    check_layers(layers, channels, env.observation_space(env_params))
+    module = MLP(tuple(hidden), 1, _activation(activation), 1.0, tuple(channels), layers)
 
     def apply(params: Params, obs: Observation) -> Any:
         outputs: Any = module.apply(params, encode(obs))
@@ -301,7 +394,7 @@ CELLS: dict[str, type[nn.RNNCellBase]] = {"gru": nn.GRUCell, "lstm": nn.Optimize
 
 
 class Recurrent(nn.Module):
-    """Fully connected layers, of which the last is a cell with memory, and a head: in three parts.
+    """Fully connected layers, then a cell with memory, then a head: in three parts.
 
     Source: Cho et al. 2014, Learning Phrase Representations using RNN Encoder-Decoder, section 2.3
     (GRU); Hochreiter and Schmidhuber 1997, Long Short-Term Memory, and Gers et al. 2000, Learning
@@ -314,13 +407,16 @@ class Recurrent(nn.Module):
     channels: Sequence[int] = ()
     """Of convolutions before the layers."""
     cell_type: Cell = "gru"
+    made_as: Layers = USUAL
 
     def setup(self) -> None:
         """Name the layers."""
-        scale = orthogonal(math.sqrt(2.0))
+        scale = self.made_as.kernel(math.sqrt(2.0))
         if self.channels:
-            self.convolutions = Convolutions(self.channels, self.activation)
+            self.convolutions = Convolutions(self.channels, self.activation, self.made_as)
         self.layers = [Dense(width, kernel_init=scale) for width in self.hidden[:-1]]
+        if self.made_as.layer_norm:
+            self.norms = [nn.LayerNorm(param_dtype=param_dtype()) for _ in self.hidden[:-1]]
         # flax's default initialiser is a QR decomposition: see `orthogonal`.
         cell: Any = CELLS[self.cell_type]
         self.cell = cell(
@@ -331,8 +427,9 @@ class Recurrent(nn.Module):
         """`[..., inputs] → [..., units]`: the layers before the cell."""
         if self.channels:
             x = self.convolutions(x)
-        for layer in self.layers:
-            x = self.activation(layer(x))
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            x = self.activation(self.norms[i](x) if self.made_as.layer_norm else x)
         return x
 
     def remember(self, carry: Carry, x: Array, start: Array) -> tuple[Carry, Array]:
@@ -362,6 +459,7 @@ def recurrent_actor_critic(
     policy_fields: Sequence[str] = (),
     critic_fields: Sequence[str] = (),
     mask_actions: bool = True,
+    layers: Layers = USUAL,
 ) -> tuple[Policy, Critic]:
     """Return a recurrent policy and a recurrent critic that share no parameters.
 
@@ -370,8 +468,8 @@ def recurrent_actor_critic(
         cell: the last layer, a `"gru"` or an `"lstm"`.
         hidden: widths of the hidden layers, at least one.
         activation: of the layers before it.
-        action_distribution, channels, policy_fields, critic_fields, mask_actions: as
-            `mlp_actor_critic`.
+        action_distribution, channels, policy_fields, critic_fields, mask_actions, layers: as
+            `mlp_actor_critic`; the cell is without LayerNorm.
 
     Raises:
         ValueError: if there is no hidden layer, or the policy cannot serve the action space.
@@ -383,13 +481,15 @@ def recurrent_actor_critic(
     if not hidden:
         raise ValueError(f"hidden must name the width of the {cell.upper()} at least, got ()")
     num_outputs, to_distribution = _action_head(env.action_space(env_params))
-    mlp = MLP((), num_outputs, _activation(activation), output_scale=0.01)
+    check_layers(layers, channels, env.observation_space(env_params))
+    mlp = MLP((), num_outputs, _activation(activation), 0.01, layers=layers)
     head = GaussianMLP(mlp) if to_distribution is None else mlp
-    value_head = MLP((), 1, _activation(activation), output_scale=1.0)
+    value_head = MLP((), 1, _activation(activation), 1.0, layers=layers)
     policy_encoder = observation_encoder(env, env_params, channels, policy_fields, "policy")
     critic_encoder = observation_encoder(env, env_params, channels, critic_fields)
-    policy = Recurrent(tuple(hidden), _activation(activation), head, tuple(channels), cell)
-    critic = Recurrent(tuple(hidden), _activation(activation), value_head, tuple(channels), cell)
+    shape = tuple(channels), cell, layers
+    policy = Recurrent(tuple(hidden), _activation(activation), head, *shape)
+    critic = Recurrent(tuple(hidden), _activation(activation), value_head, *shape)
     head_to_distribution = to_distribution or (lambda distribution: distribution)
     actor = recurrent(Policy, policy, policy_encoder, head_to_distribution)
     actor = executed_as(actor, action_distribution, env.action_space(env_params))

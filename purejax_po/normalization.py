@@ -3,8 +3,8 @@
 Every lane has statistics of its own. They stand still through an update: the rollout and the
 algorithm see observations normalised alike, so that "old" really is the behaviour policy, and what
 was collected is merged afterwards. Before the first update there are none, and nothing is changed
-but for the clipping. Of a dictionary or a tuple each field of real or whole numbers has statistics
-of its own; masks and discrete observations stay as they are.
+except for the clipping. In a dictionary or a tuple each field of real or whole numbers has its own
+statistics; masks and discrete observations stay as they are.
 """
 
 from typing import Any, NamedTuple
@@ -55,7 +55,7 @@ class Normalization(NamedTuple):
 
 
 class NormalizedParams(NamedTuple):
-    """What an actor of normalised observations acts with."""
+    """Parameters of an actor that sees normalised observations."""
 
     params: Params
     obs: ObservationStatistics

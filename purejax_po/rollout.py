@@ -121,7 +121,7 @@ def collect(
         next_state, transition, episodes = env_step(
             keys, env, env_params, state, action, distribution
         )
-        # What follows from the rest is made afterwards: to stack it costs a kernel for each step.
+        # Derived after the scan: stacking these would cost one kernel per step.
         transition = transition._replace(start=None, weight=None)
         episodes = episodes._replace(ended=None)
         return next_state._replace(carry=carry), (transition, episodes)

@@ -40,6 +40,13 @@ def kind(space: Space) -> Kind:
 
     `discrete`: one of n values; `multi_discrete`: a vector of such, bits and whole numbers within
     bounds included; `box`: an array of numbers; `tuple` and `dictionary`: of other spaces.
+
+    Example:
+        >>> import purejax_po as po
+        >>> from purejax_po import spaces
+        >>> env, env_params = po.make_env("CartPole-v1")
+        >>> spaces.kind(env.action_space(env_params))
+        'discrete'
     """
     parts = getattr(space, "spaces", None)
     if isinstance(parts, list | tuple):

@@ -53,6 +53,13 @@ def seed_keys(seeds: int | Any) -> Key:
     Raises:
         ValueError: for a seed that is no whole number or is out of range: JAX would take it modulo
             2³², and two seeds would share a key.
+
+    Example:
+        >>> import purejax_po as po
+        >>> po.seed_keys(16).shape
+        (16,)
+        >>> po.seed_keys([3, 7]).shape
+        (2,)
     """
     if isinstance(seeds, Tracer):
         if seeds.ndim != 1 or not jnp.issubdtype(seeds.dtype, jnp.integer):
@@ -116,6 +123,14 @@ def make_trainer(
             environments do not split into groups, the policy needs whole episodes and the
             algorithm does not, or environment, policy and critic do not fit each other
             (`contract.check`).
+
+    Example:
+        >>> import purejax_po as po
+        >>> env, env_params = po.make_env("CartPole-v1")
+        >>> algorithm = po.ppo(*po.mlp_actor_critic(env, env_params))
+        >>> trainer = po.make_trainer(env, env_params, algorithm, num_envs=4, num_steps=128)
+        >>> trainer.steps_per_update
+        512
     """
     check_count("num_envs", num_envs)
     check_count("num_steps", num_steps)
@@ -240,7 +255,13 @@ def _checked(
     env: Environment, env_params: EnvParams, actor: Actor, algorithm: Algorithm, normalizes: bool
 ) -> contract.Start:
     """Check environment, actor and critic against each other: see `contract.check`."""
-    params = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams).params
+    state = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams)
+    if not hasattr(state, "params"):
+        raise ValueError(
+            "algorithm.init must return a state with a field params, such as a NamedTuple "
+            f"State(params, optimizer), got {type(state).__name__}"
+        )
+    params: Any = state.params
 
     def check_critic(obs: Any) -> None:
         if algorithm.critic is not None:

@@ -135,7 +135,7 @@ class Policy(NamedTuple):
 
 
 class Actor(NamedTuple):
-    """What acts in a rollout, with the whole parameters that it is given.
+    """The functions that act in a rollout, given all parameters of the algorithm.
 
     Less than a policy: it is neither initialised nor differentiated. `acting` makes one of a
     policy.
@@ -216,7 +216,7 @@ class Algorithm(NamedTuple):
     update: Callable[[Key, Hyperparams, Any, Rollout], tuple[Any, Info]]
     """`(key, hyperparams, state, rollout) → (state, info)`; `info` holds scalars only."""
     complete_episodes: bool = False
-    """Each rollout starts anew, and its weights leave each environment's first episode alone (see
+    """Each rollout starts fresh episodes; only each environment's first one has weight (see
     `rollout.first_episodes`)."""
     group_size: int = 1
     """With complete episodes: so many neighbouring environments start from one state."""

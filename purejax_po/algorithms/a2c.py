@@ -45,7 +45,7 @@ class A2CHyperparams(actor_critic.ActorCriticHyperparams):
 
 @dataclass(frozen=True, kw_only=True)
 class A2COptions:
-    """What shapes A2C's program."""
+    """Options of A2C, which shape its program."""
 
     normalize_advantage: bool = True
     """Normalise advantages over the rollout."""

@@ -110,7 +110,7 @@ def actor(policy: Policy, critic: Critic) -> Actor:
 def make_samples(
     critic: Critic, params: Params, rollout: Rollout, hyperparams: ActorCriticHyperparams
 ) -> Samples:
-    """A rollout, `[T, N]`, with what its actions' and its critic's parameters say of it."""
+    """A rollout, `[T, N]`, with log-probabilities, values and advantages."""
     transition = rollout.transition
     carry = rollout.carry or ((), ())
     estimates = critics.estimate(critic, params, transition, hyperparams, carry[1])

@@ -91,7 +91,7 @@ def values(
 def successor_values(critic: Critic, params: Params, transition: Transition, value: Array) -> Array:
     """V(next_obs_t) of a critic without memory, where no episode terminated.
 
-    It is V(obs_{t+1}), which is known, but at the last step and where next_obs_t is another one:
+    It is V(obs_{t+1}), which is known, except at the last step and where next_obs_t differs:
     where an episode was truncated. Such steps are rare, and are judged one after the other, of all
     environments at once.
 
@@ -111,12 +111,13 @@ def successor_values(critic: Critic, params: Params, transition: Transition, val
     def one_of_each(state: tuple[Array, Array]) -> tuple[Array, Array]:
         next_value, left = state
         t = jnp.argmax(left, axis=0)
+        here = left[t, env]
         next_obs = jax.tree.map(lambda x: x[t, env], transition.next_obs)
-        found = jnp.where(left[t, env], judge(next_obs), next_value[t, env])
+        found = jnp.where(here, judge(next_obs), next_value[t, env])
         return next_value.at[t, env].set(found), left.at[t, env].set(False)
 
-    last = jax.tree.map(lambda x: x[-1], transition.next_obs)
-    next_value = jnp.concatenate([value[1:], judge(last)[None]])
+    known, last = value[1:], jax.tree.map(lambda x: x[-1], transition.next_obs)
+    next_value = jnp.concatenate([known, judge(last)[None]])
     differ = observations.differ_in_time(transition.next_obs, transition.obs)
     left = jnp.concatenate([differ, jnp.zeros_like(differ, shape=(1, len(env)))])
     left &= ~transition.terminated

@@ -56,7 +56,7 @@ class GRPOHyperparams:
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOOptions:
-    """What shapes GRPO's program.
+    """Options of GRPO, which shape its program.
 
     The gradient of the KL as a plain term of the loss is not that of the KL (with k3 it is that of
     KL(π_ref ‖ π)). Weighted by the differentiated ratio of the output up to its step, it is that of

@@ -34,7 +34,7 @@ class NPGHyperparams(natural.NaturalHyperparams):
 
 @dataclass(frozen=True, kw_only=True)
 class NPGOptions(natural.NaturalOptions):
-    """What shapes NPG's program."""
+    """Options of NPG, which shape its program."""
 
     step_size_rule: Literal["kl", "fixed"] = "kl"
     """Scale the step to hyperparams.max_kl, or multiply by hyperparams.step_size."""

@@ -61,7 +61,7 @@ class PPOHyperparams(actor_critic.ActorCriticHyperparams):
 
 @dataclass(frozen=True, kw_only=True)
 class PPOOptions:
-    """What shapes PPO's program."""
+    """Options of PPO, which shape its program."""
 
     surrogate: Surrogate = "clip"
     """Objective: clipped, an ablation of it, or penalised by the KL."""
@@ -108,6 +108,17 @@ def ppo(
 
     Raises:
         ValueError: naming the field, its value and what is allowed.
+
+    Example:
+        >>> import purejax_po as po
+        >>> networks = po.mlp_actor_critic(*po.make_env("CartPole-v1"))
+        >>> algorithm = po.ppo(*networks, hyperparams=po.PPOHyperparams(learning_rate=1e-3))
+        >>> algorithm.hyperparams.learning_rate
+        0.001
+        >>> po.ppo(*networks, po.PPOOptions(surrogate="clipp"))
+        Traceback (most recent call last):
+            ...
+        ValueError: ...surrogate must be one of clip, ..., got 'clipp'; did you mean clip?
     """
     options = checked_options(options, PPOOptions)
     hyperparams = checked_hyperparams(hyperparams, PPOHyperparams)

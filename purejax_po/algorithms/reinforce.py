@@ -62,7 +62,7 @@ class REINFORCEHyperparams:
 
 @dataclass(frozen=True, kw_only=True)
 class REINFORCEOptions(critics.CriticOptions):
-    """What shapes REINFORCE's program.
+    """Options of REINFORCE, which shape its program.
 
     Where Ψ needs a critic, it is fitted to the reward-to-go for `baseline`, else to the λ-returns.
     """

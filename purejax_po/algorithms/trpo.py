@@ -30,7 +30,7 @@ class TRPOHyperparams(natural.NaturalHyperparams):
 
 @dataclass(frozen=True, kw_only=True)
 class TRPOOptions(natural.NaturalOptions):
-    """What shapes TRPO's program."""
+    """Options of TRPO, which shape its program."""
 
     max_backtracks: WholeNumber = 10
     """Candidates of the line search."""

@@ -132,8 +132,8 @@ class Sweep(Train):
     axes: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="NAME=V,V,…")
     ] = ()
-    """Values to try: learning_rate=1e-4,3e-4, or env_params.gravity=9.8,12. Again for each further
-    name; each seed trains once with each combination."""
+    """Values to try: learning_rate=1e-4,3e-4, or env_params.gravity=9.8,12. Repeat --set for each
+    further name; every seed trains at each combination."""
 
     def config(self) -> ExperimentConfig:
         """As `Train.config`, with the axes."""
@@ -185,6 +185,10 @@ class Compare:
     """Show policies and critics (obs − mean)/std, clipped to ±10."""
     normalize_rewards: bool = False
     """Train on reward / std of the running discounted return; results keep the true rewards."""
+    wrappers: tuple[str, ...] = ()
+    """Around each environment, the first innermost, such as frame_stack:4 time_limit:200."""
+    randomize: tuple[str, ...] = ()
+    """Fields of the environments' parameters that are drawn at every reset, such as g=8:12."""
     out: Path = Path("runs/comparison")
     """Directory for the runs, the pictures and the report."""
     overwrite: bool = False
@@ -202,6 +206,8 @@ class Compare:
             "lanes_per_device",
             "normalize_observations",
             "normalize_rewards",
+            "wrappers",
+            "randomize",
         )
         try:
             if not self.algorithms:
@@ -227,7 +233,7 @@ class Compare:
 class Table1:
     """Run the PPO paper's Table 1 on Brax: eleven objectives, seven continuous-control tasks.
 
-    What an earlier call with the same flags has done is not repeated.
+    Runs that an earlier call with the same flags has finished are not repeated.
     """
 
     settings: Annotated[table1.Settings, tyro.conf.arg(name="")] = field(
@@ -236,7 +242,7 @@ class Table1:
     out: Path = Path("runs/table1")
     """Directory for the runs, the table and the curves."""
     plan: bool = False
-    """Print the plan and its cost alone."""
+    """Only print the plan and its cost."""
     host: HostFlags = field(default_factory=Host)
 
     def execute(self) -> int:
@@ -276,7 +282,7 @@ def _prepare_process(config: ExperimentConfig) -> None:
 def _execute(found: "Study | comparison.Comparison", host: Host) -> int:
     """Run an experiment or a comparison and print its table.
 
-    An interruption or a full disk is told of in one line.
+    An interruption or a full disk gives one line.
     """
     out = Path(found.directory or ".")
     if not host.compilation_cache:

@@ -14,9 +14,10 @@ import tyro
 import purejax_po
 from purejax_po.checks import check_choice
 from purejax_po.cli import arguments as typed
-from purejax_po.cli import files, messages, output, own
+from purejax_po.cli import files, helping, messages, output, own
 from purejax_po.cli.commands import Compare, Resume, Sweep, Table1, Train
-from purejax_po.cli.looking import Algorithms, Envs, Evaluate, Render, Report, Zoo
+from purejax_po.cli.listing import Envs
+from purejax_po.cli.looking import Algorithms, Evaluate, Export, Render, Report, Zoo
 from purejax_po.cli.tune import Tune
 from purejax_po.experiment.config import ALGORITHMS, PRESETS, TASK_PRESETS, zoo
 from purejax_po.experiment.run.signals import Interrupted, stop_signal
@@ -33,6 +34,7 @@ COMMANDS: dict[str, type] = {
     "report": Report,
     "evaluate": Evaluate,
     "render": Render,
+    "export": Export,
     "envs": Envs,
     "algorithms": Algorithms,
     "zoo": Zoo,
@@ -120,7 +122,7 @@ def _parse(arguments: Sequence[str], preset: str | zoo.Entry | None, path: Path 
     ]
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), helping.grouped():
             return tyro.cli(
                 commands,  # type: ignore[arg-type]
                 prog=PROGRAM,
@@ -154,7 +156,7 @@ def _preset_command(command: type[Train], preset: str | zoo.Entry | None) -> Tra
     if preset is None:
         return command()
     if isinstance(preset, zoo.Entry):
-        config = preset.config
+        config = dataclasses.replace(preset.config, num_seeds=command().experiment.num_seeds)
         return command(algorithm=config.algorithm, experiment=config, preset=zoo.PRESET)
     check_choice("preset", preset, (*PRESETS, zoo.PRESET))
     env, algorithm, total_steps = PRESETS[preset]

@@ -108,7 +108,7 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
         return obs, self.begin_rollout(pool_key, state, params)
 
     def begin_rollout(self, key: Key, state: EnvState, params: EnvParams) -> EnvState:
-        """Draw the pool anew; without one the state stays what it is."""
+        """Draw the pool again; without a pool the state stays the same."""
         if not self.reset_pool:
             return state
         keys = jax.random.split(key, self.reset_pool)
@@ -119,7 +119,7 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
     def step(
         self, key: Key, state: EnvState, action: Any, params: EnvParams | None = None
     ) -> tuple[Observation, EnvState, Array, Array, Array, Info]:
-        """Step, and begin anew where the episode has ended: six values, as gymnax."""
+        """Step, and reset where the episode has ended: six values, as gymnax."""
         params = self.default_params if params is None else params
         step_key, reset_key = jax.random.split(key)
         obs, successor, reward, terminated, info = self.step_env(step_key, state, action, params)

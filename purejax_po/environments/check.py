@@ -1,4 +1,4 @@
-"""What is wrong with an environment: everything in one list, found by a few steps of it."""
+"""Find everything that is wrong with an environment, by a few of its steps: one list."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from purejax_po.environments import registry
 from purejax_po.types import Environment, EnvParams, Space
 
 MOST_STEPS = 200
-"""Of random actions, after each of which observation and reward are looked at."""
+"""Random actions; after each one observation and reward are checked."""
 CALLS = ("jit", "pjit")
 """How a program calls a compiled function within it."""
 ARRAYS = ("box", "discrete", "multi_discrete")
@@ -34,7 +34,7 @@ class Walk(NamedTuple):
 def check_env(
     env: Environment | Any, env_params: EnvParams | None = None, *, raises: bool = True
 ) -> list[str]:
-    """Look for everything in an environment that training would stumble over.
+    """List everything in an environment that training would stumble over.
 
     It is traced once, then stepped with random valid actions, ended episodes included. What each of
     its values has to be is said by `types.Environment`, of a mask of actions by `masks`.
@@ -188,7 +188,7 @@ def _of_randomness(env: Environment, params: EnvParams, action: Any) -> Iterator
     for method, program in traced.items():
         if _draws_alone(program.jaxpr, set(program.jaxpr.invars))[0]:
             yield f"{name}.{method} must draw its randomness from its key, and uses a fixed one"
-    with jax.disable_jit():  # what a program holds fixed is drawn anew
+    with jax.disable_jit():  # what a program holds fixed is drawn again
         twice = [_one_step(env, params, action) for _ in range(2)]
     if not all(jax.tree.leaves(jax.tree.map(np.array_equal, *twice))):
         yield (

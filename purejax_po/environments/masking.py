@@ -17,7 +17,7 @@ Valid = Callable[[EnvState, EnvParams], Array]
 
 
 def with_action_mask(env: Any, valid: Valid | None = None) -> Any:
-    """Return the environment whose observations tell which actions are valid.
+    """Return the environment whose observations carry a mask of the valid actions.
 
     An array is then the field `observation` of a dictionary, a dictionary gains a field; the mask
     is the field `action_mask`.

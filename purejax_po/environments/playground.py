@@ -82,7 +82,7 @@ class Playground(Adapter):
         return Advance(obs, self._carried.reduce(state), reward, done > 0)
 
     def action_space(self, params: Any = None) -> spaces.Box:
-        """What each actuator is told, in [−1, 1]."""
+        """The command of each actuator, in [−1, 1]."""
         return spaces.Box(-1.0, 1.0, (self.game.action_size,))
 
     def observation_space(self, params: Any = None) -> Any:

@@ -1,7 +1,7 @@
 """Changes to what an agent sees, does and is paid, one around another.
 
 Each function returns an environment with `reset` and `step` of its own around the given one, whose
-parameters, spaces and automatic resets stay what they were but for the change. By name:
+parameters, spaces and automatic resets stay the same except for the change. By name:
 `environments.make("CartPole-v1", wrappers=["action_repeat:2", "frame_stack:4"])`, from the inside
 out. Changed rewards are those of logs and of evaluations too.
 """
@@ -38,7 +38,7 @@ class State(NamedTuple):
     memory: Any
 
 
-class _Remembering(Wrapper):
+class Remembering(Wrapper):
     """A wrapper with a memory, which the pool of starts inside is drawn without."""
 
     def __init__(self, env: Any) -> None:
@@ -144,7 +144,7 @@ def flatten_observation(env: Any) -> Any:
     return _Flat(env)
 
 
-class _Stacked(_Remembering):
+class _Stacked(Remembering):
     """See `frame_stack`; remembers the stacked observation."""
 
     def __init__(self, env: Any, count: int) -> None:
@@ -251,7 +251,7 @@ class _Limit(Wrapper):
         return self._env.step(key, state, action, params)
 
 
-class _Timed(_Remembering):
+class _Timed(Remembering):
     """See `time_limit`; remembers the steps of the episode."""
 
     def __init__(self, env: Any, count: int) -> None:
@@ -264,7 +264,7 @@ class _Timed(_Remembering):
         return obs, State(state, jnp.int32(0))
 
     def step(self, key: Key, state: State, action: Any, params: EnvParams | None = None) -> Found:
-        """Step, and begin anew where the limit is reached."""
+        """Step, and reset where the limit is reached."""
         from purejax_po.environments.adapters import unless_ended  # imports gymnax
 
         params = self._env.default_params if params is None else params
@@ -283,7 +283,7 @@ class _Timed(_Remembering):
         return obs, State(inner, time), reward, terminated, truncated, info
 
 
-class _Sticky(_Remembering):
+class _Sticky(Remembering):
     """See `sticky_actions`; remembers the action before, and whether there is one."""
 
     def __init__(self, env: Any, probability: float) -> None:
@@ -331,11 +331,11 @@ class _Flat(Wrapper):
         """Bounds where all observations are arrays with bounds."""
         space = self._env.observation_space(params)
         if spaces.kind(space) == "box":
-            return _box(space, np.ravel, np.float32)
+            return _box(space, _ravel, np.float32)
         found = jax.eval_shape(lambda key: self.reset(key, params)[0], jax.random.key(0))
         if (mask := fields(space).get(ACTION_MASK)) is None:
-            return _box(None, np.ravel, np.float32, found.shape)
-        vector = _box(None, np.ravel, np.float32, found[OBSERVATION].shape)
+            return _box(None, _ravel, np.float32, found.shape)
+        vector = _box(None, _ravel, np.float32, found[OBSERVATION].shape)
         return _dictionary({OBSERVATION: vector, ACTION_MASK: mask})
 
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, Any]:
@@ -403,12 +403,21 @@ def _dictionary(parts: dict[str, Any]) -> Any:
     return gymnax_spaces.Dict(parts)
 
 
-def _box(space: Any, change: Callable[[Any], Any], dtype: Any = None, shape: Any = ()) -> Any:
-    """A Box with changed bounds, or without bounds where no space is given."""
+def _ravel(np_: Any, x: Any) -> Any:
+    return np_.ravel(x)
+
+
+def _box(space: Any, change: Callable[[Any, Any], Any], dtype: Any = None, shape: Any = ()) -> Any:
+    """A Box with changed bounds, or without bounds where no space is given.
+
+    Inside of a traced function some environments' bounds are traced.
+    """
     from gymnax.environments import spaces as gymnax_spaces  # takes seconds
 
     if space is None:
         return gymnax_spaces.Box(-jnp.inf, jnp.inf, shape, jnp.float32)
-    bounds = [np.broadcast_to(np.asarray(x), space.shape) for x in (space.low, space.high)]
-    low, high = (jnp.asarray(change(x)) for x in bounds)
+    is_traced = any(isinstance(x, jax.core.Tracer) for x in (space.low, space.high))
+    np_: Any = jnp if is_traced else np
+    bounds = [np_.broadcast_to(np_.asarray(x), space.shape) for x in (space.low, space.high)]
+    low, high = (jnp.asarray(change(np_, x)) for x in bounds)
     return gymnax_spaces.Box(low, high, low.shape, dtype or space.dtype)

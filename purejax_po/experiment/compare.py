@@ -59,7 +59,7 @@ def compare(
     Args:
         algorithms: names, configurations, or a mapping from labels to them. A name may have preset
             and settings: `"ppo=ppo-pendulum"`, `"ppo:learning_rate=1e-3,num_epochs=8"`; it may be
-            of one's own, with a label: `"my=my_pkg.spo:SPO"`. `"ppo=best.toml"` takes algorithm and
+            your own, with a label: `"my=my_pkg.spo:SPO"`. `"ppo=best.toml"` takes algorithm and
             normalisation from a file; environment, seeds and steps are the comparison's.
         envs: environment ids, or environments.
         out: directory for the runs' files, pictures and the report; none are written without it.
@@ -195,7 +195,7 @@ def _interrupted(number: int, directory: Path | None) -> Interrupted:
 def resume_compare(
     out: str | os.PathLike[str], host: Host | None = None, **where: Any
 ) -> "xr.Dataset":
-    """Continue the comparison that a directory holds; what is complete is read."""
+    """Continue the comparison that a directory holds; complete runs are only read."""
     host = (host or Host()).but(where)
     return execute(prepare_resume(out, host), host)
 

@@ -198,7 +198,7 @@ def _execute(tuning: Tuning, host: Host, stop: StopSignal) -> Tuned:
     config, settings, directory = tuning.config, tuning.search, tuning.directory
     seeds = search.seeds_of(config, settings)
     count = _Count(host)
-    work = Work(config, tuning.width, host, stop, count)
+    work = Work(_unevaluated(config), tuning.width, host, stop, count)
     record = Record(tuning.storage, tuning.study, tuning.identity())
     history: list[Trial] = []
     trained: list[Trained] = []
@@ -227,6 +227,11 @@ def _execute(tuning: Tuning, host: Host, stop: StopSignal) -> Tuned:
         atomic.write_text(directory / search.BEST, best)
         atomic.write_json(directory / search.SUMMARY, told)
     return Tuned(whole, fresh, told, rows)
+
+
+def _unevaluated(config: ExperimentConfig) -> ExperimentConfig:
+    """Trials are judged by their training episodes; the run with fresh seeds is evaluated."""
+    return dataclasses.replace(config, evaluate_every=0, stop_when_solved=None)
 
 
 def _batch(

@@ -73,9 +73,17 @@ class Disturbed(environment.Environment):
     thirty times the size of what the action changes.
     """
 
-    num_actions = 4
     disturbance = 30.0
-    default_params = environment.EnvParams(max_steps_in_episode=2)
+
+    @property
+    def default_params(self) -> environment.EnvParams:
+        """A time limit that is never reached."""
+        return environment.EnvParams(max_steps_in_episode=2)
+
+    @property
+    def num_actions(self) -> int:
+        """Four."""
+        return 4
 
     @property
     def name(self) -> str:

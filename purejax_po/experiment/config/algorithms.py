@@ -1,4 +1,4 @@
-"""What an algorithm is as a configuration: its static options, rollout shape, hyperparameters."""
+"""An algorithm as a configuration: its static options, rollout shape, hyperparameters."""
 
 import dataclasses
 import inspect
@@ -31,7 +31,9 @@ from purejax_po.experiment.config.networks import (
     NetworkConfig,
     check_factory,
     check_seen,
+    check_usual,
     from_factory,
+    layers_of,
 )
 from purejax_po.types import Algorithm, EnvParams
 
@@ -89,6 +91,7 @@ class AlgorithmConfig:
             activation=network.activation,
             action_distribution=network.action_distribution,
             channels=network.channels,
+            layers=layers_of(network),
             policy_fields=network.policy_fields,
             critic_fields=network.critic_fields,
             mask_actions=network.mask_actions,
@@ -102,6 +105,7 @@ class AlgorithmConfig:
         self._check_sizes()
         networks.check_hidden(self.network.hidden, "network.hidden")
         encoding.check_channels(self.network.channels, name="network.channels")
+        networks.check_layers(layers_of(self.network), self.network.channels, prefix="network.")
         defaults: Any = type(self)
         expected = type(defaults().hyperparams)
         if not isinstance(self.hyperparams, expected):
@@ -225,6 +229,8 @@ class GRPOConfig(GRPOOptions, AlgorithmConfig):
     def make_networks(self, env: Any, env_params: EnvParams) -> tuple[Any, ...]:
         """Make a policy alone; with memory on token tasks, one that reads prompts."""
         network, on_tokens = self.network, hasattr(env, "prompt_length")
+        if on_tokens and network.memory in ("transformer", "gru"):
+            check_usual(network)
         if on_tokens and network.memory == "transformer":
             if self.num_steps > env.max_tokens:
                 raise ValueError(

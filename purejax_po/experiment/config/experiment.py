@@ -42,7 +42,14 @@ else:  # what the command line reads
 @named_fields
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-    """One algorithm on one environment over many seeds."""
+    """One algorithm on one environment over many seeds.
+
+    Example:
+        >>> import purejax_po as po
+        >>> config = po.ExperimentConfig(num_seeds=16, sweep={"learning_rate": (1e-4, 1e-3)})
+        >>> config.num_lanes
+        32
+    """
 
     algorithm: tyro.conf.Suppress[tyro.conf.Fixed[AlgorithmConfig]] = field(
         default_factory=PPOConfig
@@ -55,6 +62,14 @@ class ExperimentConfig:
     """Fields of the environment's parameters to set, e.g. max_torque 1.5."""
     env_options: dict[str, int] = field(default_factory=dict)
     """Whole-number arguments of the environment's constructor, e.g. length 8 for Chain-v0."""
+    wrappers: tuple[str, ...] = ()
+    """Around the environment, the first innermost: action_repeat:2, flatten_observation,
+    frame_stack:4, reward_clip:1, reward_scale:0.1, sticky_actions:0.25, time_limit:200. Results
+    and evaluations are those of the wrapped environment."""
+    randomize: tuple[str, ...] = ()
+    """Fields of the environment's parameters that are drawn at every reset: gravity=8:12 uniformly,
+    gravity=log:5:20 uniformly in the logarithm, gravity=normal:10:1. Evaluations have the true
+    ones."""
     num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 1
     """Independent training runs."""
     first_seed: int = 0
@@ -66,8 +81,8 @@ class ExperimentConfig:
     normalize_rewards: bool = False
     """Train on reward / std of the running discounted return; results keep the true rewards."""
     matmul_precision: MatmulPrecision = "default"
-    """Of products of matrices, by JAX's names. On recent NVIDIA GPUs all but float32 are
-    tensorfloat32, on a CPU all are float32."""
+    """Precision of matrix products, by JAX's names. On recent NVIDIA GPUs every one except
+    float32 is tensorfloat32; on a CPU all are float32."""
     num_windows: int = 100
     """Points of the learning curve, at least 10: updates are averaged in windows."""
     evaluate_every: int = 0
@@ -131,7 +146,7 @@ class ExperimentConfig:
         return dataclasses.replace(self, algorithm=algorithm, env_params=env_params, sweep={})
 
     def check(self) -> None:
-        """Check every field, but for `env_params` and `sweep`, without compiling anything.
+        """Check every field except `env_params` and `sweep`, without compiling anything.
 
         Raises:
             ValueError: naming the field, its value and what is allowed.
@@ -161,6 +176,10 @@ class ExperimentConfig:
         for name in ("env_params", "env_options"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be values by name, got {getattr(self, name)!r}")
+        for name in ("wrappers", "randomize"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list) or not all(isinstance(x, str) for x in value):
+                raise ValueError(f"{name} must be a sequence of texts, got {value!r}")
         if not isinstance(self.sweep, Mapping):
             raise ValueError(f"sweep must be values by name, got {self.sweep!r}")
         self.algorithm.check()
@@ -248,7 +267,8 @@ class ExperimentConfig:
         for name, value in self.env_options.items():
             check_count(f"env_options.{name}", value, minimum=0)
             check_number(f"env_options.{name}", value, WHOLE_NUMBERS)
-        env, env_params = environments.make(self.env, **self.env_options)
+        around = {"wrappers": self.wrappers, "randomize": self.randomize}
+        env, env_params = environments.make(self.env, **around, **self.env_options)
         return env, self.set_env_params(env_params)
 
     def set_env_params(self, env_params: EnvParams) -> EnvParams:

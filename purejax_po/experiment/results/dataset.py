@@ -207,6 +207,7 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
     summary = {
         "algorithm": attributes["algorithm"],
         "env": attributes["env"],
+        **{k: attributes[k] for k in ("wrappers", "randomize") if k in attributes},
         "num_seeds": dataset.sizes["seed"],
         "total_steps": int(dataset["step"].values[-1]),
         "final_return": over_seeds(sound_final_returns(chosen)),
@@ -312,7 +313,7 @@ def save(dataset: "xr.Dataset", path: Path) -> None:
 
 
 def save_results(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
-    """Write results as netCDF-4, with all that they say of themselves; `load_results` reads them.
+    """Write results as netCDF-4, with their attributes; `load_results` reads them.
 
     Args:
         dataset: results of a run, of a sweep or of several runs, or a part of them.

@@ -56,7 +56,7 @@ def load_runs(paths: Paths) -> "xr.Dataset":
 
 
 def read_runs(paths: Paths) -> Runs:
-    """As `load_runs`, but each run by itself."""
+    """As `load_runs`, but each run separately."""
     if isinstance(paths, Mapping):
         named = [(label, path) for label, some in paths.items() for path in listed(some)]
     else:

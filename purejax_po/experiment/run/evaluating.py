@@ -23,6 +23,7 @@ from purejax_po.experiment.run.compilation import compiler_options, with_deep_st
 from purejax_po.experiment.run.observers import ended
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.program import MOST_PROGRAMS, SETTINGS, Program, setting
+from purejax_po.experiment.run.trainer import true_env
 from purejax_po.types import Trainer
 
 SEED = np.uint32(2**32 - 1)
@@ -116,11 +117,12 @@ def _compile(
 ) -> Evaluator:
     """As `compile_evaluator`."""
     start = time.perf_counter()
+    judge = trainer._replace(env=true_env(config, trainer)[0])
 
     def evaluate(number: Any, env_params: Any, params: Any) -> Any:
         found = evaluate_lanes(
             jax.random.fold_in(jax.random.key(SEED), number),
-            trainer,
+            judge,
             env_params,
             params,
             num_episodes=config.evaluation_episodes,

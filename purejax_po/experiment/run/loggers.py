@@ -1,4 +1,7 @@
-"""Where windows are logged besides `log.jsonl`: TensorBoard and Weights & Biases, by lane.
+"""Where windows are logged besides `log.jsonl`: TensorBoard, Weights & Biases, or one's own.
+
+One's own is a function or a class `(directory, config) → Observer`, named by `module:name` or by an
+entry point of the group `purejax_po.loggers`.
 
 The host calls a logger once per window and block of lanes, with numbers that it has fetched anyway:
 nothing is called from inside the compiled program.
@@ -13,11 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from purejax_po.checks import check_choice
+from purejax_po import named
+from purejax_po.checks import check_choice, how_to_install
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.run.observers import Observer, Window
 from purejax_po.experiment.run.plan import Labels, Plan
 
+GROUP = "purejax_po.loggers"
+"""Entry points by which an installed package gives its loggers a short name."""
 MAX_LANES = 256
 """A lane is a file, or a line of each chart: beyond, `results.nc` is the place to look."""
 
@@ -70,10 +76,10 @@ class WeightsAndBiases:
 
 
 class Backend(NamedTuple):
-    """A kind of logger, and the module that it needs."""
+    """A kind of logger, and the module that it needs; one's own needs none that is known."""
 
     make: Any
-    module: str
+    module: str | None
 
 
 BACKENDS = {
@@ -81,6 +87,18 @@ BACKENDS = {
     "wandb": Backend(WeightsAndBiases, "wandb"),
 }
 """By name, which is also the name of the extra that installs the module."""
+
+
+def _backend(name: str) -> Backend:
+    """What a name stands for: a backend of the package's, or one's own."""
+    own = name if named.is_name(name) else named.entry_points(GROUP).get(name)
+    if name in BACKENDS or own is None:
+        check_choice("log_to", name, (*BACKENDS, *named.entry_points(GROUP)))
+        return BACKENDS[name]
+    make = named.find("log_to", own)
+    if not callable(make):
+        raise ValueError(f"log_to {name} must name a function or a class, got {make!r}")
+    return Backend(make, None)
 
 
 def check(names: Sequence[str], config: ExperimentConfig, directory: Path | None) -> None:
@@ -91,16 +109,14 @@ def check(names: Sequence[str], config: ExperimentConfig, directory: Path | None
             points of a sweep) or no directory.
     """
     for name in names:
-        check_choice("log_to", name, tuple(BACKENDS))
-        module = BACKENDS[name].module
-        if importlib.util.find_spec(module) is None:
+        module = _backend(name).module
+        if module is not None and importlib.util.find_spec(module) is None:
             raise ValueError(
-                f"log_to {name} needs {module}, which is not installed: "
-                f"pip install 'purejax-po[{name}]'"
+                f"log_to {name} needs {module}, which is not installed: {how_to_install(name)}"
             )
         if directory is None:
             raise ValueError(f"log_to {name} needs a directory for the run's files (out)")
-        if config.num_lanes > MAX_LANES:
+        if module is not None and config.num_lanes > MAX_LANES:
             points = f"{config.num_points} points × " if config.sweep else ""
             raise ValueError(
                 f"log_to {name} is for at most {MAX_LANES} seeds, got {points}{config.num_seeds}; "
@@ -110,7 +126,7 @@ def check(names: Sequence[str], config: ExperimentConfig, directory: Path | None
 
 def open_all(names: Sequence[str], config: ExperimentConfig, directory: Path) -> list[Observer]:
     """Open the loggers of a run."""
-    return [BACKENDS[name].make(directory, config) for name in dict.fromkeys(names)]
+    return [_backend(name).make(directory, config) for name in dict.fromkeys(names)]
 
 
 def scalars(lanes: Sequence[str], window: Window) -> Iterator[tuple[str, str, float]]:

@@ -48,10 +48,28 @@ class Record(NamedTuple):
 
 
 class Observer(Protocol):
-    """Takes windows as they come, in the process that drives the run."""
+    """Takes windows as they come, in the process that drives the run.
+
+    `po.run(config, out, observers=[…])` takes any number of them. A block's windows come in order;
+    those of several blocks, which run at the same time, come mixed.
+    """
 
     def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
-        """Take note of a window; `labels` names its lanes."""
+        """Take note of a window.
+
+        Args:
+            plan: of the run. `plan.config` is the experiment, `plan.updates[window.number]` the
+                updates done by the window's end, and × `plan.steps_per_update` the environment
+                steps of each lane.
+            labels: of the block's lanes. `labels.names` has a text for each, such as `seed-3`, and
+                `labels.columns` the seeds and the values of a sweep, by name.
+            window: its log. `window.log.episode_return` and `.episode_length` have the fields
+                `count`, `mean` and `m2`, `[lanes]`, over the episodes that ended;
+                `window.log.info.mean` has the mean of every scalar of the algorithm over the
+                window's updates, by name, and `window.log.info.count` the number of these.
+                `loggers.scalars(labels.names, window.log)` yields all of it as
+                `(lane, name, value)`.
+        """
         ...
 
     def close(self) -> None:

@@ -46,6 +46,7 @@ def dataset_of(plan: Plan, parts: Sequence[tuple[Record, Any]]) -> "xr.Dataset":
     dataset.attrs.update(
         algorithm=config.algorithm.name,
         env=config.env_name,
+        **{k: v for k in ("wrappers", "randomize") if (v := ", ".join(getattr(config, k)))},
         config=json.dumps(config.identity()),
         versions=json.dumps(results.versions()),
     )

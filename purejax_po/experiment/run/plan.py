@@ -1,4 +1,4 @@
-"""What is to be done: which lanes make up which block, and in which windows each of them runs.
+"""The plan: which lanes make up which block, and in which windows each of them runs.
 
 Lanes are numbered point by point of a sweep, and seed by seed within each; blocks are K of them in
 that order, the last one filled with copies of the last lane. Nothing else knows these numbers.

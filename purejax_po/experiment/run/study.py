@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 MOST_LOSSES = 5
-"""Of the workers of a block in a row, none of which trains a new window."""
+"""Workers that a block may lose in a row without a new window."""
 POLL_SECONDS = 0.5
 
 RESULTS_COPIES = 3

@@ -1,5 +1,6 @@
 """From a configuration to what is compiled, in the process that drives a run and in its workers."""
 
+import dataclasses
 import json
 from collections.abc import Hashable
 
@@ -7,7 +8,7 @@ from purejax_po.environments import registry
 from purejax_po.experiment.config import ExperimentConfig, sweep
 from purejax_po.experiment.run import evaluating
 from purejax_po.training import make_trainer
-from purejax_po.types import Trainer
+from purejax_po.types import Environment, EnvParams, Trainer
 
 EVALUATION = (
     *("evaluate_every", "evaluation_episodes", "evaluation_actions"),
@@ -40,6 +41,13 @@ def build_trainer(config: ExperimentConfig) -> Trainer:
     if config.evaluate_every:
         evaluating.check(config, trainer)
     return trainer
+
+
+def true_env(config: ExperimentConfig, trainer: Trainer) -> tuple[Environment, EnvParams]:
+    """Return a trainer's environment without the randomisation of its parameters."""
+    if not config.randomize:
+        return trainer.env, trainer.env_params
+    return dataclasses.replace(config, randomize=()).make_env()
 
 
 def program_key(config: ExperimentConfig, trainer: Trainer) -> Hashable:
