@@ -170,11 +170,10 @@ def at(config: ExperimentConfig, params: Mapping[str, Value]) -> ExperimentConfi
             algorithm = dataclasses.replace(algorithm, **{name: value})
         elif place is not None:
             part = getattr(algorithm, place)
+            held: Any = float(value) if place == "hyperparams" else value
             if isinstance(getattr(part, name), tuple):
-                value = tuple(int(x) for x in str(value).split("x") if x)  # noqa: PLW2901
-            if place == "hyperparams":
-                value = float(value)  # noqa: PLW2901
-            changed = dataclasses.replace(part, **{name: value})
+                held = tuple(int(x) for x in str(value).split("x") if x)
+            changed = dataclasses.replace(part, **{name: held})
             algorithm = dataclasses.replace(algorithm, **{place: changed})
     return dataclasses.replace(config, algorithm=algorithm, **own)
 
