@@ -59,7 +59,15 @@ GROUPS: dict[str, Group] = {
         "Results and pictures",
         "Labelled data of runs, statistics over seeds, pictures and reports.",
         (
-            *("load_results", "save_results", "load_runs", "summarize", "load_policy"),
+            *(
+                "load_results",
+                "save_results",
+                "load_runs",
+                "summarize",
+                "load_policy",
+                "LoadedPolicy",
+            ),
+            *("export", "Exported", "evaluate_grid"),
             *("evaluate_run", "render", "report", "plot", "plot_curves", "plot_diagnostics"),
             *("plot_comparison", "plot_profile", "plot_improvement", "plot_aggregates"),
             *("plot_sweep", "plot_sensitivity", "plot_axes", "ranked_by"),
@@ -102,7 +110,7 @@ GROUPS: dict[str, Group] = {
         "Making, registering, checking and wrapping environments.",
         (
             *("environments", "make_env", "register_env", "check_env", "from_legacy", "reset_from"),
-            *("shape_reward", "judge_outcome", "with_action_mask"),
+            *("shape_reward", "judge_outcome", "with_action_mask", "randomized"),
         ),
         ("environments", "environments.wrappers", "spaces", "masks", "observations"),
     ),

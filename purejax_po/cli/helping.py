@@ -23,6 +23,7 @@ GROUPS = (
         "What is trained.",
         (
             *("--env", "--preset", "--config", "--set", "--env-params", "--env-options"),
+            *("--wrappers", "--randomize"),
             *("--seeds", "--first-seed"),
         ),
     ),
