@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 MINUTES ?= 5
 DEMO_ALGORITHMS := reinforce a2c npg trpo ppo
 
-.PHONY: help demo test test-slow lint format benchmark benchmark-quick benchmark-gpu notebooks lock clean
+.PHONY: help demo test test-slow lint format docs benchmark benchmark-quick benchmark-gpu notebooks lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -29,10 +29,16 @@ test: lint  ## lint, types and all tests but the slow ones
 test-slow: $(READY)  ## the long learning tests
 	$(BIN)/python -m pytest -m slow
 
-lint: $(READY)  ## ruff and pyright
+lint: $(READY)  ## ruff, codespell and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/pyright
+
+docs: $(READY)  ## the documentation, warnings are errors, links checked: docs/_build/html/index.html
+	$(BIN)/python benchmarks/pages.py --check
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python docs/_ext/links.py docs/_build/html
 
 format: $(READY)  ## format and fix what can be fixed
 	$(BIN)/ruff format .
@@ -56,4 +62,4 @@ lock: $(READY)  ## resolve requirements.lock anew from pyproject.toml
 	  --generate-hashes --no-header --no-emit-index-url --no-annotate --upgrade -o requirements.lock
 
 clean:  ## remove .venv and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis docs/_build docs/api docs/notebooks

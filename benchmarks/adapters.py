@@ -94,7 +94,7 @@ def learn(env: Any, env_params: Any, args: argparse.Namespace) -> None:
     continuous = spaces.kind(env.action_space(env_params)) == "box"
     chosen = {"action_distribution": "tanh_gaussian"} if continuous else {}
     networks = po.mlp_actor_critic(env, env_params, hidden=(64, 64), **chosen)
-    algorithm = po.ppo(*networks, num_epochs=4, num_minibatches=8)
+    algorithm = po.ppo(*networks, po.PPOOptions(num_epochs=4, num_minibatches=8))
     trainer = po.make_trainer(
         env, env_params, algorithm, num_envs=args.num_envs, num_steps=128,
         normalize_observations=continuous,

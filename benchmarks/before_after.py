@@ -86,7 +86,8 @@ def main() -> None:
     title = (
         f"## {arguments.algorithm}, {len(SEEDS)} seeds, medians of {rounds} interleaved rounds\n\n"
     )
-    measure.write(name, {"env_steps_per_second": rates}, title + measure.table(rows))
+    text = title + measure.table(rows)
+    measure.write(name, {"env_steps_per_second": rates}, text, {"programs": rows})
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def trpo_parts(config: po.TRPOConfig) -> tuple[po.Trainer, dict[str, Part]]:
             optimizers.adam(hyperparams.critic_learning_rate),
             state.algorithm.critic_optimizer,
             critics.Targets(batch.transition, batch.transition.reward, ()),
-            critics.Regression(config.critic_epochs, config.critic_minibatch_size),
+            config,
         )
 
     parts = {
@@ -225,7 +225,7 @@ def tabulate(found: dict[str, list[float]]) -> dict[str, Figure]:
 def main() -> None:
     arguments = measure.arguments(__doc__, width=0)
     rounds, repeats = (3, 3) if arguments.quick else (15, 10)
-    text, results, widths = ["## Breakdown of one update", ""], {}, {}
+    text, results, widths, kept = ["## Breakdown of one update", ""], {}, {}, {}
     on_cpu = devices.local_workers()[0].platform == "cpu"
     algorithms = ((po.PPOConfig(), ppo_parts), (po.TRPOConfig(), trpo_parts))
     for config, make in algorithms[: 1 if arguments.quick else None]:
@@ -247,13 +247,15 @@ def main() -> None:
             for name, figure in parts.items()
         ]
         text += [measure.table(rows), ""]
+        kept[config.name] = rows
         results[config.name] = {name: figure._asdict() for name, figure in parts.items()}
     shown = ", ".join(f"{width} lanes ({name})" for name, width in widths.items())
     text += [
         f"{shown} on each of {len(devices.local_workers())} workers, {ENV}; medians of {rounds}"
         " interleaved rounds (smallest … largest). Minibatch steps and rest are differences."
     ]
-    measure.write("breakdown", {"widths": widths, "milliseconds": results}, "\n".join(text))
+    figures = {"widths": widths, "milliseconds": results}
+    measure.write("breakdown", figures, "\n".join(text), kept)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """How often the 95 % intervals of `po.statistics` hold the true value, in simulations.
 
-Run: python benchmarks/coverage.py
+Run: python benchmarks/coverage.py [--keep]
 """
 
+import measure
 import numpy as np
+import tables
 from scipy import stats
 
 from purejax_po import statistics
@@ -55,12 +57,17 @@ def improvement(draw, num_seeds):
 
 def main():
     header = ["seeds", *ONE_SAMPLE, "IQM of 5 tasks", "P(X > Y)"]
+    rows = []
     for kind, draw in DISTRIBUTIONS.items():
         print(f"{kind}: {', '.join(header)}")
         for num_seeds in (5, 8, 16, 32):
             found = [one_sample(draw, statistic, num_seeds) for statistic in ONE_SAMPLE.values()]
             found += [aggregate(draw, num_seeds), improvement(draw, num_seeds)]
             print(f"{num_seeds:5d} ", "  ".join(f"{100 * x:5.1f} %" for x in found), flush=True)
+            rows.append([kind, str(num_seeds), *(f"{100 * x:.1f}%" for x in found)])
+    if measure.kept_as("coverage"):
+        names = ["distribution", "seeds", "IQM", "mean", "median", *header[-2:]]
+        measure.keep("coverage", {"intervals": tables.structured(names, rows)})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import measure
 import numpy as np
+import tables
 from scipy import stats
 
 import purejax_po as po
@@ -218,6 +220,31 @@ def print_table(on_chain: dict[str, Run], on_car: dict[str, Run]) -> None:
         )
 
 
+def keep(on_chain: dict[str, Run], on_car: dict[str, Run]) -> None:
+    """Write the table as data."""
+    chain, car = [], []
+    for name, run in on_chain.items():
+        value, low, high = (100.0 * x for x in share(run.episode_return == 1.0))
+        spread = f"{value[-1]:.1f}% ({low[-1]:.1f}% … {high[-1]:.1f}%)"
+        chain.append([name, spread, f"{value[0]:.1f}%"])
+    for name, run in on_car.items():
+        final = run.episode_return[:, -1]
+        low, high = statistics.bootstrap_interval(final)
+        spread = f"{statistics.iqm(final):.1f} ({low:.1f} … {high:.1f})"
+        car.append([name, spread, f"{final.min():.1f}", f"{final.max():.1f}"])
+    measure.keep(
+        "exploration",
+        {
+            "chain": tables.structured(
+                ["PPO, training", "seeds that solve it", "before training"], chain
+            ),
+            "mountain_car": tables.structured(
+                ["TRPO, rewards", "true return, IQM", "min", "max"], car
+            ),
+        },
+    )
+
+
 def draw(on_chain: dict[str, Run], on_car: dict[str, Run], path: Path) -> None:
     from matplotlib.figure import Figure
 
@@ -267,6 +294,7 @@ def main() -> None:
     parser.add_argument("--chain-seeds", type=int, default=64, help="seeds on the chain")
     parser.add_argument("--car-seeds", type=int, default=64, help="seeds on MountainCar")
     parser.add_argument("--out", type=Path, default=None, help=f"picture (default: {OUT})")
+    measure.add_keep(parser)
     arguments = parser.parse_args()
     if arguments.quick:
         runs = chain(2, 2_048, 2), mountain_car(2, 4_096, 2)
@@ -276,6 +304,8 @@ def main() -> None:
             mountain_car(arguments.car_seeds, 131_072, 16),
         )
     print_table(*runs)
+    if arguments.keep is not None:
+        keep(*runs)
     if arguments.out or not arguments.quick:
         draw(*runs, arguments.out or OUT)
 

@@ -207,7 +207,7 @@ def main() -> None:
         "profiled_us": profiled,
     }
     suffix = "_networks_alone" if arguments.networks_alone else ""
-    measure.write(f"kernels_{config.name}{suffix}", figures, text)
+    measure.write(f"kernels_{config.name}{suffix}", figures, text, {"kernels": shown})
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
-"""Does it still learn? The runs of the first table of RESULTS.md, with intervals over seeds.
+"""Does it still learn? The runs of the first table of docs/results.md, with intervals over seeds.
 
-    python benchmarks/learning.py [--only trpo] [--out benchmarks/results/learning.json]
+    python benchmarks/learning.py [--only trpo] [--keep]
 
-Prints a table in Markdown, and writes the figures with machine, versions and commit as JSON.
+Prints a table in Markdown; `--keep` writes it to benchmarks/results/ too.
 """
 
 import argparse
-import json
-import platform
-import subprocess
-from pathlib import Path
+
+import measure
+import tables
 
 import purejax_po as po
 from purejax_po.cli import entry
@@ -29,23 +28,13 @@ RUNS = (
 KEYS = ("iqm", "ci_low", "ci_high", "min", "max")
 
 
-def commit() -> str:
-    """The commit that is checked out, with a + if files differ from it."""
-
-    def git(*arguments: str) -> str:
-        found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-        return found.stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "-uno"))
-
-
 def main() -> None:
     """Run what is asked for, and print each row as it comes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="what a command must contain")
-    parser.add_argument("--out", type=Path)
+    measure.add_keep(parser)
     arguments = parser.parse_args()
-    found = {}
+    rows = []
     print("| command | IQM | interval | min | max |\n|---|---|---|---|---|")
     for line in RUNS:
         if arguments.only not in line:
@@ -53,14 +42,12 @@ def main() -> None:
         config = entry.parse(normalize(line.split())).config()
         dataset = po.run(config, progress=False)
         summary = po.summarize(dataset)
-        final = found[line] = {key: summary["final_return"][key] for key in KEYS}
-        iqm, low, high, least, most = (f"{final[key]:.1f}" for key in KEYS)
+        iqm, low, high, least, most = (f"{summary['final_return'][key]:.1f}" for key in KEYS)
+        rows.append([f"`purejax-po {line}`", f"{iqm} ({low} … {high})", least, most])
         print(f"| `purejax-po {line}` | {iqm} | {low} … {high} | {least} | {most} |", flush=True)
-    if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        machine = {"processor": platform.processor() or platform.machine(), "commit": commit()}
-        content = {**machine, "versions": summary["versions"], "final_return": found}
-        arguments.out.write_text(json.dumps(content, indent=2) + "\n")
+    if arguments.keep is not None:
+        names = ["command", "IQM", "min", "max"]
+        measure.keep("learning", {"runs": tables.structured(names, rows)})
 
 
 if __name__ == "__main__":

@@ -14,12 +14,18 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import measure
+import tables
 
 import purejax_po as po
 from purejax_po.algorithms.group import LengthNormalization
 from purejax_po.experiment.results import statistics
 
 NUM_PROMPTS, GROUP_SIZE = 16, 8
+COLUMNS = (
+    *("normalisation", "length of wrong outputs", "of right ones", "wrong less right"),
+    "share right",
+)
 
 
 def train_seeds(normalization: Any, num_seeds: int, first_seed: int, num_updates: int) -> Any:
@@ -30,11 +36,13 @@ def train_seeds(normalization: Any, num_seeds: int, first_seed: int, num_updates
     hyperparams = po.GRPOHyperparams(learning_rate=3e-3, entropy_coef=0.0)
     algorithm = po.grpo(
         policy,
-        group_size=GROUP_SIZE,
-        advantage="centred",
-        length_normalization=normalization,
-        kl_form="off",
-        hyperparams=hyperparams,
+        po.GRPOOptions(
+            group_size=GROUP_SIZE,
+            advantage="centred",
+            length_normalization=normalization,
+            kl_form="off",
+        ),
+        hyperparams,
     )
     num_envs, num_steps = NUM_PROMPTS * GROUP_SIZE, task.max_tokens
     trainer = po.make_trainer(env, env_params, algorithm, num_envs=num_envs, num_steps=num_steps)
@@ -75,12 +83,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=32)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=40)
+    measure.add_keep(parser)
     given = parser.parse_args()
+    kept = []
     print(f"{given.seeds} seeds, {given.updates} updates, load {os.getloadavg()[0]:.1f}")
     print("mean over seeds (95 % interval): length of wrong less right, wrong, right, share right")
     for name in get_args(LengthNormalization):
         rows = train_seeds(name, given.seeds, given.first_seed, given.updates)
-        print(f"{name:13}", *(interval(x) for x in jax.device_get(rows)), flush=True)
+        difference, wrong, right, share = (interval(x).strip() for x in jax.device_get(rows))
+        print(f"{name:13}", difference, wrong, right, share, flush=True)
+        kept.append([f"`{name}`", wrong, right, difference, share])
+    if given.keep is not None:
+        measure.keep("length_bias", {"lengths": tables.structured(COLUMNS, kept)})
 
 
 if __name__ == "__main__":

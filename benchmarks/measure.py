@@ -5,17 +5,23 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
+import tables
+
 from purejax_po.experiment.config import ALGORITHMS
 from purejax_po.experiment.results import dataset as results
 
 OUT = Path(__file__).parent / "out"
+RESULTS = Path(__file__).parent / "results"
+KEEP = "--keep"
 T = TypeVar("T")
+Rows = Sequence[Mapping[str, str]]
 
 
 class Figure(NamedTuple):
@@ -91,10 +97,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(name: str, found: Mapping[str, Any], text: str) -> None:
-    """Print the text; keep it and the figures."""
+def write(
+    name: str, found: Mapping[str, Any], text: str, kept: Mapping[str, Rows] | None = None
+) -> None:
+    """Print the text; keep it and the figures, and with `--keep` the rows of tables by name."""
     print(text, flush=True)
     save(name, found, text)
+    if kept and (given := kept_as(name)):
+        keep(given, {key: data(rows) for key, rows in kept.items()})
 
 
 def save(name: str, found: Mapping[str, Any], text: str) -> None:
@@ -105,6 +115,51 @@ def save(name: str, found: Mapping[str, Any], text: str) -> None:
     (OUT / f"{name}.json").write_text(json.dumps(whole, indent=2, allow_nan=True) + "\n")
 
 
+def keep(name: str, found: Mapping[str, Any], note: str = "") -> None:
+    """Write tables by name to `results/name.json`, which the pages are made from."""
+    path = RESULTS / f"{name}.json"
+    old = json.loads(path.read_text()) if path.exists() else {}
+    now = machine()
+    script = Path(sys.argv[0])
+    given = [x for x in sys.argv[1:] if x.partition("=")[0] != KEEP]
+    called = script.parent.name if script.name == "__main__.py" else f"benchmarks/{script.name}"
+    whole = {
+        "command": " ".join(["python", called, *given]),
+        "commit": commit(),
+        "machine": {"name": f"{now['cores']} × {now['cpu']}", "load": now["load_average"]},
+        "versions": now["versions"],
+        "note": note or old.get("note", ""),
+        "tables": dict(found),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(tables.dumps(whole))
+    print(f"{path}: now run python benchmarks/pages.py", file=sys.stderr)
+
+
+def data(rows: Rows) -> dict[str, Any]:
+    """Return rows of texts, as `table` takes them, as numbers."""
+    return tables.structured(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def kept_as(name: str) -> str | None:
+    """Return the name under which `--keep` or `--keep=NAME` keeps results; None without it."""
+    for argument in sys.argv[1:]:
+        flag, _, given = argument.partition("=")
+        if flag == KEEP:
+            return given or name
+    return None
+
+
+def commit() -> str:
+    """Return the commit that is checked out, with a + if files differ from it."""
+
+    def git(*arguments: str) -> str:
+        found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        return found.stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "-uno"))
+
+
 def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
     """Parse `--quick`, and an option of its default's type for each keyword.
 
@@ -112,6 +167,7 @@ def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=str(doc).splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few and short measurements")
+    add_keep(parser)
     for name, default in options.items():
         flag = "--" + name.replace("_", "-")
         kind = type(default)
@@ -122,6 +178,12 @@ def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
             flag, type=kind, default=default, choices=choices, help=f"default: {default}"
         )
     return parser.parse_args()
+
+
+def add_keep(parser: argparse.ArgumentParser) -> None:
+    """Add `--keep`."""
+    words = "write benchmarks/results/NAME.json too, which the pages are made from"
+    parser.add_argument(KEEP, nargs="?", const="", metavar="NAME", help=words)
 
 
 def refuse(message: str) -> NoReturn:

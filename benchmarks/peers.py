@@ -244,18 +244,20 @@ def main() -> None:
         for found in results
         for package, version in found["peer"]["versions"].items()
     }
+    rows = [describe(found) for found in results]
     lines = [
         f"Medians of {rounds} interleaved rounds (smallest … largest). `1 of 16`: a peer that"
         " trains one seed per process, beside 16 of ours. Return: IQM over seeds of the final"
         " policies, which sample their actions (min … max; number of seeds).",
         "",
-        measure.table([describe(found) for found in results]) if results else "",
+        measure.table(rows) if rows else "",
         "",
         "Peers: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         *(f"\nNot measured: {line}" for line in missing),
     ]
     text = "## Peers\n\n" + "\n".join(lines)
-    measure.write("peers", {"pairs": results, "missing": missing}, text)
+    kept = {"peers": rows} if rows else None
+    measure.write("peers", {"pairs": results, "missing": missing}, text, kept)
     if missing:
         raise SystemExit(1)
 

@@ -93,7 +93,11 @@ def main() -> None:
             f" processes of their own; medians of {compile_rounds} pairs of them.",
         )
     )
-    measure.write("startup", {"import_seconds": imports, "cold": cold, "warm": warm}, text)
+    seconds = [
+        {"import": name, "seconds": Figure.of(spent).show(".2f")} for name, spent in imports.items()
+    ]
+    figures = {"import_seconds": imports, "cold": cold, "warm": warm}
+    measure.write("startup", figures, text, {"compile": rows, "imports": seconds})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Table 1 of the PPO paper, and what it says of clipping.
 
-    python benchmarks/table1.py [flags of `purejax-po table1`]
+    python benchmarks/table1.py [--keep] [flags of `purejax-po table1`]
 
 Runs the command, or reads what it has done, and prints its page with two tables more: PPO with ε =
 0.2 beside the random and the untrained policy, and how likely a run with clipping beats one
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import measure
+import tables
 
 from purejax_po import cli
 from purejax_po.experiment.results import statistics
@@ -22,7 +23,7 @@ CLIP, UNCLIPPED = "clipping, ε = 0.2", "no clipping or penalty"
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
+    arguments = [x for x in sys.argv[1:] if x.partition("=")[0] != measure.KEEP]
     if status := cli.main(["table1", *arguments]):
         raise SystemExit(status)
     command = cli.parse(["table1", *arguments])
@@ -36,7 +37,11 @@ def main() -> None:
         parts.append(measure.table(list(beside_references(found, rows[CLIP]))))
     if CLIP in rows and UNCLIPPED in rows:
         parts.append(measure.table(list(orderings(rows[CLIP], rows[UNCLIPPED]))))
-    measure.write("table1", found, "\n\n".join(parts))
+    text = "\n\n".join(parts)
+    measure.write("table1", found, text)
+    if name := measure.kept_as("table1"):
+        names = ("settings", "references", "clipping")
+        measure.keep(name, dict(zip(names, tables.parse(text), strict=False)))
 
 
 def beside_references(found: dict[str, Any], tasks: dict[str, Any]) -> Iterator[dict[str, str]]:

@@ -15,11 +15,18 @@ import os
 import tempfile
 from pathlib import Path
 
+import measure
+import tables
+
 import purejax_po as po
 from purejax_po.experiment.config import PRESETS, NetworkConfig
 
 TASKS = ("copy", "reverse", "sort", "addition")
 NUM_PROMPTS = 1024
+COLUMNS = (
+    *("task", "policy", "exact match, mean", "worst seed", "tokens/s"),
+    *("compile (s)", "run (s)"),
+)
 GRU = {
     "addition": {"learning_rate": 3e-3, "entropy_coef": 0.02},
     "copy": {"learning_rate": 5e-3, "entropy_coef": 0.05},
@@ -62,11 +69,13 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--num-heads", type=int)
     parser.add_argument("--mlp-ratio", type=int)
+    measure.add_keep(parser)
     arguments = parser.parse_args()
     given = {"num_heads": arguments.num_heads, "mlp_ratio": arguments.mlp_ratio}
     size = {name: value for name, value in given.items() if value is not None}
     print(f"seeds {arguments.first_seed} … {arguments.first_seed + arguments.seeds - 1}")
     print("task      policy        mean     min    tokens/s  compile + run    load")
+    rows = []
     for policy in arguments.policies:
         for task in arguments.tasks:
             config = configuration(task, policy, arguments.seeds, arguments.first_seed, size)
@@ -79,6 +88,10 @@ def main() -> None:
             rate, load = summary["env_steps_per_second"], os.getloadavg()[0]
             found = f"{exact.mean():6.3f}  {exact.min():6.3f}  {rate:10,.0f}  {seconds:>13}"
             print(f"{task:9} {policy:11} {found}  {load:6.1f}", flush=True)
+            numbers = (f"{exact.mean():.3f}", f"{exact.min():.3f}", f"{rate:,.0f}")
+            rows.append([task, policy, *numbers, *seconds.removesuffix(" s").split(" + ")])
+    if arguments.keep is not None:
+        measure.keep("tokens", {"tasks": tables.structured(COLUMNS, rows)})
 
 
 if __name__ == "__main__":

@@ -236,13 +236,27 @@ class Findings(NamedTuple):
 
 def columns(cells: dict[str, dict[int, Cell]], show: Callable[[Cell], str]) -> str:
     """A table of widths by algorithms."""
-    return measure.table(
-        [
-            {"lanes per worker": f"{width}"}
-            | {name: show(own[width]) if width in own else "–" for name, own in cells.items()}
-            for width in sorted({width for own in cells.values() for width in own})
-        ]
-    )
+    return measure.table(rows_of(cells, show))
+
+
+def rows_of(cells: dict[str, dict[int, Cell]], show: Callable[[Cell], str]) -> list[dict[str, str]]:
+    """The rows of such a table."""
+    return [
+        {"lanes per worker": f"{width}"}
+        | {name: show(own[width]) if width in own else "–" for name, own in cells.items()}
+        for width in sorted({width for own in cells.values() for width in own})
+    ]
+
+
+def kept(found: Findings) -> dict[str, list[dict[str, str]]]:
+    """The tables as data: thousands of env steps/s by environment, and the first one's memory."""
+    tables = {}
+    for env in ENVS:
+        cells = {name: own for (name, other), own in found.cells.items() if other == env}
+        if cells:
+            tables[env] = rows_of(cells, rate_in_thousands)
+            tables.setdefault("memory", rows_of(cells, memory_and_compile))
+    return tables
 
 
 def rate_in_thousands(cell: Cell) -> str:
@@ -370,7 +384,8 @@ def main() -> None:
         print(f"{elapsed:5.1f} min: {row.algorithm} on {row.env}, {row.widths} lanes", flush=True)
         measure_row(row, found, start + 60 * minutes, arguments.longest_call, num_seeds)
         measure.save("widths", figures(found, num_seeds), in_words(found, num_seeds))
-    measure.write("widths", figures(found, num_seeds), in_words(found, num_seeds))
+    text = in_words(found, num_seeds)
+    measure.write("widths", figures(found, num_seeds), text, kept(found))
 
 
 if __name__ == "__main__":

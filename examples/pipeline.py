@@ -147,7 +147,7 @@ def improve(
 
     env = po.judge_outcome(ENV, judge)
     hyperparams = HYPERPARAMS.replace(kl_coef=kl_coef)
-    algorithm = po.warm_start(po.grpo(POLICY, group_size=8), params)
+    algorithm = po.warm_start(po.grpo(POLICY, po.GRPOOptions(group_size=8)), params)
     trainer = po.make_trainer(env, ENV_PARAMS, algorithm, num_envs=128, num_steps=ENV.max_tokens)
     train = po.make_train(trainer, num_updates=num_updates, log_every=num_updates)
     return train(key, hyperparams).state.algorithm.params.policy

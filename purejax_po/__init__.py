@@ -18,16 +18,18 @@ from purejax_po import (
     surrogates,
 )
 from purejax_po.actor import acting
-from purejax_po.algorithms.a2c import A2CHyperparams, a2c
-from purejax_po.algorithms.group import GRPOHyperparams
+from purejax_po.algorithms.a2c import A2CHyperparams, A2COptions, a2c
+from purejax_po.algorithms.group import GRPOHyperparams, GRPOOptions
 from purejax_po.algorithms.grpo import grpo
-from purejax_po.algorithms.npg import NPGHyperparams, npg
-from purejax_po.algorithms.ppo import PPOHyperparams, ppo
-from purejax_po.algorithms.reinforce import REINFORCEHyperparams, reinforce
-from purejax_po.algorithms.trpo import TRPOHyperparams, trpo
+from purejax_po.algorithms.npg import NPGHyperparams, NPGOptions, npg
+from purejax_po.algorithms.ppo import PPOHyperparams, PPOOptions, ppo
+from purejax_po.algorithms.reinforce import REINFORCEHyperparams, REINFORCEOptions, reinforce
+from purejax_po.algorithms.trpo import TRPOHyperparams, TRPOOptions, trpo
 from purejax_po.environments import from_legacy
 from purejax_po.environments import make as make_env
 from purejax_po.environments.check import check_env
+from purejax_po.environments.masking import with_action_mask
+from purejax_po.environments.randomized import randomized
 from purejax_po.environments.registry import register as register_env
 from purejax_po.environments.wrappers import judge_outcome, reset_from, shape_reward
 from purejax_po.evaluation import Evaluation, evaluate
@@ -44,6 +46,10 @@ from purejax_po.experiment.config import (
     TRPOConfig,
 )
 from purejax_po.experiment.config.file import load_config
+from purejax_po.experiment.config.zoo import zoo_config
+from purejax_po.experiment.export import Exported, export
+from purejax_po.experiment.grid import evaluate_grid
+from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.plots.comparison import (
     plot_aggregates,
     plot_comparison,
@@ -58,12 +64,15 @@ from purejax_po.experiment.report.page import report
 from purejax_po.experiment.results import statistics
 from purejax_po.experiment.results.dataset import load as load_results
 from purejax_po.experiment.results.dataset import save_results
+from purejax_po.experiment.results.evaluated import ranked_by
 from purejax_po.experiment.results.join import load_runs, summarize
 from purejax_po.experiment.run.compilation import compiler_options, use_compilation_cache
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import Observer, StoppedError, Window
 from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.train import resume, run
+from purejax_po.experiment.tuning import resume_tune, tune
+from purejax_po.masks import masked
 from purejax_po.networks import (
     gru_actor_critic,
     linear_critic,
@@ -104,6 +113,7 @@ __version__ = "0.1.0"
 __all__ = [
     "A2CConfig",
     "A2CHyperparams",
+    "A2COptions",
     "Actor",
     "ActorCriticParams",
     "Algorithm",
@@ -114,27 +124,34 @@ __all__ = [
     "Environment",
     "Evaluation",
     "ExperimentConfig",
+    "Exported",
     "GRPOConfig",
     "GRPOHyperparams",
+    "GRPOOptions",
     "Host",
     "Interrupted",
+    "LoadedPolicy",
     "NPGConfig",
     "NPGHyperparams",
+    "NPGOptions",
     "NetworkConfig",
     "Observer",
     "PPOConfig",
     "PPOHyperparams",
+    "PPOOptions",
     "Pairs",
     "Policy",
     "Prompt",
     "REINFORCEConfig",
     "REINFORCEHyperparams",
+    "REINFORCEOptions",
     "Result",
     "RewardModel",
     "Rollout",
     "StoppedError",
     "TRPOConfig",
     "TRPOHyperparams",
+    "TRPOOptions",
     "TrainState",
     "Trainer",
     "Transition",
@@ -152,7 +169,9 @@ __all__ = [
     "distributions",
     "environments",
     "evaluate",
+    "evaluate_grid",
     "evaluate_run",
+    "export",
     "from_legacy",
     "grpo",
     "gru_actor_critic",
@@ -167,6 +186,7 @@ __all__ = [
     "make_env",
     "make_train",
     "make_trainer",
+    "masked",
     "metrics",
     "minibatch",
     "mlp_actor_critic",
@@ -186,6 +206,8 @@ __all__ = [
     "policy_of",
     "ppo",
     "preference_accuracy",
+    "randomized",
+    "ranked_by",
     "recurrent_actor_critic",
     "register_env",
     "reinforce",
@@ -194,6 +216,7 @@ __all__ = [
     "reset_from",
     "resume",
     "resume_compare",
+    "resume_tune",
     "reward_model",
     "rollout",
     "run",
@@ -207,6 +230,9 @@ __all__ = [
     "surrogates",
     "transformer_policy",
     "trpo",
+    "tune",
     "use_compilation_cache",
     "warm_start",
+    "with_action_mask",
+    "zoo_config",
 ]

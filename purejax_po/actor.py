@@ -8,7 +8,7 @@ from purejax_po.types import Actor, Params, Policy, Prompt
 def acting(
     network: Policy | Actor, own: Callable[[Params], Params] = lambda params: params
 ) -> Actor:
-    """Return what acts by a policy.
+    """Return the actor of a policy.
 
     Args:
         network: a policy; an actor is returned as it is.

@@ -58,7 +58,7 @@ def total_return(evidence: Evidence) -> Array:
 
 
 def reward_to_go(evidence: Evidence) -> Array:
-    """What is left of the return: Ψ_t = Σ_{t'≥t} γ^{t'−t} r_{t'}, until the episode ends.
+    """The return from here on: Ψ_t = Σ_{t'≥t} γ^{t'−t} r_{t'}, until the episode ends.
 
     Source: Schulman et al. 2016, section 2, weight 2.
     """
@@ -122,6 +122,13 @@ def gae(
 
     Source: Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage
     Estimation, section 3.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from purejax_po.advantages import gae
+        >>> reward, value, no = jnp.ones(3), jnp.zeros(3), jnp.zeros(3, bool)
+        >>> gae(reward, value, value, no, no, 1.0, 1.0).tolist()
+        [3.0, 2.0, 1.0]
     """
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
     chex.assert_type([terminated, truncated], bool)
@@ -225,7 +232,7 @@ GROUP_ESTIMATORS: dict[str, Callable[[Any], GroupEstimator]] = {
 
 
 def length_weights(valid: Array, normalization: str) -> Array:
-    """What each step counts in the loss of GRPO, `[T, N]`; N outputs of lengths |o|.
+    """Weight of each step in the loss of GRPO, `[T, N]`; N outputs of lengths |o|.
 
     `per_sequence`: 1/(N·|o|); `per_token`: 1/Σ|o|; `constant`: 1/(N·T). Outputs without a valid
     step do not count in N.

@@ -10,7 +10,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable
-from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 from jax.core import Tracer
@@ -21,6 +21,7 @@ from purejax_po.types import Critic, Policy
 AnyType = TypeVar("AnyType")
 AnyArguments = ParamSpec("AnyArguments")
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+NOUNS = {"options": "an option", "hyperparams": "a hyperparameter"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +52,21 @@ class Range:
         return f"a number in {left}{self.low:g}, {self.high:g}{right}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Count:
+    """The whole numbers from `minimum` on."""
+
+    minimum: int = 1
+
+
+WholeNumber = Annotated[int, Count()]
 Real = Annotated[float, Range()]
 Positive = Annotated[float, Range(0.0, includes_low=False)]
 NonNegative = Annotated[float, Range(0.0)]
 UnitInterval = Annotated[float, Range(0.0, 1.0)]
 OpenUnitInterval = Annotated[float, Range(0.0, 1.0, includes_low=False, includes_high=False)]
 POSITIVE_FRACTION = Range(0.0, 1.0, includes_low=False)
+PositiveFraction = Annotated[float, POSITIVE_FRACTION]
 
 
 def known_names(cls: type[AnyType]) -> type[AnyType]:
@@ -78,7 +88,7 @@ def known_names(cls: type[AnyType]) -> type[AnyType]:
 
 
 def known_arguments(factory: Callable[AnyArguments, AnyType]) -> Callable[AnyArguments, AnyType]:
-    """Make an algorithm's factory raise `ValueError` for arguments that it has not, or lacks."""
+    """Make an algorithm's factory raise `ValueError` for unknown or missing arguments."""
     signature = inspect.signature(factory)
 
     @functools.wraps(factory)
@@ -96,22 +106,73 @@ def _how_to_call(factory: Any, signature: inspect.Signature, given: Any, error: 
     """What a call of an algorithm's factory must be."""
     name, known = factory.__name__, signature.parameters
     needed = [k for k, p in known.items() if p.default is p.empty]
-    hyperparams = get_args(get_type_hints(factory)["hyperparams"])[0]
-    fields = {f.name for f in dataclasses.fields(hyperparams)}
+    hints = get_type_hints(factory)
+    kinds = {kind: get_args(hints[kind])[0] for kind in ("options", "hyperparams") if kind in hints}
     for unknown in (k for k in given if k not in known):
         ours = str(ALIASES.get(unknown, unknown)).rpartition(".")[2]
-        if ours in fields:
-            inner = f"hyperparams={hyperparams.__name__}({ours}=…)"
-            return (
-                f"{unknown} is no argument of {name} but a hyperparameter: "
-                f"{name}({', '.join(needed)}, {inner})"
-            )
+        for kind, holder in kinds.items():
+            if ours in {f.name for f in dataclasses.fields(holder)}:
+                inner = f"{kind}={holder.__name__}({ours}=…)"
+                return (
+                    f"{unknown} is no argument of {name} but {NOUNS[kind]}: "
+                    f"{name}({', '.join(needed)}, {inner})"
+                )
         matches = difflib.get_close_matches(ours, known, n=1, cutoff=0.4)
         hint = f"; did you mean {matches[0]}?" if matches else ""
         return f"{name} has no argument {unknown}{hint} (it has {', '.join(known)})"
     networks = "*mlp_actor_critic(env, env_params)"
     made = networks if len(needed) > 1 else f"{networks[1:]}[0]"
     return f"{name} must be given {' and '.join(needed)}, such as {name}({made}): {error}"
+
+
+def checked_options(given: AnyType | None, kind: type[AnyType]) -> AnyType:
+    """Return options, or the defaults in place of `None`, once they are checked.
+
+    Raises:
+        ValueError: naming the option, its value and what is allowed.
+    """
+    options = _of_kind("options", given, kind)
+    check_options(options)
+    return options
+
+
+def checked_hyperparams(given: AnyType | None, kind: type[AnyType]) -> AnyType:
+    """Return hyperparameters, or the defaults in place of `None`, once they are checked.
+
+    Raises:
+        ValueError: naming the hyperparameter, its value and what is allowed.
+    """
+    hyperparams = _of_kind("hyperparams", given, kind)
+    check_hyperparams(hyperparams)
+    return hyperparams
+
+
+def _of_kind(name: str, given: AnyType | None, kind: type[AnyType]) -> AnyType:
+    if given is not None and not isinstance(given, kind):
+        raise ValueError(f"{name} must be {kind.__name__}(…), got {type(given).__name__}")
+    return kind() if given is None else given
+
+
+def check_options(options: Any) -> None:
+    """Check every field of a dataclass of options against its annotation.
+
+    Choices are a `Literal`, flags a `bool`, counts and floats are annotated by `Count` and `Range`.
+
+    Raises:
+        ValueError: naming the field, its value and what is allowed.
+    """
+    hints = get_type_hints(type(options), include_extras=True)
+    for option in dataclasses.fields(options):
+        hint, value = hints[option.name], getattr(options, option.name)
+        if get_origin(hint) is Literal:
+            check_choice(option.name, value, get_args(hint))
+        elif hint is bool:
+            check_flag(option.name, value)
+        for allowed in getattr(hint, "__metadata__", ()):
+            if isinstance(allowed, Count):
+                check_count(option.name, value, allowed.minimum)
+            elif isinstance(allowed, Range):
+                check_number(option.name, value, allowed)
 
 
 def check_hyperparams(hyperparams: Any, prefix: str = "hyperparams") -> None:
@@ -188,3 +249,8 @@ def check_networks(policy: Any, critic: Any = None) -> None:
                 f"{role} must be a {needed.__name__} such as mlp_actor_critic(env, env_params) "
                 f"returns (policy, critic), got {type(found).__name__}"
             )
+
+
+def how_to_install(extra: str) -> str:
+    """Return what installs an extra: from an index, and in a checkout."""
+    return f"pip install 'purejax-po[{extra}]' (in a checkout: pip install -e '.[{extra}]')"

@@ -1,16 +1,16 @@
 """What the engine asks of an environment and of a policy, checked by one abstract step.
 
 Nothing is compiled and nothing is computed: `jax.eval_shape` runs `reset`, the policy and `step` on
-shapes and dtypes. Whatever does not fit is told in one line.
+shapes and dtypes. Each mismatch is one line.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from purejax_po import spaces
+from purejax_po import masks, observations, spaces
 from purejax_po.actor import acting
 from purejax_po.checks import check_is_env, check_networks
 from purejax_po.types import (
@@ -20,6 +20,7 @@ from purejax_po.types import (
     Environment,
     EnvParams,
     EnvState,
+    Observation,
     Params,
     Policy,
     Space,
@@ -36,7 +37,7 @@ MOST_ROUNDS = 4
 class Start(NamedTuple):
     """The shapes and dtypes of one environment's observation and state between two steps."""
 
-    obs: Any
+    obs: Observation
     env_state: EnvState
 
 
@@ -74,7 +75,10 @@ def check(
             f"before 1.0: its time limit would count as an end; {FROM_LEGACY}"
         )
     obs = _reset(env, env_params)[0]
-    _check_observation(name, _space(env, env_params, "observation"), obs)
+    obs_space = _space(env, env_params, "observation")
+    if problem := next(observation_problems(name, obs_space, obs), None):
+        raise ValueError(problem)
+    masks.check(name, obs_space, _space(env, env_params, "action"))
     distribution = _act(acting(actor), params, obs)
     if check_critic is not None:
         check_critic(obs)
@@ -146,14 +150,14 @@ def as_before(what: str, new: Any, old: Any) -> Any:
 def check_values(critic: Critic, params: Params, obs: Any) -> None:
     """Raise `ValueError` unless a critic gives one value for each observation, for one given."""
     time_and_env = (3, 2)
-    several = jax.ShapeDtypeStruct((*time_and_env, *obs.shape), obs.dtype)
+    several = _batch(obs, time_and_env)
     start = jax.ShapeDtypeStruct(time_and_env, jnp.bool_)
     carry = jax.eval_shape(lambda: critic.initial_carry(time_and_env[1]))
     value = jax.eval_shape(critic.unroll, params, carry, several, start)
     if getattr(value, "shape", None) != time_and_env:
         raise ValueError(
             f"critic must return one value for each observation, {list(time_and_env)} for "
-            f"{list(several.shape)}, got {_describe(value)}; a last axis of 1 must be squeezed"
+            f"{_shapes(several)}, got {describe(value)}; a last axis of 1 must be squeezed"
         )
 
 
@@ -211,49 +215,80 @@ def _reset(env: Environment, env_params: EnvParams) -> tuple[Any, EnvState]:
         raise ValueError(
             f"{name}.reset must return (observation, state), got {_describe_values(started)}"
         )
-    _check_array(f"{name}.reset", started[0])
+    _check_arrays(f"{name}.reset", started[0])
     return started
 
 
-def _check_observation(name: str, space: Space, obs: Any) -> None:
-    """Raise `ValueError` unless an observation is of the kind and shape that its space says."""
+def observation_problems(name: str, space: Space, obs: Observation) -> Iterator[str]:
+    """Tell where an observation is not of the kind and shape that its space says."""
+    parts, what = observations.fields(space), spaces.kind(space)
+    if not parts:
+        if isinstance(obs, dict | tuple):
+            yield (
+                f"{name}.reset must return one array, since observation_space is {space}, got "
+                f"{describe(obs)}; a dictionary needs a space such as gymnax's spaces.Dict"
+            )
+        else:
+            yield from _array_problems(f"{name}.reset", "", space, obs)
+        return
+    if not isinstance(obs, dict if what == "dictionary" else tuple) or len(obs) != len(parts):
+        yield (
+            f"{name}.reset must return a {what} of {', '.join(parts)}, as observation_space has, "
+            f"got {describe(obs)}"
+        )
+        return
+    for one, part in parts.items():
+        found = observations.field(obs, one) if isinstance(obs, tuple) else obs.get(one)
+        if (dtype := getattr(found, "dtype", None)) is None:
+            yield f"{name}.reset must return the field {one} as one array, got {describe(found)}"
+            continue
+        yield from _array_problems(f"{name}.reset", f" {one}", part, found)
+        if one == observations.ACTION_MASK and dtype != jnp.bool_:
+            yield f"{name}.reset must return action_mask as bool, got {describe(found)}"
+
+
+def _array_problems(what: str, field: str, space: Space, obs: Any) -> Iterator[str]:
+    """The same of one array."""
     found = spaces.kind(space)
     shape = () if found == "discrete" else tuple(getattr(space, "shape", None) or ())
     if found in ("box", "discrete", "multi_discrete") and obs.shape != shape:
-        raise ValueError(
-            f"{name}.reset must return observations of the shape {list(shape)} that "
-            f"observation_space has, got {_describe(obs)}"
+        yield (
+            f"{what} must return observations{field} of the shape {list(shape)} that "
+            f"observation_space has, got {describe(obs)}"
         )
     if found == "discrete" and not jnp.issubdtype(obs.dtype, jnp.integer):
-        raise ValueError(
-            f"{name}.reset must return whole numbers, since observation_space is {space}, got "
-            f"{_describe(obs)}"
+        yield (
+            f"{what} must return whole numbers{field}, since observation_space is {space}, got "
+            f"{describe(obs)}"
         )
 
 
-def _check_array(what: str, obs: Any) -> None:
-    """Raise `ValueError` unless an observation is one array."""
-    if isinstance(obs, dict):
-        raise ValueError(
-            f"{what} must return observations that are one array, got a dictionary of "
-            f"{', '.join(map(str, obs))}; flatten it"
-        )
-    if not hasattr(obs, "dtype"):
-        raise ValueError(
-            f"{what} must return observations that are one array, got {type(obs).__name__}"
-        )
+def _check_arrays(what: str, obs: Any) -> None:
+    """Raise `ValueError` unless an observation is an array, or a dictionary or tuple of arrays."""
+    parts = obs.values() if isinstance(obs, dict) else obs if isinstance(obs, tuple) else (obs,)
+    for part in parts:
+        if not hasattr(part, "dtype"):
+            raise ValueError(
+                f"{what} must return observations that are one array, or a dictionary or a tuple "
+                f"of arrays, got {describe(obs if part is obs else part)}"
+            )
+
+
+def _batch(obs: Observation, axes: tuple[int, ...]) -> Observation:
+    """Shapes and dtypes of several observations."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype), obs)
 
 
 def _act(actor: Actor, params: Params, obs: Any) -> Distribution:
     """The distribution of a batch of one action, leaves as shapes and dtypes."""
-    several = jax.ShapeDtypeStruct((1, *obs.shape), obs.dtype)
+    several = _batch(obs, (1,))
     start = jax.ShapeDtypeStruct((1,), jnp.bool_)
     carry = jax.eval_shape(lambda: actor.initial_carry(1))
     _, distribution = jax.eval_shape(actor.act, params, carry, several, start)
     if missing := [name for name in DISTRIBUTION if not hasattr(distribution, name)]:
         raise ValueError(
             "the policy must return a distribution such as distributions.Categorical(logits), got "
-            f"{_describe(distribution)} without {missing[0]}"
+            f"{describe(distribution)} without {missing[0]}"
         )
     return distribution
 
@@ -284,29 +319,42 @@ def _step(
             f"truncated, info), got {_describe_values(found)}{hint}"
         )
     next_obs, next_state, reward, terminated, truncated, info = found
-    _check_array(f"{name}.step", next_obs)
+    _check_arrays(f"{name}.step", next_obs)
     for what, value in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
         if getattr(value, "shape", None) != ():
-            raise ValueError(f"{name}.step must return one {what}, got {_describe(value)}")
+            raise ValueError(f"{name}.step must return one {what}, got {describe(value)}")
     if jnp.issubdtype(reward.dtype, jnp.complexfloating) or reward.dtype == bool:
-        raise ValueError(f"{name}.step must return a real reward, got {_describe(reward)}")
+        raise ValueError(f"{name}.step must return a real reward, got {describe(reward)}")
     if not isinstance(info, dict) or "final_observation" not in info:
         raise ValueError(
             f'{name}.step must return the observation before any reset as info["final_observation"]'
             f", got {_describe_info(info)}"
         )
-    final = info["final_observation"]
-    if getattr(final, "shape", None) != obs.shape:
-        raise ValueError(
-            f'{name}.step: info["final_observation"] must be of the shape {list(obs.shape)} that '
-            f"observations have, got {_describe(final)}"
-        )
-    if final.dtype not in (obs.dtype, next_obs.dtype) and not _is_weak(final):
-        raise ValueError(
-            f'{name}.step: info["final_observation"] must be of the dtype {next_obs.dtype} that '
-            f"observations have, got {_describe(final)}"
-        )
+    _check_final(name, info["final_observation"], obs, next_obs)
     return Start(next_obs, next_state)
+
+
+def _check_final(name: str, final: Any, obs: Observation, next_obs: Observation) -> None:
+    """Raise `ValueError` unless the true successor has the form that observations have."""
+    what = f'{name}.step: info["final_observation"]'
+    if jax.tree.structure(final) != jax.tree.structure(obs):
+        raise ValueError(
+            f"{what} must be of the form that observations have, {describe(obs)}, got "
+            f"{describe(final)}"
+        )
+    paths = jax.tree_util.tree_leaves_with_path(final)
+    for (path, one), old, new in zip(paths, *map(jax.tree.leaves, (obs, next_obs)), strict=True):
+        field = f"{what} {jax.tree_util.keystr(path)}".rstrip()
+        if getattr(one, "shape", None) != old.shape:
+            raise ValueError(
+                f"{field} must be of the shape {list(old.shape)} that observations have, got "
+                f"{describe(one)}"
+            )
+        if one.dtype not in (old.dtype, new.dtype) and not _is_weak(one):
+            raise ValueError(
+                f"{field} must be of the dtype {new.dtype} that observations have, got "
+                f"{describe(one)}"
+            )
 
 
 def _join(what: str, before: Any, after: Any) -> Any:
@@ -348,18 +396,25 @@ def _dtypes(start: Start) -> list[Any]:
     return [x.dtype for x in jax.tree.leaves(start)]
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
     """A value in words: `float32[2]`, `Categorical`, `dict`."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, dict):
+        return f"a dictionary of {', '.join(map(str, value))}"
     return type(value).__name__
 
 
+def _shapes(tree: Any) -> str:
+    """The shapes of an array, or of several: `[3, 2, 4]`."""
+    return ", ".join(str(list(x.shape)) for x in jax.tree.leaves(tree))
+
+
 def _describe_values(found: Any) -> str:
-    return f"{len(found)} values" if isinstance(found, tuple) else _describe(found)
+    return f"{len(found)} values" if isinstance(found, tuple) else describe(found)
 
 
 def _describe_info(info: Any) -> str:
     if not isinstance(info, dict):
-        return _describe(info)
+        return describe(info)
     return f"info with {', '.join(map(str, info))}" if info else "an empty info"

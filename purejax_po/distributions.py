@@ -4,6 +4,8 @@
 Gauss-Newton product of a whole network is Jᵀ F J v.
 """
 
+import dataclasses
+import functools
 import math
 from typing import Any, NamedTuple, Self
 
@@ -56,11 +58,26 @@ class Categorical(NamedTuple):
         log_p, log_q = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
         return _sum_where_positive(jnp.exp(log_p), log_p - log_q)
 
-    def fisher_product(self, tangent: "Categorical") -> "Categorical":
+    def fisher_product(self, tangent: Self) -> Self:
         """(diag(p) − ppᵀ) v."""
         p = jax.nn.softmax(self.logits)
         weighted = p * tangent.logits
-        return Categorical(weighted - p * sums.total(weighted)[..., None])
+        return type(self)(weighted - p * sums.total(weighted)[..., None])
+
+
+class MaskedCategorical(Categorical):
+    """A categorical whose actions of probability zero are never drawn, however many there are.
+
+    Sums that are rounded one by one may rise where nothing was added.
+    """
+
+    def sample_from(self, noise: Array) -> Array:
+        """As a categorical's; of what has no probability, the nearest before it, else after it."""
+        index = super().sample_from(noise)[..., None]
+        place, positive = jnp.arange(self.logits.shape[-1]), jax.nn.softmax(self.logits) > 0.0
+        before = jnp.max(jnp.where(positive & (place <= index), place, -1), axis=-1)
+        after = jnp.min(jnp.where(positive, place, place[-1]), axis=-1)
+        return jnp.where(before < 0, after, before).astype(jnp.int32)
 
 
 class DiagonalGaussian(NamedTuple):
@@ -109,7 +126,7 @@ class DiagonalGaussian(NamedTuple):
 
 
 class ScaledGaussian(DiagonalGaussian):
-    """A diagonal Gaussian over u `[..., D]`, of which the environment receives clip(u, ±1), scaled.
+    """A diagonal Gaussian over u `[..., D]`; the environment receives clip(u, ±1), scaled.
 
     The bounds of its Box are where u is ±1 (`spaces.to_space`), so that an untrained policy covers
     any Box. Samples, the batch's actions and what `log_prob` takes are u.
@@ -121,7 +138,7 @@ class ScaledGaussian(DiagonalGaussian):
 
 
 class TanhGaussian(ScaledGaussian):
-    """A diagonal Gaussian over u `[..., D]`, of which the environment receives tanh(u), scaled.
+    """A diagonal Gaussian over u `[..., D]`; the environment receives tanh(u), scaled.
 
     Samples, the batch's actions and what `log_prob` takes are u, before the squashing: the map is
     one to one and the same for every policy, so its Jacobian cancels in ratios of probabilities,
@@ -186,6 +203,55 @@ class Product(NamedTuple):
         """Each factor's own Fisher product: the joint matrix is block-diagonal."""
         pairs = zip(self.factors, tangent.factors, strict=True)
         return Product(tuple(f.fisher_product(t) for f, t in pairs))
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["flat"], meta_fields=["sizes"])
+@dataclasses.dataclass(frozen=True)
+class Joint:
+    """Several choices of which not all combinations are valid: action `[..., D]`."""
+
+    flat: MaskedCategorical
+    """Over all n₁·n₂·… combinations, the last choice changing fastest."""
+    sizes: tuple[int, ...]
+    """How many values each choice has."""
+
+    def noise(self, key: Key) -> Array:
+        """One uniform number per sample, `[...]`."""
+        return self.flat.noise(key)
+
+    def sample_from(self, noise: Array) -> Array:
+        """The first combination whose cumulative probability exceeds the noise."""
+        return self._choices(self.flat.sample_from(noise))
+
+    def sample(self, key: Key) -> Array:
+        """Draw actions, int32 `[..., D]`."""
+        return self.sample_from(self.noise(key))
+
+    def mode(self) -> Array:
+        """The combination of the largest logit, int32 `[..., D]`."""
+        return self._choices(self.flat.mode())
+
+    def log_prob(self, action: Array) -> Array:
+        """Log π(a₁, a₂, …), `[...]`."""
+        index = action[..., 0]
+        for i, size in enumerate(self.sizes[1:], start=1):
+            index = size * index + action[..., i]
+        return self.flat.log_prob(index)
+
+    def entropy(self) -> Array:
+        """−Σ p log p over combinations in nats, `[...]`."""
+        return self.flat.entropy()
+
+    def kl(self, other: Self) -> Array:
+        """Σ p (log p − log q) over combinations in nats, `[...]`."""
+        return self.flat.kl(other.flat)
+
+    def fisher_product(self, tangent: Self) -> Self:
+        """(diag(p) − ppᵀ) v over combinations."""
+        return type(self)(self.flat.fisher_product(tangent.flat), self.sizes)
+
+    def _choices(self, index: Array) -> Array:
+        return jnp.stack(jnp.unravel_index(index, self.sizes), axis=-1).astype(jnp.int32)
 
 
 def _sum_where_positive(probability: Array, value: Array) -> Array:

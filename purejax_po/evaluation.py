@@ -8,7 +8,18 @@ import jax.numpy as jnp
 from purejax_po import contract, rollout
 from purejax_po.actor import acting
 from purejax_po.checks import check_count
-from purejax_po.types import Actor, Array, Environment, EnvParams, Key, Params, Policy
+from purejax_po.rollout import Episodes, RolloutState
+from purejax_po.types import (
+    Actor,
+    Array,
+    Environment,
+    EnvParams,
+    Key,
+    Params,
+    Policy,
+    Trainer,
+    Transition,
+)
 
 
 class Evaluation(NamedTuple):
@@ -70,15 +81,87 @@ def evaluate(
         state, transition, episodes = rollout.env_step(
             env_key, env, env_params, state, action, distribution
         )
-        running = ~evaluation.finished
-        evaluation = Evaluation(
-            evaluation.episode_return + jnp.where(running, transition.reward, 0.0),
-            evaluation.episode_length + running,
-            evaluation.finished | episodes.ended,
-        )
-        return (state._replace(carry=memory), evaluation), None
+        found = _count(evaluation, transition, episodes)
+        return (state._replace(carry=memory), found), None
 
-    zeros = jnp.zeros(num_episodes)
-    nothing = Evaluation(zeros, zeros, jnp.zeros(num_episodes, bool))
-    (_, evaluation), _ = jax.lax.scan(step, (state, nothing), (noise_keys, env_keys))
+    (_, evaluation), _ = jax.lax.scan(step, (state, _nothing(num_episodes)), (noise_keys, env_keys))
     return evaluation
+
+
+def evaluate_lanes(
+    key: Key,
+    trainer: Trainer,
+    env_params: EnvParams,
+    params: Params,
+    *,
+    num_episodes: int,
+    num_steps: int,
+    greedy: bool = True,
+) -> Evaluation:
+    """As `evaluate` for every lane, on common episodes, until the last one of all has ended.
+
+    A lane's numbers do not depend on its neighbours: steps after an episode's end do not count.
+
+    Args:
+        key: as `evaluate`; the same for all lanes.
+        trainer: whose actor acts.
+        env_params, params: of each lane, leaves `[L, ...]`; `state.acting_params` are the latter.
+        num_episodes, num_steps, greedy: as `evaluate`.
+
+    Returns:
+        Leaves `[L, num_episodes]`.
+    """
+    check_count("num_episodes", num_episodes)
+    check_count("num_steps", num_steps)
+    env, actor = trainer.env, trainer.actor
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), params)
+    like = contract.check(env, trainer.env_params, actor, one)
+    reset_key, noise_key, env_key = jax.random.split(key, 3)
+    noise_keys = jax.random.split(noise_key, num_steps)
+    env_keys = jax.random.split(env_key, (num_steps, num_episodes))
+
+    def begin(env_params: EnvParams) -> tuple[RolloutState, Evaluation]:
+        state = rollout.reset(reset_key, env, env_params, actor, num_episodes, like=like)
+        return state, _nothing(num_episodes)
+
+    def step(env_params: EnvParams, params: Params, carry: Any, keys: tuple[Key, Key]) -> Any:
+        noise_key, env_key = keys
+        state, evaluation = carry
+        memory, distribution = actor.act(params, state.carry, state.obs, state.start)
+        if greedy:
+            action = distribution.mode()
+        else:
+            action = distribution.sample_from(distribution.noise(noise_key))
+        state, transition, episodes = rollout.env_step(
+            env_key, env, env_params, state, action, distribution
+        )
+        found = _count(evaluation, transition, episodes)
+        return state._replace(carry=memory), found
+
+    def is_running(progress: Any) -> Array:
+        time, (_, evaluation) = progress
+        return (time < num_steps) & ~jnp.all(evaluation.finished)
+
+    def advance(progress: Any) -> Any:
+        time, carry = progress
+        keys = noise_keys[time], env_keys[time]
+        return time + 1, jax.vmap(step, in_axes=(0, 0, 0, None))(env_params, params, carry, keys)
+
+    start = jnp.int32(0), jax.vmap(begin)(env_params)
+    return jax.lax.while_loop(is_running, advance, start)[1][1]
+
+
+def _nothing(num_episodes: int) -> Evaluation:
+    """No step yet."""
+    zeros = jnp.zeros(num_episodes)
+    return Evaluation(zeros, zeros, jnp.zeros(num_episodes, bool))
+
+
+def _count(evaluation: Evaluation, transition: Transition, episodes: Episodes) -> Evaluation:
+    """Count a step of the episodes that run."""
+    running = ~evaluation.finished
+    return Evaluation(
+        evaluation.episode_return + jnp.where(running, transition.reward, 0.0),
+        evaluation.episode_length + running,
+        evaluation.finished | episodes.ended,
+    )

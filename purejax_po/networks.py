@@ -5,17 +5,17 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po import spaces, types
+from purejax_po import masks, spaces, types
 from purejax_po._xla import products
 from purejax_po._xla.layerwise import gains, layerwise
-from purejax_po.checks import check_choice, check_count, check_is_env
+from purejax_po.checks import check_choice, check_count, check_flag, check_is_env
 from purejax_po.distributions import (
     Categorical,
     DiagonalGaussian,
@@ -23,6 +23,7 @@ from purejax_po.distributions import (
     ScaledGaussian,
     TanhGaussian,
 )
+from purejax_po.encoding import Encode, check_hidden, observation_encoder, param_dtype
 from purejax_po.types import (
     Array,
     Carry,
@@ -31,6 +32,7 @@ from purejax_po.types import (
     Environment,
     EnvParams,
     Key,
+    Observation,
     Params,
     Policy,
     Space,
@@ -39,19 +41,12 @@ from purejax_po.types import (
 Activation = Callable[[Array], Array]
 Initializer = Callable[..., Array]
 ActionDistribution = Literal["gaussian", "clipped_gaussian", "scaled_gaussian", "tanh_gaussian"]
-MOST_WEIGHTS = 2**31
-"""Between two layers, 8 GiB of them."""
 ACTIVATIONS: dict[str, Activation] = {
     "tanh": products.tanh,
     "relu": nn.relu,
     "silu": nn.silu,
     "elu": nn.elu,
 }
-
-
-def param_dtype() -> Any:
-    """The dtype of parameters: float32, or float64 where JAX computes in double precision."""
-    return jnp.result_type(float)
 
 
 def orthogonal(scale: float = 1.0) -> Initializer:
@@ -113,8 +108,70 @@ class Dense(nn.Dense):
         return super().param(name, init_fn, *args, **kwargs)
 
 
+Initialization = Literal["orthogonal", "default"]
+
+
+class Layers(NamedTuple):
+    """How layers are made, beside how many units they have."""
+
+    kernels: tuple[int, ...] = ()
+    """Sides of the convolutions' kernels (pixels), one for each of `channels`; `()`: 3."""
+    strides: tuple[int, ...] = ()
+    """Their strides (pixels); `()`: 1."""
+    layer_norm: bool = False
+    """Normalise each hidden layer over its units before the activation.
+
+    Source: Ba et al. 2016, Layer Normalization.
+    """
+    initialization: Initialization = "orthogonal"
+    """`"orthogonal"`, or flax's `"default"`: truncated normal with variance 1 / inputs, the last
+    layer's too."""
+
+    def convolutions(self, channels: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Return channels, side and stride of each convolution."""
+        kernels = self.kernels or (3,) * len(channels)
+        strides = self.strides or (1,) * len(channels)
+        return list(zip(channels, kernels, strides, strict=True))
+
+    def kernel(self, scale: float) -> Initializer:
+        """Return the initialiser of a layer's kernel, scaled where it is orthogonal."""
+        is_default = self.initialization == "default"
+        return nn.initializers.lecun_normal() if is_default else orthogonal(scale)
+
+
+USUAL = Layers()
+
+
+def check_layers(
+    layers: Layers, channels: Sequence[int], space: Space = None, prefix: str = ""
+) -> None:
+    """Raise `ValueError` unless they fit the convolutions, and those an image (if given)."""
+    for name in ("kernels", "strides"):
+        values = getattr(layers, name)
+        if not isinstance(values, tuple | list) or len(values) not in (0, len(channels)):
+            raise ValueError(
+                f"{prefix}{name} must be a number for each of {len(channels)} channels, or none, "
+                f"got {values!r}"
+            )
+        for value in values:
+            check_count(f"{prefix}{name}", value)
+    check_flag(f"{prefix}layer_norm", layers.layer_norm)
+    check_choice(f"{prefix}initialization", layers.initialization, get_args(Initialization))
+    shape = tuple(getattr(space, "shape", None) or ())
+    if len(shape) != 3 or not channels:
+        return
+    sides = list(shape[:2])
+    for _, side, stride in layers.convolutions(channels):
+        sides = [(x - side) // stride + 1 if x >= side else 0 for x in sides]
+        if min(sides) < 1:
+            raise ValueError(
+                f"{prefix}kernels and {prefix}strides must leave a pixel of {shape[0]} × "
+                f"{shape[1]} images, got {layers.convolutions(channels)} (channels, side, stride)"
+            )
+
+
 class Convolutions(nn.Module):
-    """3 × 3 convolutions with stride 1 and no padding, as products of the patches of an image.
+    """Convolutions without padding, 3 × 3 with stride 1 by default, as products of patches.
 
     With a kernel for each lane a convolution proper runs group by group on a CPU; a product of
     matrices does not.
@@ -124,24 +181,31 @@ class Convolutions(nn.Module):
 
     channels: Sequence[int]
     activation: Activation
+    layers: Layers = USUAL
 
     @nn.compact
     def __call__(self, image: Array) -> Array:
-        """`[..., H, W, C] → [..., features]`; each layer takes two rows and two columns off."""
-        for width in self.channels:
-            rows, columns = image.shape[-3] - 2, image.shape[-2] - 2
+        """`[..., H, W, C] → [..., features]`; a layer leaves ⌊(H − side)/stride⌋ + 1 rows."""
+        for width, side, stride in self.layers.convolutions(self.channels):
+            rows, columns = ((x - side) // stride + 1 for x in image.shape[-3:-1])
+            height, breadth = (rows - 1) * stride + 1, (columns - 1) * stride + 1
             shifted = [
-                image[..., i : i + rows, j : j + columns, :] for i in range(3) for j in range(3)
+                image[..., i : i + height : stride, j : j + breadth : stride, :]
+                for i in range(side)
+                for j in range(side)
             ]
             patches = jnp.concatenate(shifted, axis=-1)
-            layer = Dense(width, kernel_init=orthogonal(math.sqrt(2.0)))
+            layer = Dense(width, kernel_init=self.layers.kernel(math.sqrt(2.0)))
+            if not all(isinstance(size, int) for size in patches.shape):  # exported: any batch
+                image = self.activation(layer(patches))
+                continue
             pixels = self.activation(layer(jnp.reshape(patches, (-1, patches.shape[-1]))))
             image = jnp.reshape(pixels, (*patches.shape[:-1], width))
         return jnp.reshape(image, (*image.shape[:-3], math.prod(image.shape[-3:])))
 
 
 class MLP(nn.Module):
-    """Fully connected layers, orthogonally initialised: √2 inside, `output_scale` at the end."""
+    """Fully connected layers, by default orthogonal: √2 inside, `output_scale` at the end."""
 
     hidden: Sequence[int]
     num_outputs: int
@@ -149,16 +213,20 @@ class MLP(nn.Module):
     output_scale: float
     channels: Sequence[int] = ()
     """Of convolutions before the layers."""
+    layers: Layers = USUAL
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., inputs] → [..., num_outputs]`; with convolutions of images `[..., H, W, C]`."""
         if self.channels:
-            x = Convolutions(self.channels, self.activation)(x)
+            x = Convolutions(self.channels, self.activation, self.layers)(x)
         for width in self.hidden:
-            layer = Dense(width, kernel_init=orthogonal(math.sqrt(2.0)), dot_general=products.dense)
-            x = self.activation(layer(x))
-        scale = orthogonal(self.output_scale)
+            scale = self.layers.kernel(math.sqrt(2.0))
+            x = Dense(width, kernel_init=scale, dot_general=products.dense)(x)
+            if self.layers.layer_norm:
+                x = nn.LayerNorm(param_dtype=param_dtype())(x)
+            x = self.activation(x)
+        scale = self.layers.kernel(self.output_scale)
         return Dense(self.num_outputs, kernel_init=scale, dot_general=products.dense)(x)
 
 
@@ -185,12 +253,17 @@ def mlp_actor_critic(
     activation: str | Activation = "tanh",
     action_distribution: ActionDistribution = "gaussian",
     channels: Sequence[int] = (),
+    policy_fields: Sequence[str] = (),
+    critic_fields: Sequence[str] = (),
+    mask_actions: bool = True,
+    layers: Layers = USUAL,
 ) -> tuple[Policy, Critic]:
     """Return an MLP policy and an MLP critic that share no parameters.
 
     Args:
         env, env_params: a gymnax environment; its spaces size the networks. Observations of any
-            shape are flattened, discrete ones are one-hot encoded.
+            shape are flattened, discrete ones are one-hot encoded, the fields of a dictionary or a
+            tuple joined.
         hidden: widths of the hidden layers.
         activation: `"tanh"`, `"relu"`, `"silu"`, `"elu"` or a function.
         action_distribution: in a Box of actions a `"clipped_gaussian"`, clipped to it when
@@ -199,14 +272,41 @@ def mlp_actor_critic(
             `"gaussian"` is clipped if the Box is of the order of a standard normal number
             (`spaces.is_of_unit_order`: 0.25 to 10 on either side of 0) or has no bounds, and scaled
             if not.
-        channels: of 3 × 3 convolutions before the hidden layers, where observations are images.
+        channels: of convolutions before the hidden layers, where observations are images.
+        policy_fields, critic_fields: what each sees of a dictionary or a tuple; by default the
+            policy sees all but `action_mask` and what begins with `privileged`, the critic all but
+            `action_mask`.
+        mask_actions: never take an action that the field `action_mask` of an observation says is
+            not valid (see `masks`).
+        layers: sides and strides of the convolutions, LayerNorm, initialisation.
 
     Raises:
-        ValueError: if the policy cannot serve the action space, or convolutions the observations.
+        ValueError: if the policy cannot serve the action space or its mask, convolutions the
+            observations, or for a field that is not there.
+
+    Example:
+        >>> import jax
+        >>> import purejax_po as po
+        >>> policy, critic = po.mlp_actor_critic(*po.make_env("CartPole-v1"), hidden=(8,))
+        >>> params = policy.init(jax.random.key(0))
+        >>> policy.step(params, (), jax.numpy.ones((2, 4)), None)[1].sample(jax.random.key(1)).shape
+        (2,)
     """
-    shape: Any = {"hidden": hidden, "activation": activation, "channels": channels}
-    policy = mlp_policy(env, env_params, action_distribution=action_distribution, **shape)
-    return policy, mlp_critic(env, env_params, **shape)
+    shape: Any = {
+        "hidden": hidden,
+        "activation": activation,
+        "channels": channels,
+        "layers": layers,
+    }
+    policy = mlp_policy(
+        env,
+        env_params,
+        action_distribution=action_distribution,
+        fields=policy_fields,
+        mask_actions=mask_actions,
+        **shape,
+    )
+    return policy, mlp_critic(env, env_params, fields=critic_fields, **shape)
 
 
 def mlp_policy(
@@ -217,25 +317,32 @@ def mlp_policy(
     activation: str | Activation = "tanh",
     action_distribution: ActionDistribution = "gaussian",
     channels: Sequence[int] = (),
+    fields: Sequence[str] = (),
+    mask_actions: bool = True,
+    layers: Layers = USUAL,
 ) -> Policy:
     """Return a categorical, multi-discrete or Gaussian MLP policy, as the action space asks."""
     check_is_env(env)
     check_hidden(hidden)
     check_action_distribution(action_distribution, env.action_space(env_params))
-    encode, example = observation_encoder(env, env_params, channels)
+    encode, example = observation_encoder(env, env_params, channels, fields, "policy")
     num_outputs, to_distribution = _action_head(env.action_space(env_params))
-    mlp = MLP(tuple(hidden), num_outputs, _activation(activation), 0.01, tuple(channels))
+    check_layers(layers, channels, env.observation_space(env_params))
+    mlp = MLP(tuple(hidden), num_outputs, _activation(activation), 0.01, tuple(channels), layers)
     module = GaussianMLP(mlp) if to_distribution is None else mlp
 
-    def apply(params: Params, obs: Array) -> Any:
+    def apply(params: Params, obs: Observation) -> Any:
         outputs: Any = module.apply(params, encode(obs))
         return outputs if to_distribution is None else to_distribution(outputs)
 
     policy = memoryless(Policy, lambda key: module.init(key, encode(example)), apply)
-    policy = _described(policy, encode, activation, channels)
-    if to_distribution is Categorical and not channels and gains(hidden, num_outputs - 1):
+    is_plain = not channels and not layers.layer_norm
+    if is_plain:
+        policy = _described(policy, encode, activation, channels)
+    if to_distribution is Categorical and is_plain and gains(hidden, num_outputs - 1):
         policy = policy._replace(jacobian=layerwise)
-    return executed_as(policy, action_distribution, env.action_space(env_params))
+    policy = executed_as(policy, action_distribution, env.action_space(env_params))
+    return _masked(policy, env, env_params) if mask_actions else policy
 
 
 def executed_as(policy: Policy, action_distribution: str, space: Space) -> Policy:
@@ -258,11 +365,13 @@ def executed_as(policy: Policy, action_distribution: str, space: Space) -> Polic
     def convert(gaussian: Any) -> ScaledGaussian:
         return cls(gaussian.mean, gaussian.log_std)
 
-    def step(params: Params, carry: Carry, obs: Array, start: Array) -> tuple[Carry, Distribution]:
+    def step(
+        params: Params, carry: Carry, obs: Observation, start: Array
+    ) -> tuple[Carry, Distribution]:
         carry, gaussian = policy.step(params, carry, obs, start)
         return carry, convert(gaussian)
 
-    def unroll(params: Params, carry: Carry, obs: Array, start: Array) -> Distribution:
+    def unroll(params: Params, carry: Carry, obs: Observation, start: Array) -> Distribution:
         return convert(policy.unroll(params, carry, obs, start))
 
     dense = policy.dense and policy.dense._replace(unroll=unroll)
@@ -276,18 +385,23 @@ def mlp_critic(
     hidden: Sequence[int] = (64, 64),
     activation: str | Activation = "tanh",
     channels: Sequence[int] = (),
+    fields: Sequence[str] = (),
+    layers: Layers = USUAL,
 ) -> Critic:
     """Return an MLP state-value function."""
     check_is_env(env)
     check_hidden(hidden)
-    encode, example = observation_encoder(env, env_params, channels)
-    module = MLP(tuple(hidden), 1, _activation(activation), 1.0, tuple(channels))
+    encode, example = observation_encoder(env, env_params, channels, fields)
+    check_layers(layers, channels, env.observation_space(env_params))
+    module = MLP(tuple(hidden), 1, _activation(activation), 1.0, tuple(channels), layers)
 
-    def apply(params: Params, obs: Array) -> Any:
+    def apply(params: Params, obs: Observation) -> Any:
         outputs: Any = module.apply(params, encode(obs))
         return outputs[..., 0]
 
     critic = memoryless(Critic, lambda key: module.init(key, encode(example)), apply)
+    if layers.layer_norm:
+        return critic
     return _described(critic, encode, activation, channels)
 
 
@@ -305,7 +419,7 @@ CELLS: dict[str, type[nn.RNNCellBase]] = {"gru": nn.GRUCell, "lstm": nn.Optimize
 
 
 class Recurrent(nn.Module):
-    """Fully connected layers, of which the last is a cell with memory, and a head: in three parts.
+    """Fully connected layers, then a cell with memory, then a head: in three parts.
 
     Source: Cho et al. 2014, Learning Phrase Representations using RNN Encoder-Decoder, section 2.3
     (GRU); Hochreiter and Schmidhuber 1997, Long Short-Term Memory, and Gers et al. 2000, Learning
@@ -318,13 +432,16 @@ class Recurrent(nn.Module):
     channels: Sequence[int] = ()
     """Of convolutions before the layers."""
     cell_type: Cell = "gru"
+    made_as: Layers = USUAL
 
     def setup(self) -> None:
         """Name the layers."""
-        scale = orthogonal(math.sqrt(2.0))
+        scale = self.made_as.kernel(math.sqrt(2.0))
         if self.channels:
-            self.convolutions = Convolutions(self.channels, self.activation)
+            self.convolutions = Convolutions(self.channels, self.activation, self.made_as)
         self.layers = [Dense(width, kernel_init=scale) for width in self.hidden[:-1]]
+        if self.made_as.layer_norm:
+            self.norms = [nn.LayerNorm(param_dtype=param_dtype()) for _ in self.hidden[:-1]]
         # flax's default initialiser is a QR decomposition: see `orthogonal`.
         cell: Any = CELLS[self.cell_type]
         self.cell = cell(
@@ -335,8 +452,9 @@ class Recurrent(nn.Module):
         """`[..., inputs] → [..., units]`: the layers before the cell."""
         if self.channels:
             x = self.convolutions(x)
-        for layer in self.layers:
-            x = self.activation(layer(x))
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            x = self.activation(self.norms[i](x) if self.made_as.layer_norm else x)
         return x
 
     def remember(self, carry: Carry, x: Array, start: Array) -> tuple[Carry, Array]:
@@ -363,6 +481,10 @@ def recurrent_actor_critic(
     activation: str | Activation = "tanh",
     action_distribution: ActionDistribution = "gaussian",
     channels: Sequence[int] = (),
+    policy_fields: Sequence[str] = (),
+    critic_fields: Sequence[str] = (),
+    mask_actions: bool = True,
+    layers: Layers = USUAL,
 ) -> tuple[Policy, Critic]:
     """Return a recurrent policy and a recurrent critic that share no parameters.
 
@@ -371,7 +493,8 @@ def recurrent_actor_critic(
         cell: the last layer, a `"gru"` or an `"lstm"`.
         hidden: widths of the hidden layers, at least one.
         activation: of the layers before it.
-        action_distribution, channels: as `mlp_actor_critic`.
+        action_distribution, channels, policy_fields, critic_fields, mask_actions, layers: as
+            `mlp_actor_critic`; the cell is without LayerNorm.
 
     Raises:
         ValueError: if there is no hidden layer, or the policy cannot serve the action space.
@@ -383,17 +506,21 @@ def recurrent_actor_critic(
     if not hidden:
         raise ValueError(f"hidden must name the width of the {cell.upper()} at least, got ()")
     num_outputs, to_distribution = _action_head(env.action_space(env_params))
-    mlp = MLP((), num_outputs, _activation(activation), output_scale=0.01)
+    check_layers(layers, channels, env.observation_space(env_params))
+    mlp = MLP((), num_outputs, _activation(activation), 0.01, layers=layers)
     head = GaussianMLP(mlp) if to_distribution is None else mlp
-    value_head = MLP((), 1, _activation(activation), output_scale=1.0)
-    encoder = observation_encoder(env, env_params, channels)
-    policy = Recurrent(tuple(hidden), _activation(activation), head, tuple(channels), cell)
-    critic = Recurrent(tuple(hidden), _activation(activation), value_head, tuple(channels), cell)
+    value_head = MLP((), 1, _activation(activation), 1.0, layers=layers)
+    policy_encoder = observation_encoder(env, env_params, channels, policy_fields, "policy")
+    critic_encoder = observation_encoder(env, env_params, channels, critic_fields)
+    shape = tuple(channels), cell, layers
+    policy = Recurrent(tuple(hidden), _activation(activation), head, *shape)
+    critic = Recurrent(tuple(hidden), _activation(activation), value_head, *shape)
     head_to_distribution = to_distribution or (lambda distribution: distribution)
-    actor = recurrent(Policy, policy, encoder, head_to_distribution)
+    actor = recurrent(Policy, policy, policy_encoder, head_to_distribution)
+    actor = executed_as(actor, action_distribution, env.action_space(env_params))
     return (
-        executed_as(actor, action_distribution, env.action_space(env_params)),
-        recurrent(Critic, critic, encoder, lambda value: value[..., 0]),
+        _masked(actor, env, env_params) if mask_actions else actor,
+        recurrent(Critic, critic, critic_encoder, lambda value: value[..., 0]),
     )
 
 
@@ -414,7 +541,7 @@ def lstm_actor_critic(
 def recurrent(
     kind: Any,
     module: Recurrent,
-    encoder: tuple[Callable[[Array], Array], Array],
+    encoder: tuple[Encode, Observation],
     convert: Callable[[Any], Any],
 ) -> Any:
     """Make a `Policy` or `Critic` (`kind`) of a recurrent module whose outputs `convert` finishes.
@@ -433,11 +560,11 @@ def recurrent(
         carry = jax.tree.map(lambda x: x[0], initial_carry(1))
         return module.init(key, carry, encode(example), jnp.zeros((), bool))
 
-    def step(params: Params, carry: Carry, obs: Array, start: Array) -> tuple[Carry, Any]:
+    def step(params: Params, carry: Carry, obs: Observation, start: Array) -> tuple[Carry, Any]:
         carry, outputs = module.apply(params, carry, encode(obs), start)  # type: ignore[misc]
         return carry, convert(outputs)
 
-    def unroll(params: Params, carry: Carry, obs: Array, start: Array) -> Any:
+    def unroll(params: Params, carry: Carry, obs: Observation, start: Array) -> Any:
         def remember(carry: Carry, x: tuple[Array, Array]) -> Any:
             return module.apply(params, carry, *x, method="remember")
 
@@ -447,42 +574,6 @@ def recurrent(
         return convert(module.apply(params, output, method="decode"))
 
     return kind(init, initial_carry, step, unroll, memoryless=False)
-
-
-def check_hidden(hidden: Any, name: str = "hidden") -> None:
-    """Raise `ValueError` unless `hidden` is a sequence of positive whole numbers."""
-    if not isinstance(hidden, tuple | list):
-        raise ValueError(f"{name} must be a sequence of widths such as (64, 64), got {hidden!r}")
-    for width in hidden:
-        check_count(name, width)
-    _check_weights(name, hidden)
-
-
-def _check_weights(name: str, widths: Sequence[int]) -> None:
-    """Raise `ValueError` for layers between which there are more weights than memory holds."""
-    for one, two in zip((1, *widths), (*widths, 1), strict=True):
-        if one * two >= MOST_WEIGHTS:
-            raise ValueError(
-                f"{name} must make fewer than 2^31 weights between two layers, got {list(widths)}"
-            )
-
-
-def check_channels(channels: Any, space: Space = None, name: str = "channels") -> None:
-    """Raise `ValueError` unless they are counts, and observations (if given) large enough."""
-    if not isinstance(channels, tuple | list):
-        raise ValueError(f"{name} must be a sequence of counts such as (16,), got {channels!r}")
-    for count in channels:
-        check_count(name, count)
-    _check_weights(name, channels)
-    if not channels or space is None:
-        return
-    shape, least = tuple(getattr(space, "shape", ())), 2 * len(channels) + 1
-    if len(shape) != 3 or min(shape[:2]) < least:
-        raise ValueError(
-            f"{name} must be () unless observations are images [height, width, channels] of "
-            f"{least} × {least} pixels or more, got {tuple(channels)} and observations of shape "
-            f"{shape}"
-        )
 
 
 def check_action_distribution(
@@ -499,7 +590,7 @@ def check_action_distribution(
 
 
 def softmax_linear_policy(
-    env: Environment, env_params: EnvParams, features: Callable[[Array], Array] | None = None
+    env: Environment, env_params: EnvParams, features: Callable[[Observation], Array] | None = None
 ) -> Policy:
     """Return π(a|s) ∝ exp(θᵀφ(s,a)), started at θ = 0 (the uniform policy).
 
@@ -513,7 +604,7 @@ def softmax_linear_policy(
     space = env.action_space(env_params)
     if spaces.kind(space) != "discrete":
         raise ValueError(f"softmax_linear_policy needs a discrete action space, got {space}")
-    encode, example = observation_encoder(env, env_params)
+    encode, example = observation_encoder(env, env_params, reader="policy")
 
     def init(key: Key) -> Array:
         del key
@@ -521,10 +612,10 @@ def softmax_linear_policy(
             return jnp.zeros(features(example).shape[-1])
         return jnp.zeros((encode(example).shape[-1], int(space.n)))
 
-    def apply(theta: Array, obs: Array) -> Categorical:
+    def apply(theta: Array, obs: Observation) -> Categorical:
         return Categorical(encode(obs) @ theta if features is None else features(obs) @ theta)
 
-    return memoryless(Policy, init, apply)
+    return _masked(memoryless(Policy, init, apply), env, env_params)
 
 
 def linear_critic(env: Environment, env_params: EnvParams) -> Critic:
@@ -539,7 +630,7 @@ def linear_critic(env: Environment, env_params: EnvParams) -> Critic:
 
 
 def memoryless(
-    kind: Any, init: Callable[[Key], Params], apply: Callable[[Params, Array], Any]
+    kind: Any, init: Callable[[Key], Params], apply: Callable[[Params, Observation], Any]
 ) -> Any:
     """Make a `Policy` or `Critic` (`kind`) of a network `apply(params, obs [..., *obs_shape])`."""
     return kind(
@@ -551,71 +642,12 @@ def memoryless(
     )
 
 
-def observation_encoder(
-    env: Environment, env_params: EnvParams, channels: Sequence[int] = ()
-) -> tuple[Callable[[Array], Array], Array]:
-    """Return a function that makes flat float vectors of observations, and an example observation.
-
-    Box observations `[..., *shape]` become `[..., prod(shape)]`, or floats of their own shape where
-    convolutions of so many `channels` read them; discrete ones `[...]` are one-hot, and so are the
-    tokens of token tasks, NONE = −1 included. Those of MultiDiscrete are the numbers themselves:
-    one outside its range is read as any other, and nobody tells. Images of whole numbers are
-    brought into [0, 1] by their bounds: 0 … 255 by x/255.
-
-    Raises:
-        ValueError: if observations are neither, or convolutions are to read what is no image.
-    """
+def _masked(policy: Policy, env: Environment, env_params: EnvParams) -> Policy:
+    """The policy that keeps to what the observations' `action_mask` says, if they have one."""
     space = env.observation_space(env_params)
-    spaces.check_not_empty("observations", space)
-    check_channels(channels, space)
-    if (vocabulary := getattr(env, "num_tokens", None)) is not None:
-        num_tokens, (length,) = vocabulary + 1, space.shape
-
-        def encode_tokens(obs: Array) -> Array:
-            one_hot = jax.nn.one_hot(obs + 1, num_tokens)
-            return jnp.reshape(one_hot, (*obs.shape[:-1], length * num_tokens))
-
-        return encode_tokens, jnp.zeros(length, jnp.int32)
-    found = spaces.kind(space)
-    if found == "discrete":
-        return _one_hot_encoder(int(space.n), spaces.start(space)), jnp.zeros((), jnp.int32)
-    if found not in ("box", "multi_discrete"):
-        raise ValueError(f"observations must be Box or Discrete, got {space}")
-    shape = tuple(space.shape)
-    to_unit = _unit_scale(space)
-
-    def encode(obs: Array) -> Array:
-        leading = obs.shape[: obs.ndim - len(shape)]
-        if not jnp.issubdtype(obs.dtype, jnp.floating):
-            obs = to_unit(obs.astype(param_dtype()))
-        return obs if channels else jnp.reshape(obs, (*leading, math.prod(shape)))
-
-    return encode, jnp.zeros(shape)
-
-
-def _one_hot_encoder(size: int, first: int) -> Callable[[Array], Array]:
-    """One-hot vectors of the values first … first + size − 1; NaN for any other.
-
-    An observation outside its space is a mistake of the environment. It makes the lane diverge,
-    where a vector of zeros would let it train on nothing.
-    """
-
-    def encode(obs: Array) -> Array:
-        index = obs - first if first else obs
-        inside = (index >= 0) & (index < size)
-        return jnp.where(inside[..., None], jax.nn.one_hot(index, size), jnp.nan)
-
-    return encode
-
-
-def _unit_scale(space: Space) -> Callable[[Array], Array]:
-    """(x − low)/(high − low) for images of whole numbers, such as 0 … 255; else x itself."""
-    if len(space.shape) != 3 or spaces.kind(space) != "box" or not spaces.is_bounded(space):
-        return lambda x: x
-    low, high = (np.asarray(x, np.float32) for x in (space.low, space.high))
-    if high.max() <= 1.0:  # bits, as MinAtar's
-        return lambda x: x
-    return lambda x: (x - low) / np.maximum(high - low, 1.0)
+    name = str(getattr(env, "name", type(env).__name__))
+    masks.check(name, space, env.action_space(env_params))
+    return policy if masks.in_space(space) is None else masks.masked(policy)
 
 
 def _action_head(space: Space) -> tuple[int, Callable[[Array], Any] | None]:

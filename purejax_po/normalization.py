@@ -3,7 +3,8 @@
 Every lane has statistics of its own. They stand still through an update: the rollout and the
 algorithm see observations normalised alike, so that "old" really is the behaviour policy, and what
 was collected is merged afterwards. Before the first update there are none, and nothing is changed
-but for the clipping.
+except for the clipping. In a dictionary or a tuple each field of real or whole numbers has its own
+statistics; masks and discrete observations stay as they are.
 """
 
 from typing import Any, NamedTuple
@@ -14,12 +15,26 @@ import jax.numpy as jnp
 
 from purejax_po import metrics
 from purejax_po.metrics import Moments
-from purejax_po.types import Actor, Array, Carry, Distribution, Params, Transition
+from purejax_po.observations import field, with_fields
+from purejax_po.types import (
+    Actor,
+    Array,
+    Carry,
+    Distribution,
+    Observation,
+    Params,
+    Transition,
+)
 
 OBSERVATION_CLIP = 10.0
 """Normalised observations stay within ± this many standard deviations; rewards are not clipped."""
 RESOLUTION = 1e-5
 """A stream varies if its standard deviation exceeds this share of its mean: rounding does not."""
+
+
+ObservationStatistics = Moments | dict[str, Moments]
+"""Leaves `[*obs_shape]`, in float32 for observations of half precision and for integers; by name of
+the fields that are normalised, where observations have fields."""
 
 
 class ReturnStatistics(NamedTuple):
@@ -34,24 +49,24 @@ class Normalization(NamedTuple):
     """A lane's statistics; `()` for what is not normalised."""
 
     obs: Any
-    """`Moments` with leaves `[*obs_shape]`, over the observations that were acted on; in float32
-    for observations of half precision and for integers."""
+    """`ObservationStatistics` over the observations that were acted on."""
     returns: Any
     """`ReturnStatistics`."""
 
 
 class NormalizedParams(NamedTuple):
-    """What an actor of normalised observations acts with."""
+    """Parameters of an actor that sees normalised observations."""
 
     params: Params
-    obs: Moments
+    obs: ObservationStatistics
 
 
 def init(obs: Any, num_envs: int, *, observations: bool, rewards: bool) -> Normalization:
     """Return empty statistics.
 
     Args:
-        obs: one observation, `[*obs_shape]`; its shape and dtype suffice.
+        obs: one observation, `[*obs_shape]`, or its fields that are normalised; shape and dtype
+            suffice.
         num_envs: N, environments whose returns are followed.
         observations, rewards: what is to be normalised.
     """
@@ -59,8 +74,14 @@ def init(obs: Any, num_envs: int, *, observations: bool, rewards: bool) -> Norma
     return Normalization(empty(obs) if observations else (), returns if rewards else ())
 
 
-def empty(obs: Any) -> Moments:
+def empty(obs: Any) -> ObservationStatistics:
     """The moments of no observation yet; arguments as `init`."""
+    if isinstance(obs, dict):
+        return {name: _nothing(x) for name, x in obs.items()}
+    return _nothing(obs)
+
+
+def _nothing(obs: Any) -> Moments:
     dtype = metrics.accumulator(obs.dtype)
     return Moments(*(jnp.zeros(shape, dtype) for shape in ((), obs.shape, obs.shape)))
 
@@ -90,7 +111,7 @@ def update(
     """
     obs, returns = statistics
     if obs != ():
-        obs = metrics.merge(obs, metrics.of_masked(transition.obs, transition.weight))
+        obs = _merged(obs, transition)
     if returns != ():
         assert discount is not None
         values = discounted_returns(returns.running, transition, discount)
@@ -99,10 +120,28 @@ def update(
     return Normalization(obs, returns)
 
 
-def normalize_obs(moments: Moments, obs: Array) -> Array:
+def normalize_obs(statistics: ObservationStatistics, obs: Observation) -> Observation:
     """(obs − mean) / standard deviation, clipped to ±`OBSERVATION_CLIP`; `[..., *obs_shape]`."""
+    if isinstance(statistics, dict):
+        changed = {name: _normalized(x, field(obs, name)) for name, x in statistics.items()}
+        return with_fields(obs, changed)
+    return _normalized(statistics, obs)
+
+
+def _normalized(moments: Moments, obs: Array) -> Array:
     normalized = (obs - moments.mean) / standard_deviation(moments)
     return jnp.clip(normalized, -OBSERVATION_CLIP, OBSERVATION_CLIP)
+
+
+def _merged(statistics: ObservationStatistics, transition: Transition) -> ObservationStatistics:
+    """The statistics with the observations of a rollout."""
+    obs, weight = transition.obs, transition.weight
+    if isinstance(statistics, dict):
+        return {
+            name: metrics.merge(moments, metrics.of_masked(field(obs, name), weight))
+            for name, moments in statistics.items()
+        }
+    return metrics.merge(statistics, metrics.of_masked(obs, weight))
 
 
 def standard_deviation(moments: Moments) -> Array:
@@ -148,7 +187,7 @@ def normalizing(actor: Actor) -> Actor:
     """
 
     def act(
-        params: NormalizedParams, carry: Carry, obs: Array, start: Array
+        params: NormalizedParams, carry: Carry, obs: Observation, start: Array
     ) -> tuple[Carry, Distribution]:
         return actor.act(params.params, carry, normalize_obs(params.obs, obs), start)
 

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 
 from purejax_po.checks import check_count
 from purejax_po.networks import memoryless
-from purejax_po.types import Array, Critic, Distribution, Key, Params, Policy
+from purejax_po.types import Array, Critic, Distribution, Key, Observation, Params, Policy
 
-Apply = Callable[[Params, Array], Any]
+Apply = Callable[[Params, Observation], Any]
 
 
 def policy_of(
     init: Callable[[Key], Params],
-    apply: Callable[[Params, Array], Distribution],
+    apply: Callable[[Params, Observation], Distribution],
     *,
     obs_ndim: int | None = None,
 ) -> Policy:
@@ -25,7 +25,8 @@ def policy_of(
     Args:
         init: `key → params`, a pytree of arrays.
         apply: `(params, obs [..., *obs_shape]) → distribution [...]`, such as
-            `distributions.Categorical(logits)`; observations are as the environment gives them.
+            `distributions.Categorical(logits)`; observations are as the environment gives them. A
+            mask of actions is for `apply` to read, or for `masked` around the policy.
         obs_ndim: the number of axes of one observation, where `apply` takes one at a time, as
             Equinox's layers do; it is mapped over all axes in front of them.
     """
@@ -34,7 +35,7 @@ def policy_of(
 
 def critic_of(
     init: Callable[[Key], Params],
-    apply: Callable[[Params, Array], Array],
+    apply: Callable[[Params, Observation], Array],
     *,
     obs_ndim: int | None = None,
 ) -> Critic:
@@ -51,7 +52,11 @@ def _mapped(apply: Apply, obs_ndim: int | None) -> Apply:
         return apply
     check_count("obs_ndim", obs_ndim, minimum=0)
 
-    def over_leading_axes(params: Params, obs: Array) -> Any:
+    def over_leading_axes(params: Params, obs: Observation) -> Any:
+        if not hasattr(obs, "ndim"):
+            raise ValueError(
+                f"obs_ndim must be None where observations have fields, got {obs_ndim}"
+            )
         leading = obs.shape[: obs.ndim - obs_ndim]
         flat = jnp.reshape(obs, (math.prod(leading), *obs.shape[len(leading) :]))
         outputs = jax.vmap(apply, in_axes=(None, 0))(params, flat)

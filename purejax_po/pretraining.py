@@ -92,7 +92,7 @@ def behaviour_clone(
 
 
 def warm_start(algorithm: Algorithm, params: Params) -> Algorithm:
-    """Return the algorithm with its policy started from given parameters, its critic afresh.
+    """Return the algorithm with its policy started from given parameters, and a fresh critic.
 
     They also become the reference of an algorithm that has one (GRPO).
 
@@ -133,7 +133,7 @@ class Pairs(NamedTuple):
     loser: Array
     """`[B, *obs_shape]`."""
     weight: Array
-    """1 for a preference, 0 for a tie that says nothing, `[B]`."""
+    """1 for a preference, 0 for a tie, which carries no information, `[B]`."""
 
 
 def reward_model(
@@ -159,7 +159,7 @@ def reward_model(
         env, env_params: a gymnax environment; its observations are what is judged.
         model: without memory, e.g. the second of `mlp_actor_critic`.
         pairs: what is new.
-        replay: pairs of earlier rounds, of which some are drawn anew, with replacement.
+        replay: pairs of earlier rounds, some of which are drawn again, with replacement.
         replay_fraction: so many for each new pair, in (0, 1]; used with `replay`.
         params: go on from these rather than afresh.
         num_epochs: passes over the pairs.
@@ -311,6 +311,8 @@ def _distribution(policy: Policy, obs: Any) -> Distribution:
 
 
 def _check_obs(env_name: str, space: Space, obs: Any) -> None:
+    if spaces.kind(space) in ("dictionary", "tuple"):
+        raise ValueError(f"obs must be one array, and {env_name} observes several fields: {space}")
     shape = tuple(space.shape)
     if jnp.shape(obs)[1:] != shape or jnp.ndim(obs) == 0 or len(obs) == 0:
         raise ValueError(

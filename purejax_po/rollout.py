@@ -18,6 +18,7 @@ from purejax_po.types import (
     EnvParams,
     EnvState,
     Key,
+    Observation,
     Params,
     Policy,
     Transition,
@@ -28,7 +29,7 @@ class RolloutState(NamedTuple):
     """Where the vectorised environment stands between two rollouts; leaves `[N, ...]`."""
 
     env_state: EnvState
-    obs: Array
+    obs: Observation
     start: Array
     """The observation is the first of an episode."""
     carry: Carry
@@ -120,7 +121,7 @@ def collect(
         next_state, transition, episodes = env_step(
             keys, env, env_params, state, action, distribution
         )
-        # What follows from the rest is made afterwards: to stack it costs a kernel for each step.
+        # Derived after the scan: stacking these would cost one kernel per step.
         transition = transition._replace(start=None, weight=None)
         episodes = episodes._replace(ended=None)
         return next_state._replace(carry=carry), (transition, episodes)

@@ -9,7 +9,13 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po.distributions import Categorical, DiagonalGaussian, Product, ScaledGaussian
+from purejax_po.distributions import (
+    Categorical,
+    DiagonalGaussian,
+    Joint,
+    Product,
+    ScaledGaussian,
+)
 from purejax_po.types import Array, Distribution, Space
 
 Kind = Literal["discrete", "multi_discrete", "box", "tuple", "dictionary", "unknown"]
@@ -34,6 +40,13 @@ def kind(space: Space) -> Kind:
 
     `discrete`: one of n values; `multi_discrete`: a vector of such, bits and whole numbers within
     bounds included; `box`: an array of numbers; `tuple` and `dictionary`: of other spaces.
+
+    Example:
+        >>> import purejax_po as po
+        >>> from purejax_po import spaces
+        >>> env, env_params = po.make_env("CartPole-v1")
+        >>> spaces.kind(env.action_space(env_params))
+        'discrete'
     """
     parts = getattr(space, "spaces", None)
     if isinstance(parts, list | tuple):
@@ -203,6 +216,8 @@ def _sizes(distribution: Distribution) -> tuple[int, ...] | None:
     """How many values each choice of a distribution has; None if it is none of ours."""
     if isinstance(distribution, Categorical):
         return (int(distribution.logits.shape[-1]),) if distribution.logits.ndim == 1 else None
+    if isinstance(distribution, Joint):
+        return distribution.sizes
     if isinstance(distribution, Product):
         sizes = [_sizes(factor) for factor in distribution.factors]
         return tuple(size[0] if size else -1 for size in sizes)

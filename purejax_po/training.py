@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from purejax_po import contract, metrics, normalization, spaces, update
+from purejax_po import contract, metrics, normalization, observations, spaces, update
 from purejax_po.checks import Range, check_choice, check_count, check_flag, check_number
 from purejax_po.metrics import Log
 from purejax_po.normalization import NormalizedParams
@@ -21,6 +21,7 @@ from purejax_po.types import (
     EnvParams,
     Hyperparams,
     Key,
+    Space,
     Trainer,
 )
 from purejax_po.update import Loop, TrainState, shape_of
@@ -52,6 +53,13 @@ def seed_keys(seeds: int | Any) -> Key:
     Raises:
         ValueError: for a seed that is no whole number or is out of range: JAX would take it modulo
             2³², and two seeds would share a key.
+
+    Example:
+        >>> import purejax_po as po
+        >>> po.seed_keys(16).shape
+        (16,)
+        >>> po.seed_keys([3, 7]).shape
+        (2,)
     """
     if isinstance(seeds, Tracer):
         if seeds.ndim != 1 or not jnp.issubdtype(seeds.dtype, jnp.integer):
@@ -103,7 +111,7 @@ def make_trainer(
         num_envs: N, environments stepped in parallel by each lane.
         num_steps: T, steps of each environment per update.
         normalize_observations: let policy and critic see (obs − mean)/std, clipped to ±10, with
-            running moments of the lane's observations up to the last update.
+            running moments of the lane's observations up to the last update, field by field.
         normalize_rewards: let the algorithm see r / std of the running return discounted by
             `hyperparams.discount`; logs and evaluations keep the true rewards.
         matmul_precision: of products of matrices, by JAX's names: `"default"`, `"bfloat16"`,
@@ -115,6 +123,14 @@ def make_trainer(
             environments do not split into groups, the policy needs whole episodes and the
             algorithm does not, or environment, policy and critic do not fit each other
             (`contract.check`).
+
+    Example:
+        >>> import purejax_po as po
+        >>> env, env_params = po.make_env("CartPole-v1")
+        >>> algorithm = po.ppo(*po.mlp_actor_critic(env, env_params))
+        >>> trainer = po.make_trainer(env, env_params, algorithm, num_envs=4, num_steps=128)
+        >>> trainer.steps_per_update
+        512
     """
     check_count("num_envs", num_envs)
     check_count("num_steps", num_steps)
@@ -239,16 +255,22 @@ def _checked(
     env: Environment, env_params: EnvParams, actor: Actor, algorithm: Algorithm, normalizes: bool
 ) -> contract.Start:
     """Check environment, actor and critic against each other: see `contract.check`."""
-    params = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams).params
+    state = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams)
+    if not hasattr(state, "params"):
+        raise ValueError(
+            "algorithm.init must return a state with a field params, such as a NamedTuple "
+            f"State(params, optimizer), got {type(state).__name__}"
+        )
+    params: Any = state.params
 
     def check_critic(obs: Any) -> None:
         if algorithm.critic is not None:
-            dtype = metrics.accumulator(obs.dtype) if normalizes else obs.dtype
-            seen = jax.ShapeDtypeStruct(obs.shape, dtype)
-            contract.check_values(algorithm.critic, params.critic, seen)
+            if normalizes:
+                obs = jax.eval_shape(normalization.normalize_obs, acting.obs, obs)
+            contract.check_values(algorithm.critic, params.critic, obs)
 
     if normalizes:
-        statistics = contract.first_observation(env, env_params)
+        statistics = _number_observation(env, env_params)
         acting: Any = NormalizedParams(params, normalization.empty(statistics))
     else:
         acting = params
@@ -267,13 +289,23 @@ def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[...,
 
 
 def _number_observation(env: Environment, env_params: EnvParams) -> Any:
-    """Shape and dtype of one observation; an error unless it can be normalised."""
+    """Shape and dtype of what is normalised: one observation, or its fields of numbers by name."""
     obs = contract.first_observation(env, env_params)
-    kind = spaces.kind(env.observation_space(env_params))
-    is_number = jnp.issubdtype(obs.dtype, jnp.floating) or jnp.issubdtype(obs.dtype, jnp.integer)
-    if kind != "box" or not is_number or hasattr(env, "num_tokens"):
+    space, has_tokens = env.observation_space(env_params), hasattr(env, "num_tokens")
+    if parts := observations.fields(space):
+        found = {name: observations.field(obs, name) for name in parts}
+        numbers = {name: x for name, x in found.items() if _are_numbers(parts[name], x)}
+    else:
+        numbers = obs if _are_numbers(space, obs) else {}
+    if has_tokens or numbers == {}:
         raise ValueError(
             "normalize_observations must be False unless observations are a Box of numbers, got "
-            f"{obs.dtype}{list(obs.shape)}" + (" of tokens" if hasattr(env, "num_tokens") else "")
+            f"{contract.describe(obs)}" + (" of tokens" if has_tokens else "")
         )
-    return obs
+    return numbers
+
+
+def _are_numbers(space: Space, obs: Any) -> bool:
+    """Whether an array has statistics: a Box of real or whole numbers."""
+    is_real = jnp.issubdtype(obs.dtype, jnp.floating) or jnp.issubdtype(obs.dtype, jnp.integer)
+    return spaces.kind(space) == "box" and bool(is_real)

@@ -13,6 +13,8 @@ Params = Any
 Carry = Any
 EnvParams = Any
 EnvState = Any
+Observation = Any
+"""One array, or a dictionary or a tuple of arrays (see `observations`)."""
 Space = Any
 """What `spaces.kind` tells apart."""
 Hyperparams = Any
@@ -79,13 +81,18 @@ class Environment(Protocol):
         """A pytree that `reset`, `step` and the spaces take, traced."""
         ...
 
-    def reset(self, key: Key, params: EnvParams, /) -> tuple[Array, EnvState]:
-        """Start an episode: `(obs [*obs_shape], state)`."""
+    def reset(self, key: Key, params: EnvParams, /) -> tuple[Observation, EnvState]:
+        """Start an episode: `(obs, state)`.
+
+        An observation is an array `[*obs_shape]`, or a dictionary or a tuple of arrays. A field
+        `action_mask` of a dictionary says which discrete actions are valid in the state that is
+        observed (see `masks`): then no policy takes another one.
+        """
         ...
 
     def step(
         self, key: Key, state: EnvState, action: Any, params: EnvParams, /
-    ) -> tuple[Array, EnvState, Array, Array, Array, dict[str, Any]]:
+    ) -> tuple[Observation, EnvState, Array, Array, Array, dict[str, Any]]:
         """Make a step: `(obs, state, reward, terminated, truncated, info)`.
 
         Where an episode ends, `obs` and `state` are those that the next one starts at. So
@@ -114,10 +121,10 @@ class Policy(NamedTuple):
     """`key → params`."""
     initial_carry: Callable[[int], Carry]
     """`num_envs → carry` at the start of an episode."""
-    step: Callable[[Params, Carry, Array, Array], tuple[Carry, Distribution]]
+    step: Callable[[Params, Carry, Observation, Array], tuple[Carry, Distribution]]
     """`(params, carry, obs [N, ...], start [N]) → (carry, Distribution [N])`; `start` says which
     observations are the first of an episode."""
-    unroll: Callable[[Params, Carry, Array, Array], Distribution]
+    unroll: Callable[[Params, Carry, Observation, Array], Distribution]
     """`(params, carry, obs [T, N, ...], start [T, N]) → Distribution [T, N]`."""
     memoryless: bool = True
     prompt: "Prompt[Policy] | None" = None
@@ -140,7 +147,7 @@ class Dense(NamedTuple):
 
 
 class Actor(NamedTuple):
-    """What acts in a rollout, with the whole parameters that it is given.
+    """The functions that act in a rollout, given all parameters of the algorithm.
 
     Less than a policy: it is neither initialised nor differentiated. `acting` makes one of a
     policy.
@@ -148,7 +155,7 @@ class Actor(NamedTuple):
 
     initial_carry: Callable[[int], Carry]
     """`num_envs → carry` at the start of an episode."""
-    act: Callable[[Params, Carry, Array, Array], tuple[Carry, Distribution]]
+    act: Callable[[Params, Carry, Observation, Array], tuple[Carry, Distribution]]
     """`(params, carry, obs [N, ...], start [N]) → (carry, Distribution [N])`."""
     memoryless: bool = True
     """The carry is `()`, and `act` takes any leading axes."""
@@ -162,7 +169,7 @@ class Prompt(NamedTuple, Generic[Network]):
     `Network` is a `Policy` or an `Actor`.
     """
 
-    read: Callable[[Params, Array, int], Carry]
+    read: Callable[[Params, Observation, int], Carry]
     """`(params, obs [N, ...], group_size) → carry` of what observations say once and for all, each
     shared by `group_size` neighbours."""
     go_on: Network
@@ -174,8 +181,8 @@ class Critic(NamedTuple):
 
     init: Callable[[Key], Params]
     initial_carry: Callable[[int], Carry]
-    step: Callable[[Params, Carry, Array, Array], tuple[Carry, Array]]
-    unroll: Callable[[Params, Carry, Array, Array], Array]
+    step: Callable[[Params, Carry, Observation, Array], tuple[Carry, Array]]
+    unroll: Callable[[Params, Carry, Observation, Array], Array]
     memoryless: bool = True
     dense: "Dense | None" = None
     """As `Policy.dense`."""
@@ -184,10 +191,10 @@ class Critic(NamedTuple):
 class Transition(NamedTuple):
     """What a rollout collects; every leaf is `[T, N, ...]` (time, environment)."""
 
-    obs: Array
+    obs: Observation
     action: Array
     reward: Array
-    next_obs: Array
+    next_obs: Observation
     """The true successor, never the observation after a reset."""
     terminated: Array
     """The episode really ended: the value of `next_obs` is zero."""
@@ -223,7 +230,7 @@ class Algorithm(NamedTuple):
     update: Callable[[Key, Hyperparams, Any, Rollout], tuple[Any, Info]]
     """`(key, hyperparams, state, rollout) → (state, info)`; `info` holds scalars only."""
     complete_episodes: bool = False
-    """Each rollout starts anew, and its weights leave each environment's first episode alone (see
+    """Each rollout starts fresh episodes; only each environment's first one has weight (see
     `rollout.first_episodes`)."""
     group_size: int = 1
     """With complete episodes: so many neighbouring environments start from one state."""

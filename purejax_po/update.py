@@ -28,7 +28,7 @@ from purejax_po.types import (
 
 
 class TrainState(NamedTuple):
-    """Everything that a run is between two updates."""
+    """The complete state of a run between two updates."""
 
     key: Key
     num_done: Array

@@ -28,7 +28,7 @@ class Network(po.NetworkConfig):
 
 def powered(policy, critic, hyperparams, **options):
     """PPO with another learning rate."""
-    return po.ppo(policy, critic, hyperparams=hyperparams, **options)
+    return po.ppo(policy, critic, po.PPOOptions(**options), hyperparams)
 
 
 @dataclass(frozen=True, kw_only=True)

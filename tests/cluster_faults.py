@@ -6,6 +6,7 @@ The cluster's nodes are processes of this machine. Each scenario ends in results
 those of an undisturbed run on threads, or raises.
 """
 
+import dataclasses
 import os
 import signal
 import sys
@@ -110,6 +111,20 @@ def same_bits(folder):
     return cluster
 
 
+def same_search(folder):
+    """A search for settings has the trials, and the fresh results, that it has on threads."""
+    cluster, _ = make_cluster(2)
+    space = {"learning_rate": "log:1e-4..1e-2", "normalize_observations": [False, True]}
+    config = dataclasses.replace(experiment(), num_seeds=2)
+    settings = {"trials": 4, "batch": 4, "finalists": 0, "fresh_seeds": 4, "progress": False}
+    here = po.tune(config, folder / "here", space, **settings)
+    there = po.tune(config, folder / "there", space, **settings, cluster=cluster.address)
+    assert there.trials == here.trials
+    assert there.summary["fresh"] == here.summary["fresh"]
+    assert not workers()
+    return cluster
+
+
 def run_with(folder, cluster, watch, name, minutes=0.0, **changes):
     out = folder / name
     where = {"progress": False, "num_devices": 1, "observers": [watch], "checkpoint_every": minutes}
@@ -168,7 +183,7 @@ def node_added(folder):
     return cluster
 
 
-SCENARIOS = {f.__name__: f for f in (same_bits, worker_lost, node_lost, node_added)}
+SCENARIOS = {f.__name__: f for f in (same_bits, same_search, worker_lost, node_lost, node_added)}
 
 
 def main():

@@ -1,5 +1,6 @@
 """Shared by all tests: a compilation cache, quick compilation, and double precision on request."""
 
+import gc
 import os
 import tempfile
 from unittest import mock
@@ -13,6 +14,14 @@ from jax._src import compiler
 
 # Compiling fused loops takes XLA as long as all the rest. From jax 0.11 on they can't be left out.
 OPTIONS = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Programs of one file seldom serve the next: kept, they fill a worker with gigabytes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from built import built
 from gymnax.environments import environment, spaces
 
 from purejax_po.algorithms.a2c import A2CHyperparams, a2c
@@ -90,7 +91,7 @@ PPO_CHANGES = {
 
 ALGORITHMS = {
     "reinforce": Row(
-        build=reinforce,
+        build=built(reinforce),
         hyperparams=REINFORCEHyperparams(learning_rate=3e-3),
         changes={
             "learning_rate": 1e-3,
@@ -106,7 +107,7 @@ ALGORITHMS = {
         num_steps=32,  # most first episodes end, as a whole episode has to
     ),
     "reinforce_advantage": Row(
-        build=reinforce,
+        build=built(reinforce),
         hyperparams=REINFORCEHyperparams(learning_rate=3e-3),
         changes={
             "learning_rate": 1e-3,
@@ -121,7 +122,7 @@ ALGORITHMS = {
         wrong={"psi": None},
     ),
     "ppo": Row(
-        build=ppo,
+        build=built(ppo),
         hyperparams=PPOHyperparams(learning_rate=3e-3, target_kl=10.0),
         changes=PPO_CHANGES,
         unused={"kl_coef", "kl_target"},  # of the surrogates with a penalty
@@ -136,7 +137,7 @@ ALGORITHMS = {
         },
     ),
     "ppo_adaptive_kl": Row(
-        build=ppo,
+        build=built(ppo),
         hyperparams=PPOHyperparams(learning_rate=3e-3, target_kl=10.0, kl_target=1e-6),
         changes=PPO_CHANGES,
         unused={"clip_eps"},
@@ -156,7 +157,7 @@ ALGORITHMS = {
         wrong={"surrogate": None},
     ),
     "a2c": Row(
-        build=a2c,
+        build=built(a2c),
         hyperparams=A2CHyperparams(learning_rate=3e-3),
         changes=ACTOR_CRITIC_CHANGES,
         unused=set(),
@@ -166,7 +167,7 @@ ALGORITHMS = {
         wrong={},
     ),
     "trpo": Row(
-        build=trpo,
+        build=built(trpo),
         hyperparams=TRPOHyperparams(cg_tolerance=1e-3),
         changes={**NATURAL_CHANGES, "cg_tolerance": 0.5, "backtrack_coef": 0.3},
         unused={"backtrack_coef"},  # only a rejected candidate shows it: see below
@@ -178,7 +179,7 @@ ALGORITHMS = {
         wrong={**NATURAL_WRONG, "max_backtracks": 0},
     ),
     "npg": Row(
-        build=npg,
+        build=built(npg),
         hyperparams=NPGHyperparams(cg_tolerance=1e-3),
         changes={**NATURAL_CHANGES, "cg_tolerance": 0.5, "step_size": 0.5},
         unused={"step_size"},  # of step_size_rule fixed
@@ -190,7 +191,7 @@ ALGORITHMS = {
         wrong={**NATURAL_WRONG, "step_size_rule": "adam", "solver": "qr"},
     ),
     "grpo": Row(
-        build=lambda policy, critic, **options: grpo(policy, **options),
+        build=lambda policy, critic, **options: built(grpo)(policy, **options),
         hyperparams=GRPOHyperparams(learning_rate=3e-3),
         changes={
             "learning_rate": 1e-3,

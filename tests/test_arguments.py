@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from purejax_po import cli
-from purejax_po.cli import entry, looking, tables
+from purejax_po.cli import entry, listing, tables
 from purejax_po.cli.arguments import normalize
 from purejax_po.environments import catalogue
 from purejax_po.experiment.config import specs
@@ -149,6 +149,8 @@ def test_names_with_brackets_are_printed_as_they_are(capsys):
 
 def test_what_installs_a_library_is_told_where_it_is_missing(monkeypatch):
     monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'purejax-po[brax]'" in looking._of_library("brax")
+    shown = "\n".join(listing.lines([listing.describe("brax/ant")]))
+    assert "brax/ant     needs extra brax" in shown
+    assert 'pip install "purejax-po[brax]"' in shown
     monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: name)
-    assert looking._of_library("brax") == "brax, installed"
+    assert listing.describe("brax/ant").note == "installed"

@@ -10,7 +10,6 @@ import tiny
 from breaking import run_until
 
 import purejax_po as po
-from purejax_po.experiment import train
 from purejax_po.experiment.config import sweep
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import block, pool
@@ -119,11 +118,14 @@ def test_no_axis_has_the_name_of_something_in_the_results():
     assert {*map(str, dataset.variables), *results.LABELS} <= set(sweep.RESERVED)
 
 
+THREADS = pool.Threads
+
+
 class Lossy:
     """Threads whose first receipt is told of as a loss: the worker died when it was done."""
 
     def __init__(self, *arguments):
-        self._threads, self.submitted = pool.Threads(*arguments), []
+        self._threads, self.submitted = THREADS(*arguments), []
 
     def __getattr__(self, name):
         return getattr(self._threads, name)
@@ -142,7 +144,7 @@ class Lossy:
 
 def test_a_block_whose_receipt_got_lost_is_not_run_again(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(train, "Threads", lambda *x: made.append(Lossy(*x)) or made[-1])
+    monkeypatch.setattr(pool, "Threads", lambda *x: made.append(Lossy(*x)) or made[-1])
     po.run(tiny.experiment(), tmp_path / "run", progress=False)
     po.run(tiny.experiment(), tmp_path / "expected", progress=False)
     assert sorted(made[0].submitted) == [0, 1, 2]

@@ -498,4 +498,11 @@ def test_lists(capsys):
     shown = capsys.readouterr().out
     assert "CartPole-v1" in shown
     assert "Chain-v0" in shown
-    assert "Box(low=-2.0, high=2.0," in shown
+    lines = shown.splitlines()
+    assert any(line.split() == ["CartPole-v1", "4", "2", "actions", "500"] for line in lines)
+    assert any("Pendulum-v1" in line and "1 in [-2, 2]" in line for line in lines)
+    assert max(map(len, lines)) <= 80
+    assert cli.main(["envs", "--json"]) == 0
+    listed = {each["id"]: each for each in json.loads(capsys.readouterr().out)}
+    assert listed["CartPole-v1"]["time_limit"] == 500
+    assert {line.split()[0] for line in lines[1:] if line} >= set(listed)

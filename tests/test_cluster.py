@@ -45,6 +45,11 @@ def test_a_fault_ends_in_the_same_bits(scenario, tmp_path, environment):
 
 
 @pytest.mark.slow
+def test_a_search_has_the_same_trials_on_a_cluster(tmp_path, environment):
+    test_a_fault_ends_in_the_same_bits("same_search", tmp_path, environment)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("scenario", ["same_bits", "worker_lost", "node_lost", "node_added"])
 def test_faults_at_size(scenario, tmp_path, environment):

@@ -1,7 +1,5 @@
 """Configuration files: the flags as TOML, under the flags; for train, sweep, compare."""
 
-import dataclasses
-
 import pytest
 import tiny
 
@@ -140,4 +138,3 @@ def test_mistakes_of_comparisons_and_of_python(write, capsys, tmp_path):
         po.load_config(write("num_devices = 2"))
     with pytest.raises(ValueError, match=r"config\.json"):
         po.load_config(tmp_path / "none.json")
-    assert dataclasses.is_dataclass(po.load_config(path))

@@ -58,10 +58,8 @@ def updates(env, hidden, rows, hyperparams, **options):
     rollout = Rollout(transition, (), jnp.float32(0.25))
 
     def run(kernels):
-        algorithm = po.ppo(
-            policy, critic, num_epochs=2, num_minibatches=2, kernels=kernels,
-            hyperparams=hyperparams, **options,
-        )  # fmt: skip
+        chosen = po.PPOOptions(num_epochs=2, num_minibatches=2, kernels=kernels, **options)
+        algorithm = po.ppo(policy, critic, chosen, hyperparams)
         state = algorithm.init(keys[7], hyperparams)
 
         def lane(seed):

@@ -1,6 +1,7 @@
 """GRPO: advantages, weights, KL estimators, clip and reference, each against a plain loop."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 import purejax_po as po
 from purejax_po import advantages, surrogates
 from purejax_po.algorithms import group
-from purejax_po.algorithms.group import GRPOHyperparams, Options
+from purejax_po.algorithms.group import GRPOHyperparams, GRPOOptions
 from purejax_po.algorithms.grpo import grpo
 from purejax_po.distributions import Categorical
 from purejax_po.networks import memoryless
@@ -21,7 +22,7 @@ from purejax_po.types import Policy, Transition
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 ESTIMATORS = list(advantages.GROUP_ESTIMATORS)
-EVERY = Options(2, "zscore", "per_sequence", "token", "k3", "loss")
+EVERY = GRPOOptions(group_size=2)
 REWARD = np.array([[1.0, 0.0, 0.0, 3.0], [2.0, 2.0, 2.0, 2.0], [0.1, 0.2, 0.3, 0.3]])
 ALL = np.ones_like(REWARD, bool)
 
@@ -210,10 +211,10 @@ HYPERPARAMS = GRPOHyperparams(
     "options",
     [
         EVERY,
-        EVERY._replace(length_normalization="per_token", kl_estimator="k1", kl_form="weighted"),
-        EVERY._replace(length_normalization="constant", kl_estimator="exact", ratio="sequence"),
-        EVERY._replace(group_size=3, kl_form="reward", kl_estimator="k1"),
-        EVERY._replace(group_size=6, kl_form="off"),
+        replace(EVERY, length_normalization="per_token", kl_estimator="k1", kl_form="weighted"),
+        replace(EVERY, length_normalization="constant", kl_estimator="exact", ratio="sequence"),
+        replace(EVERY, group_size=3, kl_form="reward", kl_estimator="k1"),
+        replace(EVERY, group_size=6, kl_form="off"),
     ],
 )
 def test_the_loss_is_that_of_the_paper(x64, options):
@@ -226,7 +227,7 @@ def test_the_loss_is_that_of_the_paper(x64, options):
 
 @pytest.mark.parametrize("kl_form", ["loss", "weighted", "reward"])
 def test_padding_changes_nothing(x64, kl_form):
-    options = EVERY._replace(kl_form=kl_form)
+    options = replace(EVERY, kl_form=kl_form)
     transition, new, reference = outputs()
     padded = np.asarray(transition.weight) == 0
     noisy = transition._replace(
@@ -250,7 +251,7 @@ def test_padding_changes_nothing(x64, kl_form):
 def test_groups_of_equal_rewards_leave_only_kl_and_entropy(x64):
     transition, new, reference = outputs(lengths=(1,) * 6)
     same = transition._replace(reward=jnp.ones((T, N)))
-    options = EVERY._replace(kl_form="off")
+    options = replace(EVERY, kl_form="off")
     hyperparams = HYPERPARAMS.replace(entropy_coef=0.0)
     gradient = jax.grad(lambda x: loss_of(same, x, reference, options, hyperparams)[0])(new)
     np.testing.assert_array_equal(gradient, 0.0)
@@ -339,7 +340,7 @@ def test_k3_alone_has_the_forward_gradient_and_weighted_the_reverse_one(two):
 def test_the_weighted_form_is_unbiased_over_whole_outputs(x64, name):
     """Two tokens out of two, the second's distribution chosen by the first: all four enumerated."""
     policy, reference = jax.random.normal(jax.random.key(1), (2, 3, 2))
-    options = EVERY._replace(kl_estimator=name, kl_form="weighted", length_normalization="constant")
+    options = replace(EVERY, kl_estimator=name, kl_form="weighted", length_normalization="constant")
     hyperparams = GRPOHyperparams(kl_coef=1.0, entropy_coef=0.0)
 
     def rows(table, first):
@@ -419,12 +420,14 @@ def test_grpo_converges_to_the_tilted_reference(two_tokens, kl_form, kl_estimato
     )
     algorithm = grpo(
         policy,
-        group_size=16,
-        advantage=advantage,
-        length_normalization="constant",
-        kl_form=kl_form,
-        kl_estimator=kl_estimator,
-        hyperparams=hyperparams,
+        GRPOOptions(
+            group_size=16,
+            advantage=advantage,
+            length_normalization="constant",
+            kl_form=kl_form,
+            kl_estimator=kl_estimator,
+        ),
+        hyperparams,
     )
     trainer = po.make_trainer(env, env_params, algorithm, num_envs=128, num_steps=2)
     train = jax.jit(po.make_train(trainer, num_updates=1500, log_every=1500))
@@ -443,7 +446,7 @@ def train_on_two(two_tokens, options, num_updates=30, **floats):
     """Logged diagnostics and state after training on the tiny task."""
     env, env_params, policy = two_tokens
     hyperparams = GRPOHyperparams(**{"learning_rate": 0.1, "kl_coef": 0.0, **floats})
-    algorithm = grpo(policy, group_size=8, hyperparams=hyperparams, **options)
+    algorithm = grpo(policy, GRPOOptions(group_size=8, **options), hyperparams)
     trainer = po.make_trainer(env, env_params, algorithm, num_envs=32, num_steps=2)
     train = po.make_train(trainer, num_updates=num_updates)
     result = jax.jit(jax.vmap(train, in_axes=(0, None)))(po.seed_keys(8), hyperparams)
@@ -479,7 +482,7 @@ def test_a_needle_leaves_most_groups_without_spread():
     env, env_params = po.make_env("tokens/needle")
     policy, _ = po.mlp_actor_critic(env, env_params, hidden=())
     hyperparams = GRPOHyperparams(entropy_coef=0.0)
-    algorithm = grpo(policy, group_size=4, hyperparams=hyperparams)
+    algorithm = grpo(policy, GRPOOptions(group_size=4), hyperparams)
     trainer = po.make_trainer(env, env_params, algorithm, num_envs=16, num_steps=env.max_tokens)
     train = po.make_train(trainer, num_updates=5)
     log = jax.jit(train)(jax.random.key(0), hyperparams).log

@@ -101,7 +101,9 @@ def test_those_that_nobody_steps_are_taken_again():
 
 def test_a_seed_is_the_same_in_any_grouping_of_lanes(compile_quickly):
     env, env_params = environments.make("gymnasium/CartPole-v1")
-    algorithm = po.ppo(*po.mlp_actor_critic(env, env_params, hidden=(4,)), num_minibatches=2)
+    algorithm = po.ppo(
+        *po.mlp_actor_critic(env, env_params, hidden=(4,)), po.PPOOptions(num_minibatches=2)
+    )
     trainer = po.make_trainer(env, env_params, algorithm, num_envs=2, num_steps=16)
     train = po.make_train(trainer, num_updates=3)
 
@@ -141,7 +143,7 @@ def test_a_task_whose_library_is_missing_says_what_to_install(monkeypatch):
         raise ModuleNotFoundError("No module named 'imageio'")
 
     monkeypatch.setattr("gymnasium.make", needs)
-    with pytest.raises(ValueError, match=r"'imageio'; pip install 'purejax-po\[gymnasium\]'$"):
+    with pytest.raises(ValueError, match=r"'imageio'; pip install 'purejax-po\[gymnasium\]' "):
         environments.make("gymnasium/Hopper-v5")
 
 
@@ -150,7 +152,7 @@ def test_wrappers_and_groups_of_episodes_run_on_the_host(compile_quickly):
         "gymnasium/CartPole-v1", wrappers=["frame_stack:2", "sticky_actions:0.1", "time_limit:6"]
     )
     policy, _ = po.mlp_actor_critic(env, env_params, hidden=(4,))
-    algorithm = po.grpo(policy, group_size=2)
+    algorithm = po.grpo(policy, po.GRPOOptions(group_size=2))
     trainer = po.make_trainer(env, env_params, algorithm, num_envs=4, num_steps=6)
     state = trainer.init(jax.random.key(0), algorithm.hyperparams)
     _, log = jax.jit(trainer.step)(algorithm.hyperparams, state)

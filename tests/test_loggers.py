@@ -136,6 +136,40 @@ def test_mistakes(tmp_path, monkeypatch):
         po.run(many, tmp_path / "run", log_to=["tensorboard"])
 
 
+class Kept:
+    """A logger of one's own."""
+
+    made: ClassVar[list] = []
+
+    def __init__(self, directory, config):
+        self.directory, self.config, self.values, self.closed = directory, config, [], False
+        Kept.made.append(self)
+
+    def on_window(self, plan, labels, window):
+        steps = plan.updates[window.number] * plan.steps_per_update
+        self.values += [(steps, *x) for x in loggers.scalars(labels.names, window.log)]
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("name", ["test_loggers:Kept", "kept"])
+def test_loggers_of_ones_own_are_named(tmp_path, monkeypatch, name):
+    """By module:name, or by an entry point; they see each scalar of each lane and window."""
+    monkeypatch.setattr(Kept, "made", [])
+    found = {"kept": "test_loggers:Kept"}
+    monkeypatch.setattr(loggers.named, "entry_points", lambda group: found)
+    results = po.run(CONFIG, tmp_path / "run", progress=False, log_to=[name])
+    (kept,) = sys.modules["test_loggers"].Kept.made
+    assert kept.closed
+    assert kept.config == CONFIG
+    entropies = {(lane, steps): x for steps, lane, what, x in kept.values if what == "entropy"}
+    assert len(entropies) == results["entropy"].size
+    for seed in range(3):
+        last = results["entropy"].sel(seed=seed).values[-1]
+        assert entropies[f"seed-{seed}", 640] == pytest.approx(last)
+
+
 def test_overwriting_a_run_removes_its_logs(tmp_path):
     out = tmp_path / "run"
     (out / "tensorboard" / "seed-0").mkdir(parents=True)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from built import built
 from jax.flatten_util import ravel_pytree
 
 import purejax_po as po
@@ -157,7 +158,7 @@ CRITIC = {"critic_epochs": 2, "critic_minibatch_size": 2 * NUM_STEPS}
 def update(make, cell="gru", **options):
     """One update from the problem's parameters; the policy's mean KL is measured step by step."""
     policy, critic, params, carry, samples = problem(cell)
-    algorithm = make(policy, critic, **CRITIC, **options)
+    algorithm = built(make)(policy, critic, **CRITIC, **options)
     critic_carry = jax.tree.map(lambda x: 0.3 * x, carry)
     rollout = po.Rollout(samples, (carry, critic_carry), jnp.float32(0))
     state = algorithm.init(jax.random.key(2), algorithm.hyperparams)
@@ -231,7 +232,7 @@ def test_a_critic_is_fitted_to_whole_sequences_from_their_first_memory(x64):
         optimizer,
         optimizer.init(params),
         targets,
-        critics.Regression(1, NUM_STEPS * NUM_ENVS),
+        critics.CriticOptions(critic_epochs=1, critic_minibatch_size=NUM_STEPS * NUM_ENVS),
     )
 
     def objective(params):
@@ -255,7 +256,7 @@ def stepped_values(critic, params, carry, samples):
 
 def test_minibatches_of_the_critic_hold_whole_sequences():
     policy, critic, *_ = problem("gru")
-    algorithm = po.trpo(policy, critic, critic_minibatch_size=4)
+    algorithm = po.trpo(policy, critic, po.TRPOOptions(critic_minibatch_size=4))
     rollout = jax.eval_shape(
         lambda: po.Rollout(problem("gru")[4], (problem("gru")[3],) * 2, jnp.float32(0))
     )
@@ -280,7 +281,7 @@ def test_only_one_of_the_networks_may_remember(make, which):
     env_params = env_params.replace(memory_length=2)
     networks = list(po.mlp_actor_critic(env, env_params, hidden=(3,)))
     networks[which] = po.lstm_actor_critic(env, env_params, hidden=(3,))[which]
-    algorithm = make(*networks, critic_epochs=1, critic_minibatch_size=8)
+    algorithm = built(make)(*networks, critic_epochs=1, critic_minibatch_size=8)
     trainer = po.make_trainer(env, env_params, algorithm, num_envs=4, num_steps=8)
     before = jax.jit(trainer.init)(jax.random.key(0), algorithm.hyperparams)
     after, _ = jax.jit(trainer.step)(algorithm.hyperparams, before)

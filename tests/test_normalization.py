@@ -236,7 +236,7 @@ def test_old_is_the_behaviour_policy(x64):
 def test_the_first_minibatch_of_ppo_has_ratio_one(x64):
     """With one minibatch per update and none after it KL and clip fraction stay zero."""
     networks = po.mlp_actor_critic(ENV, ENV_PARAMS, hidden=(4,))
-    algorithm = po.ppo(*networks, num_epochs=1, num_minibatches=1)
+    algorithm = po.ppo(*networks, po.PPOOptions(num_epochs=1, num_minibatches=1))
     trainer = make_trainer(ENV, ENV_PARAMS, algorithm, num_envs=2, num_steps=8, **BOTH)
     run = jax.jit(make_train(trainer, num_updates=3))
     result = run(jax.random.key(0), algorithm.hyperparams)

@@ -185,3 +185,11 @@ def test_labels_and_settings_of_names(text, label, num_epochs):
 def test_a_setting_without_a_value_is_still_told():
     with pytest.raises(ValueError, match=r"algorithm must be \[LABEL=\]NAME"):
         specs.parse("ppo:num_epochs")
+
+
+def test_a_state_without_parameters_is_one_line():
+    env, env_params = po.make_env("CartPole-v1")
+    algorithm = po.a2c(*po.mlp_actor_critic(env, env_params, hidden=(4,)))
+    bare = algorithm._replace(init=lambda key, hyperparams: tuple(algorithm.init(key, hyperparams)))
+    with pytest.raises(ValueError, match="must return a state with a field params"):
+        po.make_trainer(env, env_params, bare, num_envs=2, num_steps=4)

@@ -20,7 +20,7 @@ MISTAKES = {
     "LimitAsEnd": "step must tell a time limit as truncated, got terminated",
     "Endless": "step must return finite rewards",
     "WrongDtype": "reset must return observations float32 as its space, got int32",
-    "WrongShape": r"reset must return observations [4], got [1, 4]",
+    "WrongShape": "reset must return observations of the shape [4] that observation_space has, got",
     "Outside": "observation must lie in its space",
     "ChangingState": "place must keep its dtype from step to step, got float32 after int32",
     "ChangingStructure": "the state must keep its structure from step to step",

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from built import built
 
 import purejax_po as po
 from purejax_po import advantages, exact, networks, surrogates
@@ -217,7 +218,9 @@ def rollout_of(psi, num_steps, time_limit=6, seed=0):
     mdp = exact.garnet(jax.random.key(seed), 3, 2, 2, DISCOUNT)
     env, env_params = make_finite_mdp(mdp, time_limit)
     networks = po.softmax_linear_policy(env, env_params), po.linear_critic(env, env_params)
-    algorithm = po.reinforce(*networks, psi=psi, critic_minibatch_size=num_steps)
+    algorithm = po.reinforce(
+        *networks, po.REINFORCEOptions(psi=psi, critic_minibatch_size=num_steps)
+    )
     seen = []
 
     def update(key, hyperparams, state, rollout):
@@ -310,7 +313,7 @@ PLAIN = {"learning_rate": 1e6, "adam_eps": 1e6, "max_grad_norm": 1e9, "entropy_c
 def compiled(make, **options):
     """A function of hyperparameters: what one update adds to the parameters, state and info."""
     policy, critic, params, rollout = made_up_rollout()
-    algorithm = make(policy, critic, **options)
+    algorithm = built(make)(policy, critic, **options)
 
     @jax.jit
     def update(hyperparams):
@@ -424,7 +427,7 @@ def test_impossible_kl_targets_are_refused(target):
     ):
         po.ppo(
             *networks,
-            surrogate="adaptive_kl",
+            po.PPOOptions(surrogate="adaptive_kl"),
             hyperparams=po.PPOHyperparams(kl_target=target),
         )
 

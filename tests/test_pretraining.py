@@ -361,7 +361,7 @@ def test_other_wrong_arguments_of_a_reward_model(judged):
 def test_a_warm_start_becomes_the_reference_of_grpo(judged):
     env, env_params, *_ = judged
     policy, _ = po.mlp_actor_critic(env, env_params, hidden=(16,))
-    algorithm = po.grpo(policy, group_size=2)
+    algorithm = po.grpo(policy, po.GRPOOptions(group_size=2))
     given = policy.init(jax.random.key(9))
     state = po.warm_start(algorithm, given).init(jax.random.key(0), algorithm.hyperparams)
     for params in (state.params.policy, state.reference.policy):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from built import built
 
 import purejax_po as po
 from purejax_po.algorithms import actor_critic, critics, units
@@ -100,7 +101,7 @@ def test_values_of_successors_remember_what_came_before_them():
 def two_rollouts(make, **options):
     """Two updates on chains of four steps: each one's state, rollout and info."""
     env, env_params, pair = make_networks(memory_length=3)
-    algorithm = make(*pair, **options)
+    algorithm = built(make)(*pair, **options)
     seen = []
 
     def update(key, hyperparams, state, rollout):

@@ -132,9 +132,9 @@ def test_a_prompt_is_read_once_for_any_algorithm_of_complete_episodes():
     """What acts with actor-critic parameters hands the prompt on to its policy."""
     env, env_params = po.make_env("tokens/copy")
     _, critic = po.mlp_actor_critic(env, env_params, hidden=(8,))
-    options = {"critic_epochs": 1, "critic_minibatch_size": 4 * env.max_tokens}
+    options = po.REINFORCEOptions(critic_epochs=1, critic_minibatch_size=4 * env.max_tokens)
     for policy in (f(env, env_params) for f in POLICIES.values()):
-        algorithm = po.reinforce(policy, critic, **options)
+        algorithm = po.reinforce(policy, critic, options)
         trainer = po.make_trainer(env, env_params, algorithm, num_envs=4, num_steps=env.max_tokens)
         state = jax.jit(trainer.init)(jax.random.key(0), algorithm.hyperparams)
         state, log = jax.jit(trainer.step)(algorithm.hyperparams, state)

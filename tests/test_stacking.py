@@ -171,8 +171,13 @@ def test_a_pool_of_starts_is_drawn_inside_of_a_wrapper(compile_quickly):
     env, env_params = environments.make(
         "pgx/minatar-breakout", reset_pool=2, wrappers=["frame_stack:2", "sticky_actions:0.1"]
     )
-    assert env.observation_space(env_params).shape == (10, 10, 8)
+    found = env.observation_space(env_params).spaces
+    assert found["observation"].shape == (10, 10, 8)
+    assert found["action_mask"].shape == (3,)
     assert trains(env)
+    flat = stacking.flatten_observation(env).observation_space(env_params).spaces
+    assert found["action_mask"].shape == flat["action_mask"].shape
+    assert flat["observation"].shape == (800,)
 
 
 def test_by_name():

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from built import built
 from gymnax.environments import spaces
 from jax.flatten_util import ravel_pytree
 
@@ -75,7 +76,7 @@ def enumerated(seed: int, kind: str) -> Enumerated:
 def exact_update(problem: Enumerated, make: Any, hyperparams: Any, **options: Any) -> Any:
     """Update on the enumerated rollout with a critic that is zero: (θ_new, info)."""
     env, env_params = make_finite_mdp(problem.mdp)
-    algorithm = make(
+    algorithm = built(make)(
         problem.policy,
         po.linear_critic(env, env_params),
         normalize_advantage=False,
@@ -202,9 +203,9 @@ SPACES = {
     "gaussian": spaces.Box(-1.0, 1.0, (2,)),
 }
 ALGORITHMS = {
-    "trpo": po.trpo,
-    "npg": po.npg,
-    "npg_dense_fixed": functools.partial(po.npg, solver="dense", step_size_rule="fixed"),
+    "trpo": built(po.trpo),
+    "npg": built(po.npg),
+    "npg_dense_fixed": functools.partial(built(po.npg), solver="dense", step_size_rule="fixed"),
 }
 algorithms = pytest.mark.parametrize("name", list(ALGORITHMS))
 
@@ -508,8 +509,7 @@ def lanes() -> tuple[Any, Any, Any]:
     env, env_params = po.make_env("CartPole-v1")
     algorithm = po.trpo(
         *po.mlp_actor_critic(env, env_params, hidden=(8,)),
-        critic_epochs=1,
-        critic_minibatch_size=32,
+        po.TRPOOptions(critic_epochs=1, critic_minibatch_size=32),
     )
     trainer = po.make_trainer(env, env_params, algorithm, num_envs=4, num_steps=32)
     tiled = jax.tree.map(lambda x: jnp.full(NUM_LANES, x), algorithm.hyperparams)
@@ -695,11 +695,11 @@ def test_options(name, options, message):
 
 def test_options_of_one_algorithm():
     with pytest.raises(ValueError, match="max_backtracks must be a whole number ≥ 1, got 0"):
-        po.trpo(*tiny_networks(), max_backtracks=0)
+        po.trpo(*tiny_networks(), po.TRPOOptions(max_backtracks=0))
     with pytest.raises(ValueError, match="solver must be one of cg, dense, got 'lu'"):
-        po.npg(*tiny_networks(), solver="lu")
+        po.npg(*tiny_networks(), po.NPGOptions(solver="lu"))
     with pytest.raises(ValueError, match="step_size_rule must be one of kl, fixed, got 'adam'"):
-        po.npg(*tiny_networks(), step_size_rule="adam")
+        po.npg(*tiny_networks(), po.NPGOptions(step_size_rule="adam"))
 
 
 @pytest.mark.parametrize("name", ["trpo", "npg"])

@@ -120,7 +120,7 @@ def test_the_potential_of_a_terminated_state_is_zero_and_of_a_truncated_one_coun
 def test_a_traced_discount_is_a_loop_over_discounts():
     env, env_params = po.make_env("Chain-v0", length=3)
     policy, critic = softmax_linear_policy(env, env_params), linear_critic(env, env_params)
-    algorithm = po.ppo(policy, critic, num_epochs=1, num_minibatches=1)
+    algorithm = po.ppo(policy, critic, po.PPOOptions(num_epochs=1, num_minibatches=1))
 
     def train(discount):
         shaped = po.shape_reward(env, lambda state: jnp.float32(state.position), discount)

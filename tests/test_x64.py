@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from built import built
 
 import purejax_po as po
 from purejax_po import exact
@@ -47,7 +48,7 @@ def tabular(make, **options):
     mdp = exact.garnet(jax.random.key(0), 4, 3, 2, 0.9)
     env, env_params = make_finite_mdp(mdp)
     policy, critic = softmax_linear_policy(env, env_params), linear_critic(env, env_params)
-    algorithm = make(policy, critic, **options)
+    algorithm = built(make)(policy, critic, **options)
     return algorithm, po.make_trainer(env, env_params, algorithm, num_envs=8, num_steps=16)
 
 

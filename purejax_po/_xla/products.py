@@ -1,4 +1,4 @@
-"""Products of matrices, made as a CPU makes them and their gradients fastest.
+"""Matrix products and gradients in the form that is fastest on a CPU.
 
 The gradient xᵀ ∂y of a kernel is a product of which the first factor is read across its rows. A CPU
 takes up to twice as long for it as for a product of xᵀ copied, and the copy included; of the two

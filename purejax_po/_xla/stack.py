@@ -13,12 +13,12 @@ R = TypeVar("R")
 
 
 def with_deep_stack(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, for which Python's stack is laid out in one piece.
+    """Return the function with Python's stack in one piece.
 
-    CPython has it in pieces of 16 KiB. A call that begins a new one allocates it and gives it back
-    on return, and tracing calls from the same depth a hundred thousand times. A frame that needs
-    more than such a piece gets a larger one, of which what it calls has the rest. Not for what is
-    called often: a traceback keeps the frame.
+    CPython grows its stack in chunks of 16 KiB. A call that begins a new chunk allocates it and
+    frees it on return, and tracing calls from the same depth a hundred thousand times. A frame that
+    asks for more gets a bigger chunk, which its callees then share. Use it for rare calls only: a
+    traceback keeps the frame alive.
     """
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -5,6 +5,7 @@ form, with generalised advantages).
 """
 
 import functools
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import flax.struct
@@ -14,8 +15,9 @@ from purejax_po import surrogates
 from purejax_po.algorithms import actor_critic, optimizers
 from purejax_po.checks import (
     Positive,
-    check_hyperparams,
     check_networks,
+    checked_hyperparams,
+    checked_options,
     known_arguments,
     known_names,
 )
@@ -41,6 +43,14 @@ class A2CHyperparams(actor_critic.ActorCriticHyperparams):
     """Adam's step size at the start of training."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class A2COptions:
+    """Options of A2C, which shape its program."""
+
+    normalize_advantage: bool = True
+    """Normalise advantages over the rollout."""
+
+
 class A2CState(NamedTuple):
     """Parameters and Adam's moments."""
 
@@ -52,22 +62,21 @@ class A2CState(NamedTuple):
 def a2c(
     policy: Policy,
     critic: Critic,
-    *,
-    normalize_advantage: bool = True,
+    options: A2COptions | None = None,
     hyperparams: A2CHyperparams | None = None,
 ) -> Algorithm:
     """Build A2C: one step up E[Â log π] − c_v (V − V_target)²/2 + c_H H per rollout.
 
     Args:
         policy, critic: networks that share no parameters, with or without memory.
-        normalize_advantage: to mean 0 and standard deviation 1 over the rollout.
+        options: see `A2COptions`.
         hyperparams: the defaults; every field is traced.
 
     Raises:
-        ValueError: naming the hyperparameter, its value and what is allowed.
+        ValueError: naming the field, its value and what is allowed.
     """
-    hyperparams = A2CHyperparams() if hyperparams is None else hyperparams
-    check_hyperparams(hyperparams)
+    options = checked_options(options, A2COptions)
+    hyperparams = checked_hyperparams(hyperparams, A2CHyperparams)
     check_networks(policy, critic)
     networks = {"policy": policy, "critic": critic}
 
@@ -80,7 +89,7 @@ def a2c(
     ) -> tuple[A2CState, Info]:
         del key
         samples = actor_critic.make_samples(critic, state.params.critic, rollout, hyperparams)
-        if normalize_advantage:
+        if options.normalize_advantage:
             samples = actor_critic.normalize(samples)
         loss = functools.partial(
             actor_critic.loss, hyperparams=hyperparams, objective=objective, **networks

@@ -23,6 +23,7 @@ from purejax_po.types import (
     Distribution,
     Info,
     Key,
+    Observation,
     Params,
     Policy,
     Prompt,
@@ -89,7 +90,7 @@ def actor(policy: Policy, critic: Critic) -> Actor:
         return policy.initial_carry(num_envs), critic.initial_carry(num_envs)
 
     def act(
-        params: ActorCriticParams, carry: Carry, obs: Array, start: Array
+        params: ActorCriticParams, carry: Carry, obs: Observation, start: Array
     ) -> tuple[Carry, Distribution]:
         policy_carry, distribution = policy.step(params.policy, carry[0], obs, start)
         critic_carry, _ = critic.step(params.critic, carry[1], obs, start)
@@ -99,9 +100,9 @@ def actor(policy: Policy, critic: Critic) -> Actor:
     if prompt is None:
         return Actor(initial_carry, act, memoryless=False)
 
-    def read(params: ActorCriticParams, obs: Array, group_size: int) -> Carry:
+    def read(params: ActorCriticParams, obs: Observation, group_size: int) -> Carry:
         carry = prompt.read(params.policy, obs, group_size)
-        return carry, critic.initial_carry(obs.shape[0])
+        return carry, critic.initial_carry(jax.tree.leaves(obs)[0].shape[0])
 
     return Actor(initial_carry, act, False, Prompt(read, actor(prompt.go_on, critic)))
 
@@ -109,7 +110,7 @@ def actor(policy: Policy, critic: Critic) -> Actor:
 def make_samples(
     critic: Critic, params: Params, rollout: Rollout, hyperparams: ActorCriticHyperparams
 ) -> Samples:
-    """A rollout, `[T, N]`, with what its actions' and its critic's parameters say of it."""
+    """A rollout, `[T, N]`, with log-probabilities, values and advantages."""
     transition = rollout.transition
     carry = rollout.carry or ((), ())
     estimates = critics.estimate(critic, params, transition, hyperparams, carry[1])

@@ -1,18 +1,28 @@
 """What the algorithms share of a critic: values of a rollout, advantages, and its regression."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from purejax_po import minibatch
+from purejax_po import minibatch, observations
 from purejax_po._xla import flat, switch
 from purejax_po._xla.finite import all_finite
 from purejax_po.advantages import Evidence, gae, weighted_mean
 from purejax_po.algorithms import units
-from purejax_po.checks import check_count
-from purejax_po.types import Array, Carry, Critic, Hyperparams, Key, Params, Transition
+from purejax_po.checks import WholeNumber
+from purejax_po.types import (
+    Array,
+    Carry,
+    Critic,
+    Hyperparams,
+    Key,
+    Observation,
+    Params,
+    Transition,
+)
 
 
 class Estimates(NamedTuple):
@@ -24,13 +34,28 @@ class Estimates(NamedTuple):
     """The λ-return Â + V, which the critic is regressed on."""
 
 
-class Regression(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class CriticOptions:
     """What shapes a critic's fit to a rollout."""
 
-    num_epochs: int
-    """Passes over the rollout."""
-    minibatch_size: int
-    """Samples per step, which divide num_envs × num_steps; with memory, a multiple of num_steps."""
+    critic_epochs: WholeNumber = 10
+    """Passes of the critic's regression over each rollout."""
+    critic_minibatch_size: WholeNumber = 128
+    """Samples per step of that regression; divides num_envs × num_steps. With memory, a multiple of
+    num_steps."""
+
+    def check_batch(self, num_envs: int, num_steps: int, memoryless: bool = True) -> None:
+        """Raise `ValueError` unless the minibatches split a rollout's batch evenly."""
+        size, batch = self.critic_minibatch_size, num_envs * num_steps
+        if batch % size:
+            raise ValueError(
+                f"critic_minibatch_size must divide the batch of {batch} samples, got {size}"
+            )
+        if not memoryless and size % num_steps:
+            raise ValueError(
+                f"critic_minibatch_size must be a multiple of num_steps = {num_steps}, since a "
+                f"critic with memory learns from whole sequences, got {size}"
+            )
 
 
 class Targets(NamedTuple):
@@ -58,7 +83,7 @@ def values(
         value = critic.unroll(params, (), transition.obs, transition.start)
         return value, successor_values(critic, params, transition, value)
 
-    def step(carry: Carry, seen: tuple[Array, Array, Array]) -> Any:
+    def step(carry: Carry, seen: tuple[Observation, Observation, Array]) -> Any:
         obs, next_obs, start = seen
         carry, value = critic.step(params, carry, obs, start)
         _, next_value = critic.step(params, carry, next_obs, jnp.zeros_like(start))
@@ -77,7 +102,7 @@ def successor_values(
 ) -> Array:
     """V(next_obs_t) of a critic without memory, where no episode terminated.
 
-    It is V(obs_{t+1}), which is known, but at the last step and where next_obs_t is another one:
+    It is V(obs_{t+1}), which is known, except at the last step and where next_obs_t differs:
     where an episode was truncated. Such steps are rare, and are judged one after the other, of all
     environments at once.
 
@@ -89,7 +114,7 @@ def successor_values(
         return critic.unroll(params, (), transition.next_obs, jnp.zeros_like(transition.start))
     env = jnp.arange(value.shape[1])
 
-    def judge(obs: Array) -> Array:
+    def judge(obs: Observation) -> Array:
         return critic.unroll(params, (), obs, jnp.zeros(env.shape, bool))
 
     def some_left(state: tuple[Array, Array]) -> Array:
@@ -98,13 +123,15 @@ def successor_values(
     def one_of_each(state: tuple[Array, Array]) -> tuple[Array, Array]:
         next_value, left = state
         t = jnp.argmax(left, axis=0)
-        found = jnp.where(left[t, env], judge(transition.next_obs[t, env]), next_value[t, env])
+        here = left[t, env]
+        next_obs = jax.tree.map(lambda x: x[t, env], transition.next_obs)
+        found = jnp.where(here, judge(next_obs), next_value[t, env])
         return next_value.at[t, env].set(found), left.at[t, env].set(False)
 
-    last = judge(transition.next_obs[-1]) if last is None else last
+    if last is None:
+        last = judge(jax.tree.map(lambda x: x[-1], transition.next_obs))
     next_value = jnp.concatenate([value[1:], last[None]])
-    axes = tuple(range(2, transition.obs.ndim))
-    differ = jnp.any(transition.next_obs[:-1] != transition.obs[1:], axis=axes)
+    differ = observations.differ_in_time(transition.next_obs, transition.obs)
     left = jnp.concatenate([differ, jnp.zeros_like(differ, shape=(1, len(env)))])
     left &= ~transition.terminated
     return jax.lax.while_loop(some_left, one_of_each, (next_value, left))[0]
@@ -149,7 +176,7 @@ def fit(
     optimizer: optax.GradientTransformation,
     optimizer_state: Any,
     targets: Targets,
-    regression: Regression,
+    options: CriticOptions,
 ) -> tuple[Params, Any, Array]:
     """Regress a critic on value targets by epochs of minibatches of squared error.
 
@@ -175,7 +202,7 @@ def fit(
         return (optax.apply_updates(params, updates), state), value
 
     num_steps, num_envs = targets.value_target.shape
-    check_batch(regression, num_envs, num_steps, critic.memoryless)
+    options.check_batch(num_envs, num_steps, critic.memoryless)
     needed = targets.transition._replace(action=None, next_obs=None, behaviour=None)
     inner, moments, join = flat.in_parts(optimizer, params, optimizer_state)
     (params_fitted, moments), losses = minibatch.epochs(
@@ -183,32 +210,10 @@ def fit(
         step,
         (params, moments),
         units.of_rollout(targets._replace(transition=needed), critic.memoryless),
-        num_epochs=regression.num_epochs,
-        num_minibatches=num_steps * num_envs // regression.minibatch_size,
+        num_epochs=options.critic_epochs,
+        num_minibatches=num_steps * num_envs // options.critic_minibatch_size,
     )
     fitted = params_fitted, join(moments)
     finite, before = all_finite(fitted), (params, optimizer_state)
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), fitted, before)
     return *kept, jnp.mean(losses)
-
-
-def check(regression: Regression) -> None:
-    """Raise `ValueError` naming the option, its value and what is allowed."""
-    check_count("critic_epochs", regression.num_epochs)
-    check_count("critic_minibatch_size", regression.minibatch_size)
-
-
-def check_batch(
-    regression: Regression, num_envs: int, num_steps: int, memoryless: bool = True
-) -> None:
-    """Raise `ValueError` unless the minibatches split a rollout's batch evenly."""
-    size, batch = regression.minibatch_size, num_envs * num_steps
-    if batch % size:
-        raise ValueError(
-            f"critic_minibatch_size must divide the batch of {batch} samples, got {size}"
-        )
-    if not memoryless and size % num_steps:
-        raise ValueError(
-            f"critic_minibatch_size must be a multiple of num_steps = {num_steps}, since a critic "
-            f"with memory learns from whole sequences, got {size}"
-        )

@@ -1,18 +1,19 @@
 """What GRPO says of a group of outputs: its options, and the loss of one batch."""
 
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
 
 import flax.struct
 import jax.numpy as jnp
 
 from purejax_po import advantages, surrogates
 from purejax_po.checks import (
+    Count,
     NonNegative,
     OpenUnitInterval,
     Positive,
     UnitInterval,
-    check_choice,
-    check_count,
+    WholeNumber,
     known_names,
 )
 from purejax_po.types import Array, Distribution, Info, Transition
@@ -53,15 +54,41 @@ class GRPOHyperparams:
     """Adam's ε."""
 
 
-class Options(NamedTuple):
-    """What shapes the program; `grpo` says what each means."""
+@dataclass(frozen=True, kw_only=True)
+class GRPOOptions:
+    """Options of GRPO, which shape its program.
 
-    group_size: int
-    advantage: GroupAdvantage
-    length_normalization: LengthNormalization
-    ratio: Ratio
-    kl_estimator: KLEstimator
-    kl_form: KLForm
+    The gradient of the KL as a plain term of the loss is not that of the KL (with k3 it is that of
+    KL(π_ref ‖ π)). Weighted by the differentiated ratio of the output up to its step, it is that of
+    KL(π ‖ π_ref) over outputs, without bias.
+    """
+
+    group_size: Annotated[int, Count(2)] = 8
+    """Episodes from one start state that are compared; divides num_envs."""
+    advantage: GroupAdvantage = "zscore"
+    """How: standardised, minus the mean, minus the mean of the others, or softmax minus 1/G."""
+    length_normalization: LengthNormalization = "per_sequence"
+    """Weight of each step: 1/|o| of its episode, 1/Σ|o| of the batch, or 1/num_steps."""
+    ratio: Ratio = "token"
+    """The ratio that is clipped: each step's, or the geometric mean over its episode (Zheng et al.
+    2025, Group Sequence Policy Optimization)."""
+    kl_estimator: KLEstimator = "k3"
+    """Estimate of the KL to the reference policy at each step."""
+    kl_form: KLForm = "loss"
+    """A term of the loss; the same weighted by the ratio, which has the KL's own gradient; part of
+    the reward; or off."""
+    num_epochs: WholeNumber = 1
+    """Updates on each rollout."""
+    reference_every: Annotated[int, Count(0)] = 0
+    """Updates after which the policy becomes the reference (0: the first one stays)."""
+
+    def check_batch(self, num_envs: int, num_steps: int, memoryless: bool = True) -> None:
+        """Raise `ValueError` unless the groups divide the environments."""
+        del num_steps, memoryless
+        if num_envs % self.group_size:
+            raise ValueError(
+                f"num_envs must be a multiple of group_size = {self.group_size}, got {num_envs}"
+            )
 
 
 class Batch(NamedTuple):
@@ -77,24 +104,10 @@ class Batch(NamedTuple):
     """The reference's distributions; None without a KL."""
 
 
-def check_options(options: Options, num_epochs: int, reference_every: int) -> None:
-    """Raise `ValueError` naming the option, its value and what is allowed."""
-    check_count("group_size", options.group_size, minimum=2)
-    check_choice("advantage", options.advantage, get_args(GroupAdvantage))
-    check_choice(
-        "length_normalization", options.length_normalization, get_args(LengthNormalization)
-    )
-    check_choice("ratio", options.ratio, get_args(Ratio))
-    check_choice("kl_estimator", options.kl_estimator, get_args(KLEstimator))
-    check_choice("kl_form", options.kl_form, get_args(KLForm))
-    check_count("num_epochs", num_epochs)
-    check_count("reference_every", reference_every, minimum=0)
-
-
 def make_batch(
     transition: Transition,
     reference: Distribution | None,
-    options: Options,
+    options: GRPOOptions,
     hyperparams: GRPOHyperparams,
 ) -> tuple[Batch, Info]:
     """Compare the outputs of each group, neighbours along N; and what the comparison says."""
@@ -124,7 +137,7 @@ def make_batch(
 
 
 def loss(
-    distribution: Distribution, batch: Batch, options: Options, hyperparams: GRPOHyperparams
+    distribution: Distribution, batch: Batch, options: GRPOOptions, hyperparams: GRPOHyperparams
 ) -> tuple[Array, Info]:
     """−Σ w {min(ρÂ, clip(ρ, 1 − ε_low, 1 + ε_high)Â) − β kl + c_H H} of π_θ(·|s), `[T, N]`."""
     transition, valid = batch.transition, batch.transition.weight > 0
@@ -160,7 +173,7 @@ def kl_to_reference(
     distribution: Distribution,
     reference: Distribution | None,
     transition: Transition,
-    options: Options,
+    options: GRPOOptions,
 ) -> Array:
     """Estimate of KL(π ‖ π_ref) at each valid step, `[T, N]`, 0 at the others."""
     estimate = surrogates.KL_ESTIMATORS[options.kl_estimator]

@@ -13,8 +13,13 @@ import optax
 from purejax_po._xla import flat
 from purejax_po.actor import acting
 from purejax_po.algorithms import group, optimizers
-from purejax_po.algorithms.group import GRPOHyperparams
-from purejax_po.checks import check_hyperparams, check_networks, known_arguments
+from purejax_po.algorithms.group import GRPOHyperparams, GRPOOptions
+from purejax_po.checks import (
+    check_networks,
+    checked_hyperparams,
+    checked_options,
+    known_arguments,
+)
 from purejax_po.types import Algorithm, Array, Distribution, Info, Key, Params, Policy, Rollout
 
 
@@ -37,15 +42,7 @@ class GRPOState(NamedTuple):
 @known_arguments
 def grpo(
     policy: Policy,
-    *,
-    group_size: int = 8,
-    advantage: group.GroupAdvantage = "zscore",
-    length_normalization: group.LengthNormalization = "per_sequence",
-    ratio: group.Ratio = "token",
-    kl_estimator: group.KLEstimator = "k3",
-    kl_form: group.KLForm = "loss",
-    num_epochs: int = 1,
-    reference_every: int = 0,
+    options: GRPOOptions | None = None,
     hyperparams: GRPOHyperparams | None = None,
 ) -> Algorithm:
     """Build GRPO: maximise the mean over outputs of Σ_t w_t {min(ρÂ, clip(ρ)Â) − β kl_t + c_H H_t}.
@@ -56,32 +53,16 @@ def grpo(
 
     Args:
         policy: any, with or without memory; on token tasks those of `sequence`.
-        group_size: G, outputs per start state; divides num_envs.
-        advantage: `"zscore"`, `"centred"`, `"rloo"` or `"softmax"` (see `advantages`).
-        length_normalization: w_t, a name in `advantages.length_weights`.
-        ratio: ρ of each `"token"`, or of the `"sequence"`: the geometric mean over its tokens
-            (Zheng et al. 2025, Group Sequence Policy Optimization).
-        kl_estimator: `"k1"`, `"k3"` or `"exact"`, of KL(π ‖ π_ref) at each step.
-        kl_form: `"loss"`: a plain term, whose gradient is not that of the KL (of k3 it is that of
-            KL(π_ref ‖ π)); `"weighted"`: multiplied by the differentiated ratio of the output up
-            to its step, whose gradient is that of KL(π ‖ π_ref) over outputs, without bias;
-            `"reward"`: summed over the output and taken off its reward; or `"off"`.
-        num_epochs: μ, updates on each rollout.
-        reference_every: updates after which the reference becomes the policy anew (0: never).
+        options: see `GRPOOptions`.
         hyperparams: the defaults; every field is traced.
 
     Raises:
-        ValueError: naming the argument, its value and what is allowed.
+        ValueError: naming the field, its value and what is allowed.
     """
-    hyperparams = GRPOHyperparams() if hyperparams is None else hyperparams
-    check_hyperparams(hyperparams)
+    options = checked_options(options, GRPOOptions)
+    hyperparams = checked_hyperparams(hyperparams, GRPOHyperparams)
     check_networks(policy)
-    options = group.Options(
-        group_size, advantage, length_normalization, ratio, kl_estimator, kl_form
-    )
-    group.check_options(options, num_epochs, reference_every)
-
-    replayed = functools.partial(replay, policy, group_size)
+    replayed = functools.partial(replay, policy, options.group_size)
 
     def init(key: Key, hyperparams: GRPOHyperparams) -> GRPOState:
         params = PolicyParams(policy.init(key))
@@ -91,7 +72,7 @@ def grpo(
     def update(
         key: Key, hyperparams: GRPOHyperparams, state: GRPOState, rollout: Rollout
     ) -> tuple[GRPOState, Info]:
-        reference = None if kl_form == "off" else replayed(state.reference, rollout)
+        reference = None if options.kl_form == "off" else replayed(state.reference, rollout)
         batch, told = group.make_batch(rollout.transition, reference, options, hyperparams)
         optimizer = optimizers.clipped_adam(hyperparams, rollout.progress)
 
@@ -105,15 +86,15 @@ def grpo(
             info["grad_norm"] = flat.norm(gradient)
             return (optax.apply_updates(params, updates), moments), info
 
-        (params, moments), infos = jax.lax.scan(step, state[:2], length=num_epochs)
+        (params, moments), infos = jax.lax.scan(step, state[:2], length=options.num_epochs)
         new = GRPOState(params, moments, state.reference, state.num_updates + 1)
-        if reference_every:
-            new = renew_reference(new, reference_every)
+        if options.reference_every:
+            new = renew_reference(new, options.reference_every)
         return new, {**told, **jax.tree.map(jnp.mean, infos)}
 
     actor = acting(policy, lambda params: params.policy)
     return Algorithm(
-        actor, hyperparams, init, update, complete_episodes=True, group_size=group_size
+        actor, hyperparams, init, update, complete_episodes=True, group_size=options.group_size
     )
 
 
@@ -130,5 +111,6 @@ def replay(policy: Policy, group_size: int, params: PolicyParams, rollout: Rollo
     """π_θ(·|s) of a rollout's steps, `[T, N]`; a prompt is read once for its whole group."""
     transition, carry, prompt = rollout.transition, rollout.carry, policy.prompt
     if prompt is not None:
-        policy, carry = prompt.go_on, prompt.read(params.policy, transition.obs[0], group_size)
+        first = jax.tree.map(lambda x: x[0], transition.obs)
+        policy, carry = prompt.go_on, prompt.read(params.policy, first, group_size)
     return policy.unroll(params.policy, carry, transition.obs, transition.start)

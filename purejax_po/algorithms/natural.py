@@ -6,7 +6,8 @@ accepted.
 
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import flax.struct
 import jax
@@ -18,14 +19,11 @@ from purejax_po._xla import shuffle
 from purejax_po.advantages import weighted_mean
 from purejax_po.algorithms import actor_critic, critics, optimizers
 from purejax_po.checks import (
-    POSITIVE_FRACTION,
     Positive,
+    PositiveFraction,
     UnitInterval,
-    check_choice,
-    check_count,
-    check_hyperparams,
+    WholeNumber,
     check_networks,
-    check_number,
 )
 from purejax_po.types import (
     ActorCriticParams,
@@ -66,17 +64,20 @@ class NaturalHyperparams:
     """λ of generalised advantage estimation."""
 
 
-class Options(NamedTuple):
-    """What shapes the gradient and the curvature of both."""
+@dataclass(frozen=True, kw_only=True)
+class NaturalOptions(critics.CriticOptions):
+    """What shapes the programs of both."""
 
-    fisher: FisherProduct
-    """Which Fisher-vector product: `"gauss_newton"`, `"kl_hessian"` or `"empirical"`."""
-    fisher_fraction: float
-    """Share of the samples in it, one random subset per update, in (0, 1]; with memory, of the
-    environments, each with its whole sequence."""
-    normalize_advantage: bool
-    """To mean 0 and standard deviation 1 over the batch, unless nothing but the critic tells its
-    actions apart (see `standardized`)."""
+    fisher: FisherProduct = "gauss_newton"
+    """Fisher-vector product: JᵀFJ, Hessian of the KL, or outer products of sampled scores."""
+    fisher_fraction: PositiveFraction = 1.0
+    """Share of the samples in the Fisher matrix, in (0, 1], one random subset per update; with
+    memory, of the environments, each with its whole sequence."""
+    cg_iterations: WholeNumber = 15
+    """Conjugate-gradient iterations at most."""
+    normalize_advantage: bool = True
+    """Normalise advantages over the batch, unless nothing but the critic tells its actions apart
+    (see `natural.standardized`)."""
 
 
 class State(NamedTuple):
@@ -120,8 +121,7 @@ class Ascent(NamedTuple):
 def algorithm(
     policy: Policy,
     critic: Critic,
-    options: Options,
-    regression: critics.Regression,
+    options: NaturalOptions,
     hyperparams: NaturalHyperparams,
     rule: Rule,
 ) -> Algorithm:
@@ -129,18 +129,13 @@ def algorithm(
 
     Args:
         policy, critic: networks that share no parameters, with or without memory.
-        options, regression: what shapes the program.
-        hyperparams: the defaults; every field is traced.
+        options, hyperparams: checked; hyperparameters are the defaults, every field is traced.
         rule: what the algorithm states of its own.
 
     Raises:
-        ValueError: naming the option or hyperparameter, its value and what is allowed.
+        ValueError: for networks that are none.
     """
-    check_hyperparams(hyperparams)
     check_networks(policy, critic)
-    check_options(options)
-    critics.check(regression)
-    check_count("max_backtracks", rule.max_backtracks)
 
     def init(key: Key, hyperparams: NaturalHyperparams) -> State:
         params = actor_critic.init_params(key, policy, critic)
@@ -181,7 +176,7 @@ def algorithm(
             optimizers.adam(hyperparams.critic_learning_rate),
             state.critic_optimizer,
             critics.Targets(transition, estimates.value_target, critic_carry),
-            regression,
+            options,
         )
         info = diagnostics(ascent, estimates, transition.weight)
         params = ActorCriticParams(ascent.search.params, fitted)
@@ -291,7 +286,6 @@ def fisher_product(
 
 def conjugate_gradient(cg_iterations: int) -> Solve:
     """Return the solver that stops after `cg_iterations`, or at `hyperparams.cg_tolerance`."""
-    check_count("cg_iterations", cg_iterations)
 
     def solve(
         product: curvature.Product, gradient: Params, hyperparams: NaturalHyperparams
@@ -363,9 +357,3 @@ def diagnostics(ascent: Ascent, estimates: critics.Estimates, weight: Array) -> 
             estimates.value, estimates.value_target, weight
         ),
     }
-
-
-def check_options(options: Options) -> None:
-    """Raise `ValueError` naming the option, its value and what is allowed."""
-    check_choice("fisher", options.fisher, get_args(FisherProduct))
-    check_number("fisher_fraction", options.fisher_fraction, POSITIVE_FRACTION)

@@ -3,14 +3,21 @@
 Source: Kakade 2001, A Natural Policy Gradient.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import flax.struct
 import jax
 
 from purejax_po import curvature
-from purejax_po.algorithms import critics, natural
-from purejax_po.checks import Positive, check_choice, known_arguments, known_names
+from purejax_po.algorithms import natural
+from purejax_po.checks import (
+    Positive,
+    checked_hyperparams,
+    checked_options,
+    known_arguments,
+    known_names,
+)
 from purejax_po.types import Algorithm, Critic, Params, Policy
 
 
@@ -25,45 +32,41 @@ class NPGHyperparams(natural.NaturalHyperparams):
     """η: multiple of the natural gradient; used with step_size_rule fixed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class NPGOptions(natural.NaturalOptions):
+    """Options of NPG, which shape its program."""
+
+    step_size_rule: Literal["kl", "fixed"] = "kl"
+    """Scale the step to hyperparams.max_kl, or multiply by hyperparams.step_size."""
+    solver: Literal["cg", "dense"] = "cg"
+    """Conjugate gradient, or an exact solve (policies of a few hundred parameters)."""
+
+
 @known_arguments
 def npg(
     policy: Policy,
     critic: Critic,
-    *,
-    step_size_rule: Literal["kl", "fixed"] = "kl",
-    solver: Literal["cg", "dense"] = "cg",
-    fisher: natural.FisherProduct = "gauss_newton",
-    fisher_fraction: float = 1.0,
-    cg_iterations: int = 15,
-    normalize_advantage: bool = True,
-    critic_epochs: int = 10,
-    critic_minibatch_size: int = 128,
+    options: NPGOptions | None = None,
     hyperparams: NPGHyperparams | None = None,
 ) -> Algorithm:
     """Build NPG: θ ← θ + η x, F x = ∇E[Â log π], η fixed or √(2δ / xᵀFx).
 
     Args:
         policy, critic: networks that share no parameters, with or without memory.
-        step_size_rule: `"kl"` normalises the step to δ, `"fixed"` multiplies by η.
-        solver: `"cg"`, or `"dense"` for an exact solve (policies of a few hundred parameters).
-        fisher, fisher_fraction, normalize_advantage: see `natural.Options`.
-        cg_iterations: conjugate-gradient iterations at most.
-        critic_epochs, critic_minibatch_size: see `critics.Regression`.
+        options: see `NPGOptions`.
         hyperparams: the defaults; every field is traced.
 
     Raises:
-        ValueError: naming the argument, its value and what is allowed.
+        ValueError: naming the field, its value and what is allowed.
     """
-    solvers = {"cg": natural.conjugate_gradient(cg_iterations), "dense": dense}
-    check_choice("step_size_rule", step_size_rule, tuple(STEPS))
-    check_choice("solver", solver, tuple(solvers))
+    options = checked_options(options, NPGOptions)
+    solvers = {"cg": natural.conjugate_gradient(options.cg_iterations), "dense": dense}
     return natural.algorithm(
         policy,
         critic,
-        natural.Options(fisher, fisher_fraction, normalize_advantage),
-        critics.Regression(critic_epochs, critic_minibatch_size),
-        NPGHyperparams() if hyperparams is None else hyperparams,
-        natural.Rule(solve=solvers[solver], step=STEPS[step_size_rule]),
+        options,
+        checked_hyperparams(hyperparams, NPGHyperparams),
+        natural.Rule(solve=solvers[options.solver], step=STEPS[options.step_size_rule]),
     )
 
 

@@ -5,7 +5,8 @@ Source: Schulman et al. 2017, Proximal Policy Optimization Algorithms.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import flax.struct
 import jax
@@ -19,10 +20,10 @@ from purejax_po.algorithms.actor_critic import Samples
 from purejax_po.checks import (
     NonNegative,
     Positive,
-    check_choice,
-    check_count,
-    check_hyperparams,
+    WholeNumber,
     check_networks,
+    checked_hyperparams,
+    checked_options,
     known_arguments,
     known_names,
 )
@@ -61,6 +62,33 @@ class PPOHyperparams(actor_critic.ActorCriticHyperparams):
     """Mean KL (nats) after which an update stops; used with early_stop."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PPOOptions:
+    """Options of PPO, which shape its program."""
+
+    surrogate: Surrogate = "clip"
+    """Objective: clipped, an ablation of it, or penalised by the KL."""
+    num_epochs: WholeNumber = 4
+    """Passes over each rollout."""
+    num_minibatches: WholeNumber = 4
+    """Minibatches per pass; divides num_envs × num_steps, or num_envs if there is memory."""
+    normalize_advantage: AdvantageNormalization = "minibatch"
+    """Normalise advantages over the whole batch, over each minibatch, or not (off)."""
+    clip_value: bool = True
+    """Clip the change of the value as that of the ratio (Engstrom et al. 2020, section 3)."""
+    early_stop: bool = False
+    """End an update once its mean KL exceeds hyperparams.target_kl."""
+    kernels: Kernels = "xla"
+    """What makes a minibatch step: XLA, or a kernel for GPUs (dense layers; elsewhere slow)."""
+
+    def check_batch(self, num_envs: int, num_steps: int, memoryless: bool = True) -> None:
+        """Raise `ValueError` unless the minibatches split a rollout evenly."""
+        if memoryless:
+            minibatch.check_divisible(num_envs * num_steps, self.num_minibatches)
+        else:
+            minibatch.check_divisible(num_envs, self.num_minibatches, "environments' sequences")
+
+
 class PPOState(NamedTuple):
     """Parameters, Adam's moments, and the weight β of the KL penalty."""
 
@@ -73,49 +101,42 @@ class PPOState(NamedTuple):
 def ppo(
     policy: Policy,
     critic: Critic,
-    *,
-    surrogate: Surrogate = "clip",
-    num_epochs: int = 4,
-    num_minibatches: int = 4,
-    normalize_advantage: AdvantageNormalization = "minibatch",
-    clip_value: bool = True,
-    early_stop: bool = False,
-    kernels: Kernels = "xla",
+    options: PPOOptions | None = None,
     hyperparams: PPOHyperparams | None = None,
 ) -> Algorithm:
     """Build PPO: maximise E[surrogate(ρ, A)] − c_v (V − V_target)²/2 + c_H H.
 
     Args:
         policy, critic: networks that share no parameters, with or without memory.
-        surrogate: a name in `surrogates.OBJECTIVES`.
-        num_epochs: passes over each rollout.
-        num_minibatches: per pass; divides num_envs × num_steps, or num_envs if there is memory.
-        normalize_advantage: over the `"batch"`, over each `"minibatch"`, or `"off"`.
-        clip_value: clip the value's change as the ratio's (Engstrom et al. 2020, section 3).
-        early_stop: make no more minibatch steps once the mean KL exceeds `target_kl`.
-        kernels: `"pallas"` makes each minibatch step one kernel of a GPU, for dense layers and
-            minibatches of at most 256; what it cannot serve is left to XLA, with a warning.
+        options: see `PPOOptions`.
         hyperparams: the defaults; every field is traced.
 
     Raises:
-        ValueError: naming the argument, its value and what is allowed.
+        ValueError: naming the field, its value and what is allowed.
+
+    Example:
+        >>> import purejax_po as po
+        >>> networks = po.mlp_actor_critic(*po.make_env("CartPole-v1"))
+        >>> algorithm = po.ppo(*networks, hyperparams=po.PPOHyperparams(learning_rate=1e-3))
+        >>> algorithm.hyperparams.learning_rate
+        0.001
+        >>> po.ppo(*networks, po.PPOOptions(surrogate="clipp"))
+        Traceback (most recent call last):
+            ...
+        ValueError: ...surrogate must be one of clip, ..., got 'clipp'; did you mean clip?
     """
-    hyperparams = PPOHyperparams() if hyperparams is None else hyperparams
-    check_hyperparams(hyperparams)
+    options = checked_options(options, PPOOptions)
+    hyperparams = checked_hyperparams(hyperparams, PPOHyperparams)
     check_networks(policy, critic)
-    check_choice("surrogate", surrogate, get_args(Surrogate))
-    check_count("num_epochs", num_epochs)
-    check_count("num_minibatches", num_minibatches)
-    check_choice("kernels", kernels, get_args(Kernels))
-    check_choice("normalize_advantage", normalize_advantage, get_args(AdvantageNormalization))
+    surrogate, normalize_advantage = options.surrogate, options.normalize_advantage
     actor = actor_critic.actor(policy, critic)
 
     def in_kernels(*given: Any) -> bool:
-        if kernels == "xla":
+        if options.kernels == "xla":
             return False
         from purejax_po.algorithms import ppo_kernel  # Pallas takes time to import
 
-        return ppo_kernel.serves(*given, num_minibatches)
+        return ppo_kernel.serves(*given, options.num_minibatches)
 
     def init(key: Key, hyperparams: PPOHyperparams) -> PPOState:
         params = actor_critic.init_params(key, policy, critic)
@@ -130,7 +151,7 @@ def ppo(
             samples = actor_critic.normalize(samples)
         parts = units.of_rollout(samples, actor.memoryless)
         scalars = hyperparams, state.kl_coef
-        stop_above = hyperparams.target_kl if early_stop else None
+        stop_above = hyperparams.target_kl if options.early_stop else None
 
         def make_loss(policy: Policy, critic: Critic, scalars: Any) -> Loss:
             hyperparams, kl_coef = scalars
@@ -142,10 +163,13 @@ def ppo(
                 objective=functools.partial(
                     objective, name=surrogate, clip_eps=hyperparams.clip_eps, kl_coef=kl_coef
                 ),
-                value_clip_eps=hyperparams.value_clip_eps if clip_value else None,
+                value_clip_eps=hyperparams.value_clip_eps if options.clip_value else None,
             )
 
-        turns = {"num_epochs": num_epochs, "num_minibatches": num_minibatches}
+        turns = {
+            "num_epochs": options.num_epochs,
+            "num_minibatches": options.num_minibatches,
+        }
         if in_kernels(policy, critic, parts, state.params):
             from purejax_po.algorithms import ppo_kernel
 

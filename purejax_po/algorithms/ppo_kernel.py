@@ -42,6 +42,8 @@ def serves(
     behaviour = samples.transition.behaviour
     if not (_is_described(policy) and _is_described(critic)):
         reason = "networks that are not the package's dense layers"
+    elif not isinstance(samples.transition.obs, jax.Array):
+        reason = "observations of several fields"
     elif not isinstance(behaviour, Categorical | DiagonalGaussian):
         reason = f"actions of a {type(behaviour).__name__}"
     elif samples.value.dtype != jnp.float32:

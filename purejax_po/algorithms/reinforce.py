@@ -4,7 +4,8 @@ Source: Williams 1992, Simple Statistical Gradient-Following Algorithms for Conn
 Reinforcement Learning; the weights Ψ are those of Schulman et al. 2016, section 2.
 """
 
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import flax.struct
 import jax
@@ -18,9 +19,10 @@ from purejax_po.algorithms import actor_critic, critics, optimizers
 from purejax_po.checks import (
     Positive,
     UnitInterval,
-    check_choice,
-    check_hyperparams,
+    WholeNumber,
     check_networks,
+    checked_hyperparams,
+    checked_options,
     known_arguments,
     known_names,
 )
@@ -58,6 +60,28 @@ class REINFORCEHyperparams:
     """λ of generalised advantage estimation; used with psi advantage."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class REINFORCEOptions(critics.CriticOptions):
+    """Options of REINFORCE, which shape its program.
+
+    Where Ψ needs a critic, it is fitted to the reward-to-go for `baseline`, else to the λ-returns.
+    """
+
+    psi: Psi = "baseline"
+    """Weight of ∇log π: the episode's return, what is left of it, that minus a learned value, or a
+    bootstrapped estimate."""
+    discount_states: bool = False
+    """Keep the factor γᵗ that practice drops and average over episodes: unbiased for the discounted
+    objective if psi is Monte-Carlo."""
+    normalize_advantage: bool = False
+    """Bring the weights to mean 0 and standard deviation 1 over the rollout."""
+    critic_epochs: WholeNumber = 5
+    """Passes of the critic's regression over each rollout."""
+    critic_minibatch_size: WholeNumber = 500
+    """Samples per step of that regression; divides num_envs × num_steps. With memory, a multiple of
+    num_steps."""
+
+
 class REINFORCEState(NamedTuple):
     """Parameters, and the moments of both networks' Adam."""
 
@@ -70,12 +94,7 @@ class REINFORCEState(NamedTuple):
 def reinforce(
     policy: Policy,
     critic: Critic,
-    *,
-    psi: Psi = "baseline",
-    discount_states: bool = False,
-    normalize_advantage: bool = False,
-    critic_epochs: int = 5,
-    critic_minibatch_size: int = 500,
+    options: REINFORCEOptions | None = None,
     hyperparams: REINFORCEHyperparams | None = None,
 ) -> Algorithm:
     """Build REINFORCE: one step of Adam up E[Ψ_t log π(a_t|s_t)] per rollout.
@@ -85,25 +104,17 @@ def reinforce(
 
     Args:
         policy, critic: networks that share no parameters, with or without memory.
-        psi: the weight Ψ: `"total_return"`, `"reward_to_go"` or `"baseline"` (Monte-Carlo);
-            `"q_value"`, `"td_residual"` or `"advantage"` (bootstrapped).
-        discount_states: keep the factor γᵗ before Ψ_t that practice drops, and average over
-            episodes, not samples: an unbiased estimate of ∇J if Ψ is Monte-Carlo.
-        normalize_advantage: bring Ψ to mean 0 and standard deviation 1 over the rollout.
-        critic_epochs, critic_minibatch_size: see `critics.Regression`; where Ψ needs a critic, it
-            is fitted to the reward-to-go for `baseline`, else to the λ-returns.
+        options: see `REINFORCEOptions`.
         hyperparams: the defaults; every field is traced.
 
     Raises:
-        ValueError: naming the argument, its value and what is allowed.
+        ValueError: naming the field, its value and what is allowed.
     """
-    hyperparams = REINFORCEHyperparams() if hyperparams is None else hyperparams
-    check_hyperparams(hyperparams)
+    options = checked_options(options, REINFORCEOptions)
+    hyperparams = checked_hyperparams(hyperparams, REINFORCEHyperparams)
     check_networks(policy, critic)
-    check_choice("psi", psi, get_args(Psi))
-    regression = critics.Regression(critic_epochs, critic_minibatch_size)
-    critics.check(regression)
-    complete_episodes = psi in MONTE_CARLO or discount_states
+    psi = options.psi
+    complete_episodes = psi in MONTE_CARLO or options.discount_states
 
     def init(key: Key, hyperparams: REINFORCEHyperparams) -> REINFORCEState:
         params = actor_critic.init_params(key, policy, critic)
@@ -120,9 +131,9 @@ def reinforce(
         value, next_value = critics.values(critic, critic_params, critic_carry, transition)
         evidence = critics.evidence(transition, value, next_value, hyperparams)
         weights = advantages.ESTIMATORS[psi](evidence)
-        if normalize_advantage:
+        if options.normalize_advantage:
             weights = advantages.normalize(weights, transition.weight)
-        if discount_states:
+        if options.discount_states:
             weights = per_episode(psi, weights, transition.weight, hyperparams.discount)
         slope = jax.grad(loss, has_aux=True)
         gradient, info = slope(policy_params, policy, transition, weights, policy_carry)
@@ -134,7 +145,7 @@ def reinforce(
             targets = critics.Targets(transition, target, critic_carry)
             before = critic_params, critic_adam, critic_moments
             critic_params, critic_moments, info["value_loss"] = critics.fit(
-                key, critic, *before, targets, regression
+                key, critic, *before, targets, options
             )
             explained = advantages.explained_variance(value, target, transition.weight)
             info["explained_variance"] = explained

@@ -3,10 +3,19 @@
 Source: Schulman et al. 2015, Trust Region Policy Optimization.
 """
 
+from dataclasses import dataclass
+
 import flax.struct
 
-from purejax_po.algorithms import critics, natural
-from purejax_po.checks import OpenUnitInterval, known_arguments, known_names
+from purejax_po.algorithms import natural
+from purejax_po.checks import (
+    OpenUnitInterval,
+    WholeNumber,
+    checked_hyperparams,
+    checked_options,
+    known_arguments,
+    known_names,
+)
 from purejax_po.types import Algorithm, Array, Critic, Info, Policy
 
 
@@ -19,18 +28,19 @@ class TRPOHyperparams(natural.NaturalHyperparams):
     """Factor between the candidates of the line search."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TRPOOptions(natural.NaturalOptions):
+    """Options of TRPO, which shape its program."""
+
+    max_backtracks: WholeNumber = 10
+    """Candidates of the line search."""
+
+
 @known_arguments
 def trpo(
     policy: Policy,
     critic: Critic,
-    *,
-    fisher: natural.FisherProduct = "gauss_newton",
-    fisher_fraction: float = 1.0,
-    cg_iterations: int = 15,
-    max_backtracks: int = 10,
-    normalize_advantage: bool = True,
-    critic_epochs: int = 10,
-    critic_minibatch_size: int = 128,
+    options: TRPOOptions | None = None,
     hyperparams: TRPOHyperparams | None = None,
 ) -> Algorithm:
     """Build TRPO: maximise E[ρA] subject to E[KL(π_old ‖ π_θ)] ≤ δ.
@@ -40,27 +50,24 @@ def trpo(
 
     Args:
         policy, critic: networks that share no parameters, with or without memory.
-        fisher, fisher_fraction, normalize_advantage: see `natural.Options`.
-        cg_iterations: conjugate-gradient iterations at most.
-        max_backtracks: candidates of the line search.
-        critic_epochs, critic_minibatch_size: see `critics.Regression`.
+        options: see `TRPOOptions`.
         hyperparams: the defaults; every field is traced.
 
     Raises:
-        ValueError: naming the argument, its value and what is allowed.
+        ValueError: naming the field, its value and what is allowed.
     """
+    options = checked_options(options, TRPOOptions)
     return natural.algorithm(
         policy,
         critic,
-        natural.Options(fisher, fisher_fraction, normalize_advantage),
-        critics.Regression(critic_epochs, critic_minibatch_size),
-        TRPOHyperparams() if hyperparams is None else hyperparams,
+        options,
+        checked_hyperparams(hyperparams, TRPOHyperparams),
         natural.Rule(
-            solve=natural.conjugate_gradient(cg_iterations),
+            solve=natural.conjugate_gradient(options.cg_iterations),
             step=natural.scaled_to_kl,
             accepts=improves_inside,
             shrink=lambda hyperparams: hyperparams.backtrack_coef,
-            max_backtracks=max_backtracks,
+            max_backtracks=options.max_backtracks,
         ),
     )
 

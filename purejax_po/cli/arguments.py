@@ -8,16 +8,18 @@ from purejax_po import named
 from purejax_po.aliases import ALIASES as FIELDS
 from purejax_po.experiment.config import ALGORITHMS, PPOConfig
 
-LISTS = ("--network.hidden", "--network.channels")
+LISTS = ("--network.hidden", "--network.channels", "--network.kernels", "--network.strides")
 """Take several whole numbers: 64 64 or 64,64 or "64 64"."""
 PAIRS = ("--env-params", "--env-options")
 """Take names and values: gravity 9.8 or gravity=9.8."""
-NAMES = ("--format", "--log-to", "--env")
+NAMES = ("--format", "--log-to", "--env", "--to", "--wrappers", "--randomize")
 """Take several names: png svg or png,svg."""
-AXES = {"--set": 10**6, "--point": 1}
+AXES = {"--set": 10**6, "--grid": 10**6, "--point": 1, "--search": 1}
 """Take NAME=VALUES, values of so many arguments at most: learning_rate=1e-4,3e-4 or with blanks."""
 FLAGS = (
     "--compilation-cache",
+    "--json",
+    "--network.layer-norm",
     "--normalize-observations",
     "--normalize-rewards",
     "--overwrite",
@@ -29,6 +31,8 @@ FLAGS = (
 TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
 TEXTS = (
     *("--out", "--config", "--env", "--network.factory", "--preset", "--log-to", "--format"),
+    *("--to", "--wrappers", "--randomize"),
+    *("--space", "--storage", "--study"),
     *AXES,
 )
 """Take text, in which 1e5 is no number."""

@@ -6,15 +6,16 @@ import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from purejax_po.cli import output, tables
+from purejax_po.cli import output, tables, tuned
 from purejax_po.experiment import compare as comparison
-from purejax_po.experiment import train
-from purejax_po.experiment.config import PRESETS, ExperimentConfig, PPOConfig, sweep
+from purejax_po.experiment import train, tuning
+from purejax_po.experiment.config import PRESETS, ExperimentConfig, PPOConfig, sweep, zoo
 from purejax_po.experiment.config import file as config_file
+from purejax_po.experiment.config.experiment import EvaluationActions
 from purejax_po.experiment.config.lookup import stored_name
 from purejax_po.experiment.layout import BLOCKS, RUN_FILES, SWEEP
 from purejax_po.experiment.report import page as report
@@ -26,6 +27,7 @@ from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError
 from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.run.study import Study
+from purejax_po.experiment.run.trainer import EVALUATION
 from purejax_po.experiment.store.arrays import MANIFEST
 from purejax_po.experiment.store.run_store import read_config
 from purejax_po.studies import ppo_table1 as table1
@@ -46,10 +48,12 @@ class Train:
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
     """TOML file of settings whose keys are the flags' names; flags win over it."""
     preset: str | None = None
-    """Start from tuned settings; `purejax-po algorithms` lists them. Other flags still apply. GRPO
-    on a token task starts from the task's own."""
+    """Start from tuned settings; `purejax-po algorithms` lists them. zoo: those of the algorithm on
+    the environment; `purejax-po zoo` lists them. Other flags still apply. GRPO on a token task
+    starts from the task's own."""
     out: Path | None = None
-    """Directory for the run's files (default: runs/ALGORITHM-ENV, or runs/sweep-ALGORITHM-ENV)."""
+    """Directory for the run's files (default: runs/ALGORITHM-ENV; of a sweep or a search
+    runs/sweep-ALGORITHM-ENV or runs/tune-ALGORITHM-ENV)."""
     overwrite: bool = False
     """Replace the run that the directory holds."""
     host: HostFlags = field(default_factory=Host)
@@ -67,7 +71,7 @@ class Train:
             name = f"{kind}{comparison.place_of(config.algorithm.name, config.env)}"
             out = self.out or Path("runs") / name
             if (
-                self.preset is not None
+                self.preset not in (None, zoo.PRESET)
                 and PRESETS[self.preset].algorithm.name != config.algorithm.name
             ):
                 raise ValueError(
@@ -103,12 +107,14 @@ class Resume:
     """Continue what was interrupted; the results are those of an undisturbed run."""
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """The directory of the run, of the sweep or of the comparison."""
+    """The directory of the run, of the sweep, of the search or of the comparison."""
     host: HostFlags = field(default_factory=Host)
 
     def execute(self) -> int:
         """Run what is left, then print the table."""
         try:
+            if tuning.is_tuning(self.directory):
+                return tuned.run(tuning.prepare_resume(self.directory, self.host), self.host)
             if comparison.is_comparison(self.directory):
                 found = comparison.prepare_resume(self.directory, self.host)
             else:
@@ -126,8 +132,8 @@ class Sweep(Train):
     axes: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="NAME=V,V,…")
     ] = ()
-    """Values to try: learning_rate=1e-4,3e-4, or env_params.gravity=9.8,12. Again for each further
-    name; each seed trains once with each combination."""
+    """Values to try: learning_rate=1e-4,3e-4, or env_params.gravity=9.8,12. Repeat --set for each
+    further name; every seed trains at each combination."""
 
     def config(self) -> ExperimentConfig:
         """As `Train.config`, with the axes."""
@@ -145,7 +151,11 @@ class Compare:
     """Names; `purejax-po algorithms` lists them, and my_pkg.spo:SPO names a class of your own. Each
     runs with its default settings, or with those that follow it: ppo=ppo-pendulum (a preset),
     ppo:learning_rate=1e-3,num_epochs=8. LABEL= before it labels it: my=my_pkg.spo:SPO. A file has
-    its algorithm's settings and normalisation: ppo=best.toml."""
+    its algorithm's settings and normalisation: ppo=best.toml. ppo=zoo takes those that were tuned
+    for each environment."""
+    preset: Literal["zoo"] | None = None
+    """zoo: algorithms without settings of their own take those that were tuned for each
+    environment; `purejax-po zoo` lists them."""
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
     """TOML file of settings whose keys are the flags' names, and `algorithms`; flags win over
     it."""
@@ -159,12 +169,26 @@ class Compare:
     """Environment steps per seed, rounded down to whole updates."""
     num_windows: int = 100
     """Points of each learning curve, at least 10."""
+    evaluate_every: int = 0
+    """Windows between evaluations of every policy on common episodes; 0: none."""
+    evaluation_episodes: int = 16
+    """Episodes of an evaluation."""
+    evaluation_actions: EvaluationActions = "greedy"
+    """The most likely actions, or sampled ones."""
+    solve_return: float | None = None
+    """The evaluation's mean return at which a task counts as solved: results tell when."""
+    stop_when_solved: float | None = None
+    """As solve_return, and a seed ends there: its state stays what it was."""
     lanes_per_device: int | None = None
     """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
     normalize_observations: bool = False
     """Show policies and critics (obs − mean)/std, clipped to ±10."""
     normalize_rewards: bool = False
     """Train on reward / std of the running discounted return; results keep the true rewards."""
+    wrappers: tuple[str, ...] = ()
+    """Around each environment, the first innermost, such as frame_stack:4 time_limit:200."""
+    randomize: tuple[str, ...] = ()
+    """Fields of the environments' parameters that are drawn at every reset, such as g=8:12."""
     out: Path = Path("runs/comparison")
     """Directory for the runs, the pictures and the report."""
     overwrite: bool = False
@@ -178,9 +202,12 @@ class Compare:
             "first_seed",
             "total_steps",
             "num_windows",
+            *EVALUATION,
             "lanes_per_device",
             "normalize_observations",
             "normalize_rewards",
+            "wrappers",
+            "randomize",
         )
         try:
             if not self.algorithms:
@@ -194,6 +221,7 @@ class Compare:
                 self.env,
                 self.out,
                 host,
+                preset=self.preset,
                 **{name: getattr(self, name) for name in settings},
             )
         except ValueError as error:
@@ -205,7 +233,7 @@ class Compare:
 class Table1:
     """Run the PPO paper's Table 1 on Brax: eleven objectives, seven continuous-control tasks.
 
-    What an earlier call with the same flags has done is not repeated.
+    Runs that an earlier call with the same flags has finished are not repeated.
     """
 
     settings: Annotated[table1.Settings, tyro.conf.arg(name="")] = field(
@@ -214,7 +242,7 @@ class Table1:
     out: Path = Path("runs/table1")
     """Directory for the runs, the table and the curves."""
     plan: bool = False
-    """Print the plan and its cost alone."""
+    """Only print the plan and its cost."""
     host: HostFlags = field(default_factory=Host)
 
     def execute(self) -> int:
@@ -254,7 +282,7 @@ def _prepare_process(config: ExperimentConfig) -> None:
 def _execute(found: "Study | comparison.Comparison", host: Host) -> int:
     """Run an experiment or a comparison and print its table.
 
-    An interruption or a full disk is told of in one line.
+    An interruption or a full disk gives one line.
     """
     out = Path(found.directory or ".")
     if not host.compilation_cache:

@@ -1,6 +1,7 @@
 """The entry of the command line: arguments in, an exit code out."""
 
 import contextlib
+import dataclasses
 import io
 import sys
 import warnings
@@ -13,10 +14,12 @@ import tyro
 import purejax_po
 from purejax_po.checks import check_choice
 from purejax_po.cli import arguments as typed
-from purejax_po.cli import files, messages, output, own
+from purejax_po.cli import files, helping, messages, output, own
 from purejax_po.cli.commands import Compare, Resume, Sweep, Table1, Train
-from purejax_po.cli.looking import Algorithms, Envs, Evaluate, Render, Report
-from purejax_po.experiment.config import ALGORITHMS, PRESETS, TASK_PRESETS, ExperimentConfig
+from purejax_po.cli.listing import Envs
+from purejax_po.cli.looking import Algorithms, Evaluate, Export, Render, Report, Zoo
+from purejax_po.cli.tune import Tune
+from purejax_po.experiment.config import ALGORITHMS, PRESETS, TASK_PRESETS, zoo
 from purejax_po.experiment.run.signals import Interrupted, stop_signal
 
 PROGRAM = output.PROGRAM
@@ -24,14 +27,17 @@ PROGRAM = output.PROGRAM
 COMMANDS: dict[str, type] = {
     "train": Train,
     "sweep": Sweep,
+    "tune": Tune,
     "compare": Compare,
     "table1": Table1,
     "resume": Resume,
     "report": Report,
     "evaluate": Evaluate,
     "render": Render,
+    "export": Export,
     "envs": Envs,
     "algorithms": Algorithms,
+    "zoo": Zoo,
 }
 
 
@@ -90,13 +96,15 @@ def parse(arguments: Sequence[str]) -> Any:
     command = _parse(arguments, None, path)
     if not isinstance(command, Train):
         return command
+    if command.preset == zoo.PRESET:
+        return _parse(arguments, zoo.find(command.algorithm.name, command.experiment.env), path)
     preset = command.preset or TASK_PRESETS.get((command.algorithm.name, command.experiment.env))
     if preset is None or type(command.algorithm) not in ALGORITHMS.values():
         return command
     return _parse(arguments, preset, path)
 
 
-def _parse(arguments: Sequence[str], preset: str | None, path: Path | None) -> Any:
+def _parse(arguments: Sequence[str], preset: str | zoo.Entry | None, path: Path | None) -> Any:
     """As `parse`, with the defaults of a preset, and in front of them those of a file."""
     algorithms = own.algorithms(arguments, path)
     found = {
@@ -114,7 +122,7 @@ def _parse(arguments: Sequence[str], preset: str | None, path: Path | None) -> A
     ]
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), helping.grouped():
             return tyro.cli(
                 commands,  # type: ignore[arg-type]
                 prog=PROGRAM,
@@ -133,21 +141,24 @@ def _show_warning(message: Any, *details: Any) -> None:
     print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
 
 
-def _default(command: type, preset: str | None, path: Path | None) -> Any:
+def _default(command: type, preset: str | zoo.Entry | None, path: Path | None) -> Any:
     """What a command is without flags; None where it has none by default."""
     default = _preset_command(command, preset) if issubclass(command, Train) else None
     if path is None:
         return default
     if not hasattr(command, "config_file"):
         return default
-    return files.with_file(default or command(algorithms=()), path)
+    return files.with_file(default or command(algorithms=()), path)  # type: ignore[call-arg]
 
 
-def _preset_command(command: type[Train], preset: str | None) -> Train:
+def _preset_command(command: type[Train], preset: str | zoo.Entry | None) -> Train:
     """The default of `train` or `sweep`: plain, or with a preset's algorithm and environment."""
     if preset is None:
         return command()
-    check_choice("preset", preset, tuple(PRESETS))
+    if isinstance(preset, zoo.Entry):
+        config = dataclasses.replace(preset.config, num_seeds=command().experiment.num_seeds)
+        return command(algorithm=config.algorithm, experiment=config, preset=zoo.PRESET)
+    check_choice("preset", preset, (*PRESETS, zoo.PRESET))
     env, algorithm, total_steps = PRESETS[preset]
-    experiment = ExperimentConfig(env=env, total_steps=total_steps)
+    experiment = dataclasses.replace(command().experiment, env=env, total_steps=total_steps)
     return command(algorithm=algorithm, experiment=experiment, preset=preset)

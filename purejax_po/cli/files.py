@@ -1,17 +1,19 @@
 """`--config FILE.toml`: the defaults of a command, from a file; flags win over it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from purejax_po.experiment.config import PPOConfig
 from purejax_po.experiment.config import file as config_file
-from purejax_po.experiment.run.host import Host
 
 FLAG = "--config"
-NOT_IN_FILES = ("algorithm", "experiment", "host", "config_file")
+PARTS = ("host", "search")
+"""Fields of commands whose own fields are keys of a file."""
+NOT_IN_FILES = ("algorithm", "experiment", "config_file", "axes", "in_file", *PARTS)
 """Fields of commands that are no keys of a file by themselves."""
-NOT_OF_A_HOST = ("overwrite", "progress", "observers")
+NOT_OF_A_HOST = ("progress", "observers")
 
 AnyCommand = TypeVar("AnyCommand")
 
@@ -42,29 +44,29 @@ def with_file(command: AnyCommand, path: Path) -> AnyCommand:
         ValueError: naming the file and the key that is unknown or whose value does not read.
     """
     data = config_file.read(path)
-    has_one = hasattr(command, "experiment")
-    own = [f.name for f in dataclasses.fields(command) if f.name not in NOT_IN_FILES]  # type: ignore[arg-type]
-    own += [] if has_one else [name for name in ("algorithms",) if name not in own]
-    where = [f.name for f in dataclasses.fields(Host) if f.name not in NOT_OF_A_HOST]
-    mine = {k: data.pop(k) for k in list(data) if k in own}
-    host = {k: data.pop(k) for k in list(data) if k in where}
+    own = [name for name in _fields(command) if name not in NOT_IN_FILES]
     changes: dict[str, Any] = {"config_file": path}
-    if has_one:
+    known = list(own)
+    if isinstance(data.get("space"), Mapping) and hasattr(command, "in_file"):
+        changes["in_file"] = data.pop("space")
+    for name in own:
+        if name in data:
+            like = Path() if name == "out" else getattr(command, name)
+            changes[name] = config_file.typed(f"{name} in {path}", data.pop(name), like)
+    for part in (part for part in PARTS if hasattr(command, part)):
+        inner = getattr(command, part)
+        names = [name for name in _fields(inner) if name not in NOT_OF_A_HOST]
+        mine = {key: data.pop(key) for key in list(data) if key in names}
+        changes[part] = config_file.changed_by(inner, mine, path)
+        known += names
+    if hasattr(command, "experiment"):
         whole = dataclasses.replace(command.experiment, algorithm=command.algorithm)  # type: ignore[attr-defined]
-        read = config_file.experiment(data, path, whole, (*own, *where))
+        read = config_file.experiment(data, path, whole, known)
         changes |= {"algorithm": read.algorithm, "experiment": read}
-    else:
-        for key in data:
-            known = (*own, *where)
-            raise ValueError(config_file.unknown(key, path, _default_algorithm(), known))
-    changes["host"] = config_file.changed_by(command.host, host, path)  # type: ignore[attr-defined]
-    for name, value in mine.items():
-        like = Path() if name == "out" else getattr(command, name)
-        changes[name] = config_file.typed(f"{name} in {path}", value, like)
+    elif data:
+        raise ValueError(config_file.unknown(min(data), path, PPOConfig(), known))
     return dataclasses.replace(command, **changes)  # type: ignore[type-var]
 
 
-def _default_algorithm() -> Any:
-    from purejax_po.experiment.config import PPOConfig
-
-    return PPOConfig()
+def _fields(command: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(command)]

@@ -1,18 +1,19 @@
-"""The commands that look at what is there: report, evaluate, render, envs, algorithms."""
+"""The commands that look at what is there: report, evaluate, render, export, algorithms."""
 
-import math
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from purejax_po import environments
 from purejax_po.cli import output, own, tables
+from purejax_po.experiment import export as exporting
 from purejax_po.experiment import files as atomic
-from purejax_po.experiment import policies, rendering
-from purejax_po.experiment.config import PRESETS, sweep
+from purejax_po.experiment import grid, policies, rendering
+from purejax_po.experiment.config import PRESETS, sweep, zoo
+from purejax_po.experiment.config.file import as_settings
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run.compilation import use_compilation_cache
@@ -29,12 +30,15 @@ class Report:
     """Build table, pictures and a self-contained report.html from runs that are complete."""
 
     directories: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Directories of runs, or directories that hold runs, as a comparison's. LABEL=DIR names a run:
-    it tells apart runs of one algorithm with other settings."""
+    """Directories of runs, or directories that hold runs (a comparison's). LABEL=DIR labels a run,
+    to tell runs of one algorithm apart."""
     out: Path | None = None
     """Where to write (default: the directory, if there is one; else report)."""
     format: tuple[str, ...] = ("png",)
-    """Of the files beside report.html: pictures as png, svg or pdf, the table as csv or tex."""
+    """Files beside report.html: png, svg or pdf for pictures, csv or tex for the table."""
+    rank_by: Literal["training", "evaluation"] | None = None
+    """What orders the runs, and what the pictures of final returns are of: the last tenth of
+    training, or the final evaluation. By default training, in the order of the runs."""
 
     def execute(self) -> int:
         """Print the table, and write the files."""
@@ -45,10 +49,15 @@ class Report:
                     "runs/trpo-CartPole-v1 (where train and compare put their files)"
                 )
             paths = report.labelled(self.directories)
-            dataset, path = report.report(paths, self.out, formats=self.format)
+            dataset, path = report.report(
+                paths, self.out, formats=self.format, rank_by=self.rank_by
+            )
         except ValueError as error:
             return output.fail(error)
-        tables.print_points(dataset) if results.swept(dataset) else tables.print_comparison(dataset)
+        if results.swept(dataset):
+            tables.print_points(dataset)
+        else:
+            tables.print_comparison(dataset, self.rank_by)
         output.console().print(f"report: {path}", soft_wrap=True)
         return 0
 
@@ -64,7 +73,15 @@ class Evaluate:
     sample: bool = False
     """Sample actions rather than taking the most likely ones."""
     point: PointFlags = ()
-    """Of a sweep, the value of each axis (default: the best point)."""
+    """For a sweep: one value per axis, NAME=VALUE (default: the best point)."""
+    env: str | None = None
+    """Another environment with the same observations and actions, such as gymnasium/Hopper-v5 for
+    a policy of brax/hopper; evaluation-ENV.json holds the returns."""
+    grid: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=V,V,…")
+    ] = ()
+    """Values of a field of the environment's parameters to evaluate at: g=8,10,12. Again for each
+    further field; evaluation-grid.json holds the returns."""
 
     def execute(self) -> int:
         """Print the returns, and write `evaluation.json` beside the run's results."""
@@ -72,13 +89,23 @@ class Evaluate:
             atomic.check_path("directory", self.directory)
             use_compilation_cache()
             point = sweep.parse_point(self.point) or policies.best_point(self.directory)
+            if self.grid and self.env:
+                raise ValueError("grid must be of the run's own environment, got env too")
+            if self.grid:
+                return self._on_grid(point)
             evaluation = policies.evaluate_run(
-                self.directory, num_episodes=self.episodes, greedy=not self.sample, point=point
+                self.directory,
+                num_episodes=self.episodes,
+                greedy=not self.sample,
+                point=point,
+                env=self.env,
             )
         except ValueError as error:
             return output.fail(error)
         means = evaluation["episode_return"].mean("episode").values
+        name = f"evaluation-{self.env.replace('/', '-')}" if self.env else "evaluation"
         found = {
+            **({"env": self.env} if self.env else {}),
             **({"point": point} if point else {}),
             "episodes_per_seed": self.episodes,
             "greedy": not self.sample,
@@ -88,7 +115,7 @@ class Evaluate:
         }
         failure = None
         try:
-            atomic.write_json(self.directory / "evaluation.json", found)
+            atomic.write_json(self.directory / f"{name}.json", found)
         except OSError as error:  # the table is shown all the same
             failure = error
         left_out = {
@@ -97,7 +124,7 @@ class Evaluate:
             if seeds
         }
         tables.print_rows(
-            f"evaluation of {self.directory}",
+            f"evaluation of {self.directory}{f' on {self.env}' if self.env else ''}",
             {
                 **({"point": tables.point(point)} if point else {}),
                 "seeds, episodes each": f"{len(means)}, {self.episodes}",
@@ -108,6 +135,28 @@ class Evaluate:
         )
         if failure is not None:
             raise failure
+        return 0
+
+    def _on_grid(self, point: dict[str, float]) -> int:
+        """Print the returns at each combination of values, and write `evaluation-grid.json`."""
+        found = grid.evaluate_grid(
+            self.directory,
+            sweep.parse(self.grid, "grid"),
+            num_episodes=self.episodes,
+            greedy=not self.sample,
+            point=point,
+        )
+        rows = grid.over_seeds(found)
+        data = {"episodes_per_seed": self.episodes, "greedy": not self.sample, "points": rows}
+        atomic.write_json(self.directory / "evaluation-grid.json", data)
+        names = list(rows[0]["at"])
+        table = output.table(*names, "return (IQM)", "95 % interval over seeds")
+        for row in rows:
+            of = row["final_return"]
+            ends = [of["ci_low"], of["ci_high"]]
+            interval = "" if None in ends else f"{ends[0]:.4g} … {ends[1]:.4g}"
+            table.add_row(*(f"{row['at'][k]:g}" for k in names), f"{of['iqm']:.4g}", interval)
+        output.console().print(table)
         return 0
 
 
@@ -122,7 +171,7 @@ class Render:
     out: Path | None = None
     """The file to write (default: DIRECTORY/seed-SEED.gif, for Brax seed-SEED.html)."""
     point: PointFlags = ()
-    """Of a sweep, the value of each axis."""
+    """For a sweep: one value per axis, NAME=VALUE."""
 
     def execute(self) -> int:
         """Write the file."""
@@ -139,38 +188,43 @@ class Render:
         return 0
 
 
-@dataclass(frozen=True)
-class Envs:
-    """List the environments: id, observations, actions, time limit (steps)."""
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write one seed's final policy for use without this package, with its model card."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """The directory of the run."""
+    seed: int = 0
+    """Which seed's policy."""
+    to: tuple[str, ...] = ("stablehlo",)
+    """stablehlo (runs with jax and flatbuffers), onnx (with ONNX Runtime alone; extra onnx) and
+    safetensors (the raw parameters); one or several."""
+    out: Path | None = None
+    """Where the files go (default: DIRECTORY/export/seed-SEED)."""
+    episodes: int = 100
+    """Greedy episodes whose mean return the card tells; 0 for none."""
+    point: PointFlags = ()
+    """Of a sweep, the value of each axis."""
 
     def execute(self) -> int:
-        """Print one row per environment."""
-        table = output.table("environment", "observation", "actions", "time limit (steps)")
-        for name in environments.names():
-            if library := environments.library_of(name):  # making it takes seconds
-                table.add_row(name, _of_library(library), "", "")
-                continue
-            try:
-                env, env_params = environments.make(name)
-            except ValueError as error:
-                table.add_row(name, str(error), "", "")
-                continue
-            observation = getattr(env.observation_space(env_params), "shape", "")
-            table.add_row(
-                name,
-                str(tuple(observation)),
-                str(env.action_space(env_params)).replace(", dtype=int32", ""),
-                f"{getattr(env_params, 'max_steps_in_episode', math.inf):g}",
+        """Write the files, and print their paths."""
+        try:
+            atomic.check_path("directory", self.directory)
+            use_compilation_cache()
+            found = exporting.export(
+                self.directory,
+                self.out,
+                seed=self.seed,
+                to=self.to,
+                point=sweep.parse_point(self.point) or policies.best_point(self.directory),
+                num_episodes=self.episodes,
             )
-        output.console().print(table)
+        except ValueError as error:
+            return output.fail(error)
+        for path in (*found.files.values(), found.card):
+            size = path.stat().st_size / 1000
+            output.console().print(f"{path}: {size:.1f} kB", soft_wrap=True)
         return 0
-
-
-def _of_library(library: str) -> str:
-    """Whether a library of environments is installed, and how to install it."""
-    if environments.is_installed(library):
-        return f"{library}, installed"
-    return f"pip install 'purejax-po[{library}]' (in a checkout: pip install -e '.[{library}]')"
 
 
 @dataclass(frozen=True)
@@ -188,6 +242,53 @@ class Algorithms:
             table.add_row(name, preset.algorithm.name, preset.env)
         output.console().print(table)
         return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zoo:
+    """List the tuned settings: what they reach with seeds that their search never saw."""
+
+    algorithm: str | None = None
+    """Of this algorithm alone."""
+    env: str | None = None
+    """On this environment alone."""
+    json: bool = False
+    """As JSON, with all settings and all evidence."""
+
+    def execute(self) -> int:
+        """Print one row for each pair of algorithm and environment."""
+        found = [
+            entry
+            for (algorithm, env), entry in zoo.entries().items()
+            if self.algorithm in (None, algorithm) and self.env in (None, env)
+        ]
+        if not found:
+            known = sorted({f"{algorithm} on {env}" for algorithm, env in zoo.entries()})
+            return output.fail(ValueError(f"zoo has no such pair; it has {', '.join(known)}"))
+        found.sort(key=lambda entry: (entry.env, -entry.evidence["iqm"]))
+        if self.json:
+            rows = [
+                {"settings": as_settings(entry.config), "evidence": dict(entry.evidence)}
+                for entry in found
+            ]
+            print(json.dumps(rows, indent=2))
+        else:
+            tables.print_columns("zoo: final return over fresh seeds", [*map(_zoo_row, found)])
+        return 0
+
+
+def _zoo_row(entry: zoo.Entry) -> dict[str, str]:
+    evidence = entry.evidence
+    return {
+        "environment": entry.env,
+        "algorithm": entry.algorithm,
+        "steps": f"{entry.config.total_steps:,}",
+        "seeds": str(evidence["num_seeds"]),
+        "IQM": f"{evidence['iqm']:.1f}",
+        "95 % CI": f"{evidence['ci_low']:.1f} … {evidence['ci_high']:.1f}",
+        "min": f"{evidence['min']:.1f}",
+        "evaluation IQM": f"{evidence['evaluation_iqm']:.1f}",
+    }
 
 
 def _tell_tenths(done: int, total: int) -> None:

@@ -10,7 +10,7 @@ from purejax_po.cli import arguments as typed
 from purejax_po.cli.output import PROGRAM
 from purejax_po.experiment.config import ALGORITHMS, ExperimentConfig
 
-WIDTHS = {"hidden": "64x64", "channels": "16"}
+WIDTHS = {"hidden": "64x64", "channels": "16", "kernels": "8x4x3", "strides": "4x2x1"}
 """How the settings of `compare` give several whole numbers."""
 MOST_LISTED = 6
 """Options of a command that a message names."""
@@ -102,7 +102,7 @@ def unrecognised(
             f"unrecognised option {option}; it is no option of compare, but one of an algorithm: "
             f"{PROGRAM} compare {first}:{field}={value}"
         )
-    if command in ("train", "sweep") and has:
+    if command in ("train", "sweep", "tune") and has:
         return (
             f"unrecognised option {option}; {algorithm} has no {field}, which "
             f"{', '.join(has)} {'has' if len(has) == 1 else 'have'}"

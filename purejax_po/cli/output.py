@@ -90,7 +90,7 @@ class Watched:
 
 
 def discard() -> None:
-    """Throw away what waits for standard output, lest Python fail on it at its end."""
+    """Discard pending standard output, so that Python does not fail on it when it exits."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -25,6 +25,7 @@ def print_run(dataset: "xr.Dataset") -> None:
         "seeds at each point" if best else "seeds": str(summary["num_seeds"]),
         "steps per seed": f"{summary['total_steps']:,}",
         **return_rows(summary["final_return"]),
+        **_evaluation_rows(summary),
         "diverged seeds": _diverged(summary["diverged_seeds"]),
         "compile, run time": f"{summary['compile_seconds']:.1f} s, {summary['run_seconds']:.1f} s",
         "steps per second": f"{summary['env_steps_per_second']:,.0f}",
@@ -33,6 +34,18 @@ def print_run(dataset: "xr.Dataset") -> None:
     if unfinished := summary["seeds_without_final_episodes"]:
         rows["seeds that ended no episode in the last tenth"] = str(len(unfinished))
     print_rows(f"{summary['algorithm']} on {summary['env']}", rows)
+
+
+def _evaluation_rows(summary: dict[str, Any]) -> dict[str, str]:
+    """What the policy reached in its last evaluation, and when it solved its task."""
+    if (final := summary.get("final_evaluation")) is None:
+        return {}
+    rows = dict([next(iter(return_rows(final, "evaluation").items()))])
+    if (solved := summary.get("solved")) is not None:
+        steps = solved["median_steps"]
+        half = "fewer than half of them did" if steps is None else f"half by {steps:,.0f} steps"
+        rows[f"seeds that reached {solved['return']:g}"] = f"{solved['num_seeds']}, {half}"
+    return rows
 
 
 def _diverged(seeds: list[dict[str, Any]]) -> str:
@@ -72,18 +85,20 @@ def print_points(dataset: "xr.Dataset") -> None:
     output.console().print(table)
 
 
-def print_comparison(dataset: "xr.Dataset") -> None:
+def print_comparison(dataset: "xr.Dataset", rank_by: str | None = None) -> None:
     """Print one row for each run."""
     from rich import box
 
     table = output.table(title="final return over seeds", box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(report.BRIEF):
+    rows = report.table(dataset, rank_by)
+    columns = [column for column in report.BRIEF if column in rows[0]]
+    for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
     previous = None
-    for row in report.table(dataset):
+    for row in rows:
         if previous not in (None, row["environment"]):
             table.add_section()
-        table.add_row(*[row[column] for column in report.BRIEF])
+        table.add_row(*[row[column] for column in columns])
         previous = row["environment"]
     output.console().print(table)
 

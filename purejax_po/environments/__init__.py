@@ -7,7 +7,7 @@ import urllib.error
 from collections.abc import Sequence
 from typing import Any
 
-from purejax_po.checks import check_choice
+from purejax_po.checks import check_choice, how_to_install
 from purejax_po.environments import registry
 from purejax_po.environments.catalogue import ADAPTED, OWN, is_installed, library_of
 from purejax_po.types import EnvParams
@@ -24,7 +24,13 @@ __all__ = [
 ]
 
 
-def make(name: Any, *, wrappers: Sequence[str] | Any = (), **options: Any) -> tuple[Any, EnvParams]:
+def make(
+    name: Any,
+    *,
+    wrappers: Sequence[str] | Any = (),
+    randomize: Sequence[str] | Any = (),
+    **options: Any,
+) -> tuple[Any, EnvParams]:
     """Make an environment by its id.
 
     Args:
@@ -32,6 +38,8 @@ def make(name: Any, *, wrappers: Sequence[str] | Any = (), **options: Any) -> tu
             function or an environment; a class or a function itself, or an environment.
         wrappers: `"NAME"` or `"NAME:VALUE"` of `by_name.WRAPPERS`, from the inside out, e.g.
             `["action_repeat:2", "frame_stack:4"]`.
+        randomize: fields of the parameters that are drawn for each episode, e.g. `["g=8:12"]`; see
+            `randomized.by_text`.
         options: keyword arguments of the environment's constructor.
 
     Returns:
@@ -39,6 +47,12 @@ def make(name: Any, *, wrappers: Sequence[str] | Any = (), **options: Any) -> tu
 
     Raises:
         ValueError: for an unknown id, wrapper or option, naming the nearest match.
+
+    Example:
+        >>> import purejax_po as po
+        >>> env, env_params = po.make_env("Chain-v0", length=8)
+        >>> env_params.max_steps_in_episode
+        8
     """
     if (own := registry.target(name)) is not None:
         env, env_params = registry.instance(name, own, options)
@@ -47,12 +61,14 @@ def make(name: Any, *, wrappers: Sequence[str] | Any = (), **options: Any) -> tu
         if options:
             _check_options(name, options)
         env, env_params = _make(name, **options)
-    if not wrappers:
+    if not (wrappers or randomize):
         return env, env_params
-    from purejax_po.environments import by_name
+    from purejax_po.environments import by_name, randomized
 
-    env = by_name.wrap(env, wrappers)
-    return env, env.default_params
+    if isinstance(randomize, str) or not isinstance(randomize, Sequence):
+        raise ValueError(f'randomize must be a list such as ["gravity=8:12"], got {randomize!r}')
+    env = by_name.wrap(randomized.by_text(env, randomize), wrappers)
+    return env, env.default_params if wrappers else env_params
 
 
 def from_legacy(env: Any, max_steps_in_episode: int | None = None) -> Any:
@@ -109,7 +125,7 @@ def _adapter(library: str) -> Any:
     except ImportError as error:
         raise ValueError(
             f"environments of {library} need {error.name or library}, which is not installed: "
-            f"pip install 'purejax-po[{library}]'"
+            f"{how_to_install(library)}"
         ) from None
     return getattr(module, library.capitalize())
 

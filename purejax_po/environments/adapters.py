@@ -4,7 +4,7 @@ Importing this module imports gymnax, which takes seconds.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
-from gymnax.environments import environment
+from gymnax.environments import environment, spaces
 
 from purejax_po.checks import check_count
-from purejax_po.types import Array, Info, Key
+from purejax_po.types import Array, Info, Key, Observation
 
 
 @struct.dataclass
@@ -23,7 +23,7 @@ class EnvState(environment.EnvState):
     """The library's own state as far as the next step reads it; `time` counts the steps."""
 
     inner: Any
-    obs: Array
+    obs: Observation
     is_cut: Array
     """The library itself has cut the episode here."""
     starts: Any = ()
@@ -40,7 +40,7 @@ class EnvParams(environment.EnvParams):
 class Advance(NamedTuple):
     """What a library's own step says."""
 
-    obs: Array
+    obs: Observation
     """Of the true successor."""
     inner: Any
     reward: Any
@@ -77,7 +77,7 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
         check_count("reset_pool", reset_pool, minimum=0)
         self.reset_pool = reset_pool
 
-    def start(self, key: Key) -> tuple[Array, Any]:
+    def start(self, key: Key) -> tuple[Observation, Any]:
         """Begin an episode: `key → (obs, inner)`."""
         raise NotImplementedError
 
@@ -100,7 +100,7 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
         return EnvParams(max_steps_in_episode=self._limit)
 
     @functools.partial(jax.jit, static_argnames=("self",))
-    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, EnvState]:
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Observation, EnvState]:
         """Begin an episode, and draw the pool if there is one."""
         params = self.default_params if params is None else params
         reset_key, pool_key = jax.random.split(key) if self.reset_pool else (key, key)
@@ -108,7 +108,7 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
         return obs, self.begin_rollout(pool_key, state, params)
 
     def begin_rollout(self, key: Key, state: EnvState, params: EnvParams) -> EnvState:
-        """Draw the pool anew; without one the state stays what it is."""
+        """Draw the pool again; without a pool the state stays the same."""
         if not self.reset_pool:
             return state
         keys = jax.random.split(key, self.reset_pool)
@@ -118,8 +118,8 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
     @functools.partial(jax.jit, static_argnames=("self",))
     def step(
         self, key: Key, state: EnvState, action: Any, params: EnvParams | None = None
-    ) -> tuple[Array, EnvState, Array, Array, Array, Info]:
-        """Step, and begin anew where the episode has ended: six values, as gymnax."""
+    ) -> tuple[Observation, EnvState, Array, Array, Array, Info]:
+        """Step, and reset where the episode has ended: six values, as gymnax."""
         params = self.default_params if params is None else params
         step_key, reset_key = jax.random.split(key)
         obs, successor, reward, terminated, info = self.step_env(step_key, state, action, params)
@@ -140,7 +140,7 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
         }
         return next_obs, state, reward, terminated, truncated, info
 
-    def reset_env(self, key: Key, params: EnvParams) -> tuple[Array, EnvState]:
+    def reset_env(self, key: Key, params: EnvParams) -> tuple[Observation, EnvState]:
         """Begin an episode."""
         obs, inner = self.start(key)
         time = jnp.zeros((), jnp.int32)
@@ -149,7 +149,7 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
 
     def step_env(
         self, key: Key, state: EnvState, action: Any, params: EnvParams
-    ) -> tuple[Array, EnvState, Array, Array, Info]:
+    ) -> tuple[Observation, EnvState, Array, Array, Info]:
         """Step without a reset."""
         obs, inner, reward, terminated, truncated, info = self.advance(key, state.inner, action)
         inner = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), inner, state.inner)
@@ -159,11 +159,11 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
 
     def get_obs(
         self, state: EnvState, params: EnvParams | None = None, key: Key | None = None
-    ) -> Array:
+    ) -> Observation:
         """The observation of a state."""
         return state.obs
 
-    def _begin(self, key: Key, params: EnvParams) -> tuple[Array, Any, Any]:
+    def _begin(self, key: Key, params: EnvParams) -> tuple[Observation, Any, Any]:
         obs, state = self.reset_env(key, params)
         return obs, state.inner, state.time
 
@@ -177,6 +177,15 @@ def vector(observation: Any) -> Array:
     """All entries of an observation that is a tree of arrays, float32 `[n]`."""
     leaves = [jnp.ravel(x).astype(jnp.float32) for x in jax.tree.leaves(observation)]
     return jnp.concatenate(leaves)
+
+
+def as_space(obs: Observation) -> Any:
+    """The space of an observation of floats without bounds, and of masks, by shapes and dtypes."""
+    if isinstance(obs, Mapping):
+        return spaces.Dict({name: as_space(x) for name, x in obs.items()})
+    if obs.dtype == jnp.bool_:
+        return spaces.Box(0, 1, obs.shape, jnp.bool_)  # type: ignore[arg-type]
+    return spaces.Box(-jnp.inf, jnp.inf, obs.shape)
 
 
 Reset = Callable[[Key, Any], Any]
@@ -222,9 +231,9 @@ def unless_ended(reset: Reset, batch_axes: int = 0) -> Callable[..., Any]:
     return lambda *arguments: reset_if(*jax.tree.map(jnp.asarray, arguments))
 
 
-def _choose(ended: Array, key: Key, starts: Any, current: tuple[Array, Any, Any]) -> Any:
+def _choose(ended: Array, key: Key, starts: Any, current: tuple[Observation, Any, Any]) -> Any:
     """One of the pre-drawn starts where the episode has ended."""
-    index = jax.random.randint(key, (), 0, len(starts[0]))
+    index = jax.random.randint(key, (), 0, jax.tree.leaves(starts)[0].shape[0])
     obs, inner = jax.tree.map(lambda x: x[index], starts)
     fresh = obs, inner, jnp.zeros_like(current[2])
     return jax.tree.map(lambda new, old: jnp.where(ended, new, old), fresh, current)

@@ -114,7 +114,7 @@ class Brax(Adapter):
         return html.render(self.brax_env.sys, frames)  # type: ignore[attr-defined]
 
     def action_space(self, params: Any = None) -> spaces.Box:
-        """What each actuator is told, in [−1, 1]."""
+        """The command of each actuator, in [−1, 1]."""
         return spaces.Box(-1.0, 1.0, (self.brax_env.action_size,))
 
     def observation_space(self, params: Any = None) -> spaces.Box:

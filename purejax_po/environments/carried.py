@@ -21,6 +21,9 @@ class Carried:
         step: `(state, action) → (outputs, state)`; what is not among the outputs is not needed.
         example: a state, or its shapes and dtypes.
         action: an action, or its shape and dtype.
+
+    Attributes:
+        kept: their numbers among the state's leaves.
     """
 
     def __init__(self, step: Callable[[Any, Any], tuple[Any, Any]], example: Any, action: Any):
@@ -31,17 +34,17 @@ class Carried:
             outputs, state = step(jax.tree.unflatten(self._structure, leaves), action)
             return jax.tree.leaves(outputs), jax.tree.leaves(state)
 
-        self._read = _read(flat, self._shapes, action)
+        self.kept = _read(flat, self._shapes, action)
 
     def reduce(self, state: Any) -> tuple[Array, ...]:
         """Return the leaves that are carried, in the dtypes that they began with."""
         leaves = jax.tree.leaves(state)
-        return tuple(jnp.asarray(leaves[i], self._shapes[i].dtype) for i in self._read)
+        return tuple(jnp.asarray(leaves[i], self._shapes[i].dtype) for i in self.kept)
 
     def restore(self, carried: Sequence[Array]) -> Any:
         """Return a state with these leaves, and zeros where no step looks."""
         leaves: list[Any] = [None] * len(self._shapes)
-        for i, leaf in zip(self._read, carried, strict=True):
+        for i, leaf in zip(self.kept, carried, strict=True):
             leaves[i] = leaf
         for i, x in enumerate(self._shapes):
             leaves[i] = jnp.zeros(x.shape, x.dtype) if leaves[i] is None else leaves[i]

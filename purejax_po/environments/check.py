@@ -1,4 +1,4 @@
-"""What is wrong with an environment: everything in one list, found by a few steps of it."""
+"""Find everything that is wrong with an environment, by a few of its steps: one list."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po import contract, spaces
+from purejax_po import contract, masks, observations, spaces
+from purejax_po.distributions import Categorical, Product
 from purejax_po.environments import registry
 from purejax_po.types import Environment, EnvParams, Space
 
 MOST_STEPS = 200
-"""Of random actions, after each of which observation and reward are looked at."""
+"""Random actions; after each one observation and reward are checked."""
 CALLS = ("jit", "pjit")
 """How a program calls a compiled function within it."""
+ARRAYS = ("box", "discrete", "multi_discrete")
 SHORT = 3
 """A time limit that most episodes reach."""
 
@@ -32,10 +34,10 @@ class Walk(NamedTuple):
 def check_env(
     env: Environment | Any, env_params: EnvParams | None = None, *, raises: bool = True
 ) -> list[str]:
-    """Look for everything in an environment that training would stumble over.
+    """List everything in an environment that training would stumble over.
 
-    It is traced once, then stepped with random actions, ended episodes included. What each of its
-    values has to be is said by `types.Environment`.
+    It is traced once, then stepped with random valid actions, ended episodes included. What each of
+    its values has to be is said by `types.Environment`, of a mask of actions by `masks`.
 
     Args:
         env: an environment, or what `make_env` takes.
@@ -64,7 +66,8 @@ def _problems(env: Any, env_params: EnvParams | None) -> Iterator[str]:
     except (ValueError, AttributeError, NotImplementedError, TypeError) as error:
         yield str(error) or f"{contract.name_of(env)}: {type(error).__name__}"
         return
-    yield from _of_observation(env, obs_space, traced)
+    before = list(_of_observation(env, obs_space, space, traced))
+    yield from before
     action, failure = jax.eval_shape(lambda: _actions(space, jax.random.key(0))), ""
     try:
         contract.settled(env, params, action)
@@ -74,7 +77,7 @@ def _problems(env: Any, env_params: EnvParams | None) -> Iterator[str]:
     if not any(told in failure for told in ("six values", "traceable")):
         yield from _of_values(env, params, action)
         yield from _of_randomness(env, params, action)
-    if not failure:
+    if not failure and not (before and observations.fields(obs_space)):
         yield from _of_episodes(env, params, space, obs_space)
 
 
@@ -101,23 +104,55 @@ def _actions(space: Space, key: Any) -> Any:
     return spaces.first_values(space)
 
 
-def _of_observation(env: Environment, space: Space, obs: Any) -> Iterator[str]:
-    """Shape and dtype of the first observation against its space."""
-    name, kind = contract.name_of(env), spaces.kind(space)
-    if kind not in ("box", "discrete", "multi_discrete"):
-        yield f"{name}.observation_space must be a Box or Discrete, got {space!r}"
+def _valid_actions(space: Space, key: Any, obs: Any) -> Any:
+    """A random action that an observation's mask allows, if it has one."""
+    mask = obs.get(observations.ACTION_MASK) if isinstance(obs, dict) else None
+    if mask is None:
+        return _actions(space, key)
+    factors = spaces.choices(space)
+    sizes = (int(space.n),) if factors is None else factors.sizes
+    each = tuple(Categorical(jnp.zeros(size)) for size in sizes)
+    distribution = masks.apply(each[0] if factors is None else Product(each), mask)
+    return spaces.to_space(space, distribution.sample(key), distribution)
+
+
+def _of_observation(env: Environment, space: Space, action_space: Space, obs: Any) -> Iterator[str]:
+    """Shape and dtype of the first observation against its space, field by field, and the mask."""
+    name, parts = contract.name_of(env), observations.fields(space)
+    wrong = [(n, x) for n, x in (parts or {"": space}).items() if spaces.kind(x) not in ARRAYS]
+    for field, part in wrong:
+        yield f"{name}.observation_space{_of(field)} must be a Box or Discrete, got {part!r}"
+    if wrong:
         return
-    shape = () if kind == "discrete" else tuple(getattr(space, "shape", None) or ())
-    if tuple(obs.shape) != shape:
-        yield f"{name}.reset must return observations {list(shape)}, got {list(obs.shape)}"
-    declared = getattr(space, "dtype", None)
-    if declared is None:
+    problems = list(contract.observation_problems(name, space, obs))
+    yield from problems
+    try:
+        masks.check(name, space, action_space)
+    except ValueError as error:
+        yield str(error)
+    if problems:
         return
-    declared = jax.dtypes.canonicalize_dtype(declared)
-    if kind != "discrete" and obs.dtype != declared:
-        yield f"{name}.reset must return observations {declared} as its space, got {obs.dtype}"
-    elif kind == "discrete" and not jnp.issubdtype(obs.dtype, jnp.integer):
-        yield f"{name}.reset must return whole numbers as its space, got {obs.dtype}"
+    for field, part, one in _by_field(space, obs):
+        declared = getattr(part, "dtype", None)
+        if declared is None or spaces.kind(part) == "discrete":
+            continue
+        declared = jax.dtypes.canonicalize_dtype(declared)
+        if one.dtype != declared:
+            yield (
+                f"{name}.reset must return observations{_of(field)} {declared} as its space, got "
+                f"{one.dtype}"
+            )
+
+
+def _by_field(space: Space, obs: Any) -> Iterator[tuple[str, Space, Any]]:
+    """Name, space and array of each field; one without a name where observations are one array."""
+    parts = observations.fields(space)
+    for name, part in (parts or {"": space}).items():
+        yield name, part, observations.field(obs, name) if parts else obs
+
+
+def _of(field: str) -> str:
+    return f" {field}" if field else ""
 
 
 def _of_values(env: Environment, params: EnvParams, action: Any) -> Iterator[str]:
@@ -153,7 +188,7 @@ def _of_randomness(env: Environment, params: EnvParams, action: Any) -> Iterator
     for method, program in traced.items():
         if _draws_alone(program.jaxpr, set(program.jaxpr.invars))[0]:
             yield f"{name}.{method} must draw its randomness from its key, and uses a fixed one"
-    with jax.disable_jit():  # what a program holds fixed is drawn anew
+    with jax.disable_jit():  # what a program holds fixed is drawn again
         twice = [_one_step(env, params, action) for _ in range(2)]
     if not all(jax.tree.leaves(jax.tree.map(np.array_equal, *twice))):
         yield (
@@ -207,7 +242,11 @@ def _of_episodes(
     num_steps = MOST_STEPS if limit is None else min(int(limit) + 2, MOST_STEPS)
     found = jax.device_get(jax.jit(_walk(env, space, num_steps))(params))
     for what, obs in (("observation", found.obs), ("final_observation", found.final_obs)):
-        yield from _of_bounds(name, what, obs_space, obs)
+        for field, part, one in _by_field(obs_space, obs):
+            yield from _of_bounds(name, what + _of(field), part, one)
+    mask = found.obs.get(observations.ACTION_MASK) if isinstance(found.obs, dict) else None
+    if mask is not None and not mask.reshape(len(mask), -1).any(axis=1).all():
+        yield f"{name}: action_mask must leave an action valid, got a state without one"
     if not np.isfinite(np.asarray(found.reward, float)).all():
         yield f"{name}.step must return finite rewards, got one that is not"
     if limit is not None and hasattr(params, "replace") and num_steps > SHORT:
@@ -223,17 +262,18 @@ def _walk(env: Environment, space: Space, num_steps: int) -> Callable[[EnvParams
     def walk(params: EnvParams) -> Walk:
         keys = jax.random.split(jax.random.key(0), MOST_STEPS + 1)
         action = jax.eval_shape(lambda: _actions(space, keys[0]))
-        like = contract.settled(env, params, action).env_state
+        like = contract.settled(env, params, action)
 
-        def step(state: Any, key: Any) -> Any:
-            act = _actions(space, jax.random.fold_in(key, 1))
+        def step(before: Any, key: Any) -> Any:
+            seen, state = before
+            act = _valid_actions(space, jax.random.fold_in(key, 1), seen)
             obs, after, reward, *ends, info = env.step(key, state, act, params)
             found = Walk(obs, info["final_observation"], reward, *map(jnp.bool_, ends))
-            return contract.as_before(contract.name_of(env), after, state), found
+            return contract.as_before(contract.name_of(env), (obs, after), before), found
 
-        state = env.reset(keys[0], params)[1]
-        state = jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), state, like)
-        return jax.lax.scan(step, state, keys[1 : num_steps + 1])[1]
+        start = env.reset(keys[0], params)
+        start = jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), start, tuple(like))
+        return jax.lax.scan(step, start, keys[1 : num_steps + 1])[1]
 
     return walk
 

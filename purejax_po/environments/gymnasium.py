@@ -18,6 +18,7 @@ from flax import struct
 from gymnax.environments import environment
 
 from purejax_po import spaces
+from purejax_po.checks import how_to_install
 from purejax_po.environments.adapters import EnvParams, raw
 from purejax_po.environments.callback import call
 from purejax_po.environments.catalogue import check_task
@@ -47,7 +48,7 @@ class Gymnasium(environment.Environment[EnvState, EnvParams]):
     as Gymnasium's own generator does. They do not depend on other environments, so that the same
     actions give the same rewards in any grouping of lanes. A state whose environment is no longer
     there (that of a checkpoint, in another process) is cut in the midst of its episode: its next
-    step is `truncated`, without a reward, and begins anew. A resumed run is therefore not the
+    step is `truncated`, without a reward, and begins a new episode. So a resumed run is not the
     uninterrupted one to the last bit.
 
     Observations that are no arrays (dictionaries, tuples) are flattened by Gymnasium.
@@ -113,7 +114,7 @@ class Gymnasium(environment.Environment[EnvState, EnvParams]):
     def step(
         self, key: Key, state: EnvState, action: Any, params: EnvParams | None = None
     ) -> tuple[Array, EnvState, Array, Array, Array, Info]:
-        """Step, and begin anew where the episode has ended: six values, as gymnax."""
+        """Step, and reset where the episode has ended: six values, as gymnax."""
         params = self.default_params if params is None else params
         is_last = state.time + 1 >= params.max_steps_in_episode
         returned = (
@@ -141,7 +142,7 @@ def _make(task: str) -> Any:
         env = library.make(task, max_episode_steps=WITHOUT_LIMIT, disable_env_checker=True)
     except Exception as error:  # whatever the library of a task raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "; pip install 'purejax-po[gymnasium]'" * isinstance(error, ImportError)
+        hint = f"; {how_to_install('gymnasium')}" * isinstance(error, ImportError)
         raise ValueError(f"env gymnasium/{task} cannot be made: {reason}{hint}") from None
     if spaces.kind(env.observation_space) in ("dictionary", "tuple", "unknown"):
         env = library.wrappers.FlattenObservation(env)

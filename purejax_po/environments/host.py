@@ -65,7 +65,7 @@ class Host:
         obs: np.ndarray,
         actions: Any,
     ) -> tuple[np.ndarray, ...]:
-        """Step each environment, and begin anew where an episode ends.
+        """Step each environment, and reset where an episode ends.
 
         Args:
             words: keys `[B, 2]`, for environments that are no longer there.

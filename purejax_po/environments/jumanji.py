@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from gymnax.environments import spaces
 
 from purejax_po.checks import check_choice
-from purejax_po.environments.adapters import Adapter, Advance, raw, vector
-from purejax_po.types import Array, Key
+from purejax_po.environments.adapters import Adapter, Advance, as_space, raw, vector
+from purejax_po.observations import with_mask
+from purejax_po.spaces import choices
+from purejax_po.types import Key, Observation
 
 # Not an import statement: types are checked without the extra, too.
 jumanji: Any = importlib.import_module("jumanji")
@@ -21,7 +23,8 @@ jumanji: Any = importlib.import_module("jumanji")
 class Jumanji(Adapter):
     """A Jumanji environment with a discrete or multi-discrete action and one reward.
 
-    Observations are the entries of Jumanji's, the mask of valid actions among them, in one vector.
+    Observations are the entries of Jumanji's, in one vector. If the mask of valid actions is among
+    them, they are a dictionary: the whole vector as `observation`, and `action_mask` (see `masks`).
     What Jumanji ends with a discount above 0 is truncated.
 
     Args:
@@ -49,25 +52,34 @@ class Jumanji(Adapter):
             self._actions = spaces.Tuple(choices)  # type: ignore[arg-type]
         else:
             raise ValueError(f"env must have discrete actions, got {self._name} with {action}")
-        self._num_observations = jax.eval_shape(self.start, jax.random.key(0))[0].shape[0]
+        self._space = as_space(jax.eval_shape(self.start, jax.random.key(0))[0])
 
-    def start(self, key: Key) -> tuple[Array, Any]:
+    def start(self, key: Key) -> tuple[Observation, Any]:
         """Reset."""
         state, timestep = self.game.reset(raw(key))
-        return vector(timestep.observation), state
+        return self._see(timestep.observation), state
 
     def advance(self, key: Key, inner: Any, action: Any) -> Advance:
         """Step."""
         action = jnp.stack(action) if isinstance(action, tuple) else action
         state, timestep = self.game.step(inner, action)
         last, goes_on = timestep.last(), timestep.discount > 0
-        obs = vector(timestep.observation)
+        obs = self._see(timestep.observation)
         return Advance(obs, state, timestep.reward, last & ~goes_on, last & goes_on)
 
     def action_space(self, params: Any = None) -> Any:
         """Discrete, or a tuple of discrete spaces."""
         return self._actions
 
-    def observation_space(self, params: Any = None) -> spaces.Box:
-        """Vectors without bounds."""
-        return spaces.Box(-jnp.inf, jnp.inf, (self._num_observations,))
+    def observation_space(self, params: Any = None) -> Any:
+        """Vectors without bounds, and masks."""
+        return self._space
+
+    def _see(self, observation: Any) -> Observation:
+        """A vector, and the mask if there is one: of coordinates with as many values in a row."""
+        if (mask := getattr(observation, "action_mask", None)) is None:
+            return vector(observation)
+        factors = choices(self._actions)
+        if factors is not None and mask.shape != factors.sizes:
+            mask = jnp.ravel(mask)
+        return with_mask(vector(observation), mask)

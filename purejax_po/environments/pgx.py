@@ -6,12 +6,14 @@ Importing this module imports pgx.
 import importlib
 from typing import Any, get_args
 
+import jax
 import jax.numpy as jnp
 from gymnax.environments import spaces
 
 from purejax_po.checks import check_choice
-from purejax_po.environments.adapters import Adapter, Advance, raw
-from purejax_po.types import Array, Key
+from purejax_po.environments.adapters import Adapter, Advance, as_space, raw
+from purejax_po.observations import with_mask
+from purejax_po.types import Array, Key, Observation
 
 # Not an import statement: types are checked without the extra, too.
 pgx: Any = importlib.import_module("pgx")
@@ -19,6 +21,8 @@ pgx: Any = importlib.import_module("pgx")
 
 class Pgx(Adapter):
     """A pgx game with one player; an illegal action ends the episode by pgx's own rule.
+
+    Observations are a dictionary: pgx's own as `observation`, and `action_mask` (see `masks`).
 
     Args:
         task: a name that pgx knows, e.g. `"minatar-breakout"` or `"2048"`.
@@ -40,7 +44,7 @@ class Pgx(Adapter):
             )
         self._name = f"pgx/{task}"
 
-    def start(self, key: Key) -> tuple[Array, Any]:
+    def start(self, key: Key) -> tuple[Observation, Any]:
         """Begin a game."""
         state = self.game.init(raw(key))
         return _observed(state), state
@@ -59,10 +63,10 @@ class Pgx(Adapter):
         """Moves, legal or not."""
         return spaces.Discrete(self.num_actions)
 
-    def observation_space(self, params: Any = None) -> spaces.Box:
-        """Planes of the board."""
-        return spaces.Box(-jnp.inf, jnp.inf, self.game.observation_shape)
+    def observation_space(self, params: Any = None) -> spaces.Dict:
+        """Planes of the board, and which moves are legal."""
+        return as_space(jax.eval_shape(self.start, jax.random.key(0))[0])
 
 
-def _observed(state: Any) -> Array:
-    return state.observation.astype(jnp.float32)
+def _observed(state: Any) -> Observation:
+    return with_mask(state.observation.astype(jnp.float32), state.legal_action_mask)

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from gymnax.environments import spaces
 
 from purejax_po.checks import check_choice
-from purejax_po.environments.adapters import Adapter, Advance, raw
+from purejax_po.environments.adapters import Adapter, Advance, as_space, raw
 from purejax_po.environments.carried import Carried
 from purejax_po.environments.catalogue import check_task
-from purejax_po.types import Array, Key
+from purejax_po.types import Array, Key, Observation
 
 # Not an import statement: types are checked without the extra, too.
 with redirect_stdout(StringIO()):
@@ -32,6 +32,8 @@ NEVER = 2**30
 class Playground(Adapter):
     """An environment of MuJoCo Playground; actions are in [−1, 1].
 
+    Robots observe a dictionary, such as `state` and `privileged_state`: of this the critic sees all
+    and the policy what is not privileged, unless they are told otherwise (`policy_fields`).
     `terminated` is Playground's `done`, `truncated` the time limit `max_steps_in_episode`. Of the
     state are carried the leaves that the next step reads, and no metrics.
 
@@ -39,7 +41,8 @@ class Playground(Adapter):
         task: a name that Playground knows, e.g. `"CartpoleBalance"`.
         impl: the physics: `"jax"` (MJX, on any device) or `"warp"` (for GPUs of NVIDIA); `"jax"`
             unless there is a GPU, on which the task's own default is taken.
-        observed: which observation of the robots' several is seen, e.g. `"privileged_state"`.
+        observed: which one of a robot's several observations is seen, e.g. `"state"`; all by
+            default.
         reset_pool: see `Adapter`.
 
     Raises:
@@ -50,7 +53,11 @@ class Playground(Adapter):
     """
 
     def __init__(
-        self, task: str, impl: str | None = None, observed: str = "state", reset_pool: int = 0
+        self,
+        task: str,
+        impl: str | None = None,
+        observed: str | None = None,
+        reset_pool: int = 0,
     ):
         super().__init__(reset_pool)
         check_task("playground", task, tuple(registry.ALL_ENVS))
@@ -58,13 +65,13 @@ class Playground(Adapter):
         self._limit = int(registry.get_default_config(task).episode_length)
         self.game = _load(task, impl)
         example = jax.eval_shape(lambda: self.game.reset(raw(jax.random.key(0))))
-        if isinstance(example.obs, Mapping):
+        if observed is not None and isinstance(example.obs, Mapping):
             check_choice(f"observed of {self._name}", observed, tuple(example.obs))
-        self._shape = self._see(example.obs).shape
+        self._space = as_space(self._see(example.obs))
         action = jax.ShapeDtypeStruct((self.game.action_size,), jnp.float32)
         self._carried = Carried(self._step, example, action)
 
-    def start(self, key: Key) -> tuple[Array, Any]:
+    def start(self, key: Key) -> tuple[Observation, Any]:
         """Reset."""
         state = self.game.reset(raw(key))
         return self._see(state.obs), self._carried.reduce(state)
@@ -75,15 +82,17 @@ class Playground(Adapter):
         return Advance(obs, self._carried.reduce(state), reward, done > 0)
 
     def action_space(self, params: Any = None) -> spaces.Box:
-        """What each actuator is told, in [−1, 1]."""
+        """The command of each actuator, in [−1, 1]."""
         return spaces.Box(-1.0, 1.0, (self.game.action_size,))
 
-    def observation_space(self, params: Any = None) -> spaces.Box:
-        """Vectors without bounds."""
-        return spaces.Box(-jnp.inf, jnp.inf, self._shape)
+    def observation_space(self, params: Any = None) -> Any:
+        """Vectors without bounds, by name where there are several."""
+        return self._space
 
-    def _see(self, obs: Any) -> Array:
-        return obs[self._observed] if isinstance(obs, Mapping) else obs
+    def _see(self, obs: Any) -> Observation:
+        if not isinstance(obs, Mapping):
+            return obs
+        return dict(obs) if self._observed is None else obs[self._observed]
 
     def _step(self, state: Any, action: Array) -> tuple[Any, Any]:
         """What a step is made for, and the state after it."""

@@ -1,7 +1,7 @@
 """Changes to what an agent sees, does and is paid, one around another.
 
 Each function returns an environment with `reset` and `step` of its own around the given one, whose
-parameters, spaces and automatic resets stay what they were but for the change. By name:
+parameters, spaces and automatic resets stay the same except for the change. By name:
 `environments.make("CartPole-v1", wrappers=["action_repeat:2", "frame_stack:4"])`, from the inside
 out. Changed rewards are those of logs and of evaluations too.
 """
@@ -12,12 +12,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from purejax_po import spaces
 from purejax_po.checks import Range, check_count, check_number
 from purejax_po.contract import name_of
 from purejax_po.environments.wrappers import Wrapper
-from purejax_po.types import Array, EnvParams, Info, Key
+from purejax_po.observations import (
+    ACTION_MASK,
+    OBSERVATION,
+    field,
+    fields,
+    with_fields,
+    with_mask,
+)
+from purejax_po.types import Array, EnvParams, Info, Key, Observation
 
 Found = tuple[Any, Any, Array, Array, Array, Info]
 """What a step returns."""
@@ -30,7 +39,7 @@ class State(NamedTuple):
     memory: Any
 
 
-class _Remembering(Wrapper):
+class Remembering(Wrapper):
     """A wrapper with a memory, which the pool of starts inside is drawn without."""
 
     def __init__(self, env: Any) -> None:
@@ -45,8 +54,9 @@ class _Remembering(Wrapper):
 def frame_stack(env: Any, count: int) -> Any:
     """Show the last `count` observations, joined along the last axis, the newest last.
 
-    An image `[H, W, C]` becomes `[H, W, count · C]`, a vector `[d]` becomes `[count · d]`. At an
-    episode's start its first observation stands for those before it.
+    An image `[H, W, C]` becomes `[H, W, count · C]`, a vector `[d]` becomes `[count · d]`; of a
+    dictionary or a tuple each field does, but for `action_mask`. At an episode's start its first
+    observation stands for those before it.
 
     Raises:
         ValueError: if the count is no positive whole number, or observations are no arrays with an
@@ -129,18 +139,22 @@ def reward_clip(env: Any, bound: float = 1.0) -> Any:
 def flatten_observation(env: Any) -> Any:
     """Show observations as one vector, float32 `[n]`: arrays, dictionaries and tuples of them.
 
-    A discrete observation of n values becomes a one-hot vector.
+    A discrete observation of n values becomes a one-hot vector. An `action_mask` stays a field,
+    beside the vector of the rest as `observation`. What is privileged is no longer told apart.
     """
     return _Flat(env)
 
 
-class _Stacked(_Remembering):
+class _Stacked(Remembering):
     """See `frame_stack`; remembers the stacked observation."""
 
     def __init__(self, env: Any, count: int) -> None:
         super().__init__(env)
         space = env.observation_space(env.default_params)
-        if spaces.kind(space) != "box" or not tuple(space.shape):
+        parts = fields(space)
+        self._fields = tuple(name for name in parts if name != ACTION_MASK)
+        several = [parts[name] for name in self._fields] if parts else [space]
+        if any(spaces.kind(x) != "box" or not tuple(x.shape) for x in several):
             raise ValueError(
                 f"frame_stack needs observations that are arrays with an axis, and {name_of(env)} "
                 f"observes {space}; flatten_observation makes vectors of others"
@@ -149,7 +163,11 @@ class _Stacked(_Remembering):
 
     def observation_space(self, params: EnvParams | None = None) -> Any:
         """The bounds of each observation."""
-        return _box(self._env.observation_space(params), lambda x: np.tile(x, self._count))
+        space = self._env.observation_space(params)
+        if not self._fields:
+            return self._tiled(space)
+        changed = {name: self._tiled(fields(space)[name]) for name in self._fields}
+        return _with_spaces(space, changed)
 
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, State]:
         """Begin with copies of the first observation."""
@@ -163,13 +181,29 @@ class _Stacked(_Remembering):
             key, state.env_state, action, params
         )
         final = info["final_observation"]
-        pushed = jnp.concatenate([state.memory[..., final.shape[-1] :], final], axis=-1)
-        stacked = jnp.where(terminated | truncated, self._copies(obs), pushed)
+        pushed = self._change(_pushed, final, state.memory)
+        ended = terminated | truncated
+        stacked = jax.tree.map(lambda x, y: jnp.where(ended, x, y), self._copies(obs), pushed)
         info = {**info, "final_observation": pushed}
         return stacked, State(inner, stacked), *rest, terminated, truncated, info
 
-    def _copies(self, obs: Array) -> Array:
-        return jnp.concatenate([obs] * self._count, axis=-1)
+    def _tiled(self, space: Any) -> Any:
+        return _box(space, lambda np_, x: np_.tile(x, self._count))
+
+    def _copies(self, obs: Observation) -> Observation:
+        return self._change(lambda x: jnp.concatenate([x] * self._count, axis=-1), obs)
+
+    def _change(self, function: Callable[..., Array], *obs: Observation) -> Observation:
+        """Call with arrays: the observations, or field by field except the mask's."""
+        if not self._fields:
+            return function(*obs)
+        changed = {name: function(*(field(x, name) for x in obs)) for name in self._fields}
+        return with_fields(obs[0], changed)
+
+
+def _pushed(new: Array, memory: Array) -> Array:
+    """The memory without its oldest, and the newest."""
+    return jnp.concatenate([memory[..., new.shape[-1] :], new], axis=-1)
 
 
 class _Repeated(Wrapper):
@@ -218,7 +252,7 @@ class _Limit(Wrapper):
         return self._env.step(key, state, action, params)
 
 
-class _Timed(_Remembering):
+class _Timed(Remembering):
     """See `time_limit`; remembers the steps of the episode."""
 
     def __init__(self, env: Any, count: int) -> None:
@@ -231,7 +265,7 @@ class _Timed(_Remembering):
         return obs, State(state, jnp.int32(0))
 
     def step(self, key: Key, state: State, action: Any, params: EnvParams | None = None) -> Found:
-        """Step, and begin anew where the limit is reached."""
+        """Step, and reset where the limit is reached."""
         from purejax_po.environments.adapters import unless_ended  # imports gymnax
 
         params = self._env.default_params if params is None else params
@@ -250,7 +284,7 @@ class _Timed(_Remembering):
         return obs, State(inner, time), reward, terminated, truncated, info
 
 
-class _Sticky(_Remembering):
+class _Sticky(Remembering):
     """See `sticky_actions`; remembers the action before, and whether there is one."""
 
     def __init__(self, env: Any, probability: float) -> None:
@@ -298,9 +332,12 @@ class _Flat(Wrapper):
         """Bounds where all observations are arrays with bounds."""
         space = self._env.observation_space(params)
         if spaces.kind(space) == "box":
-            return _box(space, np.ravel, np.float32)
-        shape = jax.eval_shape(lambda key: self.reset(key, params)[0], jax.random.key(0)).shape
-        return _box(None, np.ravel, np.float32, shape)
+            return _box(space, _ravel, np.float32)
+        found = jax.eval_shape(lambda key: self.reset(key, params)[0], jax.random.key(0))
+        if (mask := fields(space).get(ACTION_MASK)) is None:
+            return _box(None, _ravel, np.float32, found.shape)
+        vector = _box(None, _ravel, np.float32, found[OBSERVATION].shape)
+        return _dictionary({OBSERVATION: vector, ACTION_MASK: mask})
 
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, Any]:
         """Begin, and flatten."""
@@ -313,9 +350,14 @@ class _Flat(Wrapper):
         final = self._flat(info["final_observation"], params)
         return self._flat(obs, params), state, *rest, {**info, "final_observation": final}
 
-    def _flat(self, obs: Any, params: EnvParams | None) -> Array:
+    def _flat(self, obs: Observation, params: EnvParams | None) -> Observation:
         params = self._env.default_params if params is None else params
-        return jnp.concatenate(_vectors(self._env.observation_space(params), obs))
+        space, mask = self._env.observation_space(params), None
+        if isinstance(obs, dict) and ACTION_MASK in obs:
+            obs = dict(obs)
+            mask = obs.pop(ACTION_MASK)
+        vector = jnp.concatenate(_vectors(space, obs))
+        return vector if mask is None else with_mask(vector, mask)
 
 
 def _vectors(space: Any, obs: Any) -> list[Array]:
@@ -346,12 +388,37 @@ def _unless(condition: Array, x: Any, y: Any) -> Any:
     return jnp.where(condition, y, x if is_key else jnp.asarray(x, y.dtype))
 
 
-def _box(space: Any, change: Callable[[Any], Any], dtype: Any = None, shape: Any = ()) -> Any:
-    """A Box with changed bounds, or without bounds where no space is given."""
+def _with_spaces(space: Any, changed: dict[str, Any]) -> Any:
+    """A dictionary or a tuple of spaces, with some of them replaced."""
+    from gymnax.environments import spaces as gymnax_spaces  # takes seconds
+
+    whole = {**fields(space), **changed}
+    if spaces.kind(space) == "tuple":
+        return gymnax_spaces.Tuple(list(whole.values()))
+    return _dictionary(whole)
+
+
+def _dictionary(parts: dict[str, Any]) -> Any:
+    from gymnax.environments import spaces as gymnax_spaces  # takes seconds
+
+    return gymnax_spaces.Dict(parts)
+
+
+def _ravel(np_: Any, x: Any) -> Any:
+    return np_.ravel(x)
+
+
+def _box(space: Any, change: Callable[[Any, Any], Any], dtype: Any = None, shape: Any = ()) -> Any:
+    """A Box with changed bounds, or without bounds where no space is given.
+
+    Inside of a traced function some environments' bounds are traced.
+    """
     from gymnax.environments import spaces as gymnax_spaces  # takes seconds
 
     if space is None:
         return gymnax_spaces.Box(-jnp.inf, jnp.inf, shape, jnp.float32)
-    bounds = [np.broadcast_to(np.asarray(x), space.shape) for x in (space.low, space.high)]
-    low, high = (jnp.asarray(change(x)) for x in bounds)
+    is_traced = any(isinstance(x, Tracer) for x in (space.low, space.high))
+    np_: Any = jnp if is_traced else np
+    bounds = [np_.broadcast_to(np_.asarray(x), space.shape) for x in (space.low, space.high)]
+    low, high = (jnp.asarray(change(np_, x)) for x in bounds)
     return gymnax_spaces.Box(low, high, low.shape, dtype or space.dtype)

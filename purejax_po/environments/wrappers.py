@@ -40,6 +40,11 @@ def reset_from(env: Any, distribution: StateDistribution | Any) -> Any:
 
     Source: Kakade and Langford 2002, Approximately Optimal Approximate Reinforcement Learning,
     section 1 (restarts); Resnick et al. 2018, Backplay (an expert's states).
+
+    Example:
+        >>> import purejax_po as po
+        >>> env, env_params = po.make_env("Chain-v0")
+        >>> anywhere = po.reset_from(env, env.states())
     """
     check_traceable("reset_from", env)
     if not callable(getattr(env, "observe", None)):
@@ -70,7 +75,7 @@ def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any
     stay the same, provided that γ is the algorithm's.
 
     Args:
-        env: any environment. One whose `step` resets by itself, as a wrapper's does, must have its
+        env: any environment. One whose `step` also resets, as a wrapper's does, must have its
             time limit among its parameters (`max_steps_in_episode`).
         potential: φ, a function of the environment's state alone, in units of return. Around a
             wrapper it may be one of the state inside.
@@ -81,6 +86,11 @@ def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any
             or γ is outside [0, 1].
 
     Source: Ng, Harada and Russell 1999, Policy Invariance Under Reward Transformations, theorem 1.
+
+    Example:
+        >>> import purejax_po as po
+        >>> env, env_params = po.make_env("Chain-v0")
+        >>> shaped = po.shape_reward(env, lambda state: 0.1 * state.position, discount=0.99)
     """
     check_traceable("shape_reward", env)
     check_number("discount", discount, Range(0.0, 1.0))
@@ -99,7 +109,7 @@ def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any
 
 
 def judge_outcome(env: Any, judge: Callable[[Array], Any]) -> Any:
-    """Return the environment with a reward at the episodes' ends alone: what `judge` says of them.
+    """Return the environment whose only reward comes at an episode's end: the value of `judge`.
 
     For training against a learned reward; evaluate on the original environment.
 
@@ -122,7 +132,7 @@ def judge_outcome(env: Any, judge: Callable[[Array], Any]) -> Any:
 
 
 class Proxy:
-    """An environment that is another one but for some methods.
+    """An environment that is another one except for some methods.
 
     Its `reset` and `step` are the other's code, run on the proxy: where that code calls a method
     that the proxy has, it calls the proxy's. Nothing is copied and nothing is patched.
@@ -255,7 +265,7 @@ class _StartedFrom(Wrapper):
         params = self._env.default_params if params is None else params
         obs, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)
         start_obs, start = self._start(jax.random.fold_in(key, 1), params)
-        start = _with_inner(state, _inner_of(start))  # what a wrapper counts goes on
+        start = _with_inner(state, inner_state(start))  # what a wrapper counts goes on
         ended = terminated | truncated
         obs, state = jax.tree.map(
             lambda x, y: jnp.where(ended, x, y), (start_obs, start), (obs, state)
@@ -283,8 +293,8 @@ def _check_time_limit(env: Any) -> None:
     )
 
 
-def _inner_of(state: Any) -> Any:
-    """The state of the innermost environment, which wrappers keep as `env_state`."""
+def inner_state(state: Any) -> Any:
+    """Return the state of the innermost environment, which wrappers keep as `env_state`."""
     while hasattr(state, "env_state"):
         state = state.env_state
     return state
@@ -313,7 +323,7 @@ def _abstract_step(env: Any) -> Any:
 
 def _states(env: Any, params: EnvParams) -> Any:
     """The form of the innermost environment's states: shapes and dtypes."""
-    return _inner_of(_abstract(env.reset, params)[1])
+    return inner_state(_abstract(env.reset, params)[1])
 
 
 def _abstract(draw: Callable[..., Any], params: EnvParams) -> Any:
@@ -365,7 +375,7 @@ def _check_potential(env: Any, potential: Any) -> Callable[[Any], Any]:
     whole = _abstract(env.reset, env.default_params)[1]
     readers: list[Callable[[Any], Any]] = [lambda state: state]
     if hasattr(whole, "env_state"):
-        readers.append(_inner_of)
+        readers.append(inner_state)
     reason = ""
     for read in readers:
         try:

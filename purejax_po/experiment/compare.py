@@ -15,7 +15,7 @@ from purejax_po import environments
 from purejax_po.checks import check_choice
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout, train
-from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, specs
+from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, specs, zoo
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import join as runs
 from purejax_po.experiment.results.join import COMPARISON
@@ -51,6 +51,7 @@ def compare(
     envs: Sequence[Any] | Any = ("CartPole-v1",),
     out: str | os.PathLike[str] | None = None,
     host: Host | None = None,
+    preset: str | None = None,
     **settings: Any,
 ) -> "xr.Dataset":
     """Train each algorithm on each environment with the same seeds.
@@ -58,11 +59,13 @@ def compare(
     Args:
         algorithms: names, configurations, or a mapping from labels to them. A name may have preset
             and settings: `"ppo=ppo-pendulum"`, `"ppo:learning_rate=1e-3,num_epochs=8"`; it may be
-            of one's own, with a label: `"my=my_pkg.spo:SPO"`. `"ppo=best.toml"` takes algorithm and
+            your own, with a label: `"my=my_pkg.spo:SPO"`. `"ppo=best.toml"` takes algorithm and
             normalisation from a file; environment, seeds and steps are the comparison's.
         envs: environment ids, or environments.
         out: directory for the runs' files, pictures and the report; none are written without it.
         host: where and how the runs take place, as `run`.
+        preset: `"zoo"`: algorithms without settings of their own take those that were tuned for
+            each environment (`"ppo=zoo"` among the algorithms does so for one).
         **settings: fields of `ExperimentConfig`, such as `num_seeds` and `total_steps`, and of
             `Host`: `overwrite=True` replaces the comparison that `out` already holds.
 
@@ -78,7 +81,7 @@ def compare(
     """
     where = {name: settings.pop(name) for name in WHERE if name in settings}
     host = (host or Host()).but(where)
-    comparison = prepare(algorithms, envs, out, host, **settings)
+    comparison = prepare(algorithms, envs, out, host, preset, **settings)
     return train.without_frames(execute, comparison, host)
 
 
@@ -87,6 +90,7 @@ def prepare(
     envs: Sequence[Any] | Any,
     out: str | os.PathLike[str] | None = None,
     host: Host | None = None,
+    preset: str | None = None,
     **settings: Any,
 ) -> Comparison:
     """Check every pair, and build its trainer; compiles nothing. Arguments, errors as `compare`."""
@@ -96,6 +100,9 @@ def prepare(
     for name in settings:
         check_choice("a setting", name, SETTINGS)
     labelled = _labelled(algorithms)
+    if preset is not None:
+        check_choice("preset", preset, (zoo.PRESET,))
+        labelled = [_from_zoo(named) for named in labelled]
     envs = list(envs) if isinstance(envs, list | tuple) else [envs]
     for env in envs:
         environments.check_name(env)
@@ -110,7 +117,7 @@ def prepare(
         files.check_writable(directory, overwrite=False)
     experiments = {}
     for env in envs:
-        for label, algorithm, own in labelled:
+        for label, algorithm, own in (_settled(named, env) for named in labelled):
             config = ExperimentConfig(algorithm=algorithm, env=env, **{**settings, **own})
             name = config.env_name
             place = None if directory is None else directory / place_of(label, name)
@@ -188,7 +195,7 @@ def _interrupted(number: int, directory: Path | None) -> Interrupted:
 def resume_compare(
     out: str | os.PathLike[str], host: Host | None = None, **where: Any
 ) -> "xr.Dataset":
-    """Continue the comparison that a directory holds; what is complete is read."""
+    """Continue the comparison that a directory holds; complete runs are only read."""
     host = (host or Host()).but(where)
     return execute(prepare_resume(out, host), host)
 
@@ -214,6 +221,21 @@ def _labelled(algorithms: Algorithms) -> list[specs.Named]:
         found = [_named(a) for a in algorithms]
     _check_distinct("algorithm", [named.label for named in found])
     return found
+
+
+def _from_zoo(named: specs.Named) -> specs.Named:
+    """An algorithm that has no settings of its own, with those of the zoo."""
+    is_plain = not named.settings and named.algorithm == type(named.algorithm)()  # type: ignore[call-arg]
+    return named._replace(zoo=named.zoo or "") if is_plain else named
+
+
+def _settled(named: specs.Named, env: Any) -> tuple[str, AlgorithmConfig, dict[str, Any]]:
+    """Label, configuration and further settings of an algorithm on an environment."""
+    if named.zoo is None:
+        return named.label, named.algorithm, named.settings
+    config = zoo.find(named.algorithm.name, ExperimentConfig(env=env).env_name).config
+    changed = specs.changed(config.algorithm, named.zoo, named.label)
+    return named.label, changed, specs.of_a_file(config)
 
 
 def _named(algorithm: str | AlgorithmConfig) -> specs.Named:

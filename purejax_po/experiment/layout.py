@@ -19,9 +19,11 @@ SWEEP = "sweep.png"
 RUN_FILES = (CONFIG, PLAN, LOG, BLOCKS, RESULTS, SUMMARY, *PICTURES)
 LOGGERS = ("tensorboard", "wandb")
 """Directories of optional loggers: like a run's files replaced with it."""
+EXPORT = "export"
+"""Directory of policies in other formats."""
 OLD_CHECKPOINTS = "checkpoints"
 """Where version 0.1 kept what `blocks` holds now."""
-OWN = (*RUN_FILES, SWEEP, *LOGGERS, OLD_CHECKPOINTS)
+OWN = (*RUN_FILES, SWEEP, *LOGGERS, EXPORT, OLD_CHECKPOINTS)
 """All that a run may have in its directory, and that goes when it is overwritten."""
 RESULT = "result"
 _STATE = re.compile(r"state-(\d+)")

@@ -3,29 +3,31 @@
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from purejax_po import contract, rollout
+from purejax_po import environments
 from purejax_po.checks import check_count
 from purejax_po.evaluation import evaluate
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout, train
 from purejax_po.experiment.config import ExperimentConfig, sweep
+from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.run import block as blocks
+from purejax_po.experiment.run.evaluating import time_limit
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.study import Study
+from purejax_po.experiment.run.trainer import true_env
 from purejax_po.experiment.store import legacy
 from purejax_po.experiment.store import run_store as files
 from purejax_po.experiment.store.arrays import CheckpointError
 from purejax_po.experiment.store.run_store import ForeignError, Stored
 from purejax_po.training import MOST_SEEDS
-from purejax_po.types import Array, Carry, Trainer
+from purejax_po.types import Trainer
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -136,8 +138,8 @@ def best_point(out: str | os.PathLike[str]) -> dict[str, float]:
 
 def load_policy(
     out: str | os.PathLike[str], *, seed: int, point: Mapping[str, float] | None = None
-) -> Callable[..., Any]:
-    """Return one seed's final policy as a function from observations to actions.
+) -> LoadedPolicy:
+    """Return one seed's final policy: a function from observations to actions, and more.
 
     Args:
         out: the directory of a run.
@@ -145,37 +147,20 @@ def load_policy(
         point: of a sweep, the value of each axis, such as `summarize(…)["best"]`.
 
     Returns:
-        A jitted function: observations `[..., *obs_shape]` to the most likely actions, within the
-        bounds of the action space. A policy with memory takes one observation and what it
-        remembers, `None` at an episode's start, and returns `(action, memory)`.
+        `policy(obs)`, jitted: observations `[..., *obs_shape]` to the most likely actions, within
+        the bounds of the action space; `policy.sample(key, obs)` draws them. A policy with memory
+        takes one observation and what it remembers, `None` at an episode's start, and returns
+        `(action, memory)`. See `LoadedPolicy`.
 
     Raises:
         ValueError: if the directory is no run, or the seed is none of its finished ones, or for a
             point that the sweep does not hold.
     """
     policies = load_policies(out, point)
-    trainer = policies.study.trainer
     params = _params_of(policies, seed)
     if seed in policies.seeds[policies.diverged]:
         warnings.warn(f"seed {seed} diverged: this is its last finite policy", stacklevel=2)
-    actor = trainer.actor
-    space = trainer.env.action_space(trainer.env_params)
-
-    @jax.jit
-    def act(obs: Array) -> Any:
-        _, distribution = actor.act(params, (), obs, jnp.zeros((), bool))
-        return rollout.to_space(space, distribution.mode(), distribution)
-
-    @jax.jit
-    def remember_and_act(obs: Array, memory: Carry = None) -> tuple[Any, Carry]:
-        alone = jax.tree.map(lambda x: x[None], obs)
-        start = jnp.full(1, memory is None)
-        memory = actor.initial_carry(1) if memory is None else memory
-        memory, distribution = actor.act(params, memory, alone, start)
-        distribution = jax.tree.map(lambda x: x[0], distribution)
-        return rollout.to_space(space, distribution.mode(), distribution), memory
-
-    return act if actor.memoryless else remember_and_act
+    return LoadedPolicy(policies.study.config, seed, params, policies.study.trainer)
 
 
 def evaluate_run(
@@ -185,8 +170,11 @@ def evaluate_run(
     greedy: bool = True,
     evaluation_seed: int = 0,
     point: Mapping[str, float] | None = None,
+    env: Any = None,
 ) -> "xr.Dataset":
-    """Evaluate every finished seed's final policy on the same episodes, but for diverged seeds.
+    """Evaluate every finished seed's final policy on the same episodes, except diverged seeds.
+
+    Where training randomised the environment's parameters, these are the true ones.
 
     Args:
         out: the directory of a run.
@@ -194,6 +182,8 @@ def evaluate_run(
         greedy: act by the distribution's mode rather than a sample.
         evaluation_seed: decides the episodes' starts and noise, alike for every seed and run.
         point: as `load_policy`.
+        env: another environment with the same kind of observations and actions, by its id or as an
+            object, such as `"gymnasium/Hopper-v5"` for a policy of `brax/hopper`.
 
     Returns:
         `episode_return` and `episode_length`, dims `seed`, `episode`; the attributes
@@ -211,15 +201,19 @@ def evaluate_run(
         raise ValueError(f"evaluation_seed must be below 2^32, got {evaluation_seed}")
     policies = load_policies(out, point)
     trainer = policies.study.trainer
-    num_steps = _time_limit(trainer)
+    if env is None:
+        env, env_params = true_env(policies.study.config, trainer)
+    else:
+        env, env_params = environments.make(env)
+    num_steps = time_limit(trainer._replace(env=env, env_params=env_params))
 
     @jax.jit
     def evaluate_all(params: Any) -> Any:
         def one(params: Any) -> Any:
             return evaluate(
                 jax.random.key(evaluation_seed),
-                trainer.env,
-                trainer.env_params,
+                env,
+                env_params,
                 trainer.actor,
                 params,
                 num_episodes=num_episodes,
@@ -232,7 +226,7 @@ def evaluate_run(
     sound = ~policies.diverged
     if not sound.any():
         raise ValueError(f"{out} holds no policy to evaluate: every seed diverged")
-    _check_episodes(num_episodes, int(sound.sum()), num_steps)
+    check_episodes(num_episodes, int(sound.sum()), num_steps)
     evaluation = jax.device_get(evaluate_all(jax.tree.map(lambda x: x[sound], policies.params)))
     dims = ("seed", "episode")
     return xr.Dataset(
@@ -254,18 +248,8 @@ def _unfinished_seeds(policies: TrainedPolicies) -> list[int]:
     return np.setdiff1d(seeds, policies.seeds).tolist()
 
 
-def _time_limit(trainer: Trainer) -> int:
-    """The steps that an episode has at most."""
-    limit = getattr(trainer.env_params, "max_steps_in_episode", None)
-    if limit is None:
-        name = contract.name_of(trainer.env)
-        raise ValueError(
-            f"{name}'s parameters must have max_steps_in_episode, the steps of an episode at most"
-        )
-    return int(limit)
-
-
-def _check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:
+def check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:
+    """Raise `ValueError` for more episodes than memory holds."""
     most = max(1, min(MOST_EPISODES // num_seeds, MOST_STEPS // num_steps))
     if num_episodes > most:
         raise ValueError(

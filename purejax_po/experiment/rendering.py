@@ -10,10 +10,13 @@ import jax
 import numpy as np
 
 from purejax_po import contract
+from purejax_po.checks import how_to_install
+from purejax_po.environments.wrappers import inner_state
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import train
 from purejax_po.experiment.config import sweep
 from purejax_po.experiment.policies import load_policy
+from purejax_po.experiment.run.trainer import true_env
 from purejax_po.experiment.store import run_store as files
 from purejax_po.types import Trainer
 
@@ -58,7 +61,9 @@ def render(
     if path is not None and not Path(path).absolute().parent.is_dir():
         raise ValueError(f"path must be in a directory that exists, got {path}")
     config = files.read_config(Path(out))
-    trainer = train.prepare(config.at(sweep.find(config, point)[1])).trainer
+    study = train.prepare(config.at(sweep.find(config, point)[1]))
+    env, env_params = true_env(study.config, study.trainer)
+    trainer = study.trainer._replace(env=env, env_params=env_params)
     draw_page = getattr(trainer.env, "draw", None)
     suffix = ".gif" if draw_page is None else ".html"
     path = Path(path or Path(out) / f"seed-{seed}{suffix}")
@@ -114,7 +119,7 @@ def _gif_visualizer() -> Any:
         from gymnax.visualize import Visualizer
     except ImportError:
         raise ValueError(
-            "rendering needs pygame, which is not installed: pip install 'purejax-po[render]'"
+            f"rendering needs pygame, which is not installed: {how_to_install('render')}"
         ) from None
     return Visualizer
 
@@ -128,7 +133,7 @@ def _play(trainer: Trainer, act: Callable[..., Any], seed: int) -> tuple[list[An
     obs, state = env.reset(reset_key, env_params)
     states, returns, infos, total, ended = [], [], [], 0.0, False
     while not ended:
-        states.append(state)
+        states.append(inner_state(state))
         key, step_key = jax.random.split(key)
         action, memory = (act(obs), None) if memoryless else act(obs, memory)
         obs, state, reward, terminated, truncated, info = step(step_key, state, action, env_params)

@@ -19,7 +19,7 @@ from purejax_po.experiment.run import study as driver
 from purejax_po.experiment.run.compilation import use_compilation_cache
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import Bar
-from purejax_po.experiment.run.pool import Pool, Threads
+from purejax_po.experiment.run.pool import open_pool
 from purejax_po.experiment.run.progress import progress_bar
 from purejax_po.experiment.run.signals import Interrupted, stop_signal
 from purejax_po.experiment.run.study import Study
@@ -159,7 +159,7 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
         if host.progress is True:
             bar = Bar(stack.enter_context(progress_bar(study.config, title)))
         try:
-            pool = _open_pool(study, host)
+            pool = open_pool(study.config, study.trainer, host)
             stack.callback(pool.close)
             dataset = driver.train(study, host, pool, [bar] if bar else [], stop)
             if directory is not None:
@@ -169,16 +169,6 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
         except Interrupted as interruption:
             raise _interrupted(interruption, directory) from None
     return dataset
-
-
-def _open_pool(study: Study, host: Host) -> Pool:
-    """Return who will run the blocks."""
-    if host.cluster is not None:
-        host.connect()  # before ray is imported, which reads what the connection sets
-        from purejax_po.experiment.run.ray_pool import RayPool
-
-        return RayPool(study.config, host)
-    return Threads(study.config, study.trainer, host)
 
 
 def _finished(study: Study) -> "xr.Dataset | None":

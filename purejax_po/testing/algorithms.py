@@ -25,7 +25,7 @@ PROPERTIES = {
     "stored": "config.json names the class, and gives it back",
     "probes": "environments of known values are solved",
 }
-"""What is checked, by the names that `skip` takes."""
+"""The checks, by the names that `skip` takes."""
 WRONG = (np.nan, np.inf, "much", None)
 
 
@@ -38,7 +38,7 @@ def check_algorithm(
     solves: Collection[str] = tuple(probes.PROBES),
     skip: Collection[str] = (),
 ) -> None:
-    """Check what every algorithm here does; see `PROPERTIES`. It takes about a minute on a core.
+    """Check what every algorithm must do; see `PROPERTIES`. It takes about a minute on a core.
 
     Args:
         config: of the algorithm, best with small networks, few environments and few steps.

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -25,6 +25,9 @@ from purejax_po.training import MatmulPrecision
 from purejax_po.types import EnvParams
 
 MAX_SEEDS = 1_000_000
+MOST_EPISODES = 100_000
+"""Of an evaluation in training, for each seed."""
+EvaluationActions = Literal["greedy", "sampled"]
 WHOLE_NUMBERS = Range(-(2.0**31), 2.0**31 - 129)
 """What a 32-bit integer holds, and a float does not round beyond."""
 ENV_PARAMS = "env_params."
@@ -39,7 +42,14 @@ else:  # what the command line reads
 @named_fields
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-    """One algorithm on one environment over many seeds."""
+    """One algorithm on one environment over many seeds.
+
+    Example:
+        >>> import purejax_po as po
+        >>> config = po.ExperimentConfig(num_seeds=16, sweep={"learning_rate": (1e-4, 1e-3)})
+        >>> config.num_lanes
+        32
+    """
 
     algorithm: tyro.conf.Suppress[tyro.conf.Fixed[AlgorithmConfig]] = field(
         default_factory=PPOConfig
@@ -52,6 +62,14 @@ class ExperimentConfig:
     """Fields of the environment's parameters to set, e.g. max_torque 1.5."""
     env_options: dict[str, int] = field(default_factory=dict)
     """Whole-number arguments of the environment's constructor, e.g. length 8 for Chain-v0."""
+    wrappers: tuple[str, ...] = ()
+    """Around the environment, the first innermost: action_repeat:2, flatten_observation,
+    frame_stack:4, reward_clip:1, reward_scale:0.1, sticky_actions:0.25, time_limit:200. Results
+    and evaluations are those of the wrapped environment."""
+    randomize: tuple[str, ...] = ()
+    """Fields of the environment's parameters that are drawn at every reset: gravity=8:12 uniformly,
+    gravity=log:5:20 uniformly in the logarithm, gravity=normal:10:1. Evaluations have the true
+    ones."""
     num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 1
     """Independent training runs."""
     first_seed: int = 0
@@ -63,10 +81,21 @@ class ExperimentConfig:
     normalize_rewards: bool = False
     """Train on reward / std of the running discounted return; results keep the true rewards."""
     matmul_precision: MatmulPrecision = "default"
-    """Of products of matrices, by JAX's names. On recent NVIDIA GPUs all but float32 are
-    tensorfloat32, on a CPU all are float32."""
+    """Precision of matrix products, by JAX's names. On recent NVIDIA GPUs every one except
+    float32 is tensorfloat32; on a CPU all are float32."""
     num_windows: int = 100
     """Points of the learning curve, at least 10: updates are averaged in windows."""
+    evaluate_every: int = 0
+    """Windows between evaluations of the policy on episodes of its own, which every seed and
+    algorithm has in common; the last window is followed by one. 0: none."""
+    evaluation_episodes: int = 16
+    """Episodes of an evaluation."""
+    evaluation_actions: EvaluationActions = "greedy"
+    """The most likely actions, or sampled ones."""
+    solve_return: float | None = None
+    """The evaluation's mean return at which a task counts as solved: results tell when."""
+    stop_when_solved: float | None = None
+    """As solve_return, and a seed ends there: its state stays what it was."""
     lanes_per_device: int | None = None
     """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
     sweep: tyro.conf.Suppress[tyro.conf.Fixed[dict[str, tuple[float, ...]]]] = field(
@@ -91,6 +120,11 @@ class ExperimentConfig:
         return math.ceil(self.num_updates / self.num_windows)
 
     @property
+    def threshold(self) -> float | None:
+        """The return at which the task counts as solved; None if none was given."""
+        return self.solve_return if self.stop_when_solved is None else self.stop_when_solved
+
+    @property
     def num_points(self) -> int:
         """Combinations of the swept values; 1 without a sweep."""
         return math.prod(len(values) for values in self.sweep.values())
@@ -112,7 +146,7 @@ class ExperimentConfig:
         return dataclasses.replace(self, algorithm=algorithm, env_params=env_params, sweep={})
 
     def check(self) -> None:
-        """Check every field, but for `env_params` and `sweep`, without compiling anything.
+        """Check every field except `env_params` and `sweep`, without compiling anything.
 
         Raises:
             ValueError: naming the field, its value and what is allowed.
@@ -126,6 +160,7 @@ class ExperimentConfig:
         check_flag("normalize_rewards", self.normalize_rewards)
         check_choice("matmul_precision", self.matmul_precision, get_args(MatmulPrecision))
         check_count("num_windows", self.num_windows, minimum=10)
+        self._check_evaluation()
         if self.num_seeds > MAX_SEEDS:
             raise ValueError(f"num_seeds must be at most {MAX_SEEDS}, got {self.num_seeds}")
         if not isinstance(self.algorithm, AlgorithmConfig):
@@ -141,6 +176,10 @@ class ExperimentConfig:
         for name in ("env_params", "env_options"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be values by name, got {getattr(self, name)!r}")
+        for name in ("wrappers", "randomize"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list) or not all(isinstance(x, str) for x in value):
+                raise ValueError(f"{name} must be a sequence of texts, got {value!r}")
         if not isinstance(self.sweep, Mapping):
             raise ValueError(f"sweep must be values by name, got {self.sweep!r}")
         self.algorithm.check()
@@ -156,6 +195,36 @@ class ExperimentConfig:
                 f"got {self.total_steps}"
             )
         environments.check_name(self.env)
+
+    def _check_evaluation(self) -> None:
+        check_count("evaluate_every", self.evaluate_every, minimum=0)
+        check_count("evaluation_episodes", self.evaluation_episodes)
+        if self.evaluation_episodes > MOST_EPISODES:
+            raise ValueError(
+                f"evaluation_episodes must be at most {MOST_EPISODES}, "
+                f"got {self.evaluation_episodes}"
+            )
+        check_choice("evaluation_actions", self.evaluation_actions, get_args(EvaluationActions))
+        if self.evaluate_every > self.num_windows:
+            raise ValueError(
+                f"evaluate_every must be at most num_windows = {self.num_windows}, "
+                f"got {self.evaluate_every}"
+            )
+        for name in ("solve_return", "stop_when_solved"):
+            if (value := getattr(self, name)) is None:
+                continue
+            check_number(name, value, Range())
+            if not self.evaluate_every:
+                raise ValueError(
+                    f"{name} must be None where nothing is evaluated (evaluate_every 0), "
+                    f"got {value:g}"
+                )
+        given = self.solve_return, self.stop_when_solved
+        if None not in given and given[0] != given[1]:
+            raise ValueError(
+                f"solve_return must be None or as stop_when_solved, {self.stop_when_solved}, "
+                f"got {self.solve_return}"
+            )
 
     def check_stored(self) -> None:
         """Check that `config.json` would give back what runs, in another process too.
@@ -198,7 +267,8 @@ class ExperimentConfig:
         for name, value in self.env_options.items():
             check_count(f"env_options.{name}", value, minimum=0)
             check_number(f"env_options.{name}", value, WHOLE_NUMBERS)
-        env, env_params = environments.make(self.env, **self.env_options)
+        around = {"wrappers": self.wrappers, "randomize": self.randomize}
+        env, env_params = environments.make(self.env, **around, **self.env_options)
         return env, self.set_env_params(env_params)
 
     def set_env_params(self, env_params: EnvParams) -> EnvParams:

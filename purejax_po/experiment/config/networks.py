@@ -4,9 +4,9 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from purejax_po import named, networks
+from purejax_po import encoding, named, networks, observations
 from purejax_po.experiment.config.names import named_fields
-from purejax_po.types import EnvParams, Policy
+from purejax_po.types import EnvParams, Policy, Space
 
 if TYPE_CHECKING:
     FactoryName = Any
@@ -29,25 +29,72 @@ class NetworkConfig:
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers (units)."""
     channels: tuple[int, ...] = ()
-    """Of 3 × 3 convolutions before the hidden layers, where observations are images, as MinAtar's;
+    """Of convolutions before the hidden layers, where observations are images, as MinAtar's;
     without, images are flattened."""
+    kernels: tuple[int, ...] = ()
+    """Sides of the convolutions (pixels), one for each of the channels; 3 by default. For Atari's
+    84 × 84 images: channels 32 64 64, kernels 8 4 3, strides 4 2 1."""
+    strides: tuple[int, ...] = ()
+    """Strides of the convolutions (pixels), one for each of the channels; 1 by default."""
+    layer_norm: bool = False
+    """Normalise each hidden layer over its units before its activation."""
+    initialization: networks.Initialization = "orthogonal"
+    """Of the layers: orthogonal (the policy's last one × 0.01), or flax's default (variance 1 /
+    inputs)."""
     activation: Literal["tanh", "relu", "silu", "elu"] = "tanh"
     """Activation of the hidden layers."""
     action_distribution: networks.ActionDistribution = "gaussian"
-    """Of continuous actions: a Gaussian that is clipped to their bounds (clipped_gaussian), scaled
-    to them (scaled_gaussian) or squashed into them by tanh; gaussian scales where bounds are far
-    from a standard normal number, and clips elsewhere."""
+    """For continuous actions: a Gaussian that is clipped to their bounds (clipped_gaussian), scaled
+    to them (scaled_gaussian) or squashed into them by tanh (tanh_gaussian). gaussian scales where
+    bounds are far from a standard normal number, and clips elsewhere."""
     memory: Literal["none", "gru", "lstm", "transformer"] = "none"
-    """Whether the last hidden layer is a GRU or an LSTM: a recurrent policy and critic. Gradients
-    then reach back num_steps at most. On token tasks, with grpo: a GRU of one layer, or a causal
+    """Make the last hidden layer a GRU or an LSTM: a recurrent policy and critic. Gradients then
+    reach back num_steps at most. On token tasks, with grpo: a GRU of one layer, or a causal
     transformer with a layer for each entry of hidden."""
     num_heads: int = 4
-    """Heads of attention of a transformer; divides its width."""
+    """Attention heads of a transformer; divides its width."""
     mlp_ratio: int = 4
     """Hidden units of a transformer's feed-forward network for each unit of its width."""
+    policy_fields: tuple[str, ...] = ()
+    """What the policy sees of observations that are a dictionary or a tuple ("0", "1", …): all but
+    the action_mask and privileged fields, unless these are named."""
+    critic_fields: tuple[str, ...] = ()
+    """What the critic sees of them: all but the action_mask, unless these are named."""
+    mask_actions: bool = True
+    """Never take an action that an observation's action_mask says is not valid."""
     factory: FactoryName = ""
-    """my_pkg.nets:make, a function of your own (env, env_params) → (policy, critic), in place of
-    all the rest."""
+    """my_pkg.nets:make, your own function (env, env_params) → (policy, critic). It replaces all the
+    rest."""
+
+
+def layers_of(network: NetworkConfig) -> networks.Layers:
+    """Return how the layers of a network are made."""
+    kernels, strides = network.kernels, network.strides
+    return networks.Layers(kernels, strides, network.layer_norm, network.initialization)
+
+
+def check_usual(network: NetworkConfig) -> None:
+    """Raise `ValueError` for an option of layers that networks of token tasks have not."""
+    usual = NetworkConfig()
+    for name in networks.Layers._fields:
+        if getattr(network, name) != getattr(usual, name):
+            raise ValueError(
+                f"network.{name} must be {getattr(usual, name)!r} for a {network.memory} on token "
+                f"tasks, got {getattr(network, name)!r}"
+            )
+
+
+def check_seen(network: NetworkConfig, space: Space) -> None:
+    """Raise `ValueError` unless observations have the fields, and images for convolutions."""
+    readers: tuple[tuple[observations.Reader, tuple[str, ...]], ...] = (
+        ("policy", network.policy_fields),
+        ("critic", network.critic_fields),
+    )
+    for reader, chosen in readers:
+        names = observations.seen_fields(space, reader, chosen, f"network.{reader}_fields")
+        seen = encoding.seen_space(space, names)
+        encoding.check_channels(network.channels, seen, "network.channels")
+        networks.check_layers(layers_of(network), network.channels, seen, "network.")
 
 
 def check_factory(factory: Any) -> None:

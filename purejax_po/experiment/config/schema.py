@@ -12,7 +12,7 @@ CLASS = "class"
 """The key of a part of a configuration that names its class, where it is not the usual one."""
 FORMAT = "format"
 """The field of `config.json` that numbers its format."""
-CURRENT = 2
+CURRENT = 3
 OLD_CIRCUMSTANCES = ("num_devices", "memory_gib", "stop_on_divergence")
 """Of format 1, that of version 0.1: fields that results do not depend on."""
 
@@ -22,7 +22,16 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name not in OLD_CIRCUMSTANCES}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+def _from_2(data: dict[str, Any]) -> dict[str, Any]:
+    """No policy kept to masks of actions."""
+    algorithm = data.get("algorithm")
+    if not isinstance(algorithm, dict) or not isinstance(algorithm.get("network"), dict):
+        return data
+    network = {"mask_actions": False, **algorithm["network"]}
+    return {**data, "algorithm": {**algorithm, "network": network}}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 """From a format to the next one."""
 
 

@@ -26,12 +26,17 @@ OF_A_FILE = ("normalize_observations", "normalize_rewards")
 _FILE = re.compile(r"(?:(?P<label>[^=:]+)=)?(?P<path>[^=:]+\.toml)(?::(?P<settings>.*))?")
 
 
+_ZOO = re.compile(r"(?:(?P<label>[^=:]+)=)?(?P<name>[\w-]+)=zoo(?::(?P<settings>.*))?")
+
+
 class Named(NamedTuple):
     """A configuration, what it is called, and what else its file says of experiments with it."""
 
     label: str
     algorithm: AlgorithmConfig
     settings: dict[str, Any]
+    zoo: str | None = None
+    """FIELD=VALUE,… to set in what the zoo has for an environment; None: not of the zoo."""
 
 
 def labelled(text: str) -> Named:
@@ -39,19 +44,27 @@ def labelled(text: str) -> Named:
 
     `LABEL=NAME…` calls it LABEL, a class that is imported goes by its own short name, and all else
     by the text itself. `LABEL=FILE.toml` reads a file: its algorithm, and whether it normalises.
+    `ppo=zoo` takes both from the zoo, once the environment is known.
     """
     if match := _FILE.fullmatch(text):
         return _of_file(**match.groupdict())
+    if (match := _ZOO.fullmatch(text)) and is_algorithm(match["name"]):
+        label = match["label"] or text
+        return Named(label, algorithm_config(match["name"])(), {}, match["settings"] or "")  # type: ignore[call-arg]
     return Named(*_labelled(text), {})
 
 
 def _of_file(label: str | None, path: str, settings: str | None) -> Named:
     config = file.experiment(file.read(path), path, ExperimentConfig())
-    algorithm = _changed(config.algorithm, settings or "", path)
+    algorithm = changed(config.algorithm, settings or "", path)
     if label is not None and is_algorithm(label) and label != algorithm.name:
         raise ValueError(f"{label}={path} must be settings of {label}, got {algorithm.name}'s")
-    on = {name: True for name in OF_A_FILE if getattr(config, name)}
-    return Named(label or Path(path).stem, algorithm, on)
+    return Named(label or Path(path).stem, algorithm, of_a_file(config))
+
+
+def of_a_file(config: ExperimentConfig) -> dict[str, Any]:
+    """Return what an experiment says besides that goes with its algorithm's settings."""
+    return {name: True for name in OF_A_FILE if getattr(config, name)}
 
 
 def _labelled(text: str) -> tuple[str, AlgorithmConfig]:
@@ -81,11 +94,11 @@ def parse(text: str) -> AlgorithmConfig:
         fitting = tuple(k for k, v in PRESETS.items() if v.algorithm.name == name)
         check_choice(f"preset of {name}", preset, fitting)
         config = PRESETS[preset].algorithm
-    return _changed(config, settings, text)
+    return changed(config, settings, text)
 
 
-def _changed(config: AlgorithmConfig, settings: str, text: str) -> AlgorithmConfig:
-    """A configuration with FIELD=VALUE,… set."""
+def changed(config: AlgorithmConfig, settings: str, text: str) -> AlgorithmConfig:
+    """Return a configuration with FIELD=VALUE,… set."""
     for setting in filter(None, settings.split(",")):
         field, equals, value = setting.partition("=")
         if not equals:

@@ -1,4 +1,4 @@
-"""Algorithms as JSON: the name of a class, and its fields; also of classes of one's own."""
+"""Algorithms as JSON: the name of a class, and its fields; also for your own classes."""
 
 import dataclasses
 from collections.abc import Callable

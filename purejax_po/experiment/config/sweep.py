@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from purejax_po.checks import check_choice
-from purejax_po.environments import parameters
+from purejax_po.environments import parameters, randomized
 from purejax_po.experiment.config import ENV_PARAMS, MAX_SEEDS, ExperimentConfig
 from purejax_po.reads import fields_read
 from purejax_po.types import EnvParams, Trainer
@@ -24,6 +24,7 @@ RESERVED = (
     *("algorithm", "env", "seed", "update", "step"),
     *("num_episodes", "episode_return", "episode_return_std", "episode_length"),
     *("final_return", "diverged_at", "seeds", "steps"),
+    *("evaluation", "evaluation_return", "final_evaluation", "solved_at"),
 )
 """Names that no axis may have: results have something else by them."""
 
@@ -32,7 +33,7 @@ def check(config: ExperimentConfig, env_params: EnvParams) -> None:
     """Check every name and value of a sweep without compiling anything.
 
     Args:
-        config: of the experiment, checked but for its sweep.
+        config: of the experiment, checked except for its sweep.
         env_params: of its environment.
 
     Raises:
@@ -73,8 +74,11 @@ def check_effect(config: ExperimentConfig, trainer: Trainer) -> None:
     hyperparams, env_params = fields_read(trainer)
     swept = {name.removeprefix(ENV_PARAMS) for name in config.sweep if ENV_PARAMS in name}
     followed = parameters.sources(config.env_name, swept | set(config.env_params))
+    drawn = {randomized.parse(text)[0] for text in config.randomize}
     for name in {**config.sweep, **set_params}:
         bare = name.removeprefix(ENV_PARAMS)
+        if bare in drawn and name not in config.sweep:  # it is what evaluations have
+            continue
         read = hyperparams if bare == name else env_params | followed
         if bare in read:
             continue

@@ -27,7 +27,9 @@ MARKERS = "osD^vP*"
 
 UNITS = {
     "final_return": "sum of rewards",
+    "final_evaluation": "sum of rewards",
     "episode_return": "sum of rewards",
+    "evaluation_return": "sum of rewards",
     "episode_return_std": "sum of rewards",
     "episode_length": "steps",
     "kl": "nats",
@@ -38,6 +40,8 @@ UNITS = {
     "explained_variance": "share",
 }
 STEPS = "environment steps per seed"
+EVALUATION = "evaluation"
+"""The dim of what was evaluated in training, by environment steps."""
 
 
 def style(index: int) -> dict[str, Any]:
@@ -60,10 +64,14 @@ def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | No
 
     Seeds that diverged, or that never ended an episode, are left out.
 
+    Beside `episode_return`, which is of training, stands `evaluation_return` where there is one: a
+    line with markers.
+
     Args:
         dataset: results of a run, of several algorithms on one environment, or of a sweep of up to
             seven points (choose with `sel`), each of which is a line.
-        variable: any variable by seed and update, e.g. `episode_return`, `kl`.
+        variable: any variable by seed and update, e.g. `episode_return`, `kl`; or
+            `evaluation_return`.
         ax: where to draw; a new picture by default.
 
     Returns:
@@ -75,13 +83,20 @@ def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | No
     from matplotlib.ticker import EngFormatter
 
     check_one_env(dataset)
-    choices = tuple(str(n) for n in dataset if dataset[n].dims[-2:] == ("seed", "update"))
+    curves = ("seed", "update"), ("seed", EVALUATION)
+    choices = tuple(str(n) for n in dataset if dataset[n].dims[-2:] in curves)
     check_choice("variable", variable, choices)
     parts = _lines(dataset)
     ax = axes(ax)
     for i, (name, run) in enumerate(parts.items()):
-        if variable in run:
-            draw_curve(ax, run, variable, style(i), name if len(parts) > 1 else None)
+        if variable not in run:
+            continue
+        shown = name if len(parts) > 1 else None
+        has_both = variable == "episode_return" and "evaluation_return" in run
+        look = {**style(i), **({"alpha": 0.5, "lw": 1.2} if has_both and shown else {})}
+        draw_curve(ax, run, variable, look, shown)
+        if has_both:
+            _draw_evaluation(ax, run, i, shown)
     ax.xaxis.set_major_formatter(EngFormatter())
     ax.set_xlabel(STEPS)
     ax.set_ylabel(label(variable))
@@ -252,13 +267,20 @@ def _lines(dataset: "xr.Dataset") -> dict[str, "xr.Dataset"]:
     return {", ".join(f"{results.at(part)[axis]:g}" for axis in swept): part for part in parts}
 
 
+def _draw_evaluation(ax: "Axes", run: "xr.Dataset", index: int, name: str | None) -> None:
+    """Draw the evaluations of a run beside its training: in another colour, or that of its name."""
+    of_one = {**style(1), "linestyle": "-"}
+    look = {**(style(index) if name else of_one), "marker": MARKERS[index % len(MARKERS)], "ms": 4}
+    draw_curve(ax, run, "evaluation_return", look, f"{name}, evaluation" if name else "evaluation")
+
+
 def draw_curve(
     ax: "Axes", run: "xr.Dataset", variable: str, look: dict[str, Any], name: str | None
 ) -> None:
     """Draw the IQM of one run's seeds and its band; a run without a value leaves its label."""
     curves = _fill_forward(_sound(run)[variable].values)
     curves = curves[np.isfinite(curves).any(axis=1)]
-    steps = run["step"].values
+    steps = run["step" if run[variable].dims[-1] == "update" else EVALUATION].values
     known = np.all(np.isfinite(curves), axis=0)
     curves, steps = curves[:, known], steps[known]
     middle = statistics.iqm(curves) if len(curves) else np.full(len(steps), np.nan)

@@ -1,14 +1,12 @@
 """A report on runs: table, pictures, and one HTML file that opens without a network."""
 
 import base64
-import csv
 import html
 import io
 import json
 import math
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,43 +16,37 @@ from purejax_po.experiment import layout
 from purejax_po.experiment.plots import comparison as comparison_plots
 from purejax_po.experiment.plots import curves as plots
 from purejax_po.experiment.plots import sweep as sweep_plots
+from purejax_po.experiment.report import texts
+from purejax_po.experiment.report.formats import FORMATS, PICTURE_FORMATS, TABLE_FORMATS
 from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.results import evaluated, statistics
 from purejax_po.experiment.results import join as runs
-from purejax_po.experiment.results import statistics
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
 REPORT = "report.html"
-BRIEF = ("environment", "algorithm", "seeds", "IQM", "95 % CI", "steps/s", "seconds")
+BRIEF = (
+    *("environment", "algorithm", "seeds", "IQM", "95 % CI"),
+    *("evaluation IQM", "evaluation 95 % CI", "steps/s", "seconds"),
+)
 """The columns of the table that a terminal has room for."""
-EXPLANATION = """The final return is the mean over the episodes that end in the last tenth of
-training, per seed; seeds that diverged or ended no episode there are left out. IQM: interquartile
-mean over seeds. CI: 95 % bootstrap interval over seeds, never over episodes (Agarwal et al. 2021).
-Steps/s counts run time alone; seconds count compilation too."""
-BEST = """Best: the highest IQM among the points at which no seed diverged. It was chosen by this
-number, which flatters it; train again with other seeds to report it."""
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-  color: #222; background: #fff }
-table { border-collapse: collapse } th, td { padding: .25rem .7rem; text-align: right;
-  border-bottom: 1px solid #ddd; white-space: nowrap }
-th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left }
-.wide { overflow-x: auto } figure { margin: 2rem 0 } img { max-width: 100%; height: auto }
-figcaption, .note { color: #555; font-size: .9rem } pre { overflow-x: auto; font-size: .8rem;
-  background: #f6f6f6; padding: .7rem }
-"""
 
 
-def table(dataset: "xr.Dataset") -> list[dict[str, str]]:
-    """Return the table of runs, or of a sweep's points, one per row, as text by column."""
+def table(dataset: "xr.Dataset", rank_by: str | None = None) -> list[dict[str, str]]:
+    """Return the table of runs, or of a sweep's points, one per row, as text by column.
+
+    Args:
+        dataset: results of one or several runs.
+        rank_by: `"training"` or `"evaluation"`: what orders the runs on each environment, and
+            decides a sweep's best point (`evaluated.ranked_by`); by default as they come.
+    """
     if results.swept(dataset):
-        return _table_of_points(dataset)
+        return _table_of_points(dataset, rank_by)
     rows = []
-    for run in runs.split(dataset).values():
-        summary = results.summarize(run)
+    is_evaluated = "final_evaluation" in dataset
+    for summary in _ordered([results.summarize(x) for x in runs.split(dataset).values()], rank_by):
         final = summary["final_return"]
         seconds = [summary[key] or math.nan for key in ("compile_seconds", "run_seconds")]
         rows.append(
@@ -64,6 +56,7 @@ def table(dataset: "xr.Dataset") -> list[dict[str, str]]:
                 "seeds": str(summary["num_seeds"]),
                 "IQM": _text(final["iqm"]),
                 "95 % CI": _interval_text(final["ci_low"], final["ci_high"]),
+                **(_evaluation_cells(summary) if is_evaluated else {}),
                 "mean": _text(final["mean"]),
                 "median": _text(final["median"]),
                 "min": _text(final["min"]),
@@ -76,8 +69,36 @@ def table(dataset: "xr.Dataset") -> list[dict[str, str]]:
     return rows
 
 
-def _table_of_points(dataset: "xr.Dataset") -> list[dict[str, str]]:
+def _ordered(summaries: list[dict[str, Any]], rank_by: str | None) -> list[dict[str, Any]]:
+    """The summaries, on each environment the best one first."""
+    if rank_by is None:
+        return summaries
+    key = evaluated.KEYS[rank_by]
+    envs = list(dict.fromkeys(summary["env"] for summary in summaries))
+
+    def place(summary: dict[str, Any]) -> tuple[int, float]:
+        iqm = summary.get(key, {}).get("iqm")
+        return envs.index(summary["env"]), math.inf if iqm is None else -iqm
+
+    return sorted(summaries, key=place)
+
+
+def _evaluation_cells(summary: dict[str, Any]) -> dict[str, str]:
+    """The final evaluation of a run or of a point, and when its task was solved."""
+    final = summary.get("final_evaluation", dict.fromkeys(("iqm", "ci_low", "ci_high")))
+    cells = {
+        "evaluation IQM": _text(final["iqm"]),
+        "evaluation 95 % CI": _interval_text(final["ci_low"], final["ci_high"]),
+    }
+    if (solved := summary.get("solved")) is not None:
+        cells["solved"] = str(solved["num_seeds"])
+        cells["median steps"] = _text(solved["median_steps"], ",.0f")
+    return cells
+
+
+def _table_of_points(dataset: "xr.Dataset", rank_by: str | None) -> list[dict[str, str]]:
     summary = results.summarize(dataset)
+    best = results.at(results.best(evaluated.ranked_by(dataset, rank_by or "training")))
     rows = []
     for found in summary["points"]:
         final = found["final_return"]
@@ -86,9 +107,10 @@ def _table_of_points(dataset: "xr.Dataset") -> list[dict[str, str]]:
                 **{name: f"{value:g}" for name, value in found["point"].items()},
                 "IQM": _text(final["iqm"]),
                 "95 % CI": _interval_text(final["ci_low"], final["ci_high"]),
+                **(_evaluation_cells(found) if "final_evaluation" in dataset else {}),
                 **{key: _text(final[key]) for key in ("mean", "median", "min", "max")},
                 "diverged": str(found["num_diverged"]),
-                "": "best" if found["point"] == summary["best"] else "",
+                "": "best" if found["point"] == best else "",
             }
         )
     return rows
@@ -199,6 +221,7 @@ def report(
     out: str | os.PathLike[str] | None = None,
     *,
     formats: Sequence[str] = ("png",),
+    rank_by: str | None = None,
 ) -> tuple["xr.Dataset", Path]:
     """Build table, pictures and report of runs that are complete.
 
@@ -209,18 +232,23 @@ def report(
             unless other formats are asked for.
         formats: of the files beside it: `"png"`, `"svg"`, `"pdf"` for the pictures, `"csv"`,
             `"tex"` for the table.
+        rank_by: `"training"` or `"evaluation"`: what the runs are ordered by, and what pictures and
+            statistics of final returns are of; by default of training, in the order of the runs.
 
     Returns:
         The results, and the path of the HTML file.
 
     Raises:
-        ValueError: as `load_runs`, or for an `out` that cannot be written to.
+        ValueError: as `load_runs`, for an `out` that cannot be written to, or runs that are to be
+            ranked by an evaluation that they have not.
     """
     for name in formats:
         check_choice("format", name, FORMATS)
     if out is not None:
         atomic.check_path("out", out)
     dataset = runs.load_runs(paths)
+    if rank_by is not None:
+        evaluated.ranked_by(dataset, rank_by)
     listed = list(runs.listed(paths)) if not isinstance(paths, Mapping) else []
     if out is not None:
         directory = Path(out)
@@ -230,23 +258,30 @@ def report(
         directory = Path("report")
     try:
         own = tuple(formats) == ("png",) and (directory / layout.CONFIG).exists()
-        write(dataset, directory, formats=() if own else formats)
+        write(dataset, directory, formats=() if own else formats, rank_by=rank_by)
     except OSError as error:
         raise ValueError(f"out must be writable, got {directory}: {error.strerror}") from None
     return dataset, directory / REPORT
 
 
-def write(dataset: "xr.Dataset", directory: Path, *, formats: Sequence[str] = ("png",)) -> None:
+def write(
+    dataset: "xr.Dataset",
+    directory: Path,
+    *,
+    formats: Sequence[str] = ("png",),
+    rank_by: str | None = None,
+) -> None:
     """Write `report.html` into a directory, and the pictures beside it, each whole or not at all.
 
     Args:
         dataset: results of one or several runs.
         directory: where; made if it is missing.
-        formats: of the files beside it, as `report`.
+        formats, rank_by: as `report`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     shown = []
-    for name, (figure, caption) in pictures(dataset).items():
+    ranked = evaluated.ranked_by(dataset, rank_by or "training")
+    for name, (figure, caption) in pictures(ranked).items():
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=150, format="png")
         shown.append((caption, buffer.getvalue()))
@@ -255,28 +290,32 @@ def write(dataset: "xr.Dataset", directory: Path, *, formats: Sequence[str] = ("
             figure.savefig(buffer, dpi=150, format=form)
             atomic.write_bytes((directory / name).with_suffix(f".{form}"), buffer.getvalue())
     for form in [form for form in formats if form in TABLE_FORMATS]:
-        atomic.write_text(directory / f"table.{form}", TABLE_FORMATS[form](table(dataset)))
-    atomic.write_text(directory / REPORT, _page(dataset, shown))
+        atomic.write_text(directory / f"table.{form}", TABLE_FORMATS[form](table(dataset, rank_by)))
+    atomic.write_text(directory / REPORT, _page(dataset, shown, rank_by))
 
 
-def _page(dataset: "xr.Dataset", shown: Sequence[tuple[str, bytes]]) -> str:
+def _page(dataset: "xr.Dataset", shown: Sequence[tuple[str, bytes]], rank_by: str | None) -> str:
     """Return the HTML: everything inside, no scripts, no links."""
     parts = runs.split(dataset)
-    rows = table(dataset)
+    rows = table(dataset, rank_by)
     body = [
         f"<h1>{html.escape(plots.title(dataset))}</h1>",
         _html_table(tuple(rows[0]), [tuple(row.values()) for row in rows]),
-        f'<p class="note">{EXPLANATION}</p>',
+        f'<p class="note">{texts.EXPLANATION}</p>',
     ]
+    if "final_evaluation" in dataset:
+        body.append(f'<p class="note">{texts.EVALUATION}</p>')
+    if rank_by == "evaluation":
+        body.append(f'<p class="note">{texts.RANKED}</p>')
     if results.swept(dataset):
-        body.append(f'<p class="note">{BEST}</p>')
+        body.append(f'<p class="note">{texts.BEST}</p>')
     for caption, png in shown:
         source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
         text = html.escape(caption)
         body.append(
             f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
         )
-    numbers = figures(dataset)
+    numbers = figures(evaluated.ranked_by(dataset, rank_by or "training"))
     if found := numbers.get("probability_of_improvement"):
         rows = [(f"P({p['x']} > {p['y']})", *_estimate_cells(p)) for p in found]
         body.append(_html_table(("probability of improvement", "value", "95 % CI"), rows))
@@ -303,63 +342,10 @@ def _page(dataset: "xr.Dataset", shown: Sequence[tuple[str, bytes]]) -> str:
         body.append(f"<details><summary>{heading}</summary><pre>{text}</pre></details>")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(plots.title(dataset))}</title><style>{STYLE}</style></head>\n<body>"
+        f"<title>{html.escape(plots.title(dataset))}</title><style>{texts.STYLE}</style></head>\n<body>"
         + "\n".join(body)
         + "</body></html>\n"
     )
-
-
-def _csv(rows: Sequence[dict[str, str]]) -> str:
-    """The table as comma-separated values, a header first."""
-    plain = [dict(_numbers(row)) for row in rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, plain[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(plain)
-    return text.getvalue()
-
-
-def _numbers(row: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """The cells of a row as numbers: no commas, and an interval as its two ends."""
-    for name, cell in row.items():
-        if name == "95 % CI":
-            low, _, high = cell.partition(" … ")
-            yield "ci_low", low.strip("-") and low
-            yield "ci_high", high
-        else:
-            yield name, cell.replace(",", "") if name == "steps/s" else cell
-
-
-def _tex(rows: Sequence[dict[str, str]]) -> str:
-    """The table as LaTeX, for the package booktabs."""
-
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join(_TEX.sub(lambda m: TEX[m[0]], cell) for cell in cells) + r" \\"
-
-    body = [
-        rf"\begin{{tabular}}{{{'l' * min(2, len(rows[0]))}{'r' * (len(rows[0]) - 2)}}}",
-        r"\toprule",
-        line(list(rows[0])),
-        r"\midrule",
-        *[line(list(row.values())) for row in rows],
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(body) + "\n"
-
-
-TEX = {
-    **{x: rf"\{x}" for x in "&%$#_{}"},
-    "…": r"\dots{}",
-    "−": "$-$",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-}
-_TEX = re.compile("|".join(map(re.escape, TEX)))
-PICTURE_FORMATS = ("png", "svg", "pdf")
-TABLE_FORMATS = {"csv": _csv, "tex": _tex}
-FORMATS = (*PICTURE_FORMATS, *TABLE_FORMATS)
 
 
 def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

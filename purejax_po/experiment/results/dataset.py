@@ -37,7 +37,7 @@ CIRCUMSTANCES = (
 EPISODES = ("num_episodes", "episode_return", "episode_return_std", "episode_length")
 """Variables by seed and update that every run has; the others are the algorithm's diagnostics."""
 
-LABELS = ("algorithm", "env", "seed", "update", "step")
+LABELS = ("algorithm", "env", "seed", "update", "step", "evaluation")
 
 
 def to_dataset(
@@ -104,17 +104,27 @@ def _reshaped(moments: Moments, shape: tuple[int, ...]) -> Moments:
     return Moments(reshape(count), reshape(mean), reshape(m2))
 
 
-def final_return(dataset: "xr.Dataset") -> Any:
+def final_return(dataset: "xr.Dataset", ends: Any = None) -> Any:
     """Mean return `[..., seeds]` of the episodes that end in the last tenth of training.
 
     A window counts if all of it lies there; the last window always does. NaN if no episode ended.
+
+    Args:
+        dataset: of training.
+        ends: updates that each lane made, `[..., seeds]`; all of them by default.
     """
     updates = dataset["update"].values
     begins = np.concatenate([[0], updates[:-1]])
-    last = begins >= (1 - FINAL_FRACTION) * updates[-1]
-    last[-1] = True
-    count = dataset["num_episodes"].values[..., last]
-    mean = np.nan_to_num(dataset["episode_return"].values[..., last])
+    count = dataset["num_episodes"].values
+    mean = np.nan_to_num(dataset["episode_return"].values)
+    if ends is None:
+        last = begins >= (1 - FINAL_FRACTION) * updates[-1]
+        last[-1] = True
+        count, mean = count[..., last], mean[..., last]
+    else:
+        end = np.asarray(ends)[..., None]
+        lies_there = (begins >= (1 - FINAL_FRACTION) * end) & (updates <= end)
+        count = count * (lies_there | (updates == end))
     total = count.sum(axis=-1)
     return np.where(total > 0, (count * mean).sum(axis=-1) / np.maximum(total, 1), np.nan)
 
@@ -188,6 +198,8 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
     minimum and maximum of each seed's mean return at the end of training. Seeds that diverged or
     ended no episode there are left out and listed. Of a sweep `points` holds one for each point;
     `final_return` is that of the point `best`, which was chosen by it and so flatters it.
+    With evaluation in training `final_evaluation` is the same of the last one, and `solved` tells
+    how many seeds reached the threshold and after how many steps half of them had (null: never).
     """
     attributes = dataset.attrs
     parts = list(points(dataset)) if swept(dataset) else []
@@ -195,9 +207,11 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
     summary = {
         "algorithm": attributes["algorithm"],
         "env": attributes["env"],
+        **{k: attributes[k] for k in ("wrappers", "randomize") if k in attributes},
         "num_seeds": dataset.sizes["seed"],
         "total_steps": int(dataset["step"].values[-1]),
         "final_return": over_seeds(sound_final_returns(chosen)),
+        **_of_evaluation(chosen, attributes),
         "diverged_seeds": [
             {**lane, "update": int(update)} for lane, update, _ in _lanes(dataset) if update >= 0
         ],
@@ -223,10 +237,28 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
                 "point": at(part),
                 "final_return": over_seeds(sound_final_returns(part)),
                 "num_diverged": int(np.sum(part["diverged_at"].values >= 0)),
+                **_of_evaluation(part, attributes),
             }
             for part in parts
         ]
     return summary
+
+
+def _of_evaluation(dataset: "xr.Dataset", attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a run's final evaluation, and of when it was solved; nothing without one."""
+    if "final_evaluation" not in dataset:
+        return {}
+    final, is_sound = dataset["final_evaluation"].values, dataset["diverged_at"].values < 0
+    found: dict[str, Any] = {"final_evaluation": over_seeds(final[is_sound])}
+    if "solved_at" in dataset:
+        config, steps = json.loads(attributes["config"]), dataset["solved_at"].values
+        ends = config.get("stop_when_solved")
+        found["solved"] = {
+            "return": config.get("solve_return") if ends is None else ends,
+            "num_seeds": int(np.isfinite(steps).sum()),
+            "median_steps": number(np.median(np.nan_to_num(steps, nan=math.inf))),
+        }
+    return found
 
 
 def _lanes(dataset: "xr.Dataset") -> Iterator[tuple[dict[str, Any], int, float]]:
@@ -281,7 +313,7 @@ def save(dataset: "xr.Dataset", path: Path) -> None:
 
 
 def save_results(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
-    """Write results as netCDF-4, with all that they say of themselves; `load_results` reads them.
+    """Write results as netCDF-4, with their attributes; `load_results` reads them.
 
     Args:
         dataset: results of a run, of a sweep or of several runs, or a part of them.

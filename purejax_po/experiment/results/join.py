@@ -56,7 +56,7 @@ def load_runs(paths: Paths) -> "xr.Dataset":
 
 
 def read_runs(paths: Paths) -> Runs:
-    """As `load_runs`, but each run by itself."""
+    """As `load_runs`, but each run separately."""
     if isinstance(paths, Mapping):
         named = [(label, path) for label, some in paths.items() for path in listed(some)]
     else:
@@ -129,8 +129,11 @@ def join(runs: Runs) -> "xr.Dataset":
                 f"{algorithm} on {env}; report it by itself"
             )
     labels = {
-        dim: np.unique(np.concatenate([run[dim].values for run in runs.values()]))
-        for dim in ("seed", "update")
+        dim: np.unique(
+            np.concatenate([run[dim].values for run in runs.values() if dim in run.dims])
+        )
+        for dim in ("seed", "update", "evaluation")
+        if any(dim in run.dims for run in runs.values())
     }
     variables = {name: run[name].variable for run in runs.values() for name in run}
     rows = []
@@ -142,7 +145,7 @@ def join(runs: Runs) -> "xr.Dataset":
         dataset = xr.concat(rows, xr.Variable("algorithm", algorithms))
     # Labels last: concatenation would order the dims by where they first turn up.
     dataset = dataset.transpose(
-        *[dim for dim in ("algorithm", "env") if dim in dataset.dims], "seed", "update"
+        *[dim for dim in ("algorithm", "env") if dim in dataset.dims], *labels
     ).set_coords("step")
     dataset.attrs = {
         "runs": json.dumps(
@@ -257,6 +260,7 @@ def _widen(
     if run is None:
         run = xr.Dataset(coords={"seed": [], "update": []})
         run = run.assign(step=("update", []))
+    run = run.assign_coords({dim: [] for dim in labels if dim not in run.dims})
     wide = run.reset_coords("step").reindex(labels)
     for name, like in variables.items():
         if name not in wide:
@@ -275,7 +279,13 @@ def _narrow(part: "xr.Dataset", attributes: dict[str, Any]) -> "xr.Dataset | Non
     if part.sizes["seed"] == 0:
         return None
     part = part.isel(update=np.flatnonzero(np.isfinite(part["step"].values)))
-    kept = (*results.EPISODES, "final_return")
+    if "evaluation" in part.dims:
+        known = np.isfinite(part["evaluation_return"].values).any(axis=0)
+        part = part.isel(evaluation=known) if known.any() else part.drop_dims("evaluation")
+    kept = [*results.EPISODES, "final_return"]
+    config = json.loads(attributes.get("config", "{}"))
+    if any(config.get(name) is not None for name in ("solve_return", "stop_when_solved")):
+        kept.append("solved_at")
     part = part.drop_vars(
         [name for name in part if name not in kept and np.all(np.isnan(part[name].values))]
     )

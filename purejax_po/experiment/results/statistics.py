@@ -40,6 +40,11 @@ def iqm(x: ArrayLike, axis: int = 0) -> Floats:
 
     Source: Agarwal et al. 2021, Deep Reinforcement Learning at the Edge of the Statistical
     Precipice, section 4.3.
+
+    Example:
+        >>> import purejax_po as po
+        >>> float(po.statistics.iqm([0.0, 1.0, 2.0, 100.0]))
+        1.5
     """
     from scipy import stats
 
@@ -90,7 +95,7 @@ def bootstrap_interval(
 
     The ends are the q and 1 − q quantiles of the resampled statistic, q = Φ(t_{n−1}((1 − c)/2)) in
     place of (1 − c)/2: plain percentiles cover too little for few seeds. The mean of few seeds of a
-    skewed distribution is still covered too rarely, the IQM is not (benchmarks/RESULTS.md).
+    skewed distribution is still covered too rarely, the IQM is not (docs/intervals.md).
 
     Args:
         x: `[seeds, ...]`; whole seeds are resampled, so a curve keeps its shape.
@@ -106,6 +111,12 @@ def bootstrap_interval(
     are those of the expanded percentile interval of Hesterberg 2015, What Teachers Should Know
     About the Bootstrap, but for its factor √(n/(n−1)), which is for means: with it intervals of the
     IQM and of the median cover too much.
+
+    Example:
+        >>> import purejax_po as po
+        >>> low, high = po.statistics.bootstrap_interval([0.0, 1.0, 2.0, 3.0])
+        >>> bool(low < 1.5 < high)
+        True
     """
     x = _one_task(x)
     if len(x) < 2:
@@ -237,6 +248,11 @@ def probability_of_improvement(
         ValueError: for different numbers of tasks.
 
     Source: Agarwal et al. 2021, section 4.3; the statistic is that of Mann and Whitney 1947.
+
+    Example:
+        >>> import purejax_po as po
+        >>> float(po.statistics.probability_of_improvement([2.0, 3.0], [1.0, 1.5]).value)
+        1.0
     """
     first, second = _tasks(x), _tasks(y)
     if len(first) != len(second):
@@ -321,6 +337,12 @@ def seeds_needed(
 
     Source: `bootstrap_interval`'s width solved for n; on the question, Colas et al. 2018, How Many
     Random Seeds?
+
+    Example:
+        >>> import purejax_po as po
+        >>> returns = [480.0, 490.0, 500.0, 470.0, 495.0, 488.0, 479.0, 500.0]
+        >>> po.statistics.seeds_needed(returns, width=5) > len(returns)
+        True
     """
     from scipy import stats
 

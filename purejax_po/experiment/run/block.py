@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from purejax_po.experiment.results import dataset as results
-from purejax_po.experiment.run.observers import Window, unstack
+from purejax_po.experiment.run.evaluating import Evaluator, evaluate, truly_diverged_at
+from purejax_po.experiment.run.observers import Record, Window, ended, unstack
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.program import Lanes, Program
 from purejax_po.experiment.store import arrays as checkpoint
@@ -28,6 +30,7 @@ class Work(NamedTuple):
     plan: Plan
     trainer: Trainer
     program: Program
+    evaluator: Evaluator | None
     store: Store
     checkpoint_every: float
     """Minutes."""
@@ -43,6 +46,10 @@ class Finished(NamedTuple):
     diverged_at: Any
     params: Any
     """What the final policy acts with (`TrainState.acting_params`)."""
+    state: Any = ()
+    """The last TrainState, `[K, ...]`, if the plan keeps states."""
+    evaluation: Any = None
+    """Mean returns `[num_real, evaluations]`; None without evaluation."""
 
 
 class Receipt(NamedTuple):
@@ -80,25 +87,38 @@ def run_block(
     begin, problems = work.store.newest(block)
     for problem in problems:
         tell(Problem(block, problem))
-    state, logs = _begin(work, lanes, begin, num_real)
+    state, logs, returns = _begin(work, lanes, begin, num_real)
     hyperparams, state, env_params = place(lanes, state, device)
     saved_at = time.monotonic()
     for index in range(len(logs), len(plan.lengths)):
-        state, log = run_window(
-            work.program.window[device], hyperparams, state, env_params, plan.lengths[index], device
-        )
+        over = ended(plan.config.stop_when_solved, returns)
+        if over is not None and over.all():
+            log = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), work.program.log_shapes)
+        else:
+            length = plan.lengths[index]
+            window = work.program.window[device]
+            state, log = run_window(window, hyperparams, state, env_params, length, device)
         logs.append(jax.tree.map(lambda x: x[:num_real], log))
-        tell(Window(block, index, logs[-1]))
+        evaluation = None
+        if work.evaluator is not None and index in plan.evaluated:
+            program = work.evaluator.evaluate[device]
+            state, found = evaluate(program, device, env_params, state, returns, plan)
+            returns.append(found)
+            evaluation = found[:num_real]
+        over = None if over is None else over[:num_real]
+        tell(Window(block, index, logs[-1], evaluation, over))
         if index + 1 == len(plan.lengths):
             break
         stops = is_asked_to_stop()
         if stops or time.monotonic() - saved_at >= 60 * work.checkpoint_every:
-            unfinished = checkpoint.flatten({"state": state, "log": stack(logs)})
+            unfinished = checkpoint.flatten({"state": state, **_record(logs, returns, num_real)})
             work.store.save(block, len(logs), unfinished, _meta(work))
             saved_at = time.monotonic()
         if stops:
             return Receipt(block, is_finished=False)
-    finished = _finish(state, logs, num_real)
+    finished = _finish(work, state, logs, returns)
+    if plan.keeps_states:
+        finished = finished._replace(state=state)
     work.store.finish(block, len(logs), checkpoint.flatten(finished), _meta(work))
     return Receipt(block, is_finished=True)
 
@@ -122,22 +142,44 @@ def run_window(
     return state, jax.device_get(log)
 
 
-def _begin(work: Work, lanes: Lanes, begin: Stored | None, num_real: int) -> tuple[Any, list[Log]]:
-    """The state and the windows' logs that a block begins with."""
+def _begin(
+    work: Work, lanes: Lanes, begin: Stored | None, num_real: int
+) -> tuple[Any, list[Log], list[Any]]:
+    """The state, the windows' logs and the evaluations `[K]` that a block begins with."""
     program = work.program
     if begin is None:
-        return new_state(program, lanes), []
+        return new_state(program, lanes), [], []
     log = _stacked(program.log_shapes, num_real, begin.num_windows)
     template = {"state": program.state_shapes, "log": log}
+    if number := work.plan.num_evaluations(begin.num_windows):
+        template["evaluation"] = _evaluation_shape(num_real, number)
     restored = unflatten(template, begin)
-    return restored["state"], unstack(restored["log"])
+    evaluations = np.asarray(restored.get("evaluation", np.zeros((num_real, 0))))
+    filled = evaluations[np.minimum(np.arange(program.lanes_per_worker), num_real - 1)]
+    return restored["state"], unstack(restored["log"]), list(filled.T)
 
 
-def _finish(state: Any, logs: list[Log], num_real: int) -> Finished:
+def _record(logs: list[Log], returns: list[Any], num_real: int) -> dict[str, Any]:
+    """What is told of a block's windows so far, as a checkpoint keeps it."""
+    record = {"log": stack(logs)}
+    return {**record, "evaluation": _joined(returns, num_real)} if returns else record
+
+
+def _joined(returns: list[Any], num_real: int) -> Any:
+    """Evaluations `[K]` as `[num_real, evaluations]`."""
+    return np.ascontiguousarray(np.stack(returns, axis=1)[:num_real])
+
+
+def _finish(work: Work, state: Any, logs: list[Log], returns: list[Any]) -> Finished:
     """Fetch what a finished block leaves behind."""
+    num_real = len(logs[0].info.count)
     fetched = jax.device_get((state.diverged_at, state.acting_params))
     diverged_at, params = jax.tree.map(lambda x: x[:num_real], fetched)
-    return Finished(stack(logs), diverged_at, params)
+    if not returns:
+        return Finished(stack(logs), diverged_at, params)
+    evaluation = _joined(returns, num_real)
+    diverged_at = truly_diverged_at(work.plan, evaluation, diverged_at)
+    return Finished(stack(logs), diverged_at, params, evaluation=evaluation)
 
 
 def _meta(work: Work) -> dict[str, Any]:
@@ -159,8 +201,17 @@ def _stacked(log: Log, num_real: int, num_windows: int) -> Log:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_real, num_windows), x.dtype), log)
 
 
-def read_log(shapes: Log, num_real: int, stored: Stored) -> Log:
-    """The log of a block that is under way or finished, leaves `[num_real, windows]`."""
+def _evaluation_shape(num_real: int, number: int) -> Any:
+    return jax.ShapeDtypeStruct((num_real, number), np.dtype(jnp.result_type(float)))
+
+
+def read_record(shapes: Log, num_real: int, stored: Stored) -> Record:
+    """What a block that is under way or finished has told."""
+    evaluation = stored.arrays.get("['evaluation']", stored.arrays.get(".evaluation"))
+    return Record(_read_log(shapes, num_real, stored), evaluation)
+
+
+def _read_log(shapes: Log, num_real: int, stored: Stored) -> Log:
     name = "['log']" if any(k.startswith("['log']") for k in stored.arrays) else ".log"
     arrays = {k[len(name) :]: x for k, x in stored.arrays.items() if k.startswith(name)}
     template = _stacked(shapes, num_real, stored.num_windows)

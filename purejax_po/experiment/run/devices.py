@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, NaturalGradientConfig
+from purejax_po.algorithms.natural import NaturalOptions
+from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig
 
 BEST_LANES_PER_ACCELERATOR = 4096
 LANES_PER_CORE = 8
@@ -34,7 +35,7 @@ def lanes_per_core(algorithm: AlgorithmConfig) -> int:
     """Return the best number of lanes on a core of a CPU; images of a single one fill its cache."""
     if algorithm.network.channels:
         return 1
-    is_natural = isinstance(algorithm, NaturalGradientConfig)
+    is_natural = isinstance(algorithm, NaturalOptions)
     return NATURAL_LANES_PER_CORE if is_natural else LANES_PER_CORE
 
 

@@ -16,15 +16,15 @@ from purejax_po.experiment.run.program import Lanes, Program, compile_once, jit_
 from purejax_po.types import Trainer
 
 SMALL = 8
-"""On a CPU up to this width a program is compiled first and measured then; on an accelerator, where
-the programs to extrapolate from take as long to compile as the wide one, any program is."""
+"""Up to this width (on an accelerator: always) a program is compiled first and its memory read
+afterwards. Wider programs of a CPU are extrapolated: compiling them to find out takes too long."""
 
 PROBE_WIDTHS = (2, 8)
 """Of the two small programs whose memory is extrapolated."""
 
 
 class Wish(NamedTuple):
-    """What is asked of a program's width K."""
+    """What a program's width K must satisfy."""
 
     fixed: int | None = None
     """K, if it is not to be chosen."""

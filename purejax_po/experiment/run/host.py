@@ -8,7 +8,14 @@ from typing import Any
 
 import tyro
 
-from purejax_po.checks import Range, check_choice, check_count, check_flag, check_number
+from purejax_po.checks import (
+    Range,
+    check_choice,
+    check_count,
+    check_flag,
+    check_number,
+    how_to_install,
+)
 from purejax_po.experiment.config import MAX_SEEDS
 from purejax_po.experiment.run.observers import Observer
 from purejax_po.experiment.run.progress import Progress
@@ -19,33 +26,34 @@ class Host:
     """Where and how a run takes place; its results do not depend on it."""
 
     num_devices: int | None = None
-    """Devices to use (a CPU core is one); all by default. Results depend on lanes_per_device alone,
-    which by default is chosen by the number of seeds and of devices."""
+    """Devices to use (a CPU core counts as one); all by default. Results depend only on
+    lanes_per_device, whose default follows from the numbers of seeds and devices."""
     memory_gib: float | None = None
-    """Memory for the programs on each device (GiB; the CPU is one), besides what Python itself
-    takes. Four fifths of what is free by default; lanes_per_device is chosen to fit."""
+    """Memory for the programs on each device (GiB), apart from Python's own. Default: four fifths
+    of what is free. lanes_per_device is chosen to fit."""
     cluster: str | None = None
-    """Run on a Ray cluster: auto (the one that this machine belongs to, else one of its own) or
-    HOST:PORT. The directory must be one that all its machines see."""
+    """Run on a Ray cluster: HOST:PORT, or auto (the cluster that this machine belongs to, else a
+    new one). All its machines must see the directory."""
     max_workers: int | None = None
-    """Workers of a cluster to use at most: processes, each with a GPU or with the cores of a
-    machine."""
+    """Use at most so many workers of a cluster. A worker is a process with one GPU, or with the
+    cores of one machine."""
     checkpoint_every: float = 1.0
     """Minutes between checkpoints; 0 saves after every window."""
     keep_checkpoints: int = 2
-    """Checkpoints to keep of seeds that are under way."""
+    """Checkpoints to keep while a seed trains."""
     stop_on_divergence: bool = False
     """Stop when a seed diverges, rather than freeze it and go on with the others."""
     log_to: tuple[str, ...] = ()
-    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online)."""
+    """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online), or a
+    logger of your own: my_pkg.logs:MyLogger, (directory, config) → Observer."""
     compilation_cache: bool = True
     """Keep compiled programs on disk, so that a second run of the same shape starts in seconds."""
     overwrite: tyro.conf.Suppress[bool] = False
     """Replace the run that the directory holds."""
     progress: tyro.conf.Suppress[tyro.conf.Fixed[bool | Progress]] = True
-    """Show a progress bar, or a function to call after every window."""
+    """Show a progress bar; or a function, which is called after every window."""
     observers: tyro.conf.Suppress[tyro.conf.Fixed[Sequence[Observer]]] = ()
-    """What else takes windows as they come."""
+    """Called with every window as it comes."""
 
     def check(self) -> None:
         """Raise `ValueError` for a value that no machine allows."""
@@ -76,9 +84,7 @@ class Host:
         if self.cluster is None:
             return
         if importlib.util.find_spec("ray") is None:
-            raise ValueError(
-                "cluster needs ray, which is not installed: pip install 'purejax-po[ray]'"
-            )
+            raise ValueError(f"cluster needs ray, which is not installed: {how_to_install('ray')}")
         from purejax_po.experiment.run.ray_cluster import connect
 
         connect(self.cluster)

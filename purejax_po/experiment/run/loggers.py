@@ -1,4 +1,7 @@
-"""Where windows are logged besides `log.jsonl`: TensorBoard and Weights & Biases, by lane.
+"""Where windows are logged besides `log.jsonl`: TensorBoard, Weights & Biases, or one's own.
+
+One's own is a function or a class `(directory, config) → Observer`, named by `module:name` or by an
+entry point of the group `purejax_po.loggers`.
 
 The host calls a logger once per window and block of lanes, with numbers that it has fetched anyway:
 nothing is called from inside the compiled program.
@@ -13,12 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from purejax_po.checks import check_choice
+from purejax_po import named
+from purejax_po.checks import check_choice, how_to_install
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.run.observers import Observer, Window
 from purejax_po.experiment.run.plan import Labels, Plan
-from purejax_po.metrics import Log
 
+GROUP = "purejax_po.loggers"
+"""Entry points by which an installed package gives its loggers a short name."""
 MAX_LANES = 256
 """A lane is a file, or a line of each chart: beyond, `results.nc` is the place to look."""
 
@@ -34,7 +39,7 @@ class TensorBoard:
     def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
         """As `Observer`."""
         steps = plan.updates[window.number] * plan.steps_per_update
-        for lane, name, value in scalars(labels.names, window.log):
+        for lane, name, value in scalars(labels.names, window):
             if lane not in self._writers:
                 self._writers[lane] = self._make(os.fspath(self._directory / lane))
             self._writers[lane].add_scalar(name, value, steps)
@@ -62,7 +67,7 @@ class WeightsAndBiases:
     def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
         """As `Observer`."""
         steps = plan.updates[window.number] * plan.steps_per_update
-        values = {f"{name}/{lane}": v for lane, name, v in scalars(labels.names, window.log)}
+        values = {f"{name}/{lane}": v for lane, name, v in scalars(labels.names, window)}
         self._run.log({"env_steps": steps, **values})
 
     def close(self) -> None:
@@ -71,10 +76,10 @@ class WeightsAndBiases:
 
 
 class Backend(NamedTuple):
-    """A kind of logger, and the module that it needs."""
+    """A kind of logger, and the module that it needs; one's own needs none that is known."""
 
     make: Any
-    module: str
+    module: str | None
 
 
 BACKENDS = {
@@ -82,6 +87,18 @@ BACKENDS = {
     "wandb": Backend(WeightsAndBiases, "wandb"),
 }
 """By name, which is also the name of the extra that installs the module."""
+
+
+def _backend(name: str) -> Backend:
+    """What a name stands for: a backend of the package's, or one's own."""
+    own = name if named.is_name(name) else named.entry_points(GROUP).get(name)
+    if name in BACKENDS or own is None:
+        check_choice("log_to", name, (*BACKENDS, *named.entry_points(GROUP)))
+        return BACKENDS[name]
+    make = named.find("log_to", own)
+    if not callable(make):
+        raise ValueError(f"log_to {name} must name a function or a class, got {make!r}")
+    return Backend(make, None)
 
 
 def check(names: Sequence[str], config: ExperimentConfig, directory: Path | None) -> None:
@@ -92,16 +109,14 @@ def check(names: Sequence[str], config: ExperimentConfig, directory: Path | None
             points of a sweep) or no directory.
     """
     for name in names:
-        check_choice("log_to", name, tuple(BACKENDS))
-        module = BACKENDS[name].module
-        if importlib.util.find_spec(module) is None:
+        module = _backend(name).module
+        if module is not None and importlib.util.find_spec(module) is None:
             raise ValueError(
-                f"log_to {name} needs {module}, which is not installed: "
-                f"pip install 'purejax-po[{name}]'"
+                f"log_to {name} needs {module}, which is not installed: {how_to_install(name)}"
             )
         if directory is None:
             raise ValueError(f"log_to {name} needs a directory for the run's files (out)")
-        if config.num_lanes > MAX_LANES:
+        if module is not None and config.num_lanes > MAX_LANES:
             points = f"{config.num_points} points × " if config.sweep else ""
             raise ValueError(
                 f"log_to {name} is for at most {MAX_LANES} seeds, got {points}{config.num_seeds}; "
@@ -111,16 +126,19 @@ def check(names: Sequence[str], config: ExperimentConfig, directory: Path | None
 
 def open_all(names: Sequence[str], config: ExperimentConfig, directory: Path) -> list[Observer]:
     """Open the loggers of a run."""
-    return [BACKENDS[name].make(directory, config) for name in dict.fromkeys(names)]
+    return [_backend(name).make(directory, config) for name in dict.fromkeys(names)]
 
 
-def scalars(lanes: Sequence[str], log: Log) -> Iterator[tuple[str, str, float]]:
-    """Yield lane, name and mean over the window of all that is finite."""
-    columns = {
+def scalars(lanes: Sequence[str], window: Window) -> Iterator[tuple[str, str, float]]:
+    """Yield lane, name and mean over the window of all that is finite, and its evaluation."""
+    log = window.log
+    columns: dict[str, tuple[Any, Any]] = {
         "episode_return": (log.episode_return.count, log.episode_return.mean),
         "episode_length": (log.episode_length.count, log.episode_length.mean),
         **{name: (log.info.count, mean) for name, mean in log.info.mean.items()},
     }
+    if window.evaluation is not None:
+        columns["evaluation_return"] = np.ones(len(lanes)), window.evaluation
     for name, (count, mean) in columns.items():
         for lane, n, value in zip(lanes, count, mean, strict=True):
             if n > 0 and np.isfinite(value):

@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -31,13 +32,44 @@ class Window(NamedTuple):
     """From 0."""
     log: Log
     """Means over the window, NumPy leaves `[num_real]`."""
+    evaluation: Any = None
+    """Mean returns of the evaluation that followed it, `[num_real]`; None if none did."""
+    ended: Any = None
+    """Which lanes had ended before it, for they had solved their task; bool `[num_real]` or one."""
+
+
+class Record(NamedTuple):
+    """What is known of a block's windows from the first one on."""
+
+    log: Log
+    """NumPy leaves `[num_real, windows]`."""
+    evaluation: Any = None
+    """`[num_real, evaluations]`; None before the first one."""
 
 
 class Observer(Protocol):
-    """Takes windows as they come, in the process that drives the run."""
+    """Takes windows as they come, in the process that drives the run.
+
+    `po.run(config, out, observers=[…])` takes any number of them. A block's windows come in order;
+    those of several blocks, which run at the same time, come mixed.
+    """
 
     def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
-        """Take note of a window; `labels` names its lanes."""
+        """Take note of a window.
+
+        Args:
+            plan: of the run. `plan.config` is the experiment, `plan.updates[window.number]` the
+                updates done by the window's end, and × `plan.steps_per_update` the environment
+                steps of each lane.
+            labels: of the block's lanes. `labels.names` has a text for each, such as `seed-3`, and
+                `labels.columns` the seeds and the values of a sweep, by name.
+            window: its log. `window.log.episode_return` and `.episode_length` have the fields
+                `count`, `mean` and `m2`, `[lanes]`, over the episodes that ended;
+                `window.log.info.mean` has the mean of every scalar of the algorithm over the
+                window's updates, by name, and `window.log.info.count` the number of these.
+                `loggers.scalars(labels.names, window.log)` yields all of it as
+                `(lane, name, value)`.
+        """
         ...
 
     def close(self) -> None:
@@ -79,18 +111,17 @@ class LogFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def begin(self, plan: Plan, logs: dict[int, Log]) -> None:
+    def begin(self, plan: Plan, records: dict[int, Record]) -> None:
         """Write the lines of windows that are done, block by block.
 
         Args:
             plan: of the run.
-            logs: by block, leaves `[num_real, windows]`.
+            records: by block.
         """
         lines = []
-        for block, log in sorted(logs.items()):
+        for block, record in sorted(records.items()):
             labels = plan.labels(block)
-            for index, part in enumerate(unstack(log)):
-                lines.append(_line(plan, labels, Window(block, index, part)))
+            lines += [_line(plan, labels, window) for window in windows(plan, block, record)]
         atomic.write_text(self._path, "".join(lines))
 
     def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
@@ -114,7 +145,13 @@ def _line(plan: Plan, labels: Labels, window: Window) -> str:
             for mean, count in zip(episodes.mean, episodes.count, strict=True)
         ],
     }
+    if window.evaluation is not None:
+        entry["evaluation_return"] = [_rounded(x) for x in window.evaluation]
     return json.dumps(entry) + "\n"
+
+
+def _rounded(x: Any) -> float | None:
+    return round(float(x), 4) if math.isfinite(x) else None
 
 
 class StopOnDivergence:
@@ -123,7 +160,10 @@ class StopOnDivergence:
     def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
         """Raise `StoppedError` naming seed and update, if a window lacks updates of a lane."""
         length, done = plan.lengths[window.number], window.log.info.count
-        if (lacking := np.flatnonzero(done < length)).size:
+        is_lacking = done < length
+        if window.ended is not None:
+            is_lacking &= ~window.ended
+        if (lacking := np.flatnonzero(is_lacking)).size:
             update = plan.updates[window.number] - length + int(done[lacking[0]])
             lane = sweep.describe(plan.config, plan.numbers(window.block)[lacking[0]])
             raise StoppedError(f"{lane} diverged at update {update} (stop_on_divergence)")
@@ -165,3 +205,26 @@ def unstack(log: Log) -> list[Log]:
     """The windows of a log whose leaves are `[lanes, windows]`."""
     windows = log.info.count.shape[1]
     return [jax.tree.map(lambda x, i=i: x[:, i], log) for i in range(windows)]
+
+
+def windows(plan: Plan, block: int, record: Record) -> list[Window]:
+    """The windows of a block's record, as they were told of."""
+    evaluations = [] if record.evaluation is None else list(record.evaluation.T)
+    after = dict(zip(plan.evaluated, evaluations, strict=False))
+    return [
+        Window(
+            block,
+            index,
+            log,
+            after.get(index),
+            ended(plan.config.stop_when_solved, evaluations[: plan.num_evaluations(index)]),
+        )
+        for index, log in enumerate(unstack(record.log))
+    ]
+
+
+def ended(stop_when_solved: float | None, evaluations: Sequence[Any]) -> Any:
+    """Which lanes have ended after some evaluations, each `[lanes]`; None where none can have."""
+    if stop_when_solved is None or not evaluations:
+        return None
+    return np.any(np.stack(evaluations) >= stop_when_solved, axis=0)

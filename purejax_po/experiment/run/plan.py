@@ -1,9 +1,10 @@
-"""What is to be done: which lanes make up which block, and in which windows each of them runs.
+"""The plan: which lanes make up which block, and in which windows each of them runs.
 
 Lanes are numbered point by point of a sweep, and seed by seed within each; blocks are K of them in
 that order, the last one filled with copies of the last lane. Nothing else knows these numbers.
 """
 
+import bisect
 import itertools
 import math
 from dataclasses import dataclass
@@ -41,13 +42,23 @@ class Plan:
     """Of the workers; on another kind the last bits would be other ones."""
 
     @property
+    def num_lanes(self) -> int:
+        """All of them."""
+        return self.config.num_lanes
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether a block's result holds its last state, from which others go on."""
+        return False
+
+    @property
     def num_blocks(self) -> int:
         """Blocks of K lanes, the last one padded."""
-        return math.ceil(self.config.num_lanes / self.lanes_per_device)
+        return math.ceil(self.num_lanes / self.lanes_per_device)
 
     def num_real(self, block: int) -> int:
         """How many lanes of a block are no padding."""
-        return min(self.lanes_per_device, self.config.num_lanes - block * self.lanes_per_device)
+        return min(self.lanes_per_device, self.num_lanes - block * self.lanes_per_device)
 
     def numbers(self, block: int) -> Any:
         """The numbers of a block's lanes among all lanes, `[num_real]`."""
@@ -56,7 +67,11 @@ class Plan:
     def lanes(self, block: int, trainer: Trainer) -> Lanes:
         """Make the lanes of a block, leaves `[K]`."""
         numbers = block * self.lanes_per_device + np.arange(self.lanes_per_device)
-        return make_lanes(self.config, np.minimum(numbers, self.config.num_lanes - 1), trainer)
+        return self.make(np.minimum(numbers, self.num_lanes - 1), trainer)
+
+    def make(self, numbers: Any, trainer: Trainer) -> Lanes:
+        """Make the lanes that have these numbers."""
+        return make_lanes(self.config, numbers, trainer)
 
     def labels(self, block: int) -> Labels:
         """Name the lanes of a block."""
@@ -72,6 +87,18 @@ class Plan:
     def updates(self) -> list[int]:
         """Updates done by the end of each window."""
         return list(itertools.accumulate(self.lengths))
+
+    @cached_property
+    def evaluated(self) -> list[int]:
+        """The windows, from 0, that an evaluation follows."""
+        every, last = self.config.evaluate_every, len(self.lengths) - 1
+        if not every:
+            return []
+        return [i for i in range(last + 1) if (i + 1) % every == 0 or i == last]
+
+    def num_evaluations(self, num_windows: int) -> int:
+        """Evaluations that some windows, from the first one on, have been followed by."""
+        return bisect.bisect_left(self.evaluated, num_windows)
 
     @property
     def steps_per_update(self) -> int:

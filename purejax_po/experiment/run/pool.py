@@ -14,6 +14,7 @@ from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.run import devices
 from purejax_po.experiment.run import fit as fitting
 from purejax_po.experiment.run.block import Problem, Receipt, Work, run_block
+from purejax_po.experiment.run.evaluating import Evaluator, compile_evaluator
 from purejax_po.experiment.run.fit import Wish
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import Window
@@ -91,6 +92,7 @@ class Threads:
         self._config, self._trainer, self._host = config, trainer, host
         self._key = program_key(config, trainer)
         self._program: Program | None = None
+        self._evaluator: Evaluator | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -107,13 +109,15 @@ class Threads:
         workers = devices.workers(self._host.num_devices)
         program = fitting.fit(self._config, self._trainer, workers, wish, self._key)
         self._program, device = program, program.workers[0]
+        self._evaluator = compile_evaluator(self._config, self._trainer, program, self._key)
+        also = self._evaluator.compile_seconds if self._evaluator else 0.0
         return Fit(
             program.lanes_per_worker,
             device.device_kind,
             device.platform,
             len(program.workers),
             program.bytes_per_worker * program.workers.count(device),
-            program.compile_seconds,
+            program.compile_seconds + also,
             program.log_shapes,
         )
 
@@ -121,7 +125,7 @@ class Threads:
         """As `Pool`."""
         assert self._program is not None
         minutes = self._host.checkpoint_every
-        work = Work(plan, self._trainer, self._program, store, minutes, begun)
+        work = Work(plan, self._trainer, self._program, self._evaluator, store, minutes, begun)
         is_x64 = jax.config.read("jax_enable_x64")  # a context's value is that of its thread alone
         for device in self._program.workers:
             thread = threading.Thread(target=self._serve, args=(work, device, is_x64), daemon=True)
@@ -167,3 +171,13 @@ class Threads:
         for thread in self._threads:
             thread.join()
         self._threads = []
+
+
+def open_pool(config: ExperimentConfig, trainer: Trainer, host: Host) -> Pool:
+    """Return who will run the blocks of an experiment."""
+    if host.cluster is None:
+        return Threads(config, trainer, host)
+    host.connect()  # before ray is imported, which reads what the connection sets
+    from purejax_po.experiment.run.ray_pool import RayPool
+
+    return RayPool(config, host)

@@ -62,23 +62,16 @@ class Worker:
         self._fit = self._pool.fit(wish)
         return self._fit
 
-    def begin(
-        self,
-        lanes_per_device: int,
-        device_kind: str,
-        place: tuple[str, tuple[str, ...]],
-        begun: float,
-    ) -> int | str:
+    def begin(self, plan: Plan, place: tuple[str, tuple[str, ...]], begun: float) -> int | str:
         """Take the run; returns how many blocks at once, or why none."""
         import jax
 
         kind = jax.local_devices()[0].device_kind
-        if kind != device_kind:
-            return f"its device is {kind}, the run's is {device_kind}: last bits would differ"
-        if self._fit is None or self._fit.lanes_per_device != lanes_per_device:
-            memory_gib = self._host.memory_gib
-            self._fit = self._pool.fit(Wish(fixed=lanes_per_device, memory_gib=memory_gib))
-        plan = Plan(self._config, lanes_per_device, device_kind)
+        if kind != plan.device_kind:
+            return f"its device is {kind}, the run's is {plan.device_kind}: last bits would differ"
+        if self._fit is None or self._fit.lanes_per_device != plan.lanes_per_device:
+            wish = Wish(fixed=plan.lanes_per_device, memory_gib=self._host.memory_gib)
+            self._fit = self._pool.fit(wish)
         directory, hashes = place
         store = RunStore(Path(directory), hashes, self._host.keep_checkpoints)
         self._pool.begin(plan, store, begun)
@@ -214,10 +207,7 @@ class RayPool:
 
     def _enlist(self, member: _Member) -> None:
         assert self._plan is not None
-        plan = self._plan
-        member.answer = member.actor.begin.remote(
-            plan.lanes_per_device, plan.device_kind, self._place, self._begun
-        )
+        member.answer = member.actor.begin.remote(self._plan, self._place, self._begun)
 
     def _grow(self) -> None:
         """Ask for as many workers as there are blocks for, so that an autoscaler sees it."""

@@ -3,7 +3,6 @@
 A run that begins, one that is resumed, and one that has lost a worker are the same loop.
 """
 
-import json
 import time
 import warnings
 from collections import Counter
@@ -13,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import numpy as np
 
 from purejax_po.contract import name_of
 from purejax_po.experiment import layout
-from purejax_po.experiment.config import ExperimentConfig, sweep
+from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import block as blocks
 from purejax_po.experiment.run import loggers, memory
@@ -28,11 +26,14 @@ from purejax_po.experiment.run.observers import (
     Bar,
     LogFile,
     Observer,
+    Record,
     StopOnDivergence,
     StoppedError,
     UnfinishedEpisodes,
     Window,
+    windows,
 )
+from purejax_po.experiment.run.outcome import dataset_of
 from purejax_po.experiment.run.plan import Labels, Plan
 from purejax_po.experiment.run.pool import Failure, Fit, Loss, Pool
 from purejax_po.experiment.run.signals import StopSignal
@@ -45,14 +46,13 @@ from purejax_po.experiment.store.run_store import (
     Store,
     Stored,
 )
-from purejax_po.metrics import Log
 from purejax_po.types import Trainer
 
 if TYPE_CHECKING:
     import xarray as xr
 
 MOST_LOSSES = 5
-"""Of the workers of a block in a row, none of which trains a new window."""
+"""Workers that a block may lose in a row without a new window."""
 POLL_SECONDS = 0.5
 
 RESULTS_COPIES = 3
@@ -131,7 +131,7 @@ class _Loop:
         self._labels: dict[int, Labels] = {}
         self._observers = [*observers, *host.observers]
         self._seconds_before = 0.0
-        self._results: dict[int, tuple[Log, Any]] = {}
+        self._results: dict[int, tuple[Record, Any]] = {}
         self._seen: dict[int, int] = {}
         self._known_problems: set[str] = set()
         self._store: Store = MemoryStore()
@@ -195,8 +195,8 @@ class _Loop:
             run_store.create(directory, config, self._plan.to_dict(results.versions()))
         hashes = run_store.stored_hashes(directory)
         self._store = store = RunStore(directory, hashes, self._host.keep_checkpoints)
-        logs = self._restore(store) if is_begun else {}
-        LogFile(directory / layout.LOG).begin(self._plan, logs)
+        records = self._restore(store) if is_begun else {}
+        LogFile(directory / layout.LOG).begin(self._plan, records)
 
     def _warn_of_changes(self, begun: dict[str, Any]) -> None:
         """Warn if a run goes on with other versions or devices than it began with."""
@@ -221,9 +221,9 @@ class _Loop:
                 stacklevel=2,
             )
 
-    def _restore(self, store: RunStore) -> dict[int, Log]:
-        """Read the results and states that a run has left; returns the log of each block."""
-        logs: dict[int, Log] = {}
+    def _restore(self, store: RunStore) -> dict[int, Record]:
+        """Read the results and states that a run has left; returns the record of each block."""
+        logs: dict[int, Record] = {}
         problems: list[str] = []
         for block in range(self._plan.num_blocks):
             try:
@@ -241,7 +241,7 @@ class _Loop:
             problems += [f"{problem}; {instead}" for problem in damaged]
             self._known_problems.update(damaged)
             if stored is not None:
-                logs[block] = self._read_log(block, stored)
+                logs[block] = self._read(block, stored)
                 self._note(stored)
         if problems and not logs:
             raise CheckpointError(
@@ -254,7 +254,7 @@ class _Loop:
             warnings.warn(
                 f"{store.directory} holds no checkpoint: all seeds start anew", stacklevel=4
             )
-        self._seen = {block: log.info.count.shape[1] for block, log in logs.items()}
+        self._seen = {block: found.log.info.count.shape[1] for block, found in logs.items()}
         self._tell_of_steps_before()
         return logs
 
@@ -266,19 +266,19 @@ class _Loop:
             if isinstance(observer, Bar):
                 observer.begin(updates * self._plan.steps_per_update)
 
-    def _read_log(self, block: int, stored: Stored) -> Log:
-        return blocks.read_log(self._fit.log_shapes, self._plan.num_real(block), stored)
+    def _read(self, block: int, stored: Stored) -> Record:
+        return blocks.read_record(self._fit.log_shapes, self._plan.num_real(block), stored)
 
     def _note(self, stored: Stored) -> None:
         seconds = float(stored.meta.get("run_seconds", 0.0))
         self._seconds_before = max(self._seconds_before, seconds)
 
-    def _take_result(self, block: int, stored: Stored) -> Log:
-        """Keep of a block's result what the Dataset needs; returns its log."""
+    def _take_result(self, block: int, stored: Stored) -> Record:
+        """Keep of a block's result what the Dataset needs; returns its record."""
         self._note(stored)
-        log = self._read_log(block, stored)
-        self._results[block] = log, stored.arrays[".diverged_at"]
-        return log
+        record = self._read(block, stored)
+        self._results[block] = record, stored.arrays[".diverged_at"]
+        return record
 
     def _loop(self, todo: list[int], stop: StopSignal) -> None:
         """Hand out the blocks, and take what comes, until none is open."""
@@ -333,16 +333,15 @@ class _Loop:
         if window.number < seen:
             return False
         if window.number > seen and (stored := self._store.newest(window.block)[0]) is not None:
-            self._fill(window.block, self._read_log(window.block, stored), window.number)
+            self._fill(window.block, self._read(window.block, stored), window.number)
         if window.number == self._seen.get(window.block, 0):
             self._tell(window)
         return True
 
-    def _fill(self, block: int, log: Log, end: int) -> None:
+    def _fill(self, block: int, record: Record, end: int) -> None:
         """Tell of windows that nobody told of."""
-        parts = blocks.unstack(log)
-        for index in range(self._seen.get(block, 0), min(end, len(parts))):
-            self._tell(Window(block, index, parts[index]))
+        for window in windows(self._plan, block, record)[self._seen.get(block, 0) : end]:
+            self._tell(window)
 
     def _tell(self, window: Window) -> None:
         if window.block not in self._labels:
@@ -361,28 +360,11 @@ class _Loop:
         self._labels.pop(block, None)
 
     def _dataset(self) -> "xr.Dataset":
-        config = self._study.config
         parts = [self._results[block] for block in range(self._plan.num_blocks)]
-        log, diverged_at = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         if self._study.directory is not None:
-            logs = {block: part for block, (part, _) in self._results.items()}
-            LogFile(self._study.directory / layout.LOG).begin(self._plan, logs)
-        dataset = results.to_dataset(
-            log,
-            seeds=np.arange(config.num_seeds) + config.first_seed,
-            updates=self._plan.updates,
-            steps_per_update=self._plan.steps_per_update,
-            axes=sweep.axes(config),
-        )
-        final = dataset["final_return"]
-        dataset["diverged_at"] = final.dims, diverged_at.reshape(final.shape)
-        dataset.attrs.update(
-            algorithm=config.algorithm.name,
-            env=config.env_name,
-            config=json.dumps(config.identity()),
-            versions=json.dumps(results.versions()),
-        )
-        return dataset
+            records = {block: part for block, (part, _) in self._results.items()}
+            LogFile(self._study.directory / layout.LOG).begin(self._plan, records)
+        return dataset_of(self._plan, parts)
 
     def _memory_estimate(self) -> float:
         """Bytes that will be in use at most: on an accelerator, else by this process."""

@@ -1,15 +1,22 @@
 """From a configuration to what is compiled, in the process that drives a run and in its workers."""
 
+import dataclasses
 import json
 from collections.abc import Hashable
 
 from purejax_po.environments import registry
 from purejax_po.experiment.config import ExperimentConfig, sweep
+from purejax_po.experiment.run import evaluating
 from purejax_po.training import make_trainer
-from purejax_po.types import Trainer
+from purejax_po.types import Environment, EnvParams, Trainer
 
-TRACED = ("num_seeds", "first_seed", "sweep", "total_steps", "num_windows")
-"""Fields of an experiment that no program depends on."""
+EVALUATION = (
+    *("evaluate_every", "evaluation_episodes", "evaluation_actions"),
+    *("solve_return", "stop_when_solved"),
+)
+"""Fields of an experiment that say what another program does between windows."""
+TRACED = ("num_seeds", "first_seed", "sweep", "total_steps", "num_windows", *EVALUATION)
+"""Fields of an experiment that no program of training depends on."""
 
 
 def build_trainer(config: ExperimentConfig) -> Trainer:
@@ -31,7 +38,16 @@ def build_trainer(config: ExperimentConfig) -> Trainer:
         matmul_precision=config.matmul_precision,
     )
     sweep.check_effect(config, trainer)
+    if config.evaluate_every:
+        evaluating.check(config, trainer)
     return trainer
+
+
+def true_env(config: ExperimentConfig, trainer: Trainer) -> tuple[Environment, EnvParams]:
+    """Return a trainer's environment without the randomisation of its parameters."""
+    if not config.randomize:
+        return trainer.env, trainer.env_params
+    return dataclasses.replace(config, randomize=()).make_env()
 
 
 def program_key(config: ExperimentConfig, trainer: Trainer) -> Hashable:

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejax_po.checks import how_to_install
+
 MANIFEST = "manifest.json"
 ARRAYS = "arrays.safetensors"
 FORMAT = 2
@@ -48,7 +50,7 @@ def save(directory: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
     partial.mkdir()
     try:
         kept = {name: np.asarray(arrays[name]) for name in sorted(arrays) if arrays[name].size}
-        _write(partial / ARRAYS, _to_bytes(kept))
+        _write(partial / ARRAYS, to_bytes(kept))
         manifest = {
             "format": FORMAT,
             "name": directory.name,
@@ -78,16 +80,15 @@ def _put(partial: Path, directory: Path) -> None:
             directory.unlink(missing_ok=True)
 
 
-def _to_bytes(arrays: Arrays) -> bytes:
-    """The arrays as a file of the safetensors format."""
+def to_bytes(arrays: Arrays, metadata: dict[str, str] | None = None) -> bytes:
+    """The arrays, and texts about them, as a file of the safetensors format."""
     from safetensors.numpy import save
 
     # Rows one after the other: the format takes an array's memory as it is. Dtypes that NumPy does
     # not have (bfloat16) are stored as their bits.
     plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    return save(
-        {k: x.view(f"u{x.itemsize}") if x.dtype.kind == "V" else x for k, x in plain.items()}
-    )
+    bits = {k: x.view(f"u{x.itemsize}") if x.dtype.kind == "V" else x for k, x in plain.items()}
+    return save(bits, metadata)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -132,7 +133,7 @@ def _load_orbax(directory: Path, names: list[str]) -> Arrays:
     except ImportError:
         raise CheckpointError(
             f"checkpoint {directory} was written by purejax-po 0.1 and needs orbax: "
-            "pip install 'purejax-po[legacy]'"
+            f"{how_to_install('legacy')}"
         ) from None
     # orbax takes the path for a pattern: it is read from a place whose name is plain.
     with tempfile.TemporaryDirectory() as plain:

@@ -89,7 +89,7 @@ class RunStore:
         self._lock = threading.Lock()
 
     def save(self, block: int, num_windows: int, arrays: Arrays, meta: dict[str, Any]) -> None:
-        """As `Store`; what was saved before goes, but for the newest few."""
+        """As `Store`; earlier states are removed, except the newest few."""
         folder = layout.block_folder(self.directory, block)
         self._write(block, layout.state_name(num_windows), num_windows, arrays, meta)
         for _, path in layout.states(folder)[self._keep :]:

@@ -1,0 +1,134 @@
+"""The zoo and the open benchmark: search settings, confirm them with fresh seeds, draw the page.
+
+    python benchmarks/zoo.py [--only ppo trpo] [--env CartPole-v1] [--parts search confirm page]
+
+Runs what is not there yet, cell by cell, and may be broken off. `confirm` trains each cell's best
+candidate with seeds that no search has seen, and writes `purejax_po/zoo/`; `page` writes
+`results.nc`, `results.json` and `report.html`, for all environments and for each of them.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import zoo_search
+from measure import commit
+
+import purejax_po as po
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment import layout
+from purejax_po.experiment.compare import place_of
+from purejax_po.experiment.config import zoo
+from purejax_po.experiment.report import page as report
+from purejax_po.experiment.results import join
+
+PARTS = ("search", "confirm", "page")
+OUT = Path("runs/zoo")
+EVALUATE_EVERY = 10
+"""Windows of a hundred."""
+
+
+def confirm(
+    algorithm: str, env: str, place: Path, num_shapes: int | None, folder: Path = zoo.FOLDER
+) -> zoo.Entry:
+    """Train a cell's best candidate with the fresh seeds, and write its file."""
+    found = zoo_search.search(algorithm, env, place / "search", num_shapes=num_shapes)
+    chosen = zoo_search.best(found.finals)
+    config = po.ExperimentConfig(
+        algorithm=zoo_search.settings_of(chosen), env=env, total_steps=zoo_search.BUDGETS[env]
+    )
+    fresh = zoo_search.FRESH_SEEDS
+    out = place / "runs" / place_of(algorithm, env)
+    dataset = _run(
+        dataclasses.replace(
+            config,
+            num_seeds=len(fresh),
+            first_seed=fresh.start,
+            evaluate_every=EVALUATE_EVERY,
+        ),
+        out,
+    )
+    entry = zoo.Entry(config, evidence(dataset, found))
+    zoo.write(entry, folder)
+    print(f"{algorithm} on {env}: {entry.evidence['iqm']:.1f} (IQM of {len(fresh)} fresh seeds)")
+    return entry
+
+
+def _run(config: po.ExperimentConfig, out: Path) -> Any:
+    """The run of a configuration: read, gone on with, or begun anew if it was another's."""
+    if (out / layout.CONFIG).exists():
+        found = json.loads((out / layout.CONFIG).read_text())
+        if po.ExperimentConfig.from_dict(found) == config:
+            return po.resume(out, progress=False)
+    return po.run(config, out, progress=False, overwrite=True)
+
+
+def evidence(dataset: Any, found: zoo_search.Search) -> dict[str, Any]:
+    """What a file says of its settings."""
+    summary = po.summarize(dataset)
+    final, evaluated = summary["final_return"], summary["final_evaluation"]
+    seeds, tried, last = dataset["seed"].values, zoo_search.SEARCH_SEEDS, zoo_search.FINAL_SEEDS
+    chosen = zoo_search.best(found.finals)
+    algorithm, env = summary["algorithm"], summary["env"]
+    return {
+        "num_seeds": len(seeds),
+        "first_seed": int(seeds[0]),
+        **{key: round(final[key], 3) for key in ("iqm", "ci_low", "ci_high", "mean", "min", "max")},
+        **{f"evaluation_{key}": round(evaluated[key], 3) for key in ("iqm", "ci_low", "ci_high")},
+        "diverged": len(summary["diverged_seeds"]),
+        "run_seconds": round(summary["run_seconds"], 1),
+        "steps_per_second": round(summary["env_steps_per_second"]),
+        "search_score": round(chosen.score or float("nan"), 3),
+        "search_candidates": len(found.candidates),
+        "search_seeds": [tried.start, len(tried)],
+        "finalists": len(found.finals),
+        "final_seeds": [last.start, len(last)],
+        "search_seconds": round(sum(x.seconds for x in (*found.candidates, *found.finals)), 1),
+        "search": f"python benchmarks/zoo.py --only {algorithm} --env {env}",
+        "command": f"purejax-po train {algorithm} --env {env} --preset zoo --seeds {len(seeds)}",
+        "commit": commit(),
+        "jax": summary["versions"]["jax"],
+    }
+
+
+def page(place: Path) -> Path:
+    """Write data and pages of all cells that are confirmed; returns the page's path."""
+    runs = sorted(p.parent for p in (place / "runs").glob(f"*/{layout.SUMMARY}"))
+    if not runs:
+        raise SystemExit(f"{place} holds no complete run: --parts search confirm")
+    dataset = po.load_runs(runs)
+    po.save_results(dataset, place / "results.nc")
+    atomic.write_json(place / "results.json", report.figures(dataset))
+    report.write(dataset, place)
+    if "env" in dataset.dims:
+        for env in dataset["env"].values:
+            parts = {key: run for key, run in join.split(dataset).items() if key[1] == env}
+            report.write(join.join(parts), place / str(env).replace("/", "-"))
+    return place / report.REPORT
+
+
+def main() -> None:
+    """Run the parts of the cells that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=list(zoo_search.FLOATS), help="algorithms")
+    parser.add_argument("--env", nargs="+", default=list(zoo_search.BUDGETS))
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--shapes", type=int, help="of programs that a search tries at most")
+    arguments = parser.parse_args()
+    number = arguments.shapes
+    for env in arguments.env:
+        for algorithm in arguments.only:
+            if "search" in arguments.parts:
+                zoo_search.search(algorithm, env, arguments.out / "search", num_shapes=number)
+            if "confirm" in arguments.parts:
+                confirm(algorithm, env, arguments.out, number)
+    if "page" in arguments.parts:
+        print(page(arguments.out))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The command that searches for settings."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from purejax_po.cli import output, tuned
+from purejax_po.cli.commands import Train
+from purejax_po.experiment import compare, tuning
+from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.tune import space as spaces
+from purejax_po.experiment.tune.search import Search
+
+
+def _budget() -> ExperimentConfig:
+    return ExperimentConfig(num_seeds=4, total_steps=100_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(Train):
+    """Search for an algorithm's settings: trials and their seeds are lanes of a few programs.
+
+    What is chosen is trained again with seeds that the search never saw.
+    """
+
+    experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(default_factory=_budget)
+    search: Annotated[Search, tyro.conf.arg(name="")] = field(default_factory=Search)
+    space: str = "shipped"
+    """What is searched: shipped (the algorithm's own), none, or a TOML file's table [space]."""
+    axes: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(name="search", metavar="NAME=LOW..HIGH|log:LOW..HIGH|V,V,…"),
+    ] = ()
+    """Add a dimension to the space, or change one: learning_rate=log:1e-4..1e-2, num_envs=4,8,16,
+    hidden=64x64,128x128, normalize_observations=true,false. Again for each further name."""
+    in_file: tyro.conf.Suppress[tyro.conf.Fixed[dict[str, Any]]] = field(default_factory=dict)
+    """The table [space] of the configuration file."""
+
+    def execute(self) -> int:
+        """Search, then print the best trials and the score of what was chosen."""
+        try:
+            config = self.config()
+            self._check_file(config)
+            name = f"tune-{compare.place_of(config.algorithm.name, config.env_name)}"
+            host = replace(self.host, overwrite=self.overwrite)
+            prepared = tuning.prepare(
+                config, self.out or Path("runs") / name, self._space(), self.search, host
+            )
+        except ValueError as error:
+            return output.fail(error)
+        return tuned.run(prepared, host)
+
+    def _space(self) -> dict[str, Any]:
+        """What is searched: the space, with the dimensions that are given one by one."""
+        if self.in_file and self.space == "shipped":
+            base: dict[str, Any] = dict(self.in_file)
+        else:
+            base = tuning.space_of(self.space, self.algorithm.name)
+        return {**base, **spaces.parse_assignments(self.axes)}

@@ -1,0 +1,148 @@
+"""A batch of trials: few programs, and at each rung the best trials go on.
+
+Source: Jamieson & Talwalkar 2016, Non-stochastic Best Arm Identification and Hyperparameter
+Optimization; the trials of all programs are ranked together.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.results import statistics
+from purejax_po.experiment.run.host import Host
+from purejax_po.experiment.run.signals import StopSignal
+from purejax_po.experiment.run.trainer import build_trainer
+from purejax_po.experiment.tune import space as spaces
+from purejax_po.experiment.tune.rungs import Group, steps_of, train_rung
+from purejax_po.experiment.tune.space import Params, Value
+
+
+class Halving(NamedTuple):
+    """When trials are judged, and how many go on."""
+
+    num_rungs: int = 3
+    """Judgements, the last one at the end; 1 trains every trial to its end."""
+    reduction: int = 2
+    """Of this many trials one goes on, and each rung is this many times as long."""
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """Of the training, at which each rung ends."""
+        return tuple(float(self.reduction) ** -i for i in reversed(range(self.num_rungs)))
+
+    def survivors(self, number: int) -> int:
+        """How many of so many trials go on."""
+        return max(1, number // self.reduction)
+
+
+class Trained(NamedTuple):
+    """What has become of a trial."""
+
+    reports: dict[int, float]
+    """IQM over seeds of the return, by environment steps of a seed; none once a seed diverged."""
+    returns: list[float]
+    """Of each seed, at the last rung that it took part in."""
+    is_complete: bool
+    """Whether it was trained to the end, and no seed diverged or ended no episode."""
+    steps: int
+    """Environment steps of each seed."""
+
+
+class Work(NamedTuple):
+    """What trials are trained with."""
+
+    config: ExperimentConfig
+    """Where the space leaves it open; its seeds are each trial's."""
+    width: int
+    """Lanes on each device."""
+    host: Host
+    stop: StopSignal
+    tell: Callable[[int], None]
+    """Called with the number of environment steps that have been trained."""
+
+
+def train_batch(
+    work: Work,
+    points: Sequence[Params],
+    place: Path,
+    halving: Halving,
+    report: Callable[[list[Trained]], None] = lambda trained: None,
+) -> list[Trained]:
+    """Train a batch of trials.
+
+    Args:
+        work: with what.
+        points: of the trials.
+        place: the batch's folder; what it holds is not trained again.
+        halving: who goes on.
+        report: called after each rung.
+
+    Raises:
+        Interrupted: after a signal, once what is under way is saved.
+    """
+    groups = _groups(work.config, points)
+    trained = [Trained({}, [], False, 0) for _ in points]
+    alive = list(range(len(points)))
+    before: tuple[int, list[int]] | None = None
+    fractions = halving.fractions
+    for rung, fraction in enumerate(fractions):
+        for number, group in enumerate(groups):
+            here = [i for i, x in enumerate(group.numbers) if x in alive]
+            if here:
+                folder = place / f"program-{number}"
+                old = None
+                if before is not None:
+                    were = [i for i, x in enumerate(group.numbers) if x in before[1]]
+                    old = folder / f"rung-{before[0]}", were, fractions[before[0]]
+                with work.stop.deferred():
+                    scores = train_rung(
+                        group,
+                        here,
+                        fraction,
+                        folder / f"rung-{rung}",
+                        old,
+                        work.width,
+                        work.host,
+                        work.stop,
+                        work.tell,
+                    )
+                steps = steps_of(group.config, fraction)
+                for x, returns in scores.returns.items():
+                    score = _score(returns, scores.diverged[x])
+                    reports = trained[x].reports | ({} if score is None else {steps: score})
+                    is_complete = fraction == 1.0 and score is not None
+                    trained[x] = Trained(reports, returns, is_complete, steps)
+        report(trained)
+        before = rung, alive
+        ranked = sorted(alive, key=lambda x: -_last(trained[x]))
+        alive = sorted(ranked[: halving.survivors(len(alive))])
+    return trained
+
+
+def _groups(config: ExperimentConfig, points: Sequence[Params]) -> list[Group]:
+    """Trials by program: those that share all that shapes one."""
+    traced = [name for name in points[0] if spaces.is_traced(config.algorithm, name)]
+    found: dict[tuple[tuple[str, Value], ...], list[int]] = {}
+    for place, point in enumerate(points):
+        static = tuple((k, v) for k, v in point.items() if k not in traced)
+        found.setdefault(static, []).append(place)
+    made = []
+    for static, places in found.items():
+        whole = spaces.at(config, dict(static))
+        numbers = tuple({k: float(points[place][k]) for k in traced} for place in places)
+        made.append(Group(whole, build_trainer(whole), numbers, tuple(places)))
+    return made
+
+
+def _score(returns: Sequence[float], diverged: bool) -> float | None:
+    """IQM over seeds; none if one of them has no return or has diverged."""
+    if diverged or not all(map(math.isfinite, returns)):
+        return None
+    return float(statistics.iqm(returns))
+
+
+def _last(trained: Trained) -> float:
+    """The score at the last rung, −∞ if it has none there."""
+    return trained.reports.get(trained.steps, -math.inf)

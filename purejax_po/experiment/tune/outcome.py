@@ -1,0 +1,134 @@
+"""What a search has come to: its table, its summary, and the file that trains what it chose."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.config import file as config_file
+from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.results import statistics
+from purejax_po.experiment.tune.search import Seeds, Tuning, at_seeds
+from purejax_po.experiment.tune.space import Params, at, describe
+from purejax_po.experiment.tune.trials import Trial
+
+PROGRAM = "purejax-po"
+
+
+class Choice(NamedTuple):
+    """The point that a search has chosen."""
+
+    number: int
+    """Of its trial."""
+    params: Params
+    returns: list[float]
+    """Of each seed that the search has seen it with."""
+    seeds: list[int]
+
+    @property
+    def score(self) -> float:
+        """IQM over those seeds; it was chosen by this number."""
+        return float(statistics.iqm(self.returns))
+
+
+def best(trials: Sequence[Trial], number: int) -> list[int]:
+    """Return the numbers of the best complete trials, the best one first."""
+    complete = [i for i, trial in enumerate(trials) if trial.is_complete]
+    return sorted(complete, key=lambda i: (-(trials[i].value or 0.0), i))[:number]
+
+
+def rows(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Return a row for each trial: its number, point, last score and how far it was trained."""
+    return [
+        {
+            "trial": number,
+            **trial.params,
+            "score": trial.reports[max(trial.reports)] if trial.reports else None,
+            "steps": max(trial.reports, default=0),
+            "state": "complete" if trial.is_complete else "stopped",
+        }
+        for number, trial in enumerate(trials)
+    ]
+
+
+def table(trials: Sequence[Trial]) -> str:
+    """Return `rows` as CSV."""
+    found = rows(trials)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return text.getvalue()
+
+
+def fresh_config(tuning: Tuning, choice: Choice, seeds: Seeds) -> ExperimentConfig:
+    """Return the experiment of the chosen point with fresh seeds."""
+    return at_seeds(at(tuning.config, choice.params), seeds.fresh)
+
+
+def summary(
+    tuning: Tuning,
+    trials: Sequence[Trial],
+    choice: Choice,
+    fresh: Any,
+    steps: int,
+    importances: dict[str, float],
+) -> dict[str, Any]:
+    """Return what `tuning.json` holds, as JSON-ready values.
+
+    Args:
+        tuning, trials, choice: the search, all of its trials, and what it chose.
+        fresh: results of the chosen point with fresh seeds.
+        steps: environment steps that the search has trained, over all lanes.
+        importances: of the names of the space.
+    """
+    config = tuning.config
+    return {
+        "algorithm": config.algorithm.name,
+        "env": config.env_name,
+        "total_steps": config.total_steps,
+        "num_trials": len(trials),
+        "num_complete": sum(trial.is_complete for trial in trials),
+        "searched_steps": steps,
+        "chosen": {"trial": choice.number, "params": choice.params},
+        "search": {"seeds": choice.seeds, "returns": choice.returns, "iqm": choice.score},
+        "fresh": {
+            "seeds": fresh["seed"].values.tolist(),
+            "diverged": int(np.sum(fresh["diverged_at"].values >= 0)),
+            **results.over_seeds(results.sound_final_returns(fresh)),
+        },
+        "importances": importances,
+        "versions": results.versions(),
+    }
+
+
+def best_toml(tuning: Tuning, choice: Choice, config: ExperimentConfig, told: Any) -> str:
+    """Return the file that `train --config` reads: the chosen point, and what shows it.
+
+    Args:
+        tuning, choice: the search, and what it chose.
+        config: the experiment with fresh seeds.
+        told: the summary.
+    """
+    fresh, search = told["fresh"], tuning.search
+    seeds = f"{config.first_seed} … {config.first_seed + config.num_seeds - 1}"
+    comments = [
+        f"{config.algorithm.name} on {config.env_name}, {config.total_steps:,} steps",
+        f"chosen: trial {choice.number} of {told['num_trials']} ({search.sampler}): "
+        f"{describe(choice.params)}",
+        f"in the search: IQM {choice.score:.4g} over {len(choice.seeds)} seeds "
+        f"({choice.seeds[0]} … {choice.seeds[-1]}), by which it was chosen: that flatters it",
+        f"fresh: IQM {_shown(fresh['iqm'])} (95 % CI {_shown(fresh['ci_low'])} … "
+        f"{_shown(fresh['ci_high'])}) over {config.num_seeds} seeds ({seeds}) that the search "
+        "never saw",
+        f"train it: {PROGRAM} train --config best.toml",
+    ]
+    return config_file.write_toml(config_file.as_settings(config), comments)
+
+
+def _shown(x: float | None) -> str:
+    return "-" if x is None or not math.isfinite(x) else f"{x:.4g}"

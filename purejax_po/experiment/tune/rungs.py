@@ -1,0 +1,293 @@
+"""Trials as lanes: seeds at each of some points, trained from one rung to the next.
+
+The trials of a group differ in traced numbers alone, so that they are lanes of one program. A rung
+is a part of their training; who is chosen at its end goes on from its own state, among others of
+the same program. A lane does not depend on its neighbours, so the choice changes no bit of it.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from purejax_po.experiment import layout
+from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.results.dataset import FINAL_FRACTION
+from purejax_po.experiment.run import memory
+from purejax_po.experiment.run import plan as plans
+from purejax_po.experiment.run.block import Receipt
+from purejax_po.experiment.run.fit import Wish
+from purejax_po.experiment.run.host import Host
+from purejax_po.experiment.run.observers import StoppedError, Window
+from purejax_po.experiment.run.plan import Labels, Plan
+from purejax_po.experiment.run.pool import Failure, Loss, Pool, open_pool
+from purejax_po.experiment.run.program import Lanes
+from purejax_po.experiment.run.signals import StopSignal
+from purejax_po.experiment.store.arrays import Arrays
+from purejax_po.experiment.store.run_store import RunStore, config_hash
+from purejax_po.training import window_lengths
+from purejax_po.types import Trainer
+
+MOST_LOSSES = 5
+"""Of the workers of a block in a row."""
+POLL_SECONDS = 0.5
+AS_STATE = {".state": "['state']", ".log": "['log']"}
+"""What a leaf of a result is called in a state that a block goes on from."""
+
+
+@dataclass(frozen=True)
+class Rung(Plan):
+    """Seeds at each of some points, up to a window."""
+
+    points: tuple[dict[str, float], ...] = ()
+    """Traced numbers of each trial, by name; a trial's seeds are consecutive lanes."""
+    num_windows: int = 0
+    """At which it ends."""
+
+    @property
+    def num_lanes(self) -> int:
+        """Seeds at each point."""
+        return len(self.points) * self.config.num_seeds
+
+    @property
+    def keeps_states(self) -> bool:
+        """The next rung goes on from them."""
+        return self.num_windows < num_windows(self.config)
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Updates of each window up to the rung's end."""
+        return _lengths(self.config)[: self.num_windows]
+
+    def labels(self, block: int) -> Labels:
+        """Name the lanes of a block."""
+        numbers = self.numbers(block)
+        seeds = (self.config.first_seed + numbers % self.config.num_seeds).tolist()
+        trials = (numbers // self.config.num_seeds).tolist()
+        names = [f"trial-{t}/seed-{s}" for t, s in zip(trials, seeds, strict=True)]
+        return Labels({"seeds": seeds, "trial": trials}, names)
+
+    def make(self, numbers: Any, trainer: Trainer) -> Lanes:
+        """Make the lanes that have these numbers."""
+        lanes = plans.make_lanes(self.config, numbers % self.config.num_seeds, trainer)
+        rows = numbers // self.config.num_seeds
+        changes = {}
+        for name in self.points[0]:
+            like = getattr(lanes.hyperparams, name)
+            changes[name] = np.asarray([p[name] for p in self.points], like.dtype)[rows]
+        return lanes._replace(hyperparams=lanes.hyperparams.replace(**changes))
+
+    def identity(self) -> dict[str, Any]:
+        """What a block's result depends on."""
+        return {
+            "config": self.config.identity(),
+            "points": list(self.points),
+            "windows": self.num_windows,
+            "lanes_per_device": self.lanes_per_device,
+        }
+
+
+class Group(NamedTuple):
+    """Trials that are lanes of one program."""
+
+    config: ExperimentConfig
+    """With the static choices, and the seeds of each trial."""
+    trainer: Trainer
+    points: tuple[dict[str, float], ...]
+    numbers: tuple[int, ...]
+    """Of the trials, in the batch."""
+
+
+class Scores(NamedTuple):
+    """What trials have come to, by their numbers in the batch."""
+
+    returns: dict[int, list[float]]
+    """Of each seed, over the last tenth of all steps up to here; NaN if no episode ended."""
+    diverged: dict[int, bool]
+
+
+def windows_of(config: ExperimentConfig, fraction: float) -> int:
+    """How many windows a part of the training is, rounded down to one at least."""
+    return max(1, int(fraction * num_windows(config) + 1e-9))
+
+
+def num_windows(config: ExperimentConfig) -> int:
+    """Windows of a whole training."""
+    return len(_lengths(config))
+
+
+def _lengths(config: ExperimentConfig) -> list[int]:
+    return window_lengths(config.num_updates, config.log_every).tolist()
+
+
+def steps_of(config: ExperimentConfig, fraction: float) -> int:
+    """Environment steps of a seed up to a part of the training."""
+    updates = sum(_lengths(config)[: windows_of(config, fraction)])
+    return updates * config.algorithm.num_envs * config.algorithm.num_steps
+
+
+def train_rung(
+    group: Group,
+    alive: Sequence[int],
+    fraction: float,
+    place: Path,
+    before: tuple[Path, Sequence[int], float] | None,
+    width: int,
+    host: Host,
+    stop: StopSignal,
+    tell: Callable[[int], None],
+) -> Scores:
+    """Train some trials of a group to the end of a rung, from where the rung before has left them.
+
+    What is there already is not trained again.
+
+    Args:
+        group: the trials.
+        alive: places in the group of those that go on.
+        fraction: of the training, at which the rung ends.
+        place: the rung's folder.
+        before: the folder of the rung before, who was in it, and the fraction at which it ended.
+        width: lanes on each device.
+        host, stop: as `study.train`.
+        tell: called with the number of environment steps that a window has trained.
+    """
+    plan = _rung(group, alive, fraction, width, "")
+    store = _store(place, plan)
+    todo = [b for b in range(plan.num_blocks) if store.result(b) is None]
+    if todo:
+        if before is not None:
+            old, were, ended = before
+            former = _rung(group, were, ended, width, "")
+            _carry_over(former, _store(old, former), plan, store, [were.index(x) for x in alive])
+        # As many as at the first rung, so that the workers, and with them the program, stay.
+        number = len(group.points) * group.config.num_seeds
+        sized = replace(group.config, num_seeds=number, first_seed=0)
+        pool = open_pool(sized, group.trainer, host)
+        try:
+            fit = pool.fit(Wish(fixed=width, memory_gib=host.memory_gib))
+            pool.begin(replace(plan, device_kind=fit.device_kind), store, time.time())
+            _loop(pool, plan, todo, stop, tell)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not memory.is_exhausted(error):
+                raise
+            raise StoppedError(
+                f"out of memory with {width} lanes on each device; search anew with fewer "
+                "(--lanes-per-device)"
+            ) from None
+        finally:
+            pool.close()
+    return _scores(group, alive, plan, store)
+
+
+def _rung(group: Group, alive: Sequence[int], fraction: float, width: int, kind: str) -> Rung:
+    points = tuple(group.points[x] for x in alive)
+    return Rung(group.config, width, kind, points, windows_of(group.config, fraction))
+
+
+def _store(place: Path, plan: Rung) -> RunStore:
+    (place / layout.BLOCKS).mkdir(parents=True, exist_ok=True)
+    return RunStore(place, (config_hash(plan.identity()),))
+
+
+def _carry_over(
+    former: Rung, old: RunStore, plan: Rung, new: RunStore, chosen: Sequence[int]
+) -> None:
+    """Write what the blocks of a rung begin with: their lanes, out of the rung before."""
+    missing = [b for b in range(plan.num_blocks) if not _has_begun(new, b)]
+    if not missing:
+        return
+    parts = [_result(old, block, former.num_real(block)) for block in range(former.num_blocks)]
+    whole = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    seeds = plan.config.num_seeds
+    lanes = np.concatenate([np.arange(seeds) + seeds * x for x in chosen])
+    for block in missing:
+        mine = lanes[plan.numbers(block)]
+        padded = np.concatenate([mine, np.repeat(mine[-1:], plan.lanes_per_device - len(mine))])
+        arrays = {
+            name: x[padded if name.startswith(AS_STATE[".state"]) else mine]
+            for name, x in whole.items()
+        }
+        new.save(block, former.num_windows, arrays, {})
+
+
+def _has_begun(store: RunStore, block: int) -> bool:
+    return store.result(block) is not None or store.newest(block)[0] is not None
+
+
+def _result(store: RunStore, block: int, num_real: int) -> Arrays:
+    """State and log of a block's lanes, by the names that a block goes on from."""
+    stored = store.result(block)
+    if stored is None:
+        raise StoppedError(f"{store.directory} has lost block {block}: start anew with --overwrite")
+    found = {}
+    for name, array in stored.arrays.items():
+        for ours, theirs in AS_STATE.items():
+            if name == ours or name.startswith((f"{ours}.", f"{ours}[")):
+                found[theirs + name[len(ours) :]] = array[:num_real]
+    return found
+
+
+def _loop(
+    pool: Pool, plan: Rung, todo: Sequence[int], stop: StopSignal, tell: Callable[[int], None]
+) -> None:
+    """Hand out the blocks, and take what comes, until none is open."""
+    for block in todo:
+        pool.submit(block)
+    is_open, losses, is_stopping = set(todo), dict.fromkeys(todo, 0), False
+    while is_open:
+        if stop and not is_stopping:
+            is_stopping = True
+            pool.stop()
+        for event in pool.poll(POLL_SECONDS):
+            match event:
+                case Window():
+                    losses[event.block] = 0
+                    length = plan.lengths[event.number] * plan.steps_per_update
+                    tell(length * plan.num_real(event.block))
+                case Receipt():
+                    is_open.discard(event.block)
+                case Loss():
+                    losses[event.block] += 1
+                    if losses[event.block] >= MOST_LOSSES:
+                        raise StoppedError(f"block {event.block} loses its workers: {event.reason}")
+                    if is_stopping:
+                        is_open.discard(event.block)
+                    else:
+                        pool.submit(event.block)
+                case Failure():
+                    raise event.error
+
+
+def _scores(group: Group, alive: Sequence[int], plan: Rung, store: RunStore) -> Scores:
+    """Read what the lanes of a rung have come to."""
+    seeds, finals, ends = plan.config.num_seeds, [], []
+    for block in range(plan.num_blocks):
+        stored = store.result(block)
+        if stored is None:  # told to stop
+            return Scores({}, {})
+        count, mean = (stored.arrays[f".log.episode_return.{x}"] for x in ("count", "mean"))
+        finals.append(_last_tenth(count, mean, plan))
+        ends.append(stored.arrays[".diverged_at"])
+    final = np.concatenate(finals).reshape(-1, seeds)
+    diverged = (np.concatenate(ends).reshape(-1, seeds) >= 0).any(axis=1)
+    numbers = [group.numbers[x] for x in alive]
+    return Scores(
+        {number: row.tolist() for number, row in zip(numbers, final, strict=True)},
+        {number: bool(x) for number, x in zip(numbers, np.asarray(diverged), strict=True)},
+    )
+
+
+def _last_tenth(count: Any, mean: Any, plan: Rung) -> Any:
+    """As `results.final_return`, before the rung's end; a tenth is of all steps."""
+    updates = np.asarray(plan.updates)
+    begins = np.concatenate([[0], updates[:-1]])
+    last = begins >= updates[-1] - FINAL_FRACTION * plan.config.num_updates - 1e-9
+    last[-1] = True
+    count, mean = count[:, last].astype(float), np.nan_to_num(mean[:, last])
+    total = count.sum(axis=1)
+    return np.where(total > 0, (count * mean).sum(axis=1) / np.maximum(total, 1), np.nan)

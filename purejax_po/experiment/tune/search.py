@@ -1,0 +1,241 @@
+"""A search as it is given and as its directory holds it.
+
+```
+tune.json         what is searched, and how
+trials.log        Optuna's journal: its dashboard opens it
+batches/0003/     batch.json: its trials, and what became of them; states while it is under way
+finalists/        the same, of the best trials with further seeds
+fresh/            the run of the chosen point with seeds that the search never saw
+best.toml trials.csv tuning.json importance.png parallel.png    once it is complete
+```
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from purejax_po.checks import check_count
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.store.run_store import config_hash
+from purejax_po.experiment.tune import space as spaces
+from purejax_po.experiment.tune import trials as records
+from purejax_po.experiment.tune.halving import Halving, Trained
+from purejax_po.experiment.tune.space import Space
+from purejax_po.experiment.tune.trials import Trial
+
+TUNE, TRIALS, BATCHES, BATCH = "tune.json", "trials.log", "batches", "batch.json"
+FINALISTS, FRESH = "finalists", "fresh"
+BEST, TABLE, SUMMARY = "best.toml", "trials.csv", "tuning.json"
+PICTURES = ("importance.png", "parallel.png")
+FILES = (BEST, TABLE, SUMMARY, TRIALS, *PICTURES)
+MOST_TRIALS = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How a space is searched."""
+
+    trials: int = 64
+    """Points to try."""
+    batch: int = 16
+    """Trials side by side: with all their seeds they are lanes of a few programs."""
+    programs: int = 2
+    """Programs of a batch at most: different combinations of what shapes a program."""
+    sampler: str = "tpe"
+    """Who proposes points: tpe, random, quasi-random, cmaes or gp (which needs torch)."""
+    search_seed: int = 0
+    """Of the sampler."""
+    rungs: int = 3
+    """How often trials are judged, the last time at the end; 1 trains all to the end."""
+    reduction: int = 2
+    """At each rung one of so many trials goes on, from its own state."""
+    finalists: int = 4
+    """Best trials that are trained with further seeds before one of them is chosen; 0 chooses by
+    the search alone."""
+    finalist_seeds: int = 12
+    """Further seeds of each finalist."""
+    fresh_seeds: int = 16
+    """Seeds that the chosen point is trained with at the end; the search never sees them."""
+    storage: str = ""
+    """Optuna's storage: a file or the URL of a database (default: trials.log in the directory)."""
+    study: str = ""
+    """Name of the study in it (default: ALGORITHM-ENV)."""
+
+    def check(self) -> None:
+        """Raise `ValueError` for a value that is out of range."""
+        for name in ("trials", "batch", "programs", "rungs", "finalist_seeds", "fresh_seeds"):
+            check_count(name, getattr(self, name))
+        check_count("search_seed", self.search_seed, minimum=0)
+        check_count("finalists", self.finalists, minimum=0)
+        check_count("reduction", self.reduction, minimum=2)
+        if self.trials > MOST_TRIALS:
+            raise ValueError(f"trials must be at most {MOST_TRIALS}, got {self.trials}")
+        if self.rungs > 10:
+            raise ValueError(f"rungs must be at most 10, got {self.rungs}")
+        records.check(self.sampler)
+
+    @property
+    def halving(self) -> Halving:
+        """When trials are judged."""
+        return Halving(self.rungs, self.reduction)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches, the last one of which may be smaller."""
+        return math.ceil(self.trials / self.batch)
+
+    def size_of(self, batch: int) -> int:
+        """How many trials a batch has."""
+        return min(self.batch, self.trials - batch * self.batch)
+
+
+class Seeds(NamedTuple):
+    """Who is trained with which seeds; no two of these have one in common."""
+
+    search: range
+    finalists: range
+    fresh: range
+
+
+def seeds_of(config: ExperimentConfig, search: Search) -> Seeds:
+    """Return the seeds of a search: those of its trials, then the finalists', then fresh ones."""
+    ends = [config.first_seed]
+    for number in (config.num_seeds, search.finalist_seeds, search.fresh_seeds):
+        ends.append(ends[-1] + number)
+    return Seeds(*(range(a, b) for a, b in itertools.pairwise(ends)))
+
+
+def at_seeds(config: ExperimentConfig, seeds: range) -> ExperimentConfig:
+    """Return an experiment with other seeds."""
+    return dataclasses.replace(config, first_seed=seeds.start, num_seeds=len(seeds))
+
+
+class Tuning(NamedTuple):
+    """A checked search, ready to run."""
+
+    config: ExperimentConfig
+    space: Space
+    search: Search
+    directory: Path
+    width: int
+    """Lanes on each device."""
+    is_resumed: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `tune.json` holds."""
+        return {
+            "config": self.config.to_dict(),
+            "space": spaces.to_json(self.space),
+            "search": dataclasses.asdict(self.search),
+            "lanes_per_device": self.width,
+        }
+
+    def identity(self) -> str:
+        """Hash what the trials depend on."""
+        data = self.to_dict()
+        for name in ("storage", "study", "trials", "finalists", "finalist_seeds", "fresh_seeds"):
+            data["search"].pop(name)
+        return config_hash({**data, "config": self.config.identity()})
+
+    @property
+    def storage(self) -> str:
+        """Where the trials are kept for Optuna."""
+        return self.search.storage or str(self.directory / TRIALS)
+
+    @property
+    def study(self) -> str:
+        """The study's name there."""
+        return self.search.study or f"{self.config.algorithm.name}-{self.config.env_name}"
+
+
+def read(directory: Path) -> Tuning:
+    """Read the search that a directory holds.
+
+    Raises:
+        ValueError: if there is none, or one of another version.
+    """
+    try:
+        data = json.loads((directory / TUNE).read_text())
+        return Tuning(
+            ExperimentConfig.from_dict(data["config"]),
+            spaces.parse(data["space"]),
+            Search(**data["search"]),
+            directory,
+            int(data["lanes_per_device"]),
+            is_resumed=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"directory must be that of a search, got {directory}, whose {TUNE} does not read: "
+            f"{error}"
+        ) from None
+
+
+def batch_folder(directory: Path, batch: int) -> Path:
+    """Return the folder of a batch."""
+    return directory / BATCHES / f"{batch:04d}"
+
+
+class Batch(NamedTuple):
+    """A batch: its trials, and what became of them once it is complete."""
+
+    trials: list[Trial]
+    attributes: dict[str, Any]
+    """A sampler's notes about the study."""
+    trained: list[Trained] | None = None
+
+    def results(self) -> list[Trial]:
+        """Return the trials with what became of them."""
+        return [
+            with_result(trial, done)
+            for trial, done in zip(self.trials, self.trained or [], strict=True)
+        ]
+
+
+def with_result(trial: Trial, trained: Trained) -> Trial:
+    """Return a trial with what is known of it."""
+    return trial._replace(reports=trained.reports, is_complete=trained.is_complete)
+
+
+def read_batch(folder: Path) -> Batch | None:
+    """Read a batch, if it has begun.
+
+    Raises:
+        ValueError: if its file is damaged.
+    """
+    path = folder / BATCH
+    if not path.exists():
+        return None
+    try:
+        data = json.loads(path.read_text())
+        trials = [Trial(row["params"], row["attributes"]) for row in data["trials"]]
+        trained = None if data["trained"] is None else [_trained(x) for x in data["trained"]]
+        return Batch(trials, data["attributes"], trained)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}; start anew with --overwrite") from None
+
+
+def _trained(data: Mapping[str, Any]) -> Trained:
+    reports = {int(step): value for step, value in data["reports"].items()}
+    returns = [math.nan if x is None else x for x in data["returns"]]
+    return Trained(reports, returns, data["is_complete"], data["steps"])
+
+
+def write_batch(folder: Path, batch: Batch) -> None:
+    """Write a batch, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"params": t.params, "attributes": t.attributes} for t in batch.trials]
+    trained = None
+    if batch.trained is not None:
+        trained = [
+            {**t._asdict(), "returns": [x if math.isfinite(x) else None for x in t.returns]}
+            for t in batch.trained
+        ]
+    content = {"trials": rows, "attributes": batch.attributes, "trained": trained}
+    atomic.write_json(folder / BATCH, content)

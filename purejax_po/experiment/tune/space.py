@@ -1,0 +1,266 @@
+"""What is searched: ranges of traced numbers, and choices among anything an experiment is made of.
+
+A dimension is written as `log:1e-4..1e-2`, as `0.1..0.3`, or as the values to choose from: `4,8,16`
+in a text, a list in Python and in TOML. Hidden widths are `64x64`.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from purejax_po.checks import check_choice
+from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig
+
+Value = bool | int | float | str
+Params = dict[str, Value]
+"""A point of a space: a value for each name."""
+
+PARTS = ("hyperparams", "network")
+OF_EXPERIMENT = ("normalize_observations", "normalize_rewards")
+"""Fields of an experiment that a space may hold, besides the algorithm's."""
+MOST_SHAPES = 4096
+"""Combinations of static choices that are checked one by one."""
+
+
+class Range(NamedTuple):
+    """Numbers between two bounds, alike on a linear or on a logarithmic scale."""
+
+    low: float
+    high: float
+    is_log: bool = False
+
+    def __str__(self) -> str:
+        return f"{'log:' * self.is_log}{self.low!r}..{self.high!r}"
+
+
+class Choices(NamedTuple):
+    """Values to choose from."""
+
+    values: tuple[Value, ...]
+
+    def __str__(self) -> str:
+        return ",".join(map(_text, self.values))
+
+
+Dimension = Range | Choices
+Space = dict[str, Dimension]
+
+
+def parse(space: Mapping[str, Any]) -> Space:
+    """Return the dimensions that texts and lists stand for.
+
+    Raises:
+        ValueError: naming a dimension that does not read.
+    """
+    return {name.replace("-", "_"): _dimension(name, x) for name, x in space.items()}
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
+    """Turn `NAME=DIMENSION` of a command line into a mapping.
+
+    Raises:
+        ValueError: for what does not read so, or a name that is given twice.
+    """
+    found: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        name = name.strip().replace("-", "_")
+        for prefix in PARTS:
+            name = name.removeprefix(f"{prefix}.")
+        if not (name and equals):
+            raise ValueError(
+                "search must be NAME=LOW..HIGH, NAME=log:LOW..HIGH or NAME=VALUE,VALUE,…, got "
+                f"{assignment!r}"
+            )
+        if name in found:
+            raise ValueError(f"search must give each name once, got {name} twice")
+        found[name] = text
+    return found
+
+
+def to_json(space: Space) -> dict[str, str | list[Value]]:
+    """Undo `parse`."""
+    return {
+        name: str(dimension) if isinstance(dimension, Range) else list(dimension.values)
+        for name, dimension in space.items()
+    }
+
+
+def _dimension(name: str, given: Any) -> Dimension:
+    if isinstance(given, Range | Choices):
+        return given
+    if isinstance(given, list | tuple):
+        return Choices(tuple(_choice(name, x) for x in given))
+    if not isinstance(given, str):
+        raise ValueError(
+            f"space.{name} must be a range such as 'log:1e-4..1e-2' or a list of values, got "
+            f"{given!r}"
+        )
+    scale, colon, rest = given.rpartition(":")
+    low, dots, high = rest.partition("..")
+    if not (dots or colon):
+        return Choices(tuple(_read(x.strip()) for x in given.split(",") if x.strip()))
+    try:
+        if scale not in ("", "log"):
+            raise ValueError
+        return Range(float(low), float(high), scale == "log")
+    except ValueError:
+        raise ValueError(
+            f"space.{name} must be a range LOW..HIGH or log:LOW..HIGH, got {given!r}"
+        ) from None
+
+
+def _choice(name: str, value: Any) -> Value:
+    if isinstance(value, list | tuple):
+        return "x".join(map(str, value))
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError(f"space.{name} must hold numbers, flags and names, got {value!r}")
+    return value
+
+
+def _read(text: str) -> Value:
+    """A value of the command line: a flag, a whole number, a number, or a text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _text(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def owner_of(algorithm: AlgorithmConfig, name: str) -> str | None:
+    """Return where a name stands: `hyperparams`, `network`, `algorithm` or `experiment`."""
+    owners = {
+        "hyperparams": algorithm.hyperparams,
+        "network": algorithm.network,
+        "algorithm": algorithm,
+    }
+    for place, owner in owners.items():
+        if name in {f.name for f in dataclasses.fields(owner)} - set(PARTS):
+            return place
+    return "experiment" if name in OF_EXPERIMENT else None
+
+
+def is_traced(algorithm: AlgorithmConfig, name: str) -> bool:
+    """Tell whether a name is a number that no program depends on."""
+    return owner_of(algorithm, name) == "hyperparams"
+
+
+def shape_names(space: Space, algorithm: AlgorithmConfig) -> tuple[str, ...]:
+    """Return the names of a space that shape programs."""
+    return tuple(name for name in space if not is_traced(algorithm, name))
+
+
+def at(config: ExperimentConfig, params: Mapping[str, Value]) -> ExperimentConfig:
+    """Return an experiment at a point."""
+    algorithm, own = config.algorithm, {}
+    for name, value in params.items():
+        place = owner_of(algorithm, name)
+        if place == "experiment":
+            own[name] = value
+        elif place == "algorithm":
+            algorithm = dataclasses.replace(algorithm, **{name: value})
+        elif place is not None:
+            part = getattr(algorithm, place)
+            held: Any = float(value) if place == "hyperparams" else value
+            if isinstance(getattr(part, name), tuple):
+                held = tuple(int(x) for x in str(value).split("x") if x)
+            changed = dataclasses.replace(part, **{name: held})
+            algorithm = dataclasses.replace(algorithm, **{place: changed})
+    return dataclasses.replace(config, algorithm=algorithm, **own)
+
+
+def params_of(config: ExperimentConfig, space: Space) -> Params | None:
+    """Return the point at which an experiment is; None if the space does not hold it."""
+    found: Params = {}
+    for name, dimension in space.items():
+        place = owner_of(config.algorithm, name)
+        whole = {"experiment": config, "algorithm": config.algorithm}
+        owner = whole.get(str(place)) or getattr(config.algorithm, str(place))
+        value: Any = getattr(owner, name)
+        value = "x".join(map(str, value)) if isinstance(value, tuple) else value
+        if isinstance(dimension, Range):
+            is_there = dimension.low <= value <= dimension.high
+        else:
+            is_there = value in dimension.values
+        if not is_there:
+            return None
+        found[name] = value
+    return found
+
+
+def check(space: Space, config: ExperimentConfig) -> None:
+    """Check every dimension, and every combination of what shapes programs; compiles nothing.
+
+    Raises:
+        ValueError: naming the dimension, or the trial that could not be trained.
+    """
+    if not space:
+        raise ValueError("space must hold at least one name, got none")
+    algorithm = config.algorithm
+    owners = (algorithm.hyperparams, algorithm, algorithm.network)
+    fields = [f.name for owner in owners for f in dataclasses.fields(owner)]
+    known = (*(x for x in fields if x not in (*PARTS, "factory")), *OF_EXPERIMENT)
+    for name, dimension in space.items():
+        check_choice("a name in space", name, known)
+        if isinstance(dimension, Range):
+            _check_range(name, dimension, config)
+        else:
+            _check_choices(name, dimension)
+    for shape in _shapes(space, algorithm):
+        try:
+            at(config, shape).check()
+        except (ValueError, TypeError) as error:
+            described = describe(shape) or "the default choices"
+            raise ValueError(f"space holds a trial with {described}: {error}") from None
+
+
+def _check_range(name: str, dimension: Range, config: ExperimentConfig) -> None:
+    low, high, is_log = dimension
+    if not is_traced(config.algorithm, name):
+        raise ValueError(
+            f"space.{name} must be a list of values such as 4,8,16, for it shapes the program, got "
+            f"the range {dimension}"
+        )
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"space.{name} must be a range LOW..HIGH with LOW < HIGH, got {dimension}")
+    if is_log and low <= 0:
+        raise ValueError(f"space.{name} must begin above 0 on a logarithmic scale, got {dimension}")
+    for value in (low, high):
+        at(config, {name: value}).algorithm.check()
+
+
+def _check_choices(name: str, dimension: Choices) -> None:
+    values = dimension.values
+    if not values:
+        raise ValueError(f"space.{name} must hold at least one value, got none")
+    if len({(type(x), x) for x in values}) < len(values):
+        raise ValueError(f"space.{name} must hold each value once, got {dimension}")
+
+
+def _shapes(space: Space, algorithm: AlgorithmConfig) -> Iterator[Params]:
+    """Every combination of static choices, and of each traced choice alone."""
+    for name, dimension in space.items():
+        if isinstance(dimension, Choices) and is_traced(algorithm, name):
+            yield from ({name: value} for value in dimension.values)
+    static = shape_names(space, algorithm)
+    columns = [space[name].values for name in static]  # type: ignore[union-attr]
+    combinations = itertools.product(*columns)
+    for values in itertools.islice(combinations, MOST_SHAPES):
+        yield dict(zip(static, values, strict=True))
+
+
+def describe(params: Mapping[str, Value]) -> str:
+    """Name a point in words."""
+    return ", ".join(
+        f"{name} = {f'{value:.4g}' if isinstance(value, float) else _text(value)}"
+        for name, value in params.items()
+    )

@@ -1,0 +1,314 @@
+"""Trials: Optuna's samplers propose batches of them, and its storage keeps what came of each.
+
+A batch is proposed by a study in memory that is told all finished trials before it, and by a
+sampler that is made anew with a seed of the batch's own. So what is proposed depends on the results
+before it alone: a search that was killed goes on with the trials that it would have had.
+"""
+
+import datetime
+import importlib.util
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from purejax_po.checks import check_choice
+from purejax_po.experiment.tune.space import Params, Range, Space
+
+OWNER = "purejax_po"
+"""The attribute of a study that tells whose it is."""
+NEEDS = {"gp": ("torch",), "cmaes": ("cmaes",)}
+"""Packages that samplers need besides."""
+INSTALL = "pip install 'purejax-po[tune]'"
+
+
+class Trial(NamedTuple):
+    """A point, and what became of it."""
+
+    params: Params
+    attributes: dict[str, Any]
+    """A sampler's own notes."""
+    reports: dict[int, float] = {}  # noqa: RUF012 - never changed
+    """Score by environment steps of a seed."""
+    is_complete: bool = False
+    """Whether it was trained to the end, without divergence."""
+
+    @property
+    def value(self) -> float | None:
+        """The score of a complete trial."""
+        return self.reports[max(self.reports)] if self.is_complete else None
+
+
+class Proposal(NamedTuple):
+    """A batch of points to train."""
+
+    trials: list[Trial]
+    attributes: dict[str, Any]
+    """A sampler's notes about the study."""
+
+
+def _tpe(seed: int, batch: int) -> Any:
+    import optuna
+
+    del batch
+    return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+
+
+def _random(seed: int, batch: int) -> Any:
+    import optuna
+
+    del batch
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _quasi_random(seed: int, batch: int) -> Any:
+    import optuna
+
+    return optuna.samplers.QMCSampler(
+        seed=seed - batch,  # one sequence, of which each batch has a part
+        scramble=True,
+        independent_sampler=optuna.samplers.RandomSampler(seed=seed),
+        warn_asynchronous_seeding=False,
+        warn_independent_sampling=False,
+    )
+
+
+def _cmaes(seed: int, batch: int) -> Any:
+    import optuna
+
+    del batch
+    return optuna.samplers.CmaEsSampler(
+        seed=seed,
+        independent_sampler=optuna.samplers.RandomSampler(seed=seed),
+        consider_pruned_trials=True,
+        warn_independent_sampling=False,
+    )
+
+
+def _gp(seed: int, batch: int) -> Any:
+    import optuna
+
+    del batch
+    return optuna.samplers.GPSampler(seed=seed)
+
+
+SAMPLERS: dict[str, Callable[[int, int], Any]] = {
+    "tpe": _tpe,
+    "random": _random,
+    "quasi-random": _quasi_random,
+    "cmaes": _cmaes,
+    "gp": _gp,
+}
+"""Makers of samplers, of a seed and the batch's number."""
+
+
+def check(sampler: str) -> None:
+    """Raise `ValueError` for an unknown sampler, or one whose packages are not installed."""
+    check_choice("sampler", sampler, tuple(SAMPLERS))
+    if importlib.util.find_spec("optuna") is None:
+        raise ValueError(f"tune needs optuna, which is not installed: {INSTALL}")
+    for package in NEEDS.get(sampler, ()):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"sampler {sampler} needs {package}, which is not installed")
+
+
+def propose(
+    space: Space,
+    sampler: str,
+    seed: int,
+    batch: int,
+    number: int,
+    history: Sequence[Trial],
+    *,
+    attributes: Mapping[str, Any],
+    shape: Sequence[str] = (),
+    num_shapes: int = 1,
+    first: Params | None = None,
+) -> Proposal:
+    """Propose a batch of points.
+
+    Args:
+        space: to search.
+        sampler: one of `SAMPLERS`.
+        seed: of the search.
+        batch: its number.
+        number: of points.
+        history: all trials before.
+        attributes: notes of the sampler that the last batch left.
+        shape: names that shape programs.
+        num_shapes: different combinations of those at most: the sampler chooses them for the first
+            points, and the others take them by turns.
+        first: a point to begin with.
+    """
+    optuna = _optuna()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of experimental samplers
+        study = optuna.create_study(
+            direction="maximize", sampler=SAMPLERS[sampler](1000 * seed + batch, batch)
+        )
+        for name, value in attributes.items():
+            study._storage.set_study_system_attr(study._study_id, name, value)
+        study.add_trials([_frozen(space, trial) for trial in history])
+        asked = []
+        for i in range(number):
+            if i == 0 and first is not None:
+                study.enqueue_trial(first)
+            elif i >= num_shapes and shape:
+                leader = asked[i % num_shapes].params
+                study.enqueue_trial({name: leader[name] for name in shape})
+            trial = study.ask()
+            for name, dimension in space.items():
+                _suggest(trial, name, dimension)
+            asked.append(trial)
+        notes = [{k: v for k, v in t.system_attrs.items() if _is_note(k)} for t in asked]
+        found = [Trial(dict(t.params), n) for t, n in zip(asked, notes, strict=True)]
+        return Proposal(found, dict(study.system_attrs))
+
+
+def _is_note(name: str) -> bool:
+    """Whether an attribute is a sampler's, and not of a trial whose parameters were given."""
+    return name != "fixed_params"
+
+
+def _suggest(trial: Any, name: str, dimension: Any) -> Any:
+    if isinstance(dimension, Range):
+        return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.is_log)
+    return trial.suggest_categorical(name, dimension.values)
+
+
+def _distributions(space: Space) -> dict[str, Any]:
+    from optuna import distributions
+
+    return {
+        name: distributions.FloatDistribution(d.low, d.high, log=d.is_log)
+        if isinstance(d, Range)
+        else distributions.CategoricalDistribution(d.values)
+        for name, d in space.items()
+    }
+
+
+def _frozen(space: Space, trial: Trial, is_running: bool = False) -> Any:
+    optuna = _optuna()
+    state = optuna.trial.TrialState.COMPLETE
+    if is_running or not trial.is_complete:
+        state = optuna.trial.TrialState.PRUNED
+    made = optuna.trial.create_trial(
+        state=state,
+        value=trial.reports[max(trial.reports)] if trial.reports else None,
+        params=trial.params,
+        distributions=_distributions(space),
+        system_attrs=trial.attributes,
+        intermediate_values=trial.reports,
+    )
+    if is_running:
+        made.state, made.values, made.datetime_complete = (
+            optuna.trial.TrialState.RUNNING,
+            None,
+            None,
+        )
+        made.datetime_start = datetime.datetime.now()
+    return made
+
+
+class Record:
+    """The study that others look at: Optuna's dashboard, `optuna.load_study`."""
+
+    def __init__(self, place: str | os.PathLike[str], name: str, identity: str) -> None:
+        """Open or create the study.
+
+        Args:
+            place: a file, which a journal is kept in, or a URL of a database.
+            name: of the study.
+            identity: of the search.
+
+        Raises:
+            ValueError: if the storage cannot be opened, or its study is another search's.
+        """
+        optuna = _optuna()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.study = optuna.create_study(
+                    storage=_storage(place),
+                    study_name=name,
+                    load_if_exists=True,
+                    direction="maximize",
+                )
+        except Exception as error:  # whatever a database raises
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"storage must be a file or a database, got {place}: {reason}"
+            ) from None
+        owner = self.study.user_attrs.get(OWNER)
+        if owner not in (None, identity) or (owner is None and len(self.study.trials)):
+            raise ValueError(
+                f"storage must be of this search, got {place}, whose study {name!r} is another's; "
+                "choose another storage or name (--study)"
+            )
+        self.study.set_user_attr(OWNER, identity)
+
+    def begin(self, space: Space, first: int, trials: Sequence[Trial]) -> None:
+        """Add trials that are under way, unless they are there; `first` is their first number."""
+        there = len(self.study.get_trials(deepcopy=False))
+        for trial in trials[max(0, there - first) :]:
+            self.study.add_trial(_frozen(space, trial, is_running=True))
+
+    def report(self, first: int, trials: Sequence[Trial]) -> None:
+        """Tell what is known of trials; again does no harm."""
+        frozen = self.study.get_trials(deepcopy=False)[first : first + len(trials)]
+        for known, trial in zip(frozen, trials, strict=True):
+            for step, value in trial.reports.items():
+                if not known.state.is_finished() and step not in known.intermediate_values:
+                    storage, number = self.study._storage, known._trial_id
+                    storage.set_trial_intermediate_value(number, step, value)
+
+    def finish(self, first: int, trials: Sequence[Trial]) -> None:
+        """Tell what became of trials; again does no harm."""
+        states = _optuna().trial.TrialState
+        self.report(first, trials)
+        for number, trial in enumerate(trials, first):
+            state = states.COMPLETE if trial.is_complete else states.PRUNED
+            self.study.tell(number, trial.value, state, skip_if_finished=True)
+
+
+def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
+    """Return each name's share in what tells the best trials from the others; PED-ANOVA.
+
+    A trial that was not trained to the end counts with its last score.
+
+    Source: Watanabe, Bansal & Hutter 2023, PED-ANOVA.
+    """
+    optuna = _optuna()
+    scored = [t._replace(is_complete=True) for t in trials if t.reports]
+    study = optuna.create_study(direction="maximize")
+    study.add_trials([_frozen(space, trial) for trial in scored])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        except (ValueError, RuntimeError, ZeroDivisionError):  # too few trials, or all alike
+            return {}
+    return {k: float(v) for k, v in found.items() if math.isfinite(v)}
+
+
+def _storage(place: str | os.PathLike[str]) -> Any:
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    if "://" in str(place):
+        return str(place)
+    path = Path(place)
+    if path.parent and not path.parent.is_dir():
+        raise ValueError("its folder is not there")
+    backend = JournalFileBackend(os.fspath(path))
+    return optuna.storages.JournalStorage(backend)
+
+
+def _optuna() -> Any:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna

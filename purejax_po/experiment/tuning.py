@@ -1,0 +1,388 @@
+"""Search for settings: batches of trials as lanes, then the honest number of what was chosen."""
+
+import dataclasses
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from purejax_po.checks import check_choice
+from purejax_po.experiment import files as atomic
+from purejax_po.experiment import layout, train
+from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.plots import tuning as pictures
+from purejax_po.experiment.run import devices
+from purejax_po.experiment.run.compilation import use_compilation_cache
+from purejax_po.experiment.run.host import Host
+from purejax_po.experiment.run.observers import StoppedError
+from purejax_po.experiment.run.signals import Interrupted, StopSignal, stop_signal
+from purejax_po.experiment.run.trainer import build_trainer
+from purejax_po.experiment.store import lock as locks
+from purejax_po.experiment.store import run_store
+from purejax_po.experiment.tune import outcome, search, shipped
+from purejax_po.experiment.tune import space as spaces
+from purejax_po.experiment.tune import trials as records
+from purejax_po.experiment.tune.halving import Halving, Trained, Work, train_batch
+from purejax_po.experiment.tune.outcome import Choice
+from purejax_po.experiment.tune.search import Batch, Search, Tuning
+from purejax_po.experiment.tune.space import Params
+from purejax_po.experiment.tune.trials import Record, Trial
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SEARCH_FIELDS = tuple(Search.__dataclass_fields__)
+
+
+class Tuned(NamedTuple):
+    """What a search has come to."""
+
+    best: ExperimentConfig
+    """The chosen point, with the fresh seeds."""
+    fresh: "xr.Dataset"
+    """Its results with seeds that the search never saw."""
+    summary: dict[str, Any]
+    """As `tuning.json`: the score in the search, and beside it that of the fresh seeds."""
+    trials: list[dict[str, Any]]
+    """A row for each trial."""
+
+
+def tune(
+    config: ExperimentConfig,
+    out: str | os.PathLike[str],
+    space: Mapping[str, Any] | None = None,
+    host: Host | None = None,
+    **settings: Any,
+) -> Tuned:
+    """Search for settings of an algorithm on an environment, within a budget of steps.
+
+    A batch of trials, each with all its seeds, is lanes of a few programs. At each rung the best
+    trials go on from their own state. The best of all are trained with further seeds, and the one
+    that is chosen once more with seeds that nothing was chosen by.
+
+    Args:
+        config: what the space leaves open; `num_seeds` are each trial's, `total_steps` the budget.
+        out: directory for all files; Optuna's dashboard opens its `trials.log`.
+        space: dimensions by name: `"log:1e-4..1e-2"`, `"0.1..0.3"`, or a list of values; of
+            hyperparameters and of what shapes programs (`num_envs`, `hidden`,
+            `normalize_observations`). By default the one that is shipped for the algorithm.
+        host: where and how it runs, as `run`.
+        **settings: fields of `Search`, such as `trials`, `batch` and `sampler`, and of `Host`.
+
+    Raises:
+        ValueError: for a bad configuration, space, setting, storage or directory, before anything
+            is compiled.
+        Interrupted: after SIGINT or SIGTERM, once the state is saved; `resume_tune` goes on.
+    """
+    chosen = {name: settings.pop(name) for name in SEARCH_FIELDS if name in settings}
+    host = (host or Host()).but(settings)
+    tuning = prepare(config, out, space, Search(**chosen), host)
+    return train.without_frames(execute, tuning, host)
+
+
+def resume_tune(out: str | os.PathLike[str], host: Host | None = None, **where: Any) -> Tuned:
+    """Continue the search that a directory holds: its trials are those of an undisturbed one."""
+    host = (host or Host()).but(where)
+    return train.without_frames(execute, prepare_resume(out, host), host)
+
+
+def is_tuning(directory: str | os.PathLike[str]) -> bool:
+    """Tell whether a directory holds a search."""
+    atomic.check_path("directory", directory)
+    return (Path(directory) / search.TUNE).exists()
+
+
+def prepare(
+    config: ExperimentConfig,
+    out: str | os.PathLike[str],
+    space: Mapping[str, Any] | None = None,
+    settings: Search | None = None,
+    host: Host | None = None,
+) -> Tuning:
+    """Check everything that a user can get wrong; compiles nothing. Arguments, errors as `tune`."""
+    host, settings = host or Host(), settings or Search()
+    atomic.check_path("out", out)
+    directory = Path(out)
+    if config.sweep:
+        raise ValueError("tune must be given a space, got a sweep; sweep has no search")
+    config.check()
+    config.check_stored()
+    settings.check()
+    host.check()
+    found = shipped.space_of(config.algorithm.name) if space is None else spaces.parse(space)
+    spaces.check(found, config)
+    if is_tuning(directory) and not host.overwrite:
+        raise ValueError(
+            f"out must hold no search yet, got {directory} with a {search.TUNE}; choose another "
+            "directory, resume it or overwrite it (--overwrite)"
+        )
+    run_store.check_writable(directory, overwrite=False)
+    host.connect()
+    _check_effect(config, found)
+    width = config.lanes_per_device or _width(config, settings)
+    tuning = Tuning(config, found, settings, directory, width)
+    if settings.storage:  # an error if it is another search's
+        Record(tuning.storage, tuning.study, tuning.identity())
+    return tuning
+
+
+def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Tuning:
+    """As `prepare`, for the search that a directory holds.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    atomic.check_path("out", out)
+    tuning, host = search.read(Path(out)), host or Host()
+    tuning.search.check()
+    spaces.check(tuning.space, tuning.config)
+    host.check()
+    host.connect()
+    return tuning
+
+
+def _check_effect(config: ExperimentConfig, space: spaces.Space) -> None:
+    """Check that training reads every number of the space; by an abstract update."""
+    traced = [name for name in space if spaces.is_traced(config.algorithm, name)]
+    hyperparams = config.algorithm.hyperparams
+    axes = {name: (float(getattr(hyperparams, name)),) for name in traced}
+    build_trainer(dataclasses.replace(config, sweep=axes))
+
+
+def _width(config: ExperimentConfig, settings: Search) -> int:
+    """Lanes on each device: as many as keep all devices busy at the last rung of a batch."""
+    workers = devices.workers()
+    halving, number = settings.halving, settings.batch
+    if workers[0].platform != "cpu":
+        lanes = math.ceil(number / settings.programs) * config.num_seeds
+        return min(devices.BEST_LANES_PER_ACCELERATOR, math.ceil(lanes / len(workers)))
+    for _ in range(halving.num_rungs - 1):
+        number = halving.survivors(number)
+    lanes = max(1, number // settings.programs) * config.num_seeds
+    best = devices.lanes_per_core(config.algorithm)
+    return min(best, math.ceil(lanes / len(workers)))
+
+
+def execute(tuning: Tuning, host: Host | None = None) -> Tuned:
+    """Search, and write the files; see `tune`."""
+    host = host or Host()
+    if host.compilation_cache:
+        use_compilation_cache()
+    directory = tuning.directory
+    with stop_signal() as stop, locks.hold(directory):
+        try:
+            if not tuning.is_resumed:
+                _begin(tuning)
+            return _execute(tuning, host, stop)
+        except Interrupted as interruption:
+            message = f"interrupted; to go on: purejax_po.resume_tune({str(directory)!r})"
+            number = interruption.signal_number
+            raise Interrupted(number, saved_to=directory, message=message) from None
+
+
+def _begin(tuning: Tuning) -> None:
+    """Remove the search that the directory held, and write what decides the trials."""
+    directory = tuning.directory
+    for name in (search.SUMMARY, search.TUNE, *search.FILES):
+        (directory / name).unlink(missing_ok=True)
+    for name in (search.BATCHES, search.FINALISTS, search.FRESH):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    atomic.write_json(directory / search.TUNE, tuning.to_dict())
+
+
+def _execute(tuning: Tuning, host: Host, stop: StopSignal) -> Tuned:
+    config, settings, directory = tuning.config, tuning.search, tuning.directory
+    seeds = search.seeds_of(config, settings)
+    count = _Count(host)
+    work = Work(_unevaluated(config), tuning.width, host, stop, count)
+    record = Record(tuning.storage, tuning.study, tuning.identity())
+    history: list[Trial] = []
+    trained: list[Trained] = []
+    attributes: dict[str, Any] = {}
+    for number in range(settings.num_batches):
+        batch = _batch(tuning, number, history, attributes)
+        record.begin(tuning.space, len(history), batch.trials)
+        if batch.trained is None:
+            batch = _train(work, tuning, number, batch, record, len(history))
+            _tell(count, tuning, number, history, batch)
+        record.finish(len(history), batch.results())
+        attributes = batch.attributes
+        history += batch.results()
+        trained += batch.trained or []
+    choice = _choose(work, tuning, seeds, history, trained)
+    whole = outcome.fresh_config(tuning, choice, seeds)
+    fresh = _train_fresh(whole, directory / search.FRESH, host)
+    importances = records.importances(tuning.space, history)
+    steps = sum(t.steps for t in trained) * config.num_seeds
+    told = outcome.summary(tuning, history, choice, fresh, steps, importances)
+    rows = outcome.rows(history)
+    with stop.deferred():
+        pictures.save_pictures(directory, rows, list(tuning.space), importances)
+        atomic.write_text(directory / search.TABLE, outcome.table(history))
+        best = outcome.best_toml(tuning, choice, whole, told)
+        atomic.write_text(directory / search.BEST, best)
+        atomic.write_json(directory / search.SUMMARY, told)
+    return Tuned(whole, fresh, told, rows)
+
+
+def _unevaluated(config: ExperimentConfig) -> ExperimentConfig:
+    """Trials are judged by their training episodes; the run with fresh seeds is evaluated."""
+    return dataclasses.replace(config, evaluate_every=0, stop_when_solved=None)
+
+
+def _batch(
+    tuning: Tuning, number: int, history: Sequence[Trial], attributes: Mapping[str, Any]
+) -> Batch:
+    """Read a batch, or propose it."""
+    folder = search.batch_folder(tuning.directory, number)
+    if (known := search.read_batch(folder)) is not None:
+        return known
+    settings, config = tuning.search, tuning.config
+    proposal = records.propose(
+        tuning.space,
+        settings.sampler,
+        settings.search_seed,
+        number,
+        settings.size_of(number),
+        history,
+        attributes=attributes,
+        shape=spaces.shape_names(tuning.space, config.algorithm),
+        num_shapes=settings.programs,
+        first=spaces.params_of(config, tuning.space) if number == 0 else None,
+    )
+    batch = Batch(proposal.trials, proposal.attributes)
+    search.write_batch(folder, batch)
+    return batch
+
+
+def _train(
+    work: Work, tuning: Tuning, number: int, batch: Batch, record: Record, first: int
+) -> Batch:
+    """Train a batch, and keep what became of it; its states go."""
+    folder = search.batch_folder(tuning.directory, number)
+
+    def report(trained: list[Trained]) -> None:
+        found = zip(batch.trials, trained, strict=True)
+        record.report(first, [search.with_result(*pair) for pair in found])
+
+    points = [trial.params for trial in batch.trials]
+    trained = train_batch(work, points, folder, tuning.search.halving, report)
+    batch = batch._replace(trained=trained)
+    search.write_batch(folder, batch)
+    for states in folder.glob("program-*"):
+        shutil.rmtree(states, ignore_errors=True)
+    return batch
+
+
+def _choose(
+    work: Work,
+    tuning: Tuning,
+    seeds: search.Seeds,
+    history: Sequence[Trial],
+    trained: Sequence[Trained],
+) -> Choice:
+    """Choose the best trial, of the finalists by their further seeds too.
+
+    Raises:
+        StoppedError: if no trial came to its end.
+    """
+    numbers = outcome.best(history, max(1, tuning.search.finalists))
+    if not numbers:
+        raise StoppedError(
+            "no trial of the search came to its end: in each a seed diverged or ended no episode"
+        )
+    choices = [
+        Choice(n, history[n].params, trained[n].returns, list(seeds.search)) for n in numbers
+    ]
+    if tuning.search.finalists == 0:
+        return choices[0]
+    further = _finalists(work, tuning, seeds.finalists, [c.params for c in choices])
+    both = [
+        c._replace(returns=c.returns + f.returns, seeds=c.seeds + list(seeds.finalists))
+        for c, f in zip(choices, further, strict=True)
+        if f.is_complete
+    ]
+    return max(both, key=lambda choice: choice.score, default=choices[0])
+
+
+def _finalists(work: Work, tuning: Tuning, seeds: range, points: Sequence[Params]) -> list[Trained]:
+    """Train the finalists with further seeds."""
+    folder = tuning.directory / search.FINALISTS
+    known = search.read_batch(folder)
+    trials = [Trial(dict(point), {}) for point in points]
+    if known is not None and known.trained is not None:
+        return known.trained
+    work = work._replace(config=search.at_seeds(work.config, seeds))
+    trained = train_batch(work, points, folder, Halving(1))
+    search.write_batch(folder, Batch(trials, {}, trained))
+    for states in folder.glob("program-*"):
+        shutil.rmtree(states, ignore_errors=True)
+    return trained
+
+
+def _train_fresh(config: ExperimentConfig, place: Path, host: Host) -> "xr.Dataset":
+    """Train the chosen point with fresh seeds, as a run of its own."""
+    host = host.but({"overwrite": False})
+    if (place / layout.CONFIG).exists():
+        return train.execute(train.prepare_resume(place, host), host, "fresh seeds: ")
+    return train.execute(train.prepare(config, place, host), host, "fresh seeds: ")
+
+
+class _Count:
+    """Counts environment steps, and tells of batches on stderr."""
+
+    def __init__(self, host: Host) -> None:
+        self._is_quiet = host.progress is not True
+        self._began, self._steps = time.perf_counter(), 0
+
+    def __call__(self, steps: int) -> None:
+        self._steps += steps
+
+    def tell(self, text: str) -> None:
+        """Print a line, with the steps and the time since the last one."""
+        now = time.perf_counter()
+        if not self._is_quiet:
+            line = f"{text}; {self._steps:,} steps in {now - self._began:.0f} s"
+            print(line, file=sys.stderr, flush=True)
+        self._began, self._steps = now, 0
+
+
+def _tell(
+    count: _Count, tuning: Tuning, number: int, history: Sequence[Trial], batch: Batch
+) -> None:
+    """Tell what a batch has come to."""
+    known = [*history, *batch.results()]
+    best = outcome.best(known, 1)
+    shown = "none is complete"
+    if best:
+        shown = f"best {known[best[0]].value:.4g} (trial {best[0]})"
+    settings = tuning.search
+    count.tell(
+        f"{tuning.config.algorithm.name} on {tuning.config.env_name}: batch {number + 1} of "
+        f"{settings.num_batches}, {len(known)} trials, {shown}"
+    )
+
+
+def space_of(name: str, algorithm: str) -> dict[str, Any]:
+    """Return the space that a name stands for: `shipped`, `none`, or a file's table `[space]`.
+
+    Raises:
+        ValueError: for another name.
+    """
+    from purejax_po.experiment.config import file
+
+    if name == "shipped":
+        return spaces.to_json(shipped.space_of(algorithm))
+    if name == "none":
+        return {}
+    if name.endswith(".toml"):
+        data = file.read(name)
+        if unknown := set(data) - {"space"}:
+            raise ValueError(f"space {name} must hold a table [space] alone, got {min(unknown)!r}")
+        return dict(data.get("space", {}))
+    check_choice("space", name, ("shipped", "none", "FILE.toml"))
+    return {}

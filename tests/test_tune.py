@@ -1,0 +1,334 @@
+"""The search for settings: trials are lanes, and the best go on; fresh seeds are never its own."""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import signal
+
+import numpy as np
+import pytest
+import tiny
+
+import purejax_po as po
+from purejax_po import cli
+from purejax_po.experiment import tuning
+from purejax_po.experiment.config import ALGORITHMS, ExperimentConfig
+from purejax_po.experiment.store.run_store import read_config
+from purejax_po.experiment.tune import halving, outcome, rungs, search, shipped, trials
+from purejax_po.experiment.tune import space as spaces
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
+SPACE = {
+    "learning_rate": "log:1e-4..1e-2",
+    "discount": [0.9, 0.99],
+    "normalize_observations": [False, True],
+}
+SETTINGS = {"trials": 8, "batch": 4, "finalists": 2, "finalist_seeds": 3, "fresh_seeds": 4}
+
+
+def experiment(**changes):
+    return tiny.experiment(**{"num_seeds": 2, "first_seed": 3, "total_steps": 640, **changes})
+
+
+def search_in(out, **changes):
+    return po.tune(experiment(), out, SPACE, progress=False, **{**SETTINGS, **changes})
+
+
+def of_storage(out):
+    """What Optuna's storage holds of a search: number, point, state, reports, value."""
+    config = experiment()
+    study = trials.Record(out / search.TRIALS, "ppo-CartPole-v1", search.read(out).identity()).study
+    assert study.study_name == f"{config.algorithm.name}-{config.env_name}"
+    return [
+        (t.number, t.params, t.state.name, t.intermediate_values, t.value) for t in study.trials
+    ]
+
+
+@pytest.fixture(scope="module")
+def tuned(compile_quickly, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tune") / "search"
+    return search_in(out), out
+
+
+# Spaces and proposals, without training
+
+
+def test_dimensions_read_as_they_are_written():
+    space = spaces.parse(
+        {"a": "log:1e-4..0.01", "b": "0..1", "c": "4,8", "d": [True, False], "e": [[64, 64], [8]]}
+    )
+    assert space == {
+        "a": spaces.Range(1e-4, 0.01, True),
+        "b": spaces.Range(0.0, 1.0),
+        "c": spaces.Choices((4, 8)),
+        "d": spaces.Choices((True, False)),
+        "e": spaces.Choices(("64x64", "8")),
+    }
+    assert spaces.parse(json.loads(json.dumps(spaces.to_json(space)))) == space
+
+
+@pytest.mark.parametrize("name", shipped.SPACES)
+def test_shipped_spaces_fit_their_algorithms_and_hold_their_defaults(name):
+    config = ExperimentConfig(algorithm=ALGORITHMS[name]())
+    space = shipped.space_of(name)
+    spaces.check(space, config)
+    params = spaces.params_of(config, space)
+    assert params is not None
+    assert spaces.at(config, params) == config
+
+
+MISTAKES = {
+    "a typo": ({"learning_rat": "0.1..1"}, "got 'learning_rat'; did you mean learning_rate?"),
+    "nothing": ({}, "space must hold at least one name"),
+    "inverted": ({"learning_rate": "1..0.1"}, "a range LOW..HIGH with LOW < HIGH, got 1.0..0.1"),
+    "empty": ({"discount": "0.9..0.9"}, "LOW < HIGH, got 0.9..0.9"),
+    "log of 0": ({"entropy_coef": "log:0..1"}, "must begin above 0 on a logarithmic scale, got"),
+    "no values": ({"num_envs": []}, "space.num_envs must hold at least one value, got none"),
+    "twice": ({"num_envs": [2, 2]}, "must hold each value once, got 2,2"),
+    "words": ({"discount": "a..b"}, "must be a range LOW..HIGH or log:LOW..HIGH, got 'a..b'"),
+    "a range of a shape": ({"num_envs": "2..8"}, "a list of values such as 4,8,16, for it shapes"),
+    "out of bounds": ({"discount": "0.9..1.1"}, "hyperparams.discount must be a number in [0, 1]"),
+    "divisibility": (
+        {"num_envs": [2, 4], "num_minibatches": [2, 3]},
+        "space holds a trial with num_envs = 2, num_minibatches = 3: num_minibatches must divide "
+        "the batch of 32 samples, got 3",
+    ),
+    "no effect": ({"target_kl": "0.1..1"}, "target_kl must be read by ppo with these options"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_in_spaces(name, tmp_path):
+    space, expected = MISTAKES[name]
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        po.tune(experiment(), tmp_path / "out", space)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "quasi-random", "cmaes"])
+def test_a_batch_depends_on_the_results_before_it_alone(sampler):
+    space, algorithm = shipped.space_of("ppo"), po.PPOConfig()
+    shape = spaces.shape_names(space, algorithm)
+    history, attributes, seen = [], {}, set()
+    for batch in range(3):
+        first, again = (
+            trials.propose(
+                space, sampler, 1, batch, 8, history, attributes=attributes, shape=shape,
+                num_shapes=2,
+            )
+            for _ in range(2)
+        )  # fmt: skip
+        assert first == again
+        assert json.loads(json.dumps(first)) == json.loads(json.dumps(again))
+        assert len({tuple(t.params[name] for name in shape) for t in first.trials}) <= 2
+        seen |= {t.params["learning_rate"] for t in first.trials}
+        attributes = first.attributes
+        history += [
+            t._replace(reports={10: -float(i)}, is_complete=i < 4)
+            for i, t in enumerate(first.trials)
+        ]
+    assert len(seen) == 24
+
+
+def test_halving_trains_half_of_all_steps_at_most():
+    for number in (4, 8, 16, 17):
+        schedule, alive, spent, before = halving.Halving(3, 2), number, 0, 0
+        for fraction in schedule.fractions:
+            windows = rungs.windows_of(experiment(num_windows=100, total_steps=3200), fraction)
+            spent += alive * (windows - before)
+            before, alive = windows, schedule.survivors(alive)
+        assert before == 100
+        assert spent <= number * 100 / 2 or number == 17
+
+
+def test_seeds_are_disjoint():
+    seeds = search.seeds_of(experiment(num_seeds=4, first_seed=7), search.Search())
+    assert seeds.search == range(7, 11)
+    sets = [set(x) for x in seeds]
+    assert len(set.union(*sets)) == sum(map(len, sets)) == 4 + 12 + 16
+
+
+# Searches
+
+
+def test_fresh_seeds_are_never_the_searchs(tuned):
+    result, out = tuned
+    seen = set(result.summary["search"]["seeds"])
+    fresh = set(result.fresh["seed"].values.tolist())
+    assert seen == {3, 4, 5, 6, 7}
+    assert fresh == set(result.summary["fresh"]["seeds"]) == {8, 9, 10, 11}
+    config = read_config(out / search.FRESH)
+    assert (config.first_seed, config.num_seeds) == (8, 4)
+    assert result.best == config
+
+
+def test_a_trial_is_the_run_of_its_point_to_the_bit(tuned):
+    result, out = tuned
+    for number in range(2):
+        batch = search.read_batch(search.batch_folder(out, number))
+        done = [i for i, t in enumerate(batch.trained) if t.is_complete]
+        assert len(done) == 1
+        config = spaces.at(experiment(num_seeds=4), batch.trials[done[0]].params)
+        final = po.run(config, progress=False)["final_return"].values
+        np.testing.assert_array_equal(final[:2], batch.trained[done[0]].returns)
+    assert result.trials[0]["learning_rate"] == experiment().algorithm.hyperparams.learning_rate
+
+
+def test_the_worse_half_stops_at_each_rung(tuned):
+    result, out = tuned
+    batch = search.read_batch(search.batch_folder(out, 0))
+    assert sorted(t.steps for t in batch.trained) == [128, 128, 320, 640]
+    for step, number in ((128, 4), (320, 2)):
+        scores = {i: t.reports[step] for i, t in enumerate(batch.trained) if step in t.reports}
+        assert len(scores) == number
+        best = sorted(scores, key=lambda i: -scores[i])[: number // 2]
+        assert set(best) == {i for i, t in enumerate(batch.trained) if t.steps > step}
+    assert result.summary["searched_steps"] == 2 * 2 * (128 + 128 + 320 + 640)
+
+
+def test_storage_and_files_hold_the_trials(tuned):
+    result, out = tuned
+    stored = of_storage(out)
+    assert [t[0] for t in stored] == list(range(8))
+    for (_, params, state, reports, value), row in zip(stored, result.trials, strict=True):
+        assert params == {name: row[name] for name in SPACE}
+        assert state == {"complete": "COMPLETE", "stopped": "PRUNED"}[row["state"]]
+        assert reports[row["steps"]] == row["score"] == value
+    assert {*search.FILES, search.TUNE} <= {path.name for path in out.iterdir()}
+    assert not list(out.rglob("program-*"))
+    assert len((out / search.TABLE).read_text().splitlines()) == 9
+    assert json.loads((out / search.SUMMARY).read_text()) == json.loads(json.dumps(result.summary))
+
+
+def test_the_file_of_the_best_trains_it_again(tuned):
+    result, out = tuned
+    assert po.load_config(out / search.BEST) == result.best
+    again = po.run(po.load_config(out / search.BEST), progress=False)
+    np.testing.assert_array_equal(again["final_return"], result.fresh["final_return"])
+
+
+class KilledError(Exception):
+    pass
+
+
+def killing(function, calls):
+    """The function, of which one call is the last thing that the process does."""
+    left = [calls]
+
+    def killed(*args, **kwargs):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KilledError
+        return function(*args, **kwargs)
+
+    return killed
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "calls"),
+    [
+        (rungs.RunStore, "save", 2),  # half of a rung's states are carried over
+        (search, "write_batch", 4),  # a batch is trained, and not noted
+        (trials.Record, "finish", 2),
+        (tuning, "_train_fresh", 1),
+    ],
+)
+def test_a_search_that_is_killed_goes_on_with_the_same_trials(
+    owner, name, calls, tuned, tmp_path, monkeypatch
+):
+    result, out = tuned
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killing(getattr(owner, name), calls))
+        with pytest.raises(KilledError):
+            search_in(tmp_path / "killed")
+    again = po.resume_tune(tmp_path / "killed", progress=False)
+    assert again.trials == result.trials
+    assert of_storage(tmp_path / "killed") == of_storage(out)
+    assert again.summary["fresh"] == result.summary["fresh"]
+    assert again.best == result.best
+
+
+def test_a_signal_saves_what_is_under_way(tuned, tmp_path, monkeypatch):
+    result, _ = tuned
+    count, left = tuning._Count.__call__, [9]
+
+    def signalling(self, steps):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        count(self, steps)
+
+    monkeypatch.setattr(tuning._Count, "__call__", signalling)
+    out = tmp_path / "search"
+    with pytest.raises(po.Interrupted, match="resume_tune"):
+        search_in(out)
+    assert list(out.rglob("state-*"))
+    assert cli.main(["resume", str(out)]) == 0
+    assert po.resume_tune(out, progress=False).trials == result.trials
+
+
+def test_a_diverged_trial_is_never_chosen():
+    reports = {10: -5.0}
+    sound = trials.Trial({"x": 1.0}, {}, reports, True)
+    found = [sound._replace(is_complete=False), sound, sound._replace(reports={10: -4.0})]
+    assert outcome.best(found, 2) == [2, 1]
+    assert halving._score([1.0, math.nan], False) is None
+    assert halving._score([1.0, 2.0], True) is None
+
+
+def test_a_storage_of_another_search_is_refused(tuned, tmp_path):
+    _, out = tuned
+    with pytest.raises(ValueError, match="whose study 'ppo-CartPole-v1' is another's"):
+        search_in(tmp_path / "new", storage=str(out / search.TRIALS), search_seed=5)
+    with pytest.raises(ValueError, match="storage must be a file or a database"):
+        search_in(tmp_path / "new", storage="nosql://nowhere")
+    with pytest.raises(ValueError, match="out must hold no search yet"):
+        search_in(out)
+
+
+COMMANDS = {
+    "sampler": (["--sampler", "tp"], "sampler must be one of tpe, random, "),
+    "gp": (["--sampler", "gp"], "sampler gp needs torch, which is not installed"),
+    "search": (["--search", "num_envs"], "search must be NAME=LOW..HIGH, NAME=log:LOW..HIGH or"),
+    "twice": (["--search", "a=1,2", "--search", "a=1"], "must give each name once, got a twice"),
+    "space": (["--space", "shiped"], "got 'shiped'; did you mean shipped?"),
+    "nothing": (["--space", "none"], "space must hold at least one name, got none"),
+    "reduction": (["--reduction", "1"], "reduction must be a whole number ≥ 2, got 1"),
+    "unknown": (["--search", "numenvs=4,8"], "got 'numenvs'; did you mean num_envs?"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_mistake_on_the_command_line_gets_one_line(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, expected = COMMANDS[name]
+    if name == "gp" and trials.importlib.util.find_spec("torch"):
+        pytest.skip("torch is installed")
+    assert cli.main(["tune", "ppo", *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert expected in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_reads_its_file_and_flags(tmp_path, monkeypatch):
+    given = {}
+
+    def prepare(*args):
+        given["args"] = args
+        raise ValueError("enough")
+
+    monkeypatch.setattr(tuning, "prepare", prepare)
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'algorithm = "trpo"\ntrials = 6\nbatch = 3\nseeds = 2\n[space]\nmax_kl = "log:1e-3..0.1"\n'
+    )
+    flags = ["--batch", "2", "--search", "num_envs=4,8", "--out", str(tmp_path)]
+    assert cli.main(["tune", "--config", str(path), *flags]) == 2
+    config, out, space, settings, _ = given["args"]
+    assert (config.algorithm.name, config.num_seeds, out) == ("trpo", 2, tmp_path)
+    assert space == {"max_kl": "log:1e-3..0.1", "num_envs": "4,8"}
+    assert settings == dataclasses.replace(search.Search(), trials=6, batch=2)
