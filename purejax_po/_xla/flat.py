@@ -72,7 +72,8 @@ def clip(max_norm: Array | float) -> optax.GradientTransformation:
         factor = jnp.where(length < max_norm, 1.0, max_norm / length)
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), gradient), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    change: Any = update
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), change)
 
 
 def norm(gradient: Params) -> Array:

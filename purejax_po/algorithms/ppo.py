@@ -131,12 +131,12 @@ def ppo(
     surrogate, normalize_advantage = options.surrogate, options.normalize_advantage
     actor = actor_critic.actor(policy, critic)
 
-    def in_kernels(*given: Any) -> bool:
+    def in_kernels(samples: Samples, params: ActorCriticParams) -> bool:
         if options.kernels == "xla":
             return False
         from purejax_po.algorithms import ppo_kernel  # Pallas takes time to import
 
-        return ppo_kernel.serves(*given, options.num_minibatches)
+        return ppo_kernel.serves(policy, critic, samples, params, options.num_minibatches)
 
     def init(key: Key, hyperparams: PPOHyperparams) -> PPOState:
         params = actor_critic.init_params(key, policy, critic)
@@ -170,7 +170,7 @@ def ppo(
             "num_epochs": options.num_epochs,
             "num_minibatches": options.num_minibatches,
         }
-        if in_kernels(policy, critic, parts, state.params):
+        if in_kernels(parts, state.params):
             from purejax_po.algorithms import ppo_kernel
 
             params, moments, infos = ppo_kernel.learn(

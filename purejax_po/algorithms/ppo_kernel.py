@@ -158,6 +158,7 @@ def learn(
         numbers = {"loss": scalars}
         if stop_above is not None:
             numbers |= {"stopped": stopped, "stop_above": stop_above}
+        corrections: Any = tuple(1 - b**more for b in fused.DECAYS)
         vectors, info = fused.step(
             gradient,
             params,
@@ -165,7 +166,7 @@ def learn(
             data,
             fused.Batch(order, turn, size // num_minibatches),
             numbers,
-            fused.Adam(*adam, corrections=tuple(1 - b**more for b in fused.DECAYS)),
+            fused.Adam(*adam, corrections=corrections),
             None if stop_above is None else keeps,
         )
         if stop_above is not None:
@@ -199,7 +200,8 @@ def _data(policy: Policy, critic: Critic, samples: Samples) -> tuple[Any, type, 
 
 def _samples(tiles: Samples, kind: type, num_actions: int) -> Samples:
     """The samples of a minibatch's tiles."""
-    behaviour = _distribution(kind, num_actions, *tiles.transition.behaviour)
+    outputs: Any = tiles.transition.behaviour
+    behaviour = _distribution(kind, num_actions, *outputs)
     return tiles._replace(transition=tiles.transition._replace(behaviour=behaviour))
 
 
