@@ -104,7 +104,10 @@ CASES = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.Box(-1.0, 1.0, (2,))])
+@pytest.mark.parametrize(
+    "space",
+    [pytest.param(spaces.Discrete(3), marks=pytest.mark.slow), spaces.Box(-1.0, 1.0, (2,))],
+)
 def test_an_update_by_kernels_is_the_plain_one(space):
     """70 rows in a minibatch are two chunks, of which the second is padded."""
     options = {"surrogate": "clip", "normalize_advantage": "minibatch", "clip_value": True}
@@ -145,6 +148,7 @@ def check(case):
         assert any(jax.tree.leaves(moved))
 
 
+@pytest.mark.slow
 def test_a_stopped_update_keeps_what_it_has():
     env = Sized(3, spaces.Discrete(4))
     hyperparams = po.PPOHyperparams(target_kl=1e-12)
@@ -158,6 +162,7 @@ def test_a_stopped_update_keeps_what_it_has():
     assert kernel[1]["stopped"] == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_what_a_kernel_cannot_serve_is_told():
     hyperparams = po.PPOHyperparams()
     with pytest.warns(UserWarning, match="at most 256"):
@@ -165,7 +170,10 @@ def test_what_a_kernel_cannot_serve_is_told():
     assert_alike(kernel, plain, 0.0)
     with pytest.warns(UserWarning, match="layers of 130 units"):
         updates(Sized(2, spaces.Discrete(2)), (130,), 4, hyperparams)
-    with pytest.raises(ValueError, match="kernels"):
+
+
+def test_kernels_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="kernels must be one of xla, pallas, got 'triton'"):
         po.PPOConfig(kernels="triton").check()
 
 

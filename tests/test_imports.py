@@ -45,7 +45,7 @@ ALLOWED = {
         "masks",
         "distributions",
     },
-    "advantages": {"types"},
+    "advantages": {"types", "_xla"},
     "surrogates": {"types"},
     "curvature": {"types", "checks", "jacobian", "_xla"},
     "minibatch": {"types", "_xla"},
@@ -55,6 +55,7 @@ ALLOWED = {
     "algorithms": {
         "types",
         "checks",
+        "distributions",
         "_xla",
         "actor",
         "advantages",

@@ -158,8 +158,16 @@ def step(
         for i, name in enumerate(names):
             info_ref[i] = info[name].astype(jnp.float32)
 
-    vector = jax.ShapeDtypeStruct(vectors.params.shape, vectors.params.dtype)
-    *new, info = pl.pallas_call(
+    *new, info = _launch(kernel, sources, batch, numbers, vectors)
+    return Vectors(*new), {name: info[i] for i, name in enumerate(names)}
+
+
+def _launch(
+    kernel: Callable[..., None], sources: list[Any], batch: Batch, numbers: list[Any], old: Vectors
+) -> Any:
+    """Start the kernel: the new vectors in place of the old ones, and the info."""
+    vector, count = jax.ShapeDtypeStruct(old.params.shape, old.params.dtype), len(sources)
+    return pl.pallas_call(
         kernel,
         out_shape=(vector, vector, vector, jax.ShapeDtypeStruct((MOST_INFO,), jnp.float32)),
         input_output_aliases={count + 3 + i: i for i in range(3)},
@@ -171,9 +179,8 @@ def step(
         batch.order,
         batch.turn[None],
         jnp.stack([jnp.asarray(x, jnp.float32) for x in numbers]),
-        *vectors,
+        *old,
     )
-    return Vectors(*new), {name: info[i] for i, name in enumerate(names)}
 
 
 def network(params: Params, x: Array, activation: Callable[[Array], Array]) -> Array:
