@@ -5,8 +5,8 @@
 Trains small policies (MLP, normalised and squashed, GRU, convolutions), exports each as ONNX and
 as StableHLO, and lets two other interpreters act with the files: one that has ONNX Runtime and
 NumPy but neither jax nor this package, and one that has jax and flatbuffers but not this package.
-They come from `python -m venv` and pip, unless `--onnx-python` and `--jax-python` name them. Needs the extra
-`onnx`.
+They come from `python -m venv` and pip, unless `--onnx-python` and `--jax-python` name them. Needs
+the extra `onnx`.
 """
 
 import argparse
