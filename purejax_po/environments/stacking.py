@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from purejax_po import spaces
 from purejax_po.checks import Range, check_count, check_number
@@ -187,7 +188,7 @@ class _Stacked(Remembering):
         return stacked, State(inner, stacked), *rest, terminated, truncated, info
 
     def _tiled(self, space: Any) -> Any:
-        return _box(space, lambda x: np.tile(x, self._count))
+        return _box(space, lambda np_, x: np_.tile(x, self._count))
 
     def _copies(self, obs: Observation) -> Observation:
         return self._change(lambda x: jnp.concatenate([x] * self._count, axis=-1), obs)
@@ -416,7 +417,7 @@ def _box(space: Any, change: Callable[[Any, Any], Any], dtype: Any = None, shape
 
     if space is None:
         return gymnax_spaces.Box(-jnp.inf, jnp.inf, shape, jnp.float32)
-    is_traced = any(isinstance(x, jax.core.Tracer) for x in (space.low, space.high))
+    is_traced = any(isinstance(x, Tracer) for x in (space.low, space.high))
     np_: Any = jnp if is_traced else np
     bounds = [np_.broadcast_to(np_.asarray(x), space.shape) for x in (space.low, space.high)]
     low, high = (jnp.asarray(change(np_, x)) for x in bounds)

@@ -234,9 +234,7 @@ def _converter() -> tuple[Any, Any]:
         ) from None
 
 
-def _check(
-    name: str, policy: LoadedPolicy, portable: Portable, call: Callable[..., Sequence[Any]]
-) -> None:
+def _check(name: str, policy: LoadedPolicy, portable: Portable, call: Callable[..., Any]) -> None:
     """Raise `ValueError` unless a file does what the policy does, for two steps."""
     inputs = example(policy, portable)
     for _ in range(2):

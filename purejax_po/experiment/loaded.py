@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from purejax_po import rollout
 from purejax_po.experiment.config import ExperimentConfig
@@ -121,6 +122,6 @@ class LoadedPolicy:
         """An action as callers take it; a lone whole number as NumPy's, which Gymnasium takes."""
         action, memory = found
         is_lone = isinstance(action, jax.Array) and action.shape == ()
-        if is_lone and not isinstance(action, jax.core.Tracer):
+        if is_lone and not isinstance(action, Tracer):
             action = np.asarray(action)[()]
         return action if self.memoryless else (action, memory)

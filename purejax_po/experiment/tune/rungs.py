@@ -278,7 +278,7 @@ def _scores(group: Group, alive: Sequence[int], plan: Rung, store: RunStore) -> 
     numbers = [group.numbers[x] for x in alive]
     return Scores(
         {number: row.tolist() for number, row in zip(numbers, final, strict=True)},
-        {number: bool(x) for number, x in zip(numbers, diverged, strict=True)},
+        {number: bool(x) for number, x in zip(numbers, np.asarray(diverged), strict=True)},
     )
 
 

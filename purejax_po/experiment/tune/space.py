@@ -185,7 +185,7 @@ def params_of(config: ExperimentConfig, space: Space) -> Params | None:
         place = owner_of(config.algorithm, name)
         whole = {"experiment": config, "algorithm": config.algorithm}
         owner = whole.get(str(place)) or getattr(config.algorithm, str(place))
-        value = getattr(owner, name)
+        value: Any = getattr(owner, name)
         value = "x".join(map(str, value)) if isinstance(value, tuple) else value
         if isinstance(dimension, Range):
             is_there = dimension.low <= value <= dimension.high

@@ -296,13 +296,14 @@ def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
 
 def _storage(place: str | os.PathLike[str]) -> Any:
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     if "://" in str(place):
         return str(place)
     path = Path(place)
     if path.parent and not path.parent.is_dir():
         raise ValueError("its folder is not there")
-    backend = optuna.storages.journal.JournalFileBackend(os.fspath(path))
+    backend = JournalFileBackend(os.fspath(path))
     return optuna.storages.JournalStorage(backend)
 
 
