@@ -27,7 +27,10 @@ from purejax_po.experiment.results import join
     [
         ("train ppo --set learning_rate=1,2", "sweep ppo --set learning_rate=1,2"),
         ("train ppo --set learning_rate 1 2", "sweep ppo --set learning_rate=1,2"),
-        ("evaluate x --seed 3", "no option of evaluate (it has --episodes, --sample, --point, --env, --grid)"),
+        (
+            "evaluate x --seed 3",
+            "no option of evaluate (it has --episodes, --sample, --point",
+        ),
         ("compare ppo --lr 1e-3", "purejax-po compare ppo:learning_rate=1e-3"),
         ("compare a2c --no-normalize-advantage", "compare a2c:normalize_advantage=false"),
         ("compare ppo --network.hidden 8 8", "compare ppo:hidden=64x64"),
