@@ -65,7 +65,7 @@ def test_flags_win_over_a_preset():
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        ("", "command must be given, one of train, sweep, compare"),
+        ("", "command must be given, one of train, sweep, tune, compare"),
         ("train ppo --lr 3", "here it is --hyperparams.learning-rate"),
         ("train ppo --total-timesteps 3", "here it is --total-steps"),
         ("compare ppo --clip-value", "it is no option of compare"),

@@ -27,7 +27,10 @@ from purejax_po.experiment.results import join
     [
         ("train ppo --set learning_rate=1,2", "sweep ppo --set learning_rate=1,2"),
         ("train ppo --set learning_rate 1 2", "sweep ppo --set learning_rate=1,2"),
-        ("evaluate x --seed 3", "no option of evaluate (it has --episodes, --sample, --point)"),
+        (
+            "evaluate x --seed 3",
+            "no option of evaluate (it has --episodes, --sample, --point",
+        ),
         ("compare ppo --lr 1e-3", "purejax-po compare ppo:learning_rate=1e-3"),
         ("compare a2c --no-normalize-advantage", "compare a2c:normalize_advantage=false"),
         ("compare ppo --network.hidden 8 8", "compare ppo:hidden=64x64"),
@@ -94,7 +97,7 @@ def test_flags_are_those_of_the_commands():
     found = set()
     for command in cli.entry.COMMANDS.values():
         found |= {name for name, kind in messages.options(command).items() if kind is bool}
-    assert found == set(arguments.FLAGS)
+    assert found == {flag for flag in arguments.FLAGS if "." not in flag}
     for name, config in ALGORITHMS.items():
         own = {k for k, kind in messages.options(config).items() if kind is bool}
         assert own <= arguments._flags(name)

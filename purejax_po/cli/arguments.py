@@ -20,6 +20,7 @@ FLAGS = (
     "--compilation-cache",
     "--json",
     "--network.layer-norm",
+    "--network.mask-actions",
     "--normalize-observations",
     "--normalize-rewards",
     "--overwrite",

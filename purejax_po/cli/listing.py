@@ -13,7 +13,8 @@ from purejax_po.cli import output
 WIDTH = 80
 EXTRAS = (
     'An extra brings a library: pip install "purejax-po[{0}]",',
-    'in a checkout pip install -e ".[{0}]". The libraries know more ids than are listed.',
+    'in a checkout pip install -e ".[{0}]".',
+    "The libraries know more ids than are listed.",
 )
 
 
