@@ -122,7 +122,7 @@ MISTAKES = {
         r"must return whole numbers, since observation_space is",
     ),
     "no action space": (NoActions(), r"NoActions.action_space\(env_params\) must return a space"),
-    "dictionaries": (Dictionary(), r"got a dictionary of a; flatten it"),
+    "dictionaries": (Dictionary(), r"got a dictionary of a; a dictionary needs a space"),
     "a failure": (Fails(), r"Fails.step must be traceable .* TypeError: a mistake of the user's$"),
 }
 
@@ -136,7 +136,7 @@ def test_an_environments_mistake_is_one_line(name):
 
 
 def test_normalising_a_dictionary_is_the_same_line():
-    with pytest.raises(ValueError, match="got a dictionary of a; flatten it"):
+    with pytest.raises(ValueError, match="got a dictionary of a; a dictionary needs a space"):
         trainer_of(Dictionary(), normalize_observations=True)
 
 

@@ -133,16 +133,9 @@ def step(
             indices = range(first, first + part.num_leaves)
             return jax.tree.unflatten(part, [tiles.read(old_refs[0], i) for i in indices])
 
-        slope, info = gradient(
-            Inside(
-                params,
-                rows,
-                height,
-                padded(size) // height,
-                lambda: rows(0, padded(size)),
-                scalars,
-            )
-        )
+        chunks = padded(size) // height
+        inside = Inside(params, rows, height, chunks, lambda: rows(0, padded(size)), scalars)
+        slope, info = gradient(inside)
         slopes = [
             jnp.where(tiles.places(i)[1], g, 0.0) for i, g in enumerate(jax.tree.leaves(slope))
         ]
