@@ -79,16 +79,7 @@ def layerwise(
     small = [p for p, a in inputs.items() if a.shape[1] * len(deltas) < deltas[0][p].shape[1]]
     few = {path: transposed(_with_ones(inputs[path])) for path in small}
 
-    lean = switch.on().narrow_sides
-
-    def both(path: Any, delta: Any, moves: Any, layers: Any) -> tuple[Array, Array]:
-        """Two factors `[B, n]` whose products sum to ⟨δ, a V + v⟩: (δ, a V + v), or those of inputs
-        where they are fewer, (a, 1) and δ (V, v)ᵀ.
-        """
-        if not (lean and path in few):
-            return delta[path], moves[path]
-        kernel, bias = (layers["params", *path, name] for name in ("kernel", "bias"))
-        return few[path].T, delta[path] @ jnp.concatenate([kernel, bias[None]]).T
+    fewer = few if switch.on().narrow_sides else {}
 
     def push(v: Params) -> Any:
         layers: dict[Any, Any] = dict(flatten_dict(v))
@@ -97,7 +88,10 @@ def layerwise(
             for path, a in inputs.items()
         }
         tangents = [
-            _total(jnp.einsum("bf,bf->b", *both(path, delta, moves, layers)) for path in inputs)
+            _total(
+                jnp.einsum("bf,bf->b", *_sides(path, fewer, delta[path], moves[path], layers))
+                for path in inputs
+            )
             for delta in deltas
         ]
         logits = jnp.stack([*tangents, jnp.zeros_like(tangents[0])], axis=1)
@@ -119,6 +113,17 @@ def layerwise(
         return unflatten_dict(pulled)
 
     return distribution, push, pull
+
+
+def _sides(path: Any, fewer: Any, delta: Array, moved: Array, layers: Any) -> tuple[Array, Array]:
+    """Two factors `[B, n]` whose products sum to ⟨δ, a V + v⟩: δ and a V + v, or of the inputs.
+
+    Where those are fewer, they are (a, 1) and δ (V, v)ᵀ.
+    """
+    if path not in fewer:
+        return delta, moved
+    kernel, bias = (layers["params", *path, name] for name in ("kernel", "bias"))
+    return fewer[path].T, delta @ jnp.concatenate([kernel, bias[None]]).T
 
 
 def _with_ones(a: Array) -> Array:
