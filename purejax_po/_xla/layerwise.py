@@ -78,7 +78,6 @@ def layerwise(
     # Where there are fewer of them than outputs, the inputs [a, 1] take the factor u, and not δ.
     small = [p for p, a in inputs.items() if a.shape[1] * len(deltas) < deltas[0][p].shape[1]]
     few = {path: transposed(_with_ones(inputs[path])) for path in small}
-
     fewer = few if switch.on().narrow_sides else {}
 
     def push(v: Params) -> Any:
@@ -88,10 +87,7 @@ def layerwise(
             for path, a in inputs.items()
         }
         tangents = [
-            _total(
-                jnp.einsum("bf,bf->b", *_sides(path, fewer, delta[path], moves[path], layers))
-                for path in inputs
-            )
+            _total(_inner(path, fewer, delta[path], moves[path], layers) for path in inputs)
             for delta in deltas
         ]
         logits = jnp.stack([*tangents, jnp.zeros_like(tangents[0])], axis=1)
@@ -115,15 +111,12 @@ def layerwise(
     return distribution, push, pull
 
 
-def _sides(path: Any, fewer: Any, delta: Array, moved: Array, layers: Any) -> tuple[Array, Array]:
-    """Two factors `[B, n]` whose products sum to ⟨δ, a V + v⟩: δ and a V + v, or of the inputs.
-
-    Where those are fewer, they are (a, 1) and δ (V, v)ᵀ.
-    """
+def _inner(path: Any, fewer: Any, delta: Array, moved: Array, layers: Any) -> Array:
+    """⟨δ, a V + v⟩ of each sample, `[B]`; as ⟨(a, 1), δ (V, v)ᵀ⟩ where the inputs are fewer."""
     if path not in fewer:
-        return delta, moved
+        return jnp.einsum("bf,bf->b", delta, moved)
     kernel, bias = (layers["params", *path, name] for name in ("kernel", "bias"))
-    return fewer[path].T, delta @ jnp.concatenate([kernel, bias[None]]).T
+    return jnp.einsum("bf,bf->b", fewer[path].T, delta @ jnp.concatenate([kernel, bias[None]]).T)
 
 
 def _with_ones(a: Array) -> Array:

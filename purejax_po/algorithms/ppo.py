@@ -128,15 +128,7 @@ def ppo(
     options = checked_options(options, PPOOptions)
     hyperparams = checked_hyperparams(hyperparams, PPOHyperparams)
     check_networks(policy, critic)
-    surrogate, normalize_advantage = options.surrogate, options.normalize_advantage
     actor = actor_critic.actor(policy, critic)
-
-    def in_kernels(samples: Samples, params: ActorCriticParams) -> bool:
-        if options.kernels == "xla":
-            return False
-        from purejax_po.algorithms import ppo_kernel  # Pallas takes time to import
-
-        return ppo_kernel.serves(policy, critic, samples, params, options.num_minibatches)
 
     def init(key: Key, hyperparams: PPOHyperparams) -> PPOState:
         params = actor_critic.init_params(key, policy, critic)
@@ -147,68 +139,81 @@ def ppo(
         key: Key, hyperparams: PPOHyperparams, state: PPOState, rollout: Rollout
     ) -> tuple[PPOState, Info]:
         samples = actor_critic.make_samples(critic, state.params.critic, rollout, hyperparams)
-        if normalize_advantage == "batch":
+        if options.normalize_advantage == "batch":
             samples = actor_critic.normalize(samples)
         parts = units.of_rollout(samples, actor.memoryless)
-        scalars = hyperparams, state.kl_coef
-        stop_above = hyperparams.target_kl if options.early_stop else None
-
-        def make_loss(policy: Policy, critic: Critic, scalars: Any) -> Loss:
-            hyperparams, kl_coef = scalars
-            return functools.partial(
-                actor_critic.loss,
-                hyperparams=hyperparams,
-                policy=policy,
-                critic=critic,
-                objective=functools.partial(
-                    objective, name=surrogate, clip_eps=hyperparams.clip_eps, kl_coef=kl_coef
-                ),
-                value_clip_eps=hyperparams.value_clip_eps if options.clip_value else None,
-            )
-
-        turns = {
-            "num_epochs": options.num_epochs,
-            "num_minibatches": options.num_minibatches,
-        }
-        if in_kernels(parts, state.params):
-            from purejax_po.algorithms import ppo_kernel
-
-            params, moments, infos = ppo_kernel.learn(
-                key,
-                policy,
-                critic,
-                make_loss,
-                parts,
-                state.params,
-                state.optimizer,
-                optimizers.numbers(hyperparams, rollout.progress),
-                scalars,
-                **turns,
-                normalizes=normalize_advantage == "minibatch",
-                stop_above=stop_above,
-            )
-        else:
-            optimizer, moments, join = flat.in_parts(
-                optimizers.clipped_adam(hyperparams, rollout.progress),
-                state.params,
-                state.optimizer,
-            )
-            loss = make_loss(policy, critic, scalars)
-            step = make_step(optimizer, loss, actor.memoryless, normalize_advantage, stop_above)
-            begin = state.params, moments, jnp.bool_(False)
-            (params, moments, _), infos = minibatch.epochs(key, step, begin, parts, **turns)
-            moments = join(moments)
+        params, moments, infos = learn(
+            key, policy, critic, options, hyperparams, state, parts, rollout.progress
+        )
         info = jax.tree.map(jnp.mean, infos)
         info["explained_variance"] = actor_critic.explained_variance(samples)
         kl_coef = state.kl_coef
-        if surrogate in ("fixed_kl", "adaptive_kl"):
+        if options.surrogate in ("fixed_kl", "adaptive_kl"):
             info["kl_coef"] = kl_coef
-        if surrogate == "adaptive_kl":
+        if options.surrogate == "adaptive_kl":
             kl = info["kl_of_update"] = actor_critic.mean_kl(policy, params.policy, samples)
             kl_coef = surrogates.adapt_kl_coef(kl_coef, kl, hyperparams.kl_target)
         return PPOState(params, moments, kl_coef), info
 
     return Algorithm(actor, hyperparams, init, update, critic=critic)
+
+
+def learn(
+    key: Key,
+    policy: Policy,
+    critic: Critic,
+    options: PPOOptions,
+    hyperparams: PPOHyperparams,
+    state: PPOState,
+    parts: Samples,
+    progress: Array | float,
+) -> tuple[ActorCriticParams, optax.OptState, Info]:
+    """Make the epochs of an update: parameters, moments, and the infos of the steps."""
+    scalars = hyperparams, state.kl_coef
+    stop_above = hyperparams.target_kl if options.early_stop else None
+    turns = {"num_epochs": options.num_epochs, "num_minibatches": options.num_minibatches}
+    if options.kernels == "pallas":
+        from purejax_po.algorithms import ppo_kernel  # Pallas takes time to import
+
+        if ppo_kernel.serves(policy, critic, parts, state.params, options.num_minibatches):
+            return ppo_kernel.learn(
+                key,
+                policy,
+                critic,
+                functools.partial(make_loss, options),
+                parts,
+                state.params,
+                state.optimizer,
+                optimizers.numbers(hyperparams, progress),
+                scalars,
+                **turns,
+                normalizes=options.normalize_advantage == "minibatch",
+                stop_above=stop_above,
+            )
+    optimizer, moments, join = flat.in_parts(
+        optimizers.clipped_adam(hyperparams, progress), state.params, state.optimizer
+    )
+    loss = make_loss(options, policy, critic, scalars)
+    memoryless = policy.memoryless and critic.memoryless
+    step = make_step(optimizer, loss, memoryless, options.normalize_advantage, stop_above)
+    begin = state.params, moments, jnp.bool_(False)
+    (params, moments, _), infos = minibatch.epochs(key, step, begin, parts, **turns)
+    return params, join(moments), infos
+
+
+def make_loss(options: PPOOptions, policy: Policy, critic: Critic, scalars: Any) -> Loss:
+    """The loss of samples; `scalars` are the hyperparameters and the KL's weight β."""
+    hyperparams, kl_coef = scalars
+    return functools.partial(
+        actor_critic.loss,
+        hyperparams=hyperparams,
+        policy=policy,
+        critic=critic,
+        objective=functools.partial(
+            objective, name=options.surrogate, clip_eps=hyperparams.clip_eps, kl_coef=kl_coef
+        ),
+        value_clip_eps=hyperparams.value_clip_eps if options.clip_value else None,
+    )
 
 
 def make_step(

@@ -98,6 +98,54 @@ def learn(
     mu, nu = (optax.tree.get(moments, name) for name in ("mu", "nu"))
     begin = fused.Vectors(vector, mu, nu), optax.tree.get(moments, "count"), jnp.bool_(False)
 
+    gradient = _gradient_of(policy, critic, make_loss, params, (kind, num_actions), normalizes)
+
+    def keeps(info: Info, numbers: Any) -> Array:
+        return (numbers["stopped"] > 0) | (info["kl"] > numbers["stop_above"])
+
+    size = samples.value.size
+    order = jnp.reshape(minibatch.orders(key, size, num_epochs), -1)
+
+    def step(carry: Any, turn: Array) -> tuple[Any, Info]:
+        vectors, count, stopped = carry
+        more = optax.safe_increment(count)
+        numbers = {"loss": scalars}
+        if stop_above is not None:
+            numbers |= {"stopped": stopped, "stop_above": stop_above}
+        corrections: Any = tuple(1 - b**more for b in fused.DECAYS)
+        vectors, info = fused.step(
+            gradient,
+            params,
+            vectors,
+            data,
+            fused.Batch(order, turn, size // num_minibatches),
+            numbers,
+            fused.Adam(*adam, corrections=corrections),
+            None if stop_above is None else keeps,
+        )
+        if stop_above is not None:
+            stopped = stopped | (info["kl"] > stop_above)
+            more = jnp.where(stopped, count, more)
+            info["stopped"] = jnp.float32(stopped)
+        return (vectors, more, stopped), info
+
+    turns = jnp.arange(num_epochs * num_minibatches)
+    (vectors, count, _), infos = packed.scan(step, begin, turns)
+    state: Any = optax.tree.set(moments, count=count, mu=vectors.mu, nu=vectors.nu)
+    return unravel(vectors.params), state, infos
+
+
+def _gradient_of(
+    policy: Policy,
+    critic: Critic,
+    make_loss: MakeLoss,
+    params: ActorCriticParams,
+    actions: tuple[type, int],
+    normalizes: bool,
+) -> fused.Gradient:
+    """The gradient of a minibatch's loss, as the kernel computes it: in chunks of rows."""
+    kind, num_actions = actions
+
     def gradient(inside: fused.Inside) -> tuple[ActorCriticParams, Info]:
         numbers = inside.scalars
         everything = inside.whole()[0]
@@ -146,39 +194,7 @@ def learn(
         slopes = ActorCriticParams(policy_slope, critic_slope)
         return slopes, {**info, "value_loss": critic_info["value_loss"]}
 
-    def keeps(info: Info, numbers: Any) -> Array:
-        return (numbers["stopped"] > 0) | (info["kl"] > numbers["stop_above"])
-
-    size = samples.value.size
-    order = jnp.reshape(minibatch.orders(key, size, num_epochs), -1)
-
-    def step(carry: Any, turn: Array) -> tuple[Any, Info]:
-        vectors, count, stopped = carry
-        more = optax.safe_increment(count)
-        numbers = {"loss": scalars}
-        if stop_above is not None:
-            numbers |= {"stopped": stopped, "stop_above": stop_above}
-        corrections: Any = tuple(1 - b**more for b in fused.DECAYS)
-        vectors, info = fused.step(
-            gradient,
-            params,
-            vectors,
-            data,
-            fused.Batch(order, turn, size // num_minibatches),
-            numbers,
-            fused.Adam(*adam, corrections=corrections),
-            None if stop_above is None else keeps,
-        )
-        if stop_above is not None:
-            stopped = stopped | (info["kl"] > stop_above)
-            more = jnp.where(stopped, count, more)
-            info["stopped"] = jnp.float32(stopped)
-        return (vectors, more, stopped), info
-
-    turns = jnp.arange(num_epochs * num_minibatches)
-    (vectors, count, _), infos = packed.scan(step, begin, turns)
-    state: Any = optax.tree.set(moments, count=count, mu=vectors.mu, nu=vectors.nu)
-    return unravel(vectors.params), state, infos
+    return gradient
 
 
 def _data(policy: Policy, critic: Critic, samples: Samples) -> tuple[Any, type, int]:
