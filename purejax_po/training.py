@@ -292,6 +292,8 @@ def _number_observation(env: Environment, env_params: EnvParams) -> Any:
     """Shape and dtype of what is normalised: one observation, or its fields of numbers by name."""
     obs = contract.first_observation(env, env_params)
     space, has_tokens = env.observation_space(env_params), hasattr(env, "num_tokens")
+    if not observations.fields(space) and not hasattr(obs, "dtype"):
+        return jnp.zeros(())  # the contract's check tells of it
     if parts := observations.fields(space):
         found = {name: observations.field(obs, name) for name in parts}
         numbers = {name: x for name, x in found.items() if _are_numbers(parts[name], x)}

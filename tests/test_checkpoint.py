@@ -136,7 +136,7 @@ def restore(broken_off):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             logs = loop._restore(loop._store)
-        windows = [logs[b].info.count.shape[1] if b in logs else 0 for b in range(3)]
+        windows = [logs[b].log.info.count.shape[1] if b in logs else 0 for b in range(3)]
         return sorted(loop._results), windows, [str(w.message) for w in caught]
 
     return restored

@@ -58,7 +58,8 @@ def layerwise(
 
         def move(layer: Any, args: Any, kwargs: Any, context: Any) -> Any:
             outputs = layer(*args, **kwargs)
-            if not isinstance(context.module, nn.Dense):
+            # A subclass's layer calls the class's, which comes here first.
+            if not isinstance(context.module, nn.Dense) or context.module.path in inputs:
                 return outputs
             inputs[context.module.path] = args[0]
             return outputs + offsets[context.module.path]
