@@ -147,7 +147,7 @@ class Kept:
 
     def on_window(self, plan, labels, window):
         steps = plan.updates[window.number] * plan.steps_per_update
-        self.values += [(steps, *x) for x in loggers.scalars(labels.names, window.log)]
+        self.values += [(steps, *x) for x in loggers.scalars(labels.names, window)]
 
     def close(self):
         self.closed = True

@@ -67,7 +67,7 @@ class Observer(Protocol):
                 `count`, `mean` and `m2`, `[lanes]`, over the episodes that ended;
                 `window.log.info.mean` has the mean of every scalar of the algorithm over the
                 window's updates, by name, and `window.log.info.count` the number of these.
-                `loggers.scalars(labels.names, window.log)` yields all of it as
+                `loggers.scalars(labels.names, window)` yields all of it as
                 `(lane, name, value)`.
         """
         ...
