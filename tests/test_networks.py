@@ -281,8 +281,9 @@ def test_convolutions_need_images(space, channels, message):
 
 
 def test_an_observation_space_that_cannot_be_served_is_named():
-    with pytest.raises(ValueError, match="observations must be Box or Discrete, got Dict"):
-        mlp_actor_critic(make_env(observation=spaces.Dict({"a": BOX})), None)
+    nested = spaces.Dict({"a": spaces.Dict({"b": BOX})})
+    with pytest.raises(ValueError, match=r"must be Box or Discrete, or a dictionary .*, got"):
+        mlp_actor_critic(make_env(observation=nested), None)
 
 
 # --- action heads --------------------------------------------------------------------------------
