@@ -177,7 +177,7 @@ def test_entry_points_give_short_names(monkeypatch, capsys):
     ],
 )
 def test_labels_and_settings_of_names(text, label, num_epochs):
-    found, config, _ = specs.labelled(text)
+    found, config, *_ = specs.labelled(text)
     assert (found, config.num_epochs) == (label, num_epochs)
     assert list(prepare([text], "CartPole-v1").experiments) == [(label, "CartPole-v1")]
 

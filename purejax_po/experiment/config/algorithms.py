@@ -71,7 +71,8 @@ class AlgorithmConfig:
         else:
             check_seen(self.network, env.observation_space(env_params))
             made = self.make_networks(env, env_params)
-        accepted = inspect.signature(factory).parameters
+        known = inspect.signature(factory).parameters.values()
+        accepted = {p.name for p in known if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         given["options"] = self
         return factory(*made, **{k: v for k, v in given.items() if k in accepted})
