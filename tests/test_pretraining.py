@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from built import built
 from gymnax.environments import environment, spaces
 
 import purejax_po as po
@@ -186,7 +187,7 @@ def test_options_that_do_not_fit_are_refused(chain, options, message):
 def build(factory, env, env_params):
     policy, critic = softmax_linear_policy(env, env_params), linear_critic(env, env_params)
     options = {} if factory is po.ppo else {"critic_minibatch_size": 16}
-    return factory(policy, critic, **options)
+    return built(factory)(policy, critic, **options)
 
 
 @pytest.mark.parametrize("factory", [po.ppo, po.trpo, po.npg])

@@ -104,6 +104,10 @@ def check_factory(factory: Any) -> None:
         raise ValueError(f"network.factory must be a function, got {found!r}")
 
 
+REST = ("options", "hyperparams")
+"""What an algorithm's factory takes after the networks."""
+
+
 def from_factory(factory: Any, env: Any, env_params: EnvParams, algorithm: Any) -> tuple[Any, ...]:
     """Call a user's function: a policy, and a critic where the algorithm takes one.
 
@@ -124,7 +128,9 @@ def from_factory(factory: Any, env: Any, env_params: EnvParams, algorithm: Any) 
         raise ValueError(f"network.factory {name} fails: {told}") from error
     made = (made,) if isinstance(made, Policy) else made
     parameters = inspect.signature(algorithm).parameters.values()
-    number = len([p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD])
+    number = len(
+        [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in REST]
+    )
     if not isinstance(made, tuple) or len(made) < number:
         needed = ("a policy", "(policy, critic)")[number > 1]
         raise ValueError(f"network.factory {name} must return {needed}, got {made!r:.80}")
