@@ -18,7 +18,7 @@ import purejax_po as po
 from purejax_po import cli
 from purejax_po.cli import arguments, messages, output
 from purejax_po.experiment import policies
-from purejax_po.experiment.config import ALGORITHMS
+from purejax_po.experiment.config import ALGORITHMS, NetworkConfig
 from purejax_po.experiment.results import join
 
 
@@ -29,7 +29,7 @@ from purejax_po.experiment.results import join
         ("train ppo --set learning_rate 1 2", "sweep ppo --set learning_rate=1,2"),
         (
             "evaluate x --seed 3",
-            "no option of evaluate (it has --episodes, --sample, --point",
+            "no option of evaluate (it has --episodes, --sample, --point, --env, --grid)",
         ),
         ("compare ppo --lr 1e-3", "purejax-po compare ppo:learning_rate=1e-3"),
         ("compare a2c --no-normalize-advantage", "compare a2c:normalize_advantage=false"),
@@ -97,7 +97,8 @@ def test_flags_are_those_of_the_commands():
     found = set()
     for command in cli.entry.COMMANDS.values():
         found |= {name for name, kind in messages.options(command).items() if kind is bool}
-    assert found == {flag for flag in arguments.FLAGS if "." not in flag}
+    of_network = {k for k, kind in messages.options(NetworkConfig).items() if kind is bool}
+    assert found | {f"--network.{k[2:]}" for k in of_network} == set(arguments.FLAGS)
     for name, config in ALGORITHMS.items():
         own = {k for k, kind in messages.options(config).items() if kind is bool}
         assert own <= arguments._flags(name)

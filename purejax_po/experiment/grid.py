@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po.checks import Range, check_choice, check_count, check_number
+from purejax_po.checks import Range, check_choice, check_number
 from purejax_po.environments import parameters, randomized
-from purejax_po.evaluation import evaluate
 from purejax_po.experiment import policies
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run.trainer import true_env
@@ -45,8 +44,7 @@ def evaluate_grid(
     Raises:
         ValueError: as `evaluate_run`; for a field that is not there or is no number.
     """
-    check_count("num_episodes", num_episodes)
-    check_count("evaluation_seed", evaluation_seed, minimum=0)
+    policies.check_asked(num_episodes, evaluation_seed)
     found = policies.load_policies(out, point)
     config, trainer = found.study.config, found.study.trainer
     env, env_params = true_env(config, trainer)
@@ -56,36 +54,27 @@ def evaluate_grid(
         check_choice(f"grid of {config.env_name}", name, randomized.numbers(env_params))
         for value in values:
             check_number(f"grid {name}", value, Range())
-    sound = ~found.diverged
-    if not sound.any():
-        raise ValueError(f"{out} holds no policy to evaluate: every seed diverged")
-    num_steps = policies.time_limit(trainer)
-    policies.check_episodes(num_episodes, int(sound.sum()), num_steps)
+    sound, params = policies.sound_ones(out, found)
+    judge = policies.make_judge(
+        trainer._replace(env=env, env_params=env_params),
+        evaluation_seed,
+        num_episodes,
+        len(found.seeds[sound]),
+        greedy,
+    )
 
     @jax.jit
     def evaluate_all(params: Any, changes: dict[str, Any]) -> Any:
-        changed = parameters.follow(config.env_name, env_params.replace(**changes), changes)
+        return judge(
+            params,
+            parameters.follow(config.env_name, env_params.replace(**changes), changes),
+        )
 
-        def one(params: Any) -> Any:
-            return evaluate(
-                jax.random.key(evaluation_seed),
-                env,
-                changed,
-                trainer.actor,
-                params,
-                num_episodes=num_episodes,
-                num_steps=num_steps,
-                greedy=greedy,
-            )
-
-        return jax.vmap(one)(params)
-
-    chosen = jax.tree.map(lambda x: x[sound], found.params)
     parts = []
     for values in itertools.product(*grid.values()):
         pairs = zip(grid, values, strict=True)
         changes = {k: jnp.asarray(v, jnp.result_type(getattr(env_params, k))) for k, v in pairs}
-        parts.append(jax.device_get(evaluate_all(chosen, changes)))
+        parts.append(jax.device_get(evaluate_all(params, changes)))
     return _labelled(parts, grid, found.seeds[sound], num_episodes)
 
 

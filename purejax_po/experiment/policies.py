@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from purejax_po import environments
 from purejax_po.checks import check_count
-from purejax_po.evaluation import evaluate
+from purejax_po.evaluation import Evaluation, evaluate
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout, train
 from purejax_po.experiment.config import ExperimentConfig, sweep
@@ -27,7 +27,7 @@ from purejax_po.experiment.store import run_store as files
 from purejax_po.experiment.store.arrays import CheckpointError
 from purejax_po.experiment.store.run_store import ForeignError, Stored
 from purejax_po.training import MOST_SEEDS
-from purejax_po.types import Trainer
+from purejax_po.types import EnvParams, Trainer
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -163,6 +163,55 @@ def load_policy(
     return LoadedPolicy(policies.study.config, seed, params, policies.study.trainer)
 
 
+def check_asked(num_episodes: int, evaluation_seed: int) -> None:
+    """Raise `ValueError` for what no evaluation takes."""
+    check_count("num_episodes", num_episodes)
+    check_count("evaluation_seed", evaluation_seed, minimum=0)
+    if evaluation_seed >= MOST_SEEDS:
+        raise ValueError(f"evaluation_seed must be below 2^32, got {evaluation_seed}")
+
+
+def sound_ones(out: str | os.PathLike[str], policies: TrainedPolicies) -> tuple[Any, Any]:
+    """Return which seeds have not diverged, and their parameters.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    sound = ~policies.diverged
+    if not sound.any():
+        raise ValueError(f"{out} holds no policy to evaluate: every seed diverged")
+    return sound, jax.tree.map(lambda x: x[sound], policies.params)
+
+
+def make_judge(
+    trainer: Trainer, evaluation_seed: int, num_episodes: int, num_seeds: int, greedy: bool
+) -> Callable[[Any, EnvParams], Evaluation]:
+    """Return `(params, env_params) → Evaluation`, leaves `[seeds, ...]`, on the same episodes.
+
+    Raises:
+        ValueError: for more episodes than memory holds.
+    """
+    num_steps = time_limit(trainer)
+    check_episodes(num_episodes, num_seeds, num_steps)
+
+    def judge(params: Any, env_params: EnvParams) -> Evaluation:
+        def one(params: Any) -> Evaluation:
+            return evaluate(
+                jax.random.key(evaluation_seed),
+                trainer.env,
+                env_params,
+                trainer.actor,
+                params,
+                num_episodes=num_episodes,
+                num_steps=num_steps,
+                greedy=greedy,
+            )
+
+        return jax.vmap(one)(params)
+
+    return judge
+
+
 def evaluate_run(
     out: str | os.PathLike[str],
     *,
@@ -195,39 +244,21 @@ def evaluate_run(
     """
     import xarray as xr
 
-    check_count("num_episodes", num_episodes)
-    check_count("evaluation_seed", evaluation_seed, minimum=0)
-    if evaluation_seed >= MOST_SEEDS:
-        raise ValueError(f"evaluation_seed must be below 2^32, got {evaluation_seed}")
+    check_asked(num_episodes, evaluation_seed)
     policies = load_policies(out, point)
-    trainer = policies.study.trainer
     if env is None:
-        env, env_params = true_env(policies.study.config, trainer)
+        env, env_params = true_env(policies.study.config, policies.study.trainer)
     else:
         env, env_params = environments.make(env)
-    num_steps = time_limit(trainer._replace(env=env, env_params=env_params))
-
-    @jax.jit
-    def evaluate_all(params: Any) -> Any:
-        def one(params: Any) -> Any:
-            return evaluate(
-                jax.random.key(evaluation_seed),
-                env,
-                env_params,
-                trainer.actor,
-                params,
-                num_episodes=num_episodes,
-                num_steps=num_steps,
-                greedy=greedy,
-            )
-
-        return jax.vmap(one)(params)
-
-    sound = ~policies.diverged
-    if not sound.any():
-        raise ValueError(f"{out} holds no policy to evaluate: every seed diverged")
-    check_episodes(num_episodes, int(sound.sum()), num_steps)
-    evaluation = jax.device_get(evaluate_all(jax.tree.map(lambda x: x[sound], policies.params)))
+    sound, params = sound_ones(out, policies)
+    judge = make_judge(
+        policies.study.trainer._replace(env=env, env_params=env_params),
+        evaluation_seed,
+        num_episodes,
+        len(policies.seeds[sound]),
+        greedy,
+    )
+    evaluation = jax.device_get(jax.jit(lambda params: judge(params, env_params))(params))
     dims = ("seed", "episode")
     return xr.Dataset(
         {

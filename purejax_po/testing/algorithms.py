@@ -1,6 +1,7 @@
 """All properties of one algorithm in one call, as a test of its author's."""
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any, get_type_hints
 
@@ -10,6 +11,7 @@ from purejax_po.checks import Range
 from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig
 from purejax_po.testing import probes, properties
 from purejax_po.testing.subject import ENV, ENV_PARAMS, subject
+from purejax_po.testing.trees import assert_close
 
 PROPERTIES = {
     "jit": "a compiled update equals an eager one",
@@ -62,6 +64,7 @@ def check_algorithm(
     number = max(4, len(others) + 2)
     algorithm = config.build(ENV, ENV_PARAMS)
     shape = {"num_envs": config.num_envs, "num_steps": config.num_steps}
+    to_rounding = functools.partial(assert_close, rtol=1e-5, atol=1e-7)
     under_test = subject(algorithm, hyperparams, **shape)
     seeds = under_test.seeds(number)
     calls = {
@@ -71,7 +74,7 @@ def check_algorithm(
         "trace": (properties.one_trace_serves_all, under_test, others, unused),
         "lanes": (
             properties.lanes_have_hyperparameters_of_their_own,
-            *(under_test, others, unused, number),
+            *(under_test, others, unused, number, to_rounding),
         ),
         "state": (properties.state_is_stable, under_test),
         "finite": (properties.results_are_finite, under_test, seeds),
