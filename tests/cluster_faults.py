@@ -8,8 +8,8 @@ those of an undisturbed run on threads, or raises.
 
 import dataclasses
 import os
-import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,11 +21,13 @@ import tiny
 from ray.cluster_utils import Cluster
 
 import purejax_po as po
+from purejax_po.experiment import layout
 from purejax_po.experiment.run import ray_pool
 from purejax_po.experiment.run.observers import Window
 from purejax_po.experiment.run.pool import Loss
 
 SIZE = {"num_seeds": 8, "total_steps": 32 * 20 * 40, "num_windows": 20}
+MANY, LONG = {"num_seeds": 32}, {"num_seeds": 80}
 BIG = {"num_seeds": 64, "total_steps": 500_000, "num_windows": 100, "lanes_per_device": 8}
 
 
@@ -83,6 +85,38 @@ class Watch:
         return found
 
 
+class Fault(Watch):
+    """Loses workers, once, while each of them has saved its block part of the way.
+
+    It looks from a thread of its own: a block may be over before the driver hears of it. The
+    workers are held still meanwhile, so that what was seen is still so when they are lost.
+    """
+
+    def __init__(self, out, lose, prepare=lambda: None, whose=workers):
+        super().__init__(1, self.begin)
+        self.out, self.lose, self.prepare, self.whose = out, lose, prepare, whose
+
+    def begin(self):
+        self.prepare()
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    def num_part_way(self):
+        """How many blocks are part of the way; 0 if one is at its start."""
+        blocks = [b for b in self.out.glob("blocks/*") if not (b / layout.RESULT).exists()]
+        return len(blocks) if all(layout.states(block) for block in blocks) else 0
+
+    def watch(self):
+        while True:
+            time.sleep(0.01)
+            held = self.whose() if self.num_part_way() else []
+            for process in held:
+                process.suspend()
+            if held and self.num_part_way() >= len(held):
+                return self.lose(held)
+            for process in held:
+                process.resume()
+
+
 def check_same(out, expected):
     """Results, log and policies are the same bytes."""
     for name in ("results.nc", "log.jsonl"):
@@ -134,30 +168,43 @@ def run_with(folder, cluster, watch, name, minutes=0.0, **changes):
 
 def check_went_on(watch):
     begins = watch.first_after_the_loss()
-    assert any(number > 0 for number in begins.values()), begins
+    assert all(number > 0 for number in begins.values()), begins
 
 
 def worker_lost(folder):
-    """A worker is killed in the middle of its blocks."""
-    undisturbed(folder)
+    """A worker is killed in the middle of its block; another one goes on."""
+    undisturbed(folder, **MANY)
     cluster, _ = make_cluster(2)
-    watch = Watch(12, lambda: workers()[0].send_signal(signal.SIGKILL))
-    run_with(folder, cluster, watch, "worker")
+
+    def lose(held):
+        held[0].kill()
+        for process in held[1:]:
+            process.resume()
+
+    watch = Fault(folder / "worker", lose)
+    run_with(folder, cluster, watch, "worker", **MANY)
     check_went_on(watch)
     return cluster
 
 
 def node_lost(folder):
     """A node is lost with all that runs on it; another one takes its place."""
-    undisturbed(folder)
-    cluster, nodes = make_cluster(1)
+    undisturbed(folder, **MANY)
+    cluster, (node,) = make_cluster(1)
+    raylet = node.all_processes["raylet"][0].process.pid
 
-    def lose():
-        cluster.add_node(num_cpus=1)
-        cluster.remove_node(nodes[0], allow_graceful=False)
+    def lose(held):
+        cluster.remove_node(node, allow_graceful=False)
+        for process in held:
+            process.kill()
 
-    watch = Watch(12, lose)
-    run_with(folder, cluster, watch, "node")
+    watch = Fault(
+        folder / "node",
+        lose,
+        prepare=lambda: cluster.add_node(num_cpus=1),
+        whose=lambda: [p for p in workers() if p.ppid() == raylet],
+    )
+    run_with(folder, cluster, watch, "node", **MANY)
     check_went_on(watch)
     return cluster
 
@@ -174,11 +221,10 @@ class Count(Watch):
 
 def node_added(folder):
     """A node that is added while the run goes on takes blocks; it needs some seconds to start."""
-    long = {"num_seeds": 80}
-    undisturbed(folder, **long)
+    undisturbed(folder, **LONG)
     cluster, _ = make_cluster(1)
     watch = Count(4, lambda: cluster.add_node(num_cpus=1))
-    run_with(folder, cluster, watch, "added", minutes=60.0, **long)
+    run_with(folder, cluster, watch, "added", minutes=60.0, **LONG)
     assert watch.most == 2, watch.most
     return cluster
 

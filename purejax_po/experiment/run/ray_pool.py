@@ -32,6 +32,8 @@ MOST_PENDING = 32
 """Workers that are asked for beyond those there are, for an autoscaler to see."""
 MOST_FAILED_STARTS = 5
 """Of workers in a row."""
+LOST_WITH_ITS_NODE = "its node has died", "never ran"
+"""What Ray says of a worker that has not failed: all that wait for a node are lost with it."""
 POLL_SECONDS = 0.2
 """That a worker waits for news before it answers."""
 CLOSE_SECONDS = 60.0
@@ -233,7 +235,7 @@ class RayPool:
         try:
             said = ray.get(answer)
         except RayActorError as error:
-            return self._lose(member, _why(error))
+            return self._lose(member, error)
         except RayTaskError as error:
             return [Failure(min(member.blocks, default=-1), _cause(error))]
         if isinstance(said, str):
@@ -249,15 +251,17 @@ class RayPool:
         member.answer = member.actor.poll.remote()
         return said
 
-    def _lose(self, member: _Member, reason: str) -> list[Event]:
+    def _lose(self, member: _Member, error: RayActorError) -> list[Event]:
         """Forget a worker that has vanished; its blocks are lost."""
         self._members.remove(member)
         if member.threads:
-            return [Loss(block, reason) for block in sorted(member.blocks)]
+            return [Loss(block, _why(error)) for block in sorted(member.blocks)]
+        if any(words in str(error) for words in LOST_WITH_ITS_NODE):
+            return []
         self._failed_starts += 1
         if self._failed_starts < MOST_FAILED_STARTS:
             return []
-        message = f"workers of the cluster die while they start, the last one: {reason}"
+        message = f"workers of the cluster die while they start, the last one: {_why(error)}"
         return [Failure(-1, StoppedError(message))]
 
     def _dismiss(self, member: _Member) -> None:
@@ -319,6 +323,7 @@ def _cause(error: RayTaskError) -> BaseException:
 
 
 def _why(error: BaseException) -> str:
-    """The first sentence of Ray's account of a worker's end."""
+    """The sentence of Ray's account of a worker's end that gives the cause, else the first one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    causes = [line for line in lines if line.startswith("The actor") and "because" in line]
+    return [*causes, *lines, type(error).__name__][0]
