@@ -13,7 +13,7 @@ from built import built
 import purejax_po as po
 from purejax_po import advantages, exact, networks, surrogates
 from purejax_po.algorithms import a2c as a2c_module
-from purejax_po.algorithms import actor_critic, critics, reinforce
+from purejax_po.algorithms import actor_critic, critics, weighting
 from purejax_po.environments.finite_mdp import make_finite_mdp
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -124,8 +124,8 @@ def estimate(psi, problem, value=None, gae_lambda=0.7, discount_states=True):
     evidence = critics.evidence(transition, value, problem.next_value, hyperparams)
     weights = advantages.ESTIMATORS[psi](evidence)
     if discount_states:
-        weights = reinforce.per_episode(psi, weights, transition.weight, DISCOUNT)
-    return -jax.grad(reinforce.loss, has_aux=True)(
+        weights = weighting.per_episode(psi, weights, transition.weight, DISCOUNT)
+    return -jax.grad(weighting.loss, has_aux=True)(
         problem.theta, problem.policy, transition, weights
     )[0]
 

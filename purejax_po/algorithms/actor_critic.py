@@ -69,6 +69,8 @@ class Samples(NamedTuple):
 
 Objective = Callable[[Distribution, Samples], tuple[Array, Info]]
 """`(π_θ, samples) → (what is maximised, diagnostics)`, each `[B]`."""
+Loss = Callable[[ActorCriticParams, Samples], tuple[Array, Info]]
+"""`(params, samples) → (what is minimised, diagnostics)`."""
 
 
 def init_params(key: Key, policy: Policy, critic: Critic) -> ActorCriticParams:
@@ -173,7 +175,7 @@ def step(
     optimizer: optax.GradientTransformation,
     params: ActorCriticParams,
     moments: optax.OptState,
-    loss: Callable[[ActorCriticParams, Samples], tuple[Array, Info]],
+    loss: Loss,
     samples: Samples,
 ) -> tuple[ActorCriticParams, optax.OptState, Info]:
     """One step of the optimiser down `loss`, whose info gains `grad_norm`."""

@@ -156,6 +156,18 @@ def evidence(
     )
 
 
+def judge(
+    critic: Critic,
+    params: Params,
+    transition: Transition,
+    hyperparams: Hyperparams,
+    carry: Carry = (),
+) -> Evidence:
+    """What an estimate of the advantage may look at under a critic as it stands, `[T, N]`."""
+    value, next_value = values(critic, params, carry, transition)
+    return evidence(transition, value, next_value, hyperparams)
+
+
 def estimate(
     critic: Critic,
     params: Params,
@@ -164,9 +176,9 @@ def estimate(
     carry: Carry = (),
 ) -> Estimates:
     """Values, generalised advantages and value targets of a rollout under a critic as it stands."""
-    value, next_value = values(critic, params, carry, transition)
-    advantage = gae(*evidence(transition, value, next_value, hyperparams))
-    return Estimates(value, advantage, advantage + value)
+    judged = judge(critic, params, transition, hyperparams, carry)
+    advantage = gae(*judged)
+    return Estimates(judged.value, advantage, advantage + judged.value)
 
 
 def fit(
