@@ -251,6 +251,15 @@ def check_networks(policy: Any, critic: Any = None) -> None:
             )
 
 
+def describe(value: object) -> str:
+    """A value in words: `float32[2]`, `Categorical`, `dict`."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, dict):
+        return f"a dictionary of {', '.join(map(str, value))}"
+    return type(value).__name__
+
+
 def how_to_install(extra: str) -> str:
     """Return what installs an extra: from an index, and in a checkout."""
     return f"pip install 'purejax-po[{extra}]' (in a checkout: pip install -e '.[{extra}]')"

@@ -4,7 +4,7 @@ Nothing is compiled and nothing is computed: `jax.eval_shape` runs `reset`, the 
 shapes and dtypes. Each mismatch is one line.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from purejax_po import masks, observations, spaces
 from purejax_po.actor import acting
-from purejax_po.checks import check_is_env, check_networks
+from purejax_po.checks import check_is_env, check_networks, describe
 from purejax_po.types import (
     Actor,
     Critic,
@@ -76,7 +76,7 @@ def check(
         )
     obs = _reset(env, env_params)[0]
     obs_space = _space(env, env_params, "observation")
-    if problem := next(observation_problems(name, obs_space, obs), None):
+    if problem := next(observations.problems(name, obs_space, obs), None):
         raise ValueError(problem)
     masks.check(name, obs_space, _space(env, env_params, "action"))
     distribution = _act(acting(actor), params, obs)
@@ -215,63 +215,8 @@ def _reset(env: Environment, env_params: EnvParams) -> tuple[Any, EnvState]:
         raise ValueError(
             f"{name}.reset must return (observation, state), got {_describe_values(started)}"
         )
-    _check_arrays(f"{name}.reset", started[0])
+    observations.check_arrays(f"{name}.reset", started[0])
     return started
-
-
-def observation_problems(name: str, space: Space, obs: Observation) -> Iterator[str]:
-    """Tell where an observation is not of the kind and shape that its space says."""
-    parts, what = observations.fields(space), spaces.kind(space)
-    if not parts:
-        if isinstance(obs, dict | tuple):
-            yield (
-                f"{name}.reset must return one array, since observation_space is {space}, got "
-                f"{describe(obs)}; a dictionary needs a space such as gymnax's spaces.Dict"
-            )
-        else:
-            yield from _array_problems(f"{name}.reset", "", space, obs)
-        return
-    if not isinstance(obs, dict if what == "dictionary" else tuple) or len(obs) != len(parts):
-        yield (
-            f"{name}.reset must return a {what} of {', '.join(parts)}, as observation_space has, "
-            f"got {describe(obs)}"
-        )
-        return
-    for one, part in parts.items():
-        found = observations.field(obs, one) if isinstance(obs, tuple) else obs.get(one)
-        if (dtype := getattr(found, "dtype", None)) is None:
-            yield f"{name}.reset must return the field {one} as one array, got {describe(found)}"
-            continue
-        yield from _array_problems(f"{name}.reset", f" {one}", part, found)
-        if one == observations.ACTION_MASK and dtype != jnp.bool_:
-            yield f"{name}.reset must return action_mask as bool, got {describe(found)}"
-
-
-def _array_problems(what: str, field: str, space: Space, obs: Any) -> Iterator[str]:
-    """The same of one array."""
-    found = spaces.kind(space)
-    shape = () if found == "discrete" else tuple(getattr(space, "shape", None) or ())
-    if found in ("box", "discrete", "multi_discrete") and obs.shape != shape:
-        yield (
-            f"{what} must return observations{field} of the shape {list(shape)} that "
-            f"observation_space has, got {describe(obs)}"
-        )
-    if found == "discrete" and not jnp.issubdtype(obs.dtype, jnp.integer):
-        yield (
-            f"{what} must return whole numbers{field}, since observation_space is {space}, got "
-            f"{describe(obs)}"
-        )
-
-
-def _check_arrays(what: str, obs: Any) -> None:
-    """Raise `ValueError` unless an observation is an array, or a dictionary or tuple of arrays."""
-    parts = obs.values() if isinstance(obs, dict) else obs if isinstance(obs, tuple) else (obs,)
-    for part in parts:
-        if not hasattr(part, "dtype"):
-            raise ValueError(
-                f"{what} must return observations that are one array, or a dictionary or a tuple "
-                f"of arrays, got {describe(obs if part is obs else part)}"
-            )
 
 
 def _batch(obs: Observation, axes: tuple[int, ...]) -> Observation:
@@ -319,7 +264,7 @@ def _step(
             f"truncated, info), got {_describe_values(found)}{hint}"
         )
     next_obs, next_state, reward, terminated, truncated, info = found
-    _check_arrays(f"{name}.step", next_obs)
+    observations.check_arrays(f"{name}.step", next_obs)
     for what, value in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
         if getattr(value, "shape", None) != ():
             raise ValueError(f"{name}.step must return one {what}, got {describe(value)}")
@@ -394,15 +339,6 @@ def _is_weak(x: Any) -> bool:
 
 def _dtypes(start: Start) -> list[Any]:
     return [x.dtype for x in jax.tree.leaves(start)]
-
-
-def describe(value: Any) -> str:
-    """A value in words: `float32[2]`, `Categorical`, `dict`."""
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"{value.dtype}{list(value.shape)}"
-    if isinstance(value, dict):
-        return f"a dictionary of {', '.join(map(str, value))}"
-    return type(value).__name__
 
 
 def _shapes(tree: Any) -> str:

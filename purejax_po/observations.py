@@ -7,14 +7,14 @@ The fields of a tuple are called `"0"`, `"1"`, … Two kinds of names mean somet
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from purejax_po import spaces
-from purejax_po.checks import check_choice
+from purejax_po.checks import check_choice, describe
 from purejax_po.types import Array, Observation, Space
 
 OBSERVATION = "observation"
@@ -90,3 +90,58 @@ def differ_in_time(next_obs: Observation, obs: Observation) -> Array:
         return jnp.any(x[:-1] != y[1:], axis=tuple(range(2, x.ndim)))
 
     return functools.reduce(jnp.logical_or, jax.tree.leaves(jax.tree.map(differ, next_obs, obs)))
+
+
+def check_arrays(what: str, obs: Observation) -> None:
+    """Raise `ValueError` unless an observation is an array, or a dictionary or tuple of arrays."""
+    parts = obs.values() if isinstance(obs, dict) else obs if isinstance(obs, tuple) else (obs,)
+    for part in parts:
+        if not hasattr(part, "dtype"):
+            raise ValueError(
+                f"{what} must return observations that are one array, or a dictionary or a tuple "
+                f"of arrays, got {describe(obs if part is obs else part)}"
+            )
+
+
+def problems(name: str, space: Space, obs: Observation) -> Iterator[str]:
+    """Tell where an observation is not of the kind and shape that its space says."""
+    parts, what = fields(space), spaces.kind(space)
+    if not parts:
+        if isinstance(obs, dict | tuple):
+            yield (
+                f"{name}.reset must return one array, since observation_space is {space}, got "
+                f"{describe(obs)}; a dictionary needs a space such as gymnax's spaces.Dict"
+            )
+        else:
+            yield from _array_problems(f"{name}.reset", "", space, obs)
+        return
+    if not isinstance(obs, dict if what == "dictionary" else tuple) or len(obs) != len(parts):
+        yield (
+            f"{name}.reset must return a {what} of {', '.join(parts)}, as observation_space has, "
+            f"got {describe(obs)}"
+        )
+        return
+    for one, part in parts.items():
+        found = field(obs, one) if isinstance(obs, tuple) else obs.get(one)
+        if (dtype := getattr(found, "dtype", None)) is None:
+            yield f"{name}.reset must return the field {one} as one array, got {describe(found)}"
+            continue
+        yield from _array_problems(f"{name}.reset", f" {one}", part, found)
+        if one == ACTION_MASK and dtype != jnp.bool_:
+            yield f"{name}.reset must return action_mask as bool, got {describe(found)}"
+
+
+def _array_problems(what: str, field: str, space: Space, obs: Array) -> Iterator[str]:
+    """The same of one array."""
+    found = spaces.kind(space)
+    shape = () if found == "discrete" else tuple(getattr(space, "shape", None) or ())
+    if found in ("box", "discrete", "multi_discrete") and obs.shape != shape:
+        yield (
+            f"{what} must return observations{field} of the shape {list(shape)} that "
+            f"observation_space has, got {describe(obs)}"
+        )
+    if found == "discrete" and not jnp.issubdtype(obs.dtype, jnp.integer):
+        yield (
+            f"{what} must return whole numbers{field}, since observation_space is {space}, got "
+            f"{describe(obs)}"
+        )

@@ -15,10 +15,18 @@ EnvParams = Any
 EnvState = Any
 Observation = Any
 """One array, or a dictionary or a tuple of arrays (see `observations`)."""
+Action = Any
+"""One array, or a tuple of arrays (see `spaces.to_space`)."""
 Space = Any
 """What `spaces.kind` tells apart."""
 Hyperparams = Any
 """A pytree of floats."""
+AlgorithmState = Any
+"""A NamedTuple with the field `params`."""
+PyTree = Any
+"""Arrays in dictionaries, lists, tuples and dataclasses that JAX knows."""
+Shapes = Any
+"""A pytree whose leaves are `jax.ShapeDtypeStruct`, or arrays of which no more is looked at."""
 Info = dict[str, Array]
 
 Network = TypeVar("Network")
@@ -91,7 +99,7 @@ class Environment(Protocol):
         ...
 
     def step(
-        self, key: Key, state: EnvState, action: Any, params: EnvParams, /
+        self, key: Key, state: EnvState, action: Action, params: EnvParams, /
     ) -> tuple[Observation, EnvState, Array, Array, Array, dict[str, Any]]:
         """Make a step: `(obs, state, reward, terminated, truncated, info)`.
 
@@ -225,9 +233,9 @@ class Algorithm(NamedTuple):
     """Acts with `state.params`."""
     hyperparams: Hyperparams
     """The default hyperparameters: a pytree of floats, handed back to `init` and `update`."""
-    init: Callable[[Key, Hyperparams], Any]
+    init: Callable[[Key, Hyperparams], AlgorithmState]
     """`(key, hyperparams) → state`, a NamedTuple with the field `params`."""
-    update: Callable[[Key, Hyperparams, Any, Rollout], tuple[Any, Info]]
+    update: Callable[[Key, Hyperparams, AlgorithmState, Rollout], tuple[AlgorithmState, Info]]
     """`(key, hyperparams, state, rollout) → (state, info)`; `info` holds scalars only."""
     complete_episodes: bool = False
     """Each rollout starts fresh episodes; only each environment's first one has weight (see

@@ -124,7 +124,7 @@ def _of_observation(env: Environment, space: Space, action_space: Space, obs: An
         yield f"{name}.observation_space{_of(field)} must be a Box or Discrete, got {part!r}"
     if wrong:
         return
-    problems = list(contract.observation_problems(name, space, obs))
+    problems = list(observations.problems(name, space, obs))
     yield from problems
     try:
         masks.check(name, space, action_space)

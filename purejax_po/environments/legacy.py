@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from purejax_po.checks import check_count
 from purejax_po.contract import is_legacy, name_of
 from purejax_po.environments.adapters import Adapter, EnvState
-from purejax_po.environments.wrappers import without_limit
+from purejax_po.environments.around import without_limit
 from purejax_po.types import Array, EnvParams, Info, Key
 
 METHODS = ("reset_env", "step_env", "action_space", "observation_space")

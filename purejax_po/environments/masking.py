@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from purejax_po import masks
 from purejax_po.contract import check_traceable, name_of
-from purejax_po.environments.wrappers import Proxy
+from purejax_po.environments.around import Proxy
 from purejax_po.observations import ACTION_MASK, OBSERVATION, fields, with_mask
 from purejax_po.types import Array, EnvParams, EnvState, Info, Key, Observation
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from purejax_po.checks import Range, check_choice, check_number
 from purejax_po.contract import check_traceable, name_of
 from purejax_po.environments import parameters
-from purejax_po.environments.stacking import Found, Remembering, State
+from purejax_po.environments.around import Found, Remembering, State
 from purejax_po.types import Array, EnvParams, Key
 
 Draw = Callable[[Key], Any]

@@ -7,17 +7,17 @@ out. Changed rewards are those of logs and of evaluations too.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from purejax_po import spaces
 from purejax_po.checks import Range, check_count, check_number
 from purejax_po.contract import name_of
-from purejax_po.environments.wrappers import Wrapper
+from purejax_po.environments.around import Found, Remembering, State, Wrapper
+from purejax_po.environments.boxes import box, dictionary, ravel, with_spaces
 from purejax_po.observations import (
     ACTION_MASK,
     OBSERVATION,
@@ -26,29 +26,7 @@ from purejax_po.observations import (
     with_fields,
     with_mask,
 )
-from purejax_po.types import Array, EnvParams, Info, Key, Observation
-
-Found = tuple[Any, Any, Array, Array, Array, Info]
-"""What a step returns."""
-
-
-class State(NamedTuple):
-    """A wrapper's own memory around the state of the environment inside."""
-
-    env_state: Any
-    memory: Any
-
-
-class Remembering(Wrapper):
-    """A wrapper with a memory, which the pool of starts inside is drawn without."""
-
-    def __init__(self, env: Any) -> None:
-        super().__init__(env)
-        if hasattr(env, "begin_rollout"):
-            self.begin_rollout = self._begin_rollout
-
-    def _begin_rollout(self, key: Key, state: State, params: EnvParams) -> State:
-        return state._replace(env_state=self._env.begin_rollout(key, state.env_state, params))
+from purejax_po.types import Array, EnvParams, Key, Observation
 
 
 def frame_stack(env: Any, count: int) -> Any:
@@ -167,7 +145,7 @@ class _Stacked(Remembering):
         if not self._fields:
             return self._tiled(space)
         changed = {name: self._tiled(fields(space)[name]) for name in self._fields}
-        return _with_spaces(space, changed)
+        return with_spaces(space, changed)
 
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, State]:
         """Begin with copies of the first observation."""
@@ -188,7 +166,7 @@ class _Stacked(Remembering):
         return stacked, State(inner, stacked), *rest, terminated, truncated, info
 
     def _tiled(self, space: Any) -> Any:
-        return _box(space, lambda np_, x: np_.tile(x, self._count))
+        return box(space, lambda np_, x: np_.tile(x, self._count))
 
     def _copies(self, obs: Observation) -> Observation:
         return self._change(lambda x: jnp.concatenate([x] * self._count, axis=-1), obs)
@@ -332,12 +310,12 @@ class _Flat(Wrapper):
         """Bounds where all observations are arrays with bounds."""
         space = self._env.observation_space(params)
         if spaces.kind(space) == "box":
-            return _box(space, _ravel, np.float32)
+            return box(space, ravel, np.float32)
         found = jax.eval_shape(lambda key: self.reset(key, params)[0], jax.random.key(0))
         if (mask := fields(space).get(ACTION_MASK)) is None:
-            return _box(None, _ravel, np.float32, found.shape)
-        vector = _box(None, _ravel, np.float32, found[OBSERVATION].shape)
-        return _dictionary({OBSERVATION: vector, ACTION_MASK: mask})
+            return box(None, ravel, np.float32, found.shape)
+        vector = box(None, ravel, np.float32, found[OBSERVATION].shape)
+        return dictionary({OBSERVATION: vector, ACTION_MASK: mask})
 
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, Any]:
         """Begin, and flatten."""
@@ -386,39 +364,3 @@ def _unless(condition: Array, x: Any, y: Any) -> Any:
     """`y` where the condition holds, `x` elsewhere, in the dtype of `y`."""
     is_key = jnp.issubdtype(jnp.result_type(y), jax.dtypes.extended)
     return jnp.where(condition, y, x if is_key else jnp.asarray(x, y.dtype))
-
-
-def _with_spaces(space: Any, changed: dict[str, Any]) -> Any:
-    """A dictionary or a tuple of spaces, with some of them replaced."""
-    from gymnax.environments import spaces as gymnax_spaces  # takes seconds
-
-    whole = {**fields(space), **changed}
-    if spaces.kind(space) == "tuple":
-        return gymnax_spaces.Tuple(list(whole.values()))
-    return _dictionary(whole)
-
-
-def _dictionary(parts: dict[str, Any]) -> Any:
-    from gymnax.environments import spaces as gymnax_spaces  # takes seconds
-
-    return gymnax_spaces.Dict(parts)
-
-
-def _ravel(np_: Any, x: Any) -> Any:
-    return np_.ravel(x)
-
-
-def _box(space: Any, change: Callable[[Any, Any], Any], dtype: Any = None, shape: Any = ()) -> Any:
-    """A Box with changed bounds, or without bounds where no space is given.
-
-    Inside of a traced function some environments' bounds are traced.
-    """
-    from gymnax.environments import spaces as gymnax_spaces  # takes seconds
-
-    if space is None:
-        return gymnax_spaces.Box(-jnp.inf, jnp.inf, shape, jnp.float32)
-    is_traced = any(isinstance(x, Tracer) for x in (space.low, space.high))
-    np_: Any = jnp if is_traced else np
-    bounds = [np_.broadcast_to(np_.asarray(x), space.shape) for x in (space.low, space.high)]
-    low, high = (jnp.asarray(change(np_, x)) for x in bounds)
-    return gymnax_spaces.Box(low, high, low.shape, dtype or space.dtype)

@@ -12,9 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from purejax_po import spaces
 from purejax_po.checks import Range, check_number
 from purejax_po.contract import check_traceable, name_of
+from purejax_po.environments.around import (
+    Proxy,
+    Wrapper,
+    inner_state,
+    with_inner,
+    without_limit,
+)
 from purejax_po.types import Array, EnvParams, EnvState, Info, Key
 
 StateDistribution = Callable[[Key, EnvParams], Any]
@@ -131,64 +137,6 @@ def judge_outcome(env: Any, judge: Callable[[Array], Any]) -> Any:
     return _Judged(env, judge)
 
 
-class Proxy:
-    """An environment that is another one except for some methods.
-
-    Its `reset` and `step` are the other's code, run on the proxy: where that code calls a method
-    that the proxy has, it calls the proxy's. Nothing is copied and nothing is patched.
-
-    Args:
-        env: any environment.
-        methods: by name, such as `step_env`.
-    """
-
-    def __init__(self, env: Any, **methods: Callable[..., Any]) -> None:
-        self._wrapped, self._methods, self._called = env, methods, set[str]()
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("_wrapped", "_methods", "_called"):  # while it is unpickled or copied
-            raise AttributeError(name)
-        if name in self._methods:
-            self._called.add(name)
-            return self._methods[name]
-        return getattr(self._wrapped, name)
-
-    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, EnvState]:
-        """As the other's, with the proxy's methods."""
-        return type(self._wrapped).reset(self, key, params)
-
-    def step(
-        self, key: Key, state: EnvState, action: Any, params: EnvParams | None = None
-    ) -> tuple[Array, EnvState, Array, Array, Array, Info]:
-        """As the other's, with the proxy's methods."""
-        return type(self._wrapped).step(self, key, state, action, params)
-
-    def uses(self, name: str) -> bool:
-        """Whether `step` runs a method of the proxy: an abstract step tells."""
-        self._called.clear()
-        try:
-            _abstract_step(self)
-        except Exception:  # whatever another library's class makes of a proxy
-            return False
-        return name in self._called
-
-
-class Wrapper:
-    """An environment around another one, known by its `reset` and `step` alone."""
-
-    def __init__(self, env: Any) -> None:
-        self._env = env
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_env":  # while it is unpickled or copied
-            raise AttributeError(name)
-        return getattr(self._env, name)
-
-    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, EnvState]:
-        """As the environment's own."""
-        return self._env.reset(key, params)
-
-
 class _Judged(Wrapper):
     """See `judge_outcome`."""
 
@@ -251,7 +199,7 @@ class _StartedFrom(Wrapper):
         """An observation and a state: the wrapper's own at a reset, around a drawn one."""
         obs, inner = self._begin(key, params)
         state = self._env.reset(key, params)[1]
-        return obs, _with_inner(state, inner)
+        return obs, with_inner(state, inner)
 
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, EnvState]:
         """Begin at a drawn state."""
@@ -265,19 +213,12 @@ class _StartedFrom(Wrapper):
         params = self._env.default_params if params is None else params
         obs, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)
         start_obs, start = self._start(jax.random.fold_in(key, 1), params)
-        start = _with_inner(state, inner_state(start))  # what a wrapper counts goes on
+        start = with_inner(state, inner_state(start))  # what a wrapper counts goes on
         ended = terminated | truncated
         obs, state = jax.tree.map(
             lambda x, y: jnp.where(ended, x, y), (start_obs, start), (obs, state)
         )
         return obs, state, reward, terminated, truncated, info
-
-
-def without_limit(params: EnvParams) -> EnvParams:
-    """Return an environment's parameters with its time limit out of reach."""
-    limit = jnp.asarray(params.max_steps_in_episode)
-    most = jnp.iinfo(limit.dtype).max if jnp.issubdtype(limit.dtype, jnp.integer) else jnp.inf
-    return params.replace(max_steps_in_episode=jnp.full_like(limit, most))
 
 
 def _check_time_limit(env: Any) -> None:
@@ -291,34 +232,6 @@ def _check_time_limit(env: Any) -> None:
         "(it has no step_env, and no max_steps_in_episode among its parameters): wrap the "
         "environment inside of it"
     )
-
-
-def inner_state(state: Any) -> Any:
-    """Return the state of the innermost environment, which wrappers keep as `env_state`."""
-    while hasattr(state, "env_state"):
-        state = state.env_state
-    return state
-
-
-def _with_inner(state: Any, inner: Any) -> Any:
-    """A wrapper's state around another state of the innermost environment."""
-    if not hasattr(state, "env_state"):
-        return inner
-    around = _with_inner(state.env_state, inner)
-    if hasattr(state, "replace"):
-        return state.replace(env_state=around)
-    return state._replace(env_state=around)
-
-
-def _abstract_step(env: Any) -> Any:
-    """One step on shapes, with an action of the environment's space."""
-    params = env.default_params
-    action = spaces.example(env.action_space(params))
-
-    def step(key: Key, params: EnvParams) -> Any:
-        return env.step(key, env.reset(key, params)[1], action, params)
-
-    return jax.eval_shape(step, jax.random.key(0), params)
 
 
 def _states(env: Any, params: EnvParams) -> Any:

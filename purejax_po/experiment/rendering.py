@@ -11,7 +11,7 @@ import numpy as np
 
 from purejax_po import contract
 from purejax_po.checks import how_to_install
-from purejax_po.environments.wrappers import inner_state
+from purejax_po.environments.around import inner_state
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import train
 from purejax_po.experiment.config import sweep
