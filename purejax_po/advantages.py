@@ -47,7 +47,9 @@ def total_return(evidence: Evidence) -> Array:
     to_go = reward_to_go(evidence)
     ended = evidence.terminated | evidence.truncated
 
-    def forward(state: tuple[Array, Array], x: tuple[Array, Array]) -> tuple[Any, Array]:
+    def forward(
+        state: tuple[Array, Array], x: tuple[Array, Array]
+    ) -> tuple[tuple[Array, Array], Array]:
         episode_return, start = state
         to_go_t, ended_t = x
         episode_return = jnp.where(start, to_go_t, episode_return)

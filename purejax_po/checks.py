@@ -9,7 +9,7 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -75,7 +75,7 @@ def known_names(cls: type[AnyType]) -> type[AnyType]:
     original = cls.__init__
 
     @functools.wraps(original)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+    def init(self: AnyType, *args: object, **kwargs: object) -> None:
         for name in kwargs:
             ours = ALIASES.get(name, name).rpartition(".")[2]
             if name not in fields and ours in fields:
@@ -102,7 +102,12 @@ def known_arguments(factory: Callable[AnyArguments, AnyType]) -> Callable[AnyArg
     return call
 
 
-def _how_to_call(factory: Any, signature: inspect.Signature, given: Any, error: Exception) -> str:
+def _how_to_call(
+    factory: Callable[..., object],
+    signature: inspect.Signature,
+    given: Collection[str],
+    error: Exception,
+) -> str:
     """What a call of an algorithm's factory must be."""
     name, known = factory.__name__, signature.parameters
     needed = [k for k, p in known.items() if p.default is p.empty]
@@ -205,19 +210,19 @@ def check_number(name: str, value: Any, allowed: Range) -> None:
         raise ValueError(f"{name} must be {allowed}, got {value}")
 
 
-def check_count(name: str, value: Any, minimum: int = 1) -> None:
+def check_count(name: str, value: object, minimum: int = 1) -> None:
     """Raise `ValueError` unless `value` is a whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         raise ValueError(f"{name} must be a whole number ≥ {minimum}, got {value!r}")
 
 
-def check_flag(name: str, value: Any) -> None:
+def check_flag(name: str, value: object) -> None:
     """Raise `ValueError` unless `value` is `True` or `False`."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise `ValueError`, naming the nearest match, unless `value` is one of `choices`."""
     if value not in choices:
         matches = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
@@ -225,7 +230,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
 
 
-def check_is_env(env: Any) -> None:
+def check_is_env(env: object) -> None:
     """Raise `ValueError` for the name or the class of an environment in place of one."""
     if isinstance(env, str):
         raise ValueError(
@@ -238,7 +243,7 @@ def check_is_env(env: Any) -> None:
         )
 
 
-def check_networks(policy: Any, critic: Any = None) -> None:
+def check_networks(policy: object, critic: object = None) -> None:
     """Raise `ValueError` unless networks are a `Policy` and, if one is given, a `Critic`."""
     for role, found, needed in (("policy", policy, Policy), ("critic", critic, Critic)):
         if found is None and role == "critic":
@@ -251,7 +256,7 @@ def check_networks(policy: Any, critic: Any = None) -> None:
             )
 
 
-def describe(value: object) -> str:
+def describe(value: Any) -> str:
     """A value in words: `float32[2]`, `Categorical`, `dict`."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{value.dtype}{list(value.shape)}"

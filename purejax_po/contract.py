@@ -5,15 +5,18 @@ shapes and dtypes. Each mismatch is one line.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import KeyPath
 
 from purejax_po import masks, observations, spaces
 from purejax_po.actor import acting
 from purejax_po.checks import check_is_env, check_networks, describe
 from purejax_po.types import (
+    Action,
     Actor,
     Critic,
     Distribution,
@@ -23,6 +26,8 @@ from purejax_po.types import (
     Observation,
     Params,
     Policy,
+    PyTree,
+    Shapes,
     Space,
 )
 
@@ -46,7 +51,7 @@ def check(
     env_params: EnvParams,
     actor: Actor | Policy,
     params: Params,
-    check_critic: Callable[[Any], None] | None = None,
+    check_critic: Callable[[Observation], None] | None = None,
 ) -> Start:
     """Check an environment and what acts in it against each other.
 
@@ -85,20 +90,20 @@ def check(
     space = _space(env, env_params, "action")
     spaces.check_fit(name, space, _one(distribution))
 
-    def execute(distribution: Distribution) -> Any:
+    def execute(distribution: Distribution) -> Action:
         action = distribution.sample_from(distribution.noise(jax.random.key(0)))
         return spaces.to_space(space, action, distribution)
 
     return settled(env, env_params, _one(jax.eval_shape(execute, distribution)))
 
 
-def first_observation(env: Environment, env_params: EnvParams) -> Any:
+def first_observation(env: Environment, env_params: EnvParams) -> Observation:
     """Return the shape and dtype of one observation; errors as `check`."""
     check_is_env(env)
     return _reset(env, env_params)[0]
 
 
-def check_traceable(what: str, env: Any) -> None:
+def check_traceable(what: str, env: Environment) -> None:
     """Raise `ValueError` unless an environment is an object whose `reset` JAX can trace."""
     check_is_env(env)
     try:
@@ -111,7 +116,7 @@ def check_traceable(what: str, env: Any) -> None:
         ) from None
 
 
-def settled(env: Environment, env_params: EnvParams, action: Any) -> Start:
+def settled(env: Environment, env_params: EnvParams, action: Action) -> Start:
     """Find the dtypes that an environment's observation and state keep from step to step.
 
     A scan carries what keeps its dtype. What `reset` starts at a Python number takes the dtype that
@@ -137,7 +142,7 @@ def settled(env: Environment, env_params: EnvParams, action: Any) -> Start:
     raise ValueError(f"{name}: the state's dtypes must settle, but change with every step")
 
 
-def as_before(what: str, new: Any, old: Any) -> Any:
+def as_before(what: str, new: PyTree, old: PyTree) -> PyTree:
     """Return what a step gave, in the dtypes of what it was given.
 
     Raises:
@@ -147,7 +152,7 @@ def as_before(what: str, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), new, joined)
 
 
-def check_values(critic: Critic, params: Params, obs: Any) -> None:
+def check_values(critic: Critic, params: Params, obs: Observation) -> None:
     """Raise `ValueError` unless a critic gives one value for each observation, for one given."""
     time_and_env = (3, 2)
     several = _batch(obs, time_and_env)
@@ -161,12 +166,12 @@ def check_values(critic: Critic, params: Params, obs: Any) -> None:
         )
 
 
-def name_of(env: Environment) -> str:
+def name_of(env: object) -> str:
     """The environment's name for messages."""
     return str(getattr(env, "name", type(env).__name__))
 
 
-def is_legacy(env: Any) -> bool:
+def is_legacy(env: object) -> bool:
     """Whether a class says how an episode ends as gymnax did before 1.0, and not as it does now."""
     old, new = (
         next((cls for cls in type(env).__mro__ if name in vars(cls)), None)
@@ -175,12 +180,12 @@ def is_legacy(env: Any) -> bool:
     return old is not None and old is not new and (new is None or issubclass(old, new))
 
 
-def _strong(tree: Any) -> Any:
+def _strong(tree: PyTree) -> Shapes:
     """Shapes and dtypes as a run has them, where every number is an array."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
 
 
-def _abstract(what: str, function: Callable[..., Any], *args: Any) -> Any:
+def _abstract(what: str, function: Callable[..., PyTree], *args: PyTree) -> Shapes:
     """Call a user's function on shapes; its failure in one line."""
     try:
         return jax.eval_shape(function, *args)
@@ -207,7 +212,7 @@ def _space(env: Environment, env_params: EnvParams, which: str) -> Space:
     return space
 
 
-def _reset(env: Environment, env_params: EnvParams) -> tuple[Any, EnvState]:
+def _reset(env: Environment, env_params: EnvParams) -> tuple[Observation, EnvState]:
     name = name_of(env)
     key = jax.eval_shape(lambda: jax.random.key(0))
     started = _abstract(f"{name}.reset", env.reset, key, _strong(env_params))
@@ -224,7 +229,7 @@ def _batch(obs: Observation, axes: tuple[int, ...]) -> Observation:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype), obs)
 
 
-def _act(actor: Actor, params: Params, obs: Any) -> Distribution:
+def _act(actor: Actor, params: Params, obs: Observation) -> Distribution:
     """The distribution of a batch of one action, leaves as shapes and dtypes."""
     several = _batch(obs, (1,))
     start = jax.ShapeDtypeStruct((1,), jnp.bool_)
@@ -238,7 +243,7 @@ def _act(actor: Actor, params: Params, obs: Any) -> Distribution:
     return distribution
 
 
-def _one(tree: Any) -> Any:
+def _one(tree: Shapes) -> Shapes:
     """Shapes and dtypes of the first of several; what they share stays."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape[x.shape[:1] == (1,) :], x.dtype), tree
@@ -246,7 +251,7 @@ def _one(tree: Any) -> Any:
 
 
 def _step(
-    env: Environment, env_params: EnvParams, env_state: EnvState, action: Any, obs: Any
+    env: Environment, env_params: EnvParams, env_state: EnvState, action: Action, obs: Observation
 ) -> Start:
     """Observation and state after an abstract step, whose other values are checked."""
     name = name_of(env)
@@ -279,7 +284,7 @@ def _step(
     return Start(next_obs, next_state)
 
 
-def _check_final(name: str, final: Any, obs: Observation, next_obs: Observation) -> None:
+def _check_final(name: str, final: Observation, obs: Observation, next_obs: Observation) -> None:
     """Raise `ValueError` unless the true successor has the form that observations have."""
     what = f'{name}.step: info["final_observation"]'
     if jax.tree.structure(final) != jax.tree.structure(obs):
@@ -302,7 +307,7 @@ def _check_final(name: str, final: Any, obs: Observation, next_obs: Observation)
             )
 
 
-def _join(what: str, before: Any, after: Any) -> Any:
+def _join(what: str, before: Shapes, after: Shapes) -> Shapes:
     """Shapes and dtypes of a tree that a step is given and gives back."""
     if jax.tree.structure(before) != jax.tree.structure(after):
         raise ValueError(
@@ -310,7 +315,9 @@ def _join(what: str, before: Any, after: Any) -> Any:
             f"after {jax.tree.structure(before)}"
         )
 
-    def join(path: Any, old: Any, new: Any) -> Any:
+    def join(
+        path: KeyPath, old: jax.ShapeDtypeStruct, new: jax.ShapeDtypeStruct
+    ) -> jax.ShapeDtypeStruct:
         field = f"{what} {jax.tree_util.keystr(path)}".rstrip()
         if jnp.shape(new) != jnp.shape(old):
             raise ValueError(
@@ -332,25 +339,25 @@ def _join(what: str, before: Any, after: Any) -> Any:
     return jax.tree_util.tree_map_with_path(join, before, after)
 
 
-def _is_weak(x: Any) -> bool:
+def _is_weak(x: object) -> bool:
     """Whether a number has the dtype of a Python number, which gives way to others."""
     return bool(getattr(x, "weak_type", False))
 
 
-def _dtypes(start: Start) -> list[Any]:
+def _dtypes(start: Start) -> list[np.dtype]:
     return [x.dtype for x in jax.tree.leaves(start)]
 
 
-def _shapes(tree: Any) -> str:
+def _shapes(tree: Shapes) -> str:
     """The shapes of an array, or of several: `[3, 2, 4]`."""
     return ", ".join(str(list(x.shape)) for x in jax.tree.leaves(tree))
 
 
-def _describe_values(found: Any) -> str:
+def _describe_values(found: object) -> str:
     return f"{len(found)} values" if isinstance(found, tuple) else describe(found)
 
 
-def _describe_info(info: Any) -> str:
+def _describe_info(info: object) -> str:
     if not isinstance(info, dict):
         return describe(info)
     return f"info with {', '.join(map(str, info))}" if info else "an empty info"

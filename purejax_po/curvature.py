@@ -5,7 +5,7 @@ its residuals are computed when the product is built, and every application reus
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -183,6 +183,10 @@ def dense_solve(product: Product, b: Params) -> Solution:
     return Solution(unravel(x), x @ (flat_b - residual), relative, jnp.int32(size))
 
 
+Turn = tuple[Array, Params, Array, Info, Info]
+"""Of a search: candidates tried, the last one, whether it was taken, its info and the first's."""
+
+
 def line_search(
     evaluate: Callable[[Params], tuple[Array, Info]],
     params: Params,
@@ -216,11 +220,11 @@ def line_search(
         acceptable, info = evaluate(moved)
         return moved, acceptable & all_finite((moved, info)), info
 
-    def searching(carry: Any) -> Array:
+    def searching(carry: Turn) -> Array:
         k, _, accepted, _, _ = carry
         return ~accepted & (k < max_backtracks)
 
-    def backtrack(carry: Any) -> Any:
+    def backtrack(carry: Turn) -> Turn:
         k, _, _, _, first_info = carry
         moved, accepted, info = candidate(k)
         first_info = jax.tree.map(lambda a, b: jnp.where(k == 0, a, b), info, first_info)

@@ -7,7 +7,7 @@ Gauss-Newton product of a whole network is Jᵀ F J v.
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +166,7 @@ class TanhGaussian(ScaledGaussian):
 class Product(NamedTuple):
     """Independent scalar actions stacked on a last axis, e.g. multi-discrete: action `[..., D]`."""
 
-    factors: tuple[Any, ...]
+    factors: tuple["Categorical", ...]
 
     def noise(self, key: Key) -> Array:
         """The factors' noise, stacked along the last axis."""

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from typing import Any
+from types import FrameType
 
 PROGRAM = "purejax-po"
 
@@ -26,7 +26,7 @@ def is_command() -> bool:
     return name.removesuffix(".exe").removesuffix("-script.py") == PROGRAM
 
 
-def leave(number: int, frame: Any) -> None:
+def leave(number: int, frame: FrameType | None) -> None:
     """End the process: nothing has begun that could be lost."""
     os.write(2, f"{PROGRAM}: interrupted\n".encode())
     os._exit(128 + number)

@@ -131,7 +131,7 @@ def _unit_scale(space: Space) -> Callable[[Array], Array]:
     return lambda x: (x - low) / np.maximum(high - low, 1.0)
 
 
-def check_hidden(hidden: Any, name: str = "hidden") -> None:
+def check_hidden(hidden: object, name: str = "hidden") -> None:
     """Raise `ValueError` unless `hidden` is a sequence of positive whole numbers."""
     if not isinstance(hidden, tuple | list):
         raise ValueError(f"{name} must be a sequence of widths such as (64, 64), got {hidden!r}")
@@ -149,7 +149,7 @@ def _check_weights(name: str, widths: Sequence[int]) -> None:
             )
 
 
-def check_channels(channels: Any, space: Space = None, name: str = "channels") -> None:
+def check_channels(channels: object, space: Space = None, name: str = "channels") -> None:
     """Raise `ValueError` unless they are counts, and observations (if given) large enough."""
     if not isinstance(channels, tuple | list):
         raise ValueError(f"{name} must be a sequence of counts such as (16,), got {channels!r}")

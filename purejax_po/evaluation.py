@@ -1,6 +1,6 @@
 """Evaluation: whole episodes, fixed length, masked, with common random numbers."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from purejax_po.types import (
     Key,
     Params,
     Policy,
+    PyTree,
     Trainer,
     Transition,
 )
@@ -71,7 +72,7 @@ def evaluate(
     noise_keys = jax.random.split(noise_key, num_steps)
     env_keys = jax.random.split(env_key, (num_steps, num_episodes))
 
-    def step(carry: Any, keys: tuple[Key, Key]) -> tuple[Any, None]:
+    def step(carry: PyTree, keys: tuple[Key, Key]) -> tuple[PyTree, None]:
         state, evaluation = carry
         noise_key, env_key = keys
         memory, distribution = actor.act(params, state.carry, state.obs, state.start)
@@ -124,7 +125,9 @@ def evaluate_lanes(
         state = rollout.reset(reset_key, env, env_params, actor, num_episodes, like=like)
         return state, _nothing(num_episodes)
 
-    def step(env_params: EnvParams, params: Params, carry: Any, keys: tuple[Key, Key]) -> Any:
+    def step(
+        env_params: EnvParams, params: Params, carry: PyTree, keys: tuple[Key, Key]
+    ) -> tuple[RolloutState, Evaluation]:
         noise_key, env_key = keys
         state, evaluation = carry
         memory, distribution = actor.act(params, state.carry, state.obs, state.start)
@@ -138,11 +141,11 @@ def evaluate_lanes(
         found = _count(evaluation, transition, episodes)
         return state._replace(carry=memory), found
 
-    def is_running(progress: Any) -> Array:
+    def is_running(progress: PyTree) -> Array:
         time, (_, evaluation) = progress
         return (time < num_steps) & ~jnp.all(evaluation.finished)
 
-    def advance(progress: Any) -> Any:
+    def advance(progress: PyTree) -> PyTree:
         time, carry = progress
         keys = noise_keys[time], env_keys[time]
         return time + 1, jax.vmap(step, in_axes=(0, 0, 0, None))(env_params, params, carry, keys)

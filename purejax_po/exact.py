@@ -12,7 +12,7 @@ Every function can be jitted, and vmapped over MDPs, policies or parameters:
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from purejax_po._xla import elimination
 from purejax_po.checks import Range, check_count, check_number
@@ -60,7 +61,9 @@ class OptimalPolicy(NamedTuple):
     num_iterations: Array
 
 
-def make_mdp(transition: Any, reward: Any, start: Any, discount: Any) -> MDP:
+def make_mdp(
+    transition: ArrayLike, reward: ArrayLike, start: ArrayLike, discount: ArrayLike
+) -> MDP:
     """Make an MDP of tables, checked. Under tracing only the shapes can be.
 
     Args:
@@ -359,6 +362,6 @@ def _check_probabilities(name: str, table: np.ndarray) -> None:
         raise ValueError(f"{name} must sum to 1, got {total[tuple(index)]:.6g}{at}")
 
 
-def _check_discount(discount: Any) -> None:
+def _check_discount(discount: ArrayLike) -> None:
     if not isinstance(discount, Tracer):
         check_number("discount", discount, _DISCOUNT)

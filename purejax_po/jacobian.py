@@ -6,9 +6,11 @@ from typing import Any
 import jax
 
 Params = Any
+Outputs = Any
+"""A batch of distributions, or a tangent of one: a pytree of their parameters."""
 Jacobian = Callable[
-    [Callable[[Params], Any], Params, int],
-    tuple[Any, Callable[[Params], Any], Callable[[Any], Params]],
+    [Callable[[Params], Outputs], Params, int],
+    tuple[Outputs, Callable[[Params], Outputs], Callable[[Outputs], Params]],
 ]
 """`(apply, params, batch_size) → (apply(params), v → J v, u → Jᵀ u)`, J = ∂apply/∂params.
 
@@ -18,8 +20,8 @@ a tangent of the parameters, u one of the distribution, which has its structure.
 
 
 def linearized(
-    apply: Callable[[Params], Any], params: Params, batch_size: int
-) -> tuple[Any, Callable[[Params], Any], Callable[[Any], Params]]:
+    apply: Callable[[Params], Outputs], params: Params, batch_size: int
+) -> tuple[Outputs, Callable[[Params], Outputs], Callable[[Outputs], Params]]:
     """A tangent pass for J v and its transpose for Jᵀ u; the forward pass is made once."""
     del batch_size
     distribution, push = jax.linearize(apply, params)

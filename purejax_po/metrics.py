@@ -1,11 +1,13 @@
 """Mergeable moments: how scalars leave the training scan without per-step arrays."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 
-from purejax_po.types import Array
+from purejax_po.types import Array, PyTree
 
 
 class Moments(NamedTuple):
@@ -15,8 +17,8 @@ class Moments(NamedTuple):
     """
 
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
-    mean: Any
-    m2: Any
+    mean: PyTree
+    m2: PyTree
 
 
 class Log(NamedTuple):
@@ -30,7 +32,7 @@ class Log(NamedTuple):
     """Over the same episodes, in steps."""
 
 
-def accumulator(dtype: Any) -> Any:
+def accumulator(dtype: DTypeLike) -> np.dtype:
     """The dtype that sums of numbers of a dtype are kept in: float32 at least."""
     return jnp.promote_types(dtype, jnp.float32)
 
@@ -53,7 +55,7 @@ def of_masked(x: Array, mask: Array) -> Moments:
     return Moments(count, mean, m2)
 
 
-def of_single(x: Any, weight: Array | float = 1.0) -> Moments:
+def of_single(x: PyTree, weight: Array | float = 1.0) -> Moments:
     """Moments of one observation of each leaf; weight 0 makes it no observation at all."""
     weight = jnp.asarray(weight, jnp.float32)
     mean = jax.tree.map(lambda leaf: jnp.where(weight > 0, leaf, 0.0), x)

@@ -1,26 +1,27 @@
 """Epochs of shuffled minibatches over any pytree of data."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from purejax_po._xla import packed, shuffle
-from purejax_po.types import Array, Key
+from purejax_po.types import Array, Key, PyTree
 
 State = TypeVar("State")
+Data = TypeVar("Data")
 
 
 def epochs(
     key: Key,
-    step: Callable[[State, Any], tuple[State, Any]],
+    step: Callable[[State, PyTree], tuple[State, PyTree]],
     state: State,
-    data: Any,
+    data: PyTree,
     *,
     num_epochs: int,
     num_minibatches: int,
-) -> tuple[State, Any]:
+) -> tuple[State, PyTree]:
     """Scan `step` over `num_epochs` × `num_minibatches` shuffled minibatches.
 
     Args:
@@ -36,7 +37,7 @@ def epochs(
     size = jax.tree.leaves(data)[0].shape[0]
     check_divisible(size, num_minibatches)
 
-    def minibatch(state: State, index: Array) -> tuple[State, Any]:
+    def minibatch(state: State, index: Array) -> tuple[State, PyTree]:
         return step(state, jax.tree.map(lambda x: x[index], data))
 
     def shuffled(key: Key) -> Array:
@@ -58,6 +59,6 @@ def check_divisible(batch_size: int, num_minibatches: int, units: str = "samples
         )
 
 
-def flatten_time(data: Any) -> Any:
+def flatten_time(data: Data) -> Data:
     """Turn leaves `[T, N, ...]` into samples `[T·N, ...]`."""
     return jax.tree.map(lambda x: jnp.reshape(x, (-1, *x.shape[2:])), data)

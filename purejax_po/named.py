@@ -10,7 +10,7 @@ from typing import Any
 FORM = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
-def is_name(text: Any) -> bool:
+def is_name(text: object) -> bool:
     """Tell whether a text has the form `module:name`."""
     return isinstance(text, str) and FORM.fullmatch(text) is not None
 
@@ -38,7 +38,7 @@ def find(what: str, name: str) -> Any:
     return found
 
 
-def name_of(value: Any) -> str:
+def name_of(value: object) -> str:
     """Return the name under which another process finds a class or a function.
 
     Raises:

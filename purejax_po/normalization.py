@@ -7,7 +7,7 @@ except for the clipping. In a dictionary or a tuple each field of real or whole 
 statistics; masks and discrete observations stay as they are.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
@@ -23,6 +23,7 @@ from purejax_po.types import (
     Distribution,
     Observation,
     Params,
+    PyTree,
     Transition,
 )
 
@@ -48,9 +49,9 @@ class ReturnStatistics(NamedTuple):
 class Normalization(NamedTuple):
     """A lane's statistics; `()` for what is not normalised."""
 
-    obs: Any
+    obs: PyTree
     """`ObservationStatistics` over the observations that were acted on."""
-    returns: Any
+    returns: PyTree
     """`ReturnStatistics`."""
 
 
@@ -61,7 +62,7 @@ class NormalizedParams(NamedTuple):
     obs: ObservationStatistics
 
 
-def init(obs: Any, num_envs: int, *, observations: bool, rewards: bool) -> Normalization:
+def init(obs: Observation, num_envs: int, *, observations: bool, rewards: bool) -> Normalization:
     """Return empty statistics.
 
     Args:
@@ -74,14 +75,14 @@ def init(obs: Any, num_envs: int, *, observations: bool, rewards: bool) -> Norma
     return Normalization(empty(obs) if observations else (), returns if rewards else ())
 
 
-def empty(obs: Any) -> ObservationStatistics:
+def empty(obs: Observation) -> ObservationStatistics:
     """The moments of no observation yet; arguments as `init`."""
     if isinstance(obs, dict):
         return {name: _nothing(x) for name, x in obs.items()}
     return _nothing(obs)
 
 
-def _nothing(obs: Any) -> Moments:
+def _nothing(obs: Observation) -> Moments:
     dtype = metrics.accumulator(obs.dtype)
     return Moments(*(jnp.zeros(shape, dtype) for shape in ((), obs.shape, obs.shape)))
 

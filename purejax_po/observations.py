@@ -122,7 +122,7 @@ def problems(name: str, space: Space, obs: Observation) -> Iterator[str]:
         )
         return
     for one, part in parts.items():
-        found = field(obs, one) if isinstance(obs, tuple) else obs.get(one)
+        found: Observation = field(obs, one) if isinstance(obs, tuple) else obs.get(one)
         if (dtype := getattr(found, "dtype", None)) is None:
             yield f"{name}.reset must return the field {one} as one array, got {describe(found)}"
             continue

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from purejax_po.checks import check_count
 from purejax_po.networks import memoryless
 from purejax_po.types import Array, Critic, Distribution, Key, Observation, Params, Policy
 
-Apply = Callable[[Params, Observation], Any]
+Apply = Callable[[Params, Observation], Distribution | Array]
 
 
 def policy_of(
@@ -52,7 +51,7 @@ def _mapped(apply: Apply, obs_ndim: int | None) -> Apply:
         return apply
     check_count("obs_ndim", obs_ndim, minimum=0)
 
-    def over_leading_axes(params: Params, obs: Observation) -> Any:
+    def over_leading_axes(params: Params, obs: Observation) -> Distribution | Array:
         if not hasattr(obs, "ndim"):
             raise ValueError(
                 f"obs_ndim must be None where observations have fields, got {obs_ndim}"

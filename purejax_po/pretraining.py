@@ -15,7 +15,9 @@ from purejax_po.advantages import weighted_mean
 from purejax_po.checks import POSITIVE_FRACTION, Range, check_count, check_number
 from purejax_po.distributions import ScaledGaussian
 from purejax_po.types import (
+    Action,
     Algorithm,
+    AlgorithmState,
     Array,
     Critic,
     Distribution,
@@ -23,8 +25,10 @@ from purejax_po.types import (
     EnvParams,
     Hyperparams,
     Key,
+    Observation,
     Params,
     Policy,
+    PyTree,
     Space,
 )
 
@@ -43,8 +47,8 @@ def behaviour_clone(
     env: Environment,
     env_params: EnvParams,
     policy: Policy,
-    obs: Any,
-    action: Any,
+    obs: Observation,
+    action: Action,
     *,
     num_epochs: int = 100,
     num_minibatches: int = 1,
@@ -108,7 +112,7 @@ def warm_start(algorithm: Algorithm, params: Params) -> Algorithm:
     fresh = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyperparams)
     _check_params(fresh.params.policy, params)
 
-    def init(key: Key, hyperparams: Hyperparams) -> Any:
+    def init(key: Key, hyperparams: Hyperparams) -> AlgorithmState:
         state = algorithm.init(key, hyperparams)
         state = state._replace(params=state.params._replace(policy=params))
         return state._replace(reference=state.params) if hasattr(state, "reference") else state
@@ -262,9 +266,9 @@ def _margin(model: Critic, params: Params, pairs: Pairs) -> Array:
 
 def _fit(
     key: Key,
-    loss: Callable[[Params, Any], Array],
+    loss: Callable[[Params, PyTree], Array],
     params: Params,
-    samples: Any,
+    samples: PyTree,
     learning_rate: Array | float,
     num_epochs: int,
     num_minibatches: int,
@@ -272,7 +276,9 @@ def _fit(
     """Minimise a loss over minibatches of samples by Adam: parameters, and each epoch's mean."""
     optimizer = optax.adam(learning_rate)
 
-    def step(carry: Any, batch: Any) -> tuple[Any, Array]:
+    def step(
+        carry: tuple[Params, optax.OptState], batch: PyTree
+    ) -> tuple[tuple[Params, optax.OptState], Array]:
         params, state = carry
         value, gradient = jax.value_and_grad(loss)(params, batch)
         updates, state = optimizer.update(gradient, state, params)
@@ -301,7 +307,7 @@ def _check_pairs(name: str, env: Environment, env_params: EnvParams, pairs: Pair
     _check_obs(env.name, env.observation_space(env_params), pairs.loser)
 
 
-def _distribution(policy: Policy, obs: Any) -> Distribution:
+def _distribution(policy: Policy, obs: Observation) -> Distribution:
     """The policy's distribution, as shapes and dtypes."""
 
     def apply(obs: Array) -> Distribution:
@@ -310,7 +316,7 @@ def _distribution(policy: Policy, obs: Any) -> Distribution:
     return jax.eval_shape(apply, obs)
 
 
-def _check_obs(env_name: str, space: Space, obs: Any) -> None:
+def _check_obs(env_name: str, space: Space, obs: Observation) -> None:
     if spaces.kind(space) in ("dictionary", "tuple"):
         raise ValueError(f"obs must be one array, and {env_name} observes several fields: {space}")
     shape = tuple(space.shape)
@@ -323,7 +329,7 @@ def _check_obs(env_name: str, space: Space, obs: Any) -> None:
         _check_all("obs", np.isfinite(np.asarray(obs)), obs, "finite")
 
 
-def _check_action(env_name: str, space: Space, action: Any, size: int) -> None:
+def _check_action(env_name: str, space: Space, action: Action, size: int) -> None:
     """Raise `ValueError` unless there is one action of the space per observation."""
     factors = spaces.choices(space)
     shape = (len(factors.sizes),) if factors is not None else tuple(space.shape)
@@ -346,7 +352,7 @@ def _check_action(env_name: str, space: Space, action: Any, size: int) -> None:
         _check_all("action", inside, action, allowed)
 
 
-def _check_all(name: str, is_right: Any, values: Any, allowed: str) -> None:
+def _check_all(name: str, is_right: np.ndarray, values: Array, allowed: str) -> None:
     """Raise `ValueError` naming the first sample that is not right."""
     wrong = np.flatnonzero(~is_right.reshape(len(is_right), -1).all(axis=1))
     if len(wrong):

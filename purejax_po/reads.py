@@ -1,15 +1,14 @@
 """What a traced function reads of its arguments, by its own dependencies."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax._src.interpreters import partial_eval
 
-from purejax_po.types import EnvParams, Hyperparams, Trainer
+from purejax_po.types import EnvParams, Hyperparams, PyTree, Trainer
 
 
-def read(function: Callable[..., Any], *args: Any) -> list[str]:
+def read(function: Callable[..., PyTree], *args: PyTree) -> list[str]:
     """Return the paths of the leaves that an output of a function depends on.
 
     Args:
@@ -29,7 +28,7 @@ def read(function: Callable[..., Any], *args: Any) -> list[str]:
 def fields_read(trainer: Trainer) -> tuple[set[str], set[str]]:
     """Return the hyperparameters and the environment's parameters that training reads."""
 
-    def train(hyperparams: Hyperparams, env_params: EnvParams) -> Any:
+    def train(hyperparams: Hyperparams, env_params: EnvParams) -> PyTree:
         state = trainer.init(jax.random.key(0), hyperparams, env_params, 1)
         return trainer.step(hyperparams, state, env_params)
 

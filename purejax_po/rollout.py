@@ -1,6 +1,6 @@
 """Collecting data: an actor in a vectorised environment, scanned over time."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from purejax_po.types import (
     Observation,
     Params,
     Policy,
+    PyTree,
     Transition,
 )
 
@@ -200,7 +201,7 @@ def env_step(
     return next_state, transition, Episodes(ended, episode_return, episode_length)
 
 
-def _strongly_typed(x: Any) -> Array:
+def _strongly_typed(x: PyTree) -> Array:
     """An array that keeps its dtype; gymnax starts counters as Python numbers."""
     x = jnp.asarray(x)
     return x.astype(x.dtype)

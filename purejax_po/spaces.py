@@ -4,7 +4,7 @@ Spaces are told apart here and nowhere else, by what they hold: gymnax's, gymnas
 looks like them.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ from purejax_po.distributions import (
     Product,
     ScaledGaussian,
 )
-from purejax_po.types import Array, Distribution, Space
+from purejax_po.types import Action, Array, Distribution, Space
 
 Kind = Literal["discrete", "multi_discrete", "box", "tuple", "dictionary", "unknown"]
 
@@ -60,7 +60,7 @@ def kind(space: Space) -> Kind:
     return "box" if hasattr(space, "low") and hasattr(space, "high") else "unknown"
 
 
-def check_not_empty(what: str, space: Any) -> None:
+def check_not_empty(what: str, space: Space) -> None:
     """Raise `ValueError` for a space that holds no value: without choices, or of no numbers."""
     shape = tuple(getattr(space, "shape", None) or ())
     sizes = np.asarray(getattr(space, "nvec", getattr(space, "n", 1)))
@@ -74,7 +74,7 @@ def is_integer_box(space: Space) -> bool:
     return kind(space) == "box" and dtype is not None and not jnp.issubdtype(dtype, jnp.floating)
 
 
-def first_values(space: Space) -> Any:
+def first_values(space: Space) -> Action:
     """The smallest value of a discrete action, or of each coordinate of several; 0 in a Box."""
     if kind(space) == "discrete":
         return start(space)
@@ -87,7 +87,7 @@ def start(space: Space) -> int:
     return int(getattr(space, "start", 0))
 
 
-def example(space: Space) -> Any:
+def example(space: Space) -> Action:
     """An action of a space, as `to_space` brings one to it: zeros, or the first choices."""
     found = choices(space)
     if found is not None:
@@ -149,7 +149,7 @@ def choices(space: Space) -> Choices | None:
     return Choices(tuple(sizes.tolist()), tuple(np.asarray(starts).astype(int).tolist()))
 
 
-def to_space(space: Space, action: Array, distribution: Distribution) -> Any:
+def to_space(space: Space, action: Array, distribution: Distribution) -> Action:
     """Make policy actions executable: counted from the space's first value, or brought into a Box.
 
     The transition keeps the action as it was drawn, whose log-probability is known.

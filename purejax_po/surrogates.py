@@ -7,7 +7,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from purejax_po.types import Array
+from purejax_po.types import Array, Distribution
+
+KLEstimator = Callable[[Distribution, Any, Array], Array]
+"""`(π, π_ref, actions) → KL(π ‖ π_ref)`, of distributions `[...]`."""
 
 
 def score(log_prob: Array, psi: Array) -> Array:
@@ -114,14 +117,14 @@ def k3(log_ratio: Array) -> Array:
     return jnp.expm1(-log_ratio) + log_ratio
 
 
-def _of_log_ratio(estimate: Callable[[Array], Array]) -> Callable[[Any, Any, Array], Array]:
+def _of_log_ratio(estimate: Callable[[Array], Array]) -> KLEstimator:
     """Apply an estimate to log π/π_ref of the actions."""
     return lambda policy, reference, action: estimate(
         policy.log_prob(action) - reference.log_prob(action)
     )
 
 
-KL_ESTIMATORS: dict[str, Callable[[Any, Any, Array], Array]] = {
+KL_ESTIMATORS: dict[str, KLEstimator] = {
     "k1": _of_log_ratio(k1),
     "k3": _of_log_ratio(k3),
     "exact": lambda policy, reference, action: policy.kl(reference),

@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from purejax_po import contract, metrics, normalization, observations, spaces, update
 from purejax_po.checks import Range, check_choice, check_count, check_flag, check_number
@@ -21,10 +22,14 @@ from purejax_po.types import (
     EnvParams,
     Hyperparams,
     Key,
+    Observation,
     Space,
     Trainer,
 )
 from purejax_po.update import Loop, TrainState, shape_of
+
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
 
 MOST_SEEDS = 2**32
 """Seeds are below it: a key is made of 32 bits of its seed."""
@@ -41,7 +46,7 @@ class Result(NamedTuple):
         return f"Result({self.state!r}, log of {shape_of(self.log.info.count)} windows)"
 
 
-def seed_keys(seeds: int | Any) -> Key:
+def seed_keys(seeds: int | ArrayLike) -> Key:
     """Return one key per seed, made of the seed's value.
 
     Args:
@@ -76,7 +81,7 @@ def seed_keys(seeds: int | Any) -> Key:
         seeds = seeds.item() if isinstance(seeds, np.ndarray | jax.Array) else seeds
         check_count("seeds", seeds)
         check_number("seeds", seeds, Range(1, MOST_SEEDS))
-        values = np.arange(int(seeds), dtype=np.uint32)
+        values = np.arange(int(values), dtype=np.uint32)
     is_whole = values.dtype.kind in "iu" or (
         values.dtype == object and all(isinstance(x, int) for x in values.flat)  # beyond 64 bits
     )
@@ -263,7 +268,7 @@ def _checked(
         )
     params: Any = state.params
 
-    def check_critic(obs: Any) -> None:
+    def check_critic(obs: Observation) -> None:
         if algorithm.critic is not None:
             if normalizes:
                 obs = jax.eval_shape(normalization.normalize_obs, acting.obs, obs)
@@ -277,18 +282,20 @@ def _checked(
     return contract.check(env, env_params, actor, acting, check_critic)
 
 
-def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _at_precision(
+    precision: str, function: Callable[Arguments, Returned]
+) -> Callable[Arguments, Returned]:
     """The function, traced with another precision of products of matrices."""
 
     @functools.wraps(function)
-    def traced(*args: Any, **kwargs: Any) -> Any:
+    def traced(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
         with jax.default_matmul_precision(precision):
             return function(*args, **kwargs)
 
     return traced
 
 
-def _number_observation(env: Environment, env_params: EnvParams) -> Any:
+def _number_observation(env: Environment, env_params: EnvParams) -> Observation:
     """Shape and dtype of what is normalised: one observation, or its fields of numbers by name."""
     obs = contract.first_observation(env, env_params)
     space, has_tokens = env.observation_space(env_params), hasattr(env, "num_tokens")
@@ -307,7 +314,7 @@ def _number_observation(env: Environment, env_params: EnvParams) -> Any:
     return numbers
 
 
-def _are_numbers(space: Space, obs: Any) -> bool:
+def _are_numbers(space: Space, obs: Observation) -> bool:
     """Whether an array has statistics: a Box of real or whole numbers."""
     is_real = jnp.issubdtype(obs.dtype, jnp.floating) or jnp.issubdtype(obs.dtype, jnp.integer)
     return spaces.kind(space) == "box" and bool(is_real)

@@ -27,7 +27,13 @@ PyTree = Any
 """Arrays in dictionaries, lists, tuples and dataclasses that JAX knows."""
 Shapes = Any
 """A pytree whose leaves are `jax.ShapeDtypeStruct`, or arrays of which no more is looked at."""
+Structure = Any
+"""That of a pytree, as `jax.tree.structure` returns it."""
 Info = dict[str, Array]
+EnvInfo = dict[str, PyTree]
+"""What a step says beside: arrays, and observations."""
+JSONObject = dict[str, Any]
+"""A JSON object: texts, numbers, booleans, nulls, and lists and objects of them."""
 
 Network = TypeVar("Network")
 DistributionType = TypeVar("DistributionType", bound="Distribution")
@@ -100,7 +106,7 @@ class Environment(Protocol):
 
     def step(
         self, key: Key, state: EnvState, action: Action, params: EnvParams, /
-    ) -> tuple[Observation, EnvState, Array, Array, Array, dict[str, Any]]:
+    ) -> tuple[Observation, EnvState, Array, Array, Array, EnvInfo]:
         """Make a step: `(obs, state, reward, terminated, truncated, info)`.
 
         Where an episode ends, `obs` and `state` are those that the next one starts at. So
@@ -116,6 +122,22 @@ class Environment(Protocol):
     def action_space(self, params: EnvParams, /) -> Space:
         """Return the space of one action, of a kind that `spaces.kind` knows."""
         ...
+
+
+class Device(Protocol):
+    """One of `jax.devices()`."""
+
+    id: int
+    platform: str
+    device_kind: str
+
+    def memory_stats(self) -> dict[str, int] | None:
+        """Bytes in use, at most and in all, where the platform tells."""
+        ...
+
+
+EnvName = str | Callable[..., object] | Environment
+"""What stands for an environment: an id, `module:name`, what makes one, or one itself."""
 
 
 class Policy(NamedTuple):
@@ -147,7 +169,7 @@ class Policy(NamedTuple):
 class Dense(NamedTuple):
     """What a kernel has to know of a network of dense layers: the parameters name the rest."""
 
-    unroll: Callable[..., Any]
+    unroll: Callable[..., Distribution | Array]
     """The network's that is described; of one that has another the description says nothing."""
     encode: Callable[[Array], Array]
     """`obs [..., *obs_shape] → [..., inputs]`."""
@@ -256,9 +278,9 @@ class ActorCriticParams(NamedTuple):
 class Trainer(NamedTuple):
     """Environment, rollout and algorithm joined into two pure functions (see `make_trainer`)."""
 
-    init: Callable[..., Any]
+    init: Callable[..., PyTree]
     """`(key, hyperparams, env_params=default, num_updates=inf) → TrainState`."""
-    step: Callable[..., tuple[Any, Any]]
+    step: Callable[..., tuple[PyTree, PyTree]]
     """`(hyperparams, TrainState, env_params=default) → (TrainState, Log)`: one update."""
     env: Environment
     env_params: EnvParams

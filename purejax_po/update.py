@@ -1,7 +1,7 @@
 """One update: a rollout, what the algorithm learns from it, and a check that all stayed finite."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,16 @@ from purejax_po.rollout import Episodes, RolloutState
 from purejax_po.types import (
     Actor,
     Algorithm,
+    AlgorithmState,
     Array,
     Environment,
     EnvParams,
     Hyperparams,
     Info,
     Key,
+    Observation,
     Params,
+    PyTree,
     Rollout,
     Transition,
 )
@@ -35,7 +38,7 @@ class TrainState(NamedTuple):
     """Updates done so far, int32."""
     num_planned: Array
     """Updates planned: what schedules run against; infinite if unknown."""
-    algorithm: Any
+    algorithm: AlgorithmState
     """The algorithm's own state; its first field is `params`."""
     rollout: RolloutState | None
     """Where the next rollout goes on; None if every rollout begins with a reset."""
@@ -66,7 +69,7 @@ class Loop(NamedTuple):
     num_steps: int
     like: contract.Start
     """The dtypes of observations and states between two steps."""
-    obs: Any
+    obs: Observation
     """Shape and dtype of one observation, where it is normalised."""
     normalize_observations: bool
     normalize_rewards: bool
@@ -182,6 +185,6 @@ def make_log(info: Info, episodes: Episodes) -> Log:
     )
 
 
-def shape_of(x: Any) -> str:
+def shape_of(x: PyTree) -> str:
     """A shape for a short text: `[8, 100]`."""
     return str(list(jnp.shape(x)))

@@ -1,15 +1,13 @@
 """One check that all numbers of a pytree are finite."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from purejax_po._xla import switch
-from purejax_po.types import Array
+from purejax_po.types import Array, PyTree
 
 
-def all_finite(tree: Any) -> Array:
+def all_finite(tree: PyTree) -> Array:
     """Return whether every leaf of real or complex floats is finite."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
     if not switch.on().one_check:

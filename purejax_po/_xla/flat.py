@@ -14,7 +14,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from purejax_po._xla import switch
-from purejax_po.types import Array, Params
+from purejax_po.types import Array, Params, PyTree
 
 
 class OnOneVector(optax.GradientTransformationExtraArgs):
@@ -33,8 +33,10 @@ def flatten(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def in_parts(
-    optimizer: optax.GradientTransformation, params: Params, state: Any
-) -> tuple[optax.GradientTransformation, Any, Callable[[Any], Any]]:
+    optimizer: optax.GradientTransformation, params: Params, state: optax.OptState
+) -> tuple[
+    optax.GradientTransformation, optax.OptState, Callable[[optax.OptState], optax.OptState]
+]:
     """An optimiser and its state for a loop of steps, and what makes the state of before of it.
 
     With the trick `adam_in_parts` the loop's moments are trees of arrays as the parameters are.
@@ -46,15 +48,15 @@ def in_parts(
         return optimizer, state, lambda state: state
     vector, take_apart = ravel_pytree(params)
 
-    def is_vector(x: Any) -> bool:
+    def is_vector(x: PyTree) -> bool:
         return jnp.shape(x) == vector.shape
 
     parts = jax.tree.map(lambda x: take_apart(x) if is_vector(x) else x, state)
 
-    def is_tree(x: Any) -> bool:
+    def is_tree(x: PyTree) -> bool:
         return jax.tree.structure(x) == structure
 
-    def join(state: Any) -> Any:
+    def join(state: optax.OptState) -> optax.OptState:
         return jax.tree.map(
             lambda x: ravel_pytree(x)[0] if is_tree(x) else x, state, is_leaf=is_tree
         )
@@ -67,7 +69,9 @@ def clip(max_norm: Array | float) -> optax.GradientTransformation:
     if not switch.on().adam_in_parts:
         return optax.clip_by_global_norm(max_norm)
 
-    def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(
+        gradient: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
         length = norm(gradient)
         factor = jnp.where(length < max_norm, 1.0, max_norm / length)
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), gradient), state

@@ -19,7 +19,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from purejax_po._xla import switch
-from purejax_po.types import Array, Params
+from purejax_po.types import Array, Params, PyTree, Structure
+
+Ref = Any
+"""Pallas' view of an array, which a kernel reads and writes by `ref[…]`."""
 
 WARPS = 8
 """Of each program: 4 have too few registers, 16 too few each."""
@@ -68,14 +71,14 @@ class Inside(NamedTuple):
 
     params: Callable[[str], Params]
     """Tiles of the parameters in a field, by its name."""
-    rows: Callable[[Array | int], Any]
+    rows: Callable[[Array | int], PyTree]
     """Tiles of `height` rows of the minibatch from one on."""
     height: int
     chunks: int
     """Of so many rows, which make the minibatch."""
-    whole: Callable[[], Any]
+    whole: Callable[[], PyTree]
     """Tiles of all rows."""
-    scalars: Any
+    scalars: PyTree
 
 
 Gradient = Callable[[Inside], tuple[Params, dict[str, Array]]]
@@ -84,13 +87,13 @@ Gradient = Callable[[Inside], tuple[Params, dict[str, Array]]]
 
 def step(
     gradient: Gradient,
-    like: Any,
+    like: PyTree,
     vectors: Vectors,
-    data: Any,
+    data: PyTree,
     batch: Batch,
-    scalars: Any,
+    scalars: PyTree,
     adam: Adam,
-    keeps: Callable[[dict[str, Array], Any], Array] | None = None,
+    keeps: Callable[[dict[str, Array], PyTree], Array] | None = None,
 ) -> tuple[Vectors, dict[str, Array]]:
     """Make one step: gradient, clip, Adam.
 
@@ -112,14 +115,14 @@ def step(
     tiles = _Tiles.of(like)
     names: list[str] = []
 
-    def kernel(*refs: Any) -> None:
+    def kernel(*refs: Ref) -> None:
         order_ref, turn_ref, numbers_ref, *old_refs = refs[count : count + 6]
         *new_refs, info_ref = refs[count + 6 :]
         values = [numbers_ref[i] for i in range(len(numbers))]
         scalars, adam = jax.tree.unflatten(numbers_structure, values)
         height = min(padded(size), HEIGHT)
 
-        def rows(start: Array | int, height: int = height) -> Any:
+        def rows(start: Array | int, height: int = height) -> PyTree:
             row = start + jnp.arange(height)
             exists = row < size
             at = plgpu.load(order_ref.at[turn_ref[0] * size + row], mask=exists, other=0)
@@ -156,7 +159,11 @@ def step(
 
 
 def _launch(
-    kernel: Callable[..., None], sources: list[Any], batch: Batch, numbers: list[Any], old: Vectors
+    kernel: Callable[..., None],
+    sources: list[Array],
+    batch: Batch,
+    numbers: list[Array],
+    old: Vectors,
 ) -> Any:
     """Start the kernel: the new vectors in place of the old ones, and the info."""
     vector, count = jax.ShapeDtypeStruct(old.params.shape, old.params.dtype), len(sources)
@@ -205,7 +212,7 @@ def _adam(g: Array, old: Vectors, adam: Adam) -> Vectors:
 class _Tiles(NamedTuple):
     """Where the arrays of a tree lie in a vector, each as a matrix; of a vector it is a row."""
 
-    structure: Any
+    structure: Structure
     shapes: tuple[tuple[int, int], ...]
     starts: tuple[int, ...]
 
@@ -223,16 +230,16 @@ class _Tiles(NamedTuple):
         column = jnp.arange(padded(columns))[None, :]
         return self.starts[i] + row * columns + column, (row < rows) & (column < columns)
 
-    def read(self, ref: Any, i: int) -> Array:
+    def read(self, ref: Ref, i: int) -> Array:
         index, mask = self.places(i)
         return plgpu.load(ref.at[index], mask=mask, other=0.0)
 
-    def write(self, ref: Any, i: int, x: Array) -> None:
+    def write(self, ref: Ref, i: int, x: Array) -> None:
         index, mask = self.places(i)
         plgpu.store(ref.at[index], x, mask=mask)
 
 
-def _rows(ref: Any, at: Array, exists: Array, like: Array) -> Array:
+def _rows(ref: Ref, at: Array, exists: Array, like: Array) -> Array:
     """Rows of an array `[S]` or `[S, n]` as a tile."""
     if like.ndim == 1:
         return plgpu.load(ref.at[at], mask=exists, other=0)

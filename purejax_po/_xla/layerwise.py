@@ -9,7 +9,7 @@ take, but m times as much of everything else.
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,18 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from purejax_po._xla import switch
 from purejax_po._xla.products import apart, transposed
-from purejax_po.types import Array, Params
+from purejax_po.types import Array, Distribution, Params
+
+LayerPath = tuple[str, ...]
+"""Of a layer among the parameters."""
+
+
+class Softmax(Distribution, Protocol):
+    """A categorical distribution: a NamedTuple of its logits."""
+
+    logits: Array
+
+    def _replace(self, *, logits: Array) -> "Softmax": ...
 
 
 def gains(hidden: Sequence[int], num_outputs: int) -> bool:
@@ -31,8 +42,8 @@ def gains(hidden: Sequence[int], num_outputs: int) -> bool:
 
 
 def layerwise(
-    apply: Callable[[Params], Any], params: Params, batch_size: int
-) -> tuple[Any, Callable[[Params], Any], Callable[[Any], Params]]:
+    apply: Callable[[Params], Softmax], params: Params, batch_size: int
+) -> tuple[Softmax, Callable[[Params], Softmax], Callable[[Softmax], Params]]:
     """(Jv)_m = Σ_l ⟨δ_lm, a_l V_l + v_l⟩ and (Jᵀu)_l = (a_lᵀ G_l, Σ_b G_l) with G_l = Σ_m u_m δ_lm.
 
     The last logit is held at 0, which changes no probability and spares one output: m counts the
@@ -49,14 +60,21 @@ def layerwise(
 
     Source: Goodfellow 2015, Efficient Per-Example Gradient Computations (the outer products).
     """
-    flat: dict[Any, Any] = dict(flatten_dict(params))
+    flat = dict(flatten_dict(params))
     kernels = {path[1:-1]: kernel for path, kernel in flat.items() if path[-1] == "kernel"}
 
-    def moved(offsets: dict[Any, Array]) -> tuple[Array, Any]:
+    def moved(
+        offsets: dict[LayerPath, Array],
+    ) -> tuple[Array, tuple[Softmax, dict[LayerPath, Array]]]:
         """All z `[B, M]`, every s_l moved by an offset; the distribution and all a_l."""
-        inputs: dict[Any, Array] = {}
+        inputs: dict[LayerPath, Array] = {}
 
-        def move(layer: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        def move(
+            layer: Callable[..., Array],
+            args: tuple[Array, ...],
+            kwargs: dict[str, object],
+            context: Any,
+        ) -> Array:
             outputs = layer(*args, **kwargs)
             # A subclass's layer calls the class's, which comes here first.
             if not isinstance(context.module, nn.Dense) or context.module.path in inputs:
@@ -81,8 +99,8 @@ def layerwise(
     few = {path: transposed(_with_ones(inputs[path])) for path in small}
     fewer = few if switch.on().narrow_sides else {}
 
-    def push(v: Params) -> Any:
-        layers: dict[Any, Any] = dict(flatten_dict(v))
+    def push(v: Params) -> Softmax:
+        layers = dict(flatten_dict(v))
         moves = {
             path: a @ layers["params", *path, "kernel"] + layers["params", *path, "bias"]
             for path, a in inputs.items()
@@ -94,7 +112,7 @@ def layerwise(
         logits = jnp.stack([*tangents, jnp.zeros_like(tangents[0])], axis=1)
         return distribution._replace(logits=logits)
 
-    def pull(cotangent: Any) -> Params:
+    def pull(cotangent: Softmax) -> Params:
         columns = list(zip(cotangent.logits.T, deltas, strict=False))  # all but the last one's
         pulled = {}
         for path, a in inputs.items():
@@ -112,7 +130,13 @@ def layerwise(
     return distribution, push, pull
 
 
-def _inner(path: Any, fewer: Any, delta: Array, moved: Array, layers: Any) -> Array:
+def _inner(
+    path: LayerPath,
+    fewer: dict[LayerPath, Array],
+    delta: Array,
+    moved: Array,
+    layers: dict[LayerPath, Array],
+) -> Array:
     """⟨δ, a V + v⟩ of each sample, `[B]`; as ⟨(a, 1), δ (V, v)ᵀ⟩ where the inputs are fewer."""
     if path not in fewer:
         return jnp.einsum("bf,bf->b", delta, moved)

@@ -8,13 +8,17 @@ turn has one kernel for it.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from purejax_po._xla import switch
-from purejax_po.types import Array
+from purejax_po.types import Array, PyTree, Structure
+
+State = TypeVar("State")
+"""What a loop carries."""
 
 WORDS = "words"
 """The array of all leaves of 32 bits, and of few truth values."""
@@ -24,8 +28,11 @@ carried: larger arrays may change in place."""
 
 
 def scan(
-    step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, pack_carry: bool = False
-) -> tuple[Any, Any]:
+    step: Callable[[State, PyTree], tuple[State, PyTree]],
+    carry: State,
+    xs: PyTree,
+    pack_carry: bool = False,
+) -> tuple[State, PyTree]:
     """As `jax.lax.scan`, with `lean_loops` by one array of outputs, or one for each dtype.
 
     Args:
@@ -37,20 +44,21 @@ def scan(
     outputs = _Layout.of(jax.eval_shape(step, carry, first)[1])
     carried = _Layout.of(carry, FEW) if pack_carry else None
 
-    def packed(carry: Any, x: Any) -> tuple[Any, Any]:
+    def packed(carry: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
         carry, found = step(carried.unpack(carry) if carried else carry, x)
         return carried.pack(carry) if carried else carry, outputs.pack(found)
 
-    carry, stacked = jax.lax.scan(packed, carried.pack(carry) if carried else carry, xs)
-    return carried.unpack(carry) if carried else carry, outputs.unpack(stacked)
+    begin = carried.pack(carry) if carried else carry
+    end, stacked = jax.lax.scan(packed, begin, xs)
+    return carried.unpack(end) if carried else end, outputs.unpack(stacked)
 
 
 def nested_scan(
-    step: Callable[[Any, Any], tuple[Any, Any]],
-    turns: Callable[[Any], Any],
-    carry: Any,
-    xs: Any,
-) -> tuple[Any, Any]:
+    step: Callable[[State, PyTree], tuple[State, PyTree]],
+    turns: Callable[[PyTree], PyTree],
+    carry: State,
+    xs: PyTree,
+) -> tuple[State, PyTree]:
     """Scan a step over `turns(x)` for each x, the outputs stacked `[len(xs), len(turns), ...]`.
 
     With the trick `lean_loops` all turns are made first, and are one loop.
@@ -67,13 +75,13 @@ def nested_scan(
 class _Layout(NamedTuple):
     """Where each leaf of a tree lies."""
 
-    structure: Any
+    structure: Structure
     leaves: tuple[jax.ShapeDtypeStruct, ...]
     places: tuple[str, ...]
     """The name of the array that each leaf is in."""
 
     @classmethod
-    def of(cls, tree: Any, most: float = math.inf) -> "_Layout":
+    def of(cls, tree: PyTree, most: float = math.inf) -> "_Layout":
         """Put the leaves of at most so many entries together."""
         leaves, structure = jax.tree.flatten(tree)
         likes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), x.dtype) for x in leaves)
@@ -83,7 +91,7 @@ class _Layout(NamedTuple):
         )
         return cls(structure, likes, tuple(places))
 
-    def pack(self, tree: Any) -> dict[str, Array]:
+    def pack(self, tree: PyTree) -> dict[str, Array]:
         """One array `[W]` of words, and one of each other dtype."""
         groups: dict[str, list[Array]] = {}
         for x, like, place in zip(jax.tree.leaves(tree), self.leaves, self.places, strict=True):
@@ -98,7 +106,7 @@ class _Layout(NamedTuple):
             for name, found in groups.items()
         }
 
-    def unpack(self, packed: dict[str, Array]) -> Any:
+    def unpack(self, packed: dict[str, Array]) -> PyTree:
         """The tree, of arrays `[..., W]`."""
         found, starts = [], dict.fromkeys(packed, 0)
         for like, place in zip(self.leaves, self.places, strict=True):
@@ -110,7 +118,7 @@ class _Layout(NamedTuple):
         return jax.tree.unflatten(self.structure, found)
 
 
-def _kind(like: Any) -> str:
+def _kind(like: jax.ShapeDtypeStruct) -> str:
     is_word = like.dtype in (jnp.float32, jnp.int32, jnp.uint32)
     is_small = like.dtype == jnp.bool_ and math.prod(like.shape) <= FEW
     return WORDS if is_word or is_small else str(like.dtype)
@@ -121,5 +129,5 @@ def _to_words(x: Array) -> Array:
     return x.astype(jnp.uint32) if is_bool else jax.lax.bitcast_convert_type(x, jnp.uint32)
 
 
-def _from_words(words: Array, dtype: Any) -> Array:
+def _from_words(words: Array, dtype: np.dtype) -> Array:
     return words != 0 if dtype == jnp.bool_ else jax.lax.bitcast_convert_type(words, dtype)

@@ -9,7 +9,7 @@ Source: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3, section
 
 import functools
 import math
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,9 @@ def threefry(key: Array, high: Array, low: Array) -> tuple[Array, Array]:
     return x, y
 
 
-def _write_out(_: Any, first: Any, second: Any, x: Any, y: Any) -> tuple[Any, Any]:
+def _write_out(
+    _: mlir.LoweringRuleContext, first: ir.Value, second: ir.Value, x: ir.Value, y: ir.Value
+) -> tuple[ir.Value, ir.Value]:
     """The 20 rounds, of keys `(first, second)` and as many counters `(x, y)`.
 
     In the compiler's own operations, on arrays of static shape: JAX's would be traced first, at ten
@@ -63,7 +65,7 @@ def _write_out(_: Any, first: Any, second: Any, x: Any, y: Any) -> tuple[Any, An
     left, right = stablehlo.shift_left, stablehlo.shift_right_logical
 
     @functools.cache
-    def constant(value: int) -> Any:
+    def constant(value: int) -> ir.Value:
         array = ir.RankedTensorType(x.type)
         number = ir.IntegerAttr.get(array.element_type, value)
         return stablehlo.constant(ir.DenseElementsAttr.get_splat(array, number))
@@ -113,7 +115,9 @@ def _fenced(keys: Array) -> Array:
     return jax.lax.optimization_barrier(keys)
 
 
-def _map_rounds(words: Any, axes: Any) -> tuple[Any, list[int]]:
+def _map_rounds(
+    words: Iterable[Array], axes: Sequence[int | None]
+) -> tuple[list[Array], list[int]]:
     """The rounds of a batch, in front of the words that have one and of those that have none."""
     size = next(
         word.shape[axis] for word, axis in zip(words, axes, strict=True) if axis is not None
@@ -125,7 +129,7 @@ def _map_rounds(words: Any, axes: Any) -> tuple[Any, list[int]]:
     return _rounds.bind(*words), [0, 0]
 
 
-def _run(*words: Any) -> Any:
+def _run(*words: Array) -> list[Array]:
     """The rounds of words that are there, compiled even if nothing else is to be."""
     with jax.disable_jit(False):
         return _compiled_rounds(*words)

@@ -35,7 +35,12 @@ def transposed(x: Array) -> Array:
     return apart(y)
 
 
-def dense(x: Array, kernel: Array, dimensions: Any, precision: Any = None) -> Array:
+def dense(
+    x: Array,
+    kernel: Array,
+    dimensions: jax.lax.DotDimensionNumbers,
+    precision: jax.lax.PrecisionLike = None,
+) -> Array:
     """Return x W: `[..., features]`, `[features, outputs] → [..., outputs]`.
 
     Arguments as `jax.lax.dot_general`, for which flax's `Dense` takes it.
@@ -54,7 +59,7 @@ def _narrow(x: Array, kernel: Array) -> Array:
     return x @ kernel
 
 
-def _narrow_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _narrow_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
     (x, kernel), (x_dot, kernel_dot) = primals, tangents
     y_dot = x @ _instantiated(kernel_dot, kernel)
     if not isinstance(x_dot, SymbolicZero):
@@ -75,7 +80,7 @@ def _affine(x: Array, kernel: Array, bias: Array) -> Array:
     return x @ kernel + bias
 
 
-def _affine_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _affine_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
     (x, kernel, bias), (x_dot, *dots) = primals, tangents
     kernel_dot, bias_dot = map(_instantiated, dots, (kernel, bias))
     inputs = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
@@ -104,7 +109,7 @@ def _tanh(x: Array) -> Array:
 
 
 @_tanh.defjvp
-def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
     y = jnp.tanh(primals[0])
     return y, tangents[0] * (1.0 - y * y)
 
@@ -115,12 +120,22 @@ def by_columns(outputs: int) -> bool:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _dense(x: Array, kernel: Array, dimensions: Any, precision: Any) -> Array:
+def _dense(
+    x: Array,
+    kernel: Array,
+    dimensions: jax.lax.DotDimensionNumbers,
+    precision: jax.lax.PrecisionLike,
+) -> Array:
     """Return x W."""
     return jax.lax.dot_general(x, kernel, dimensions, precision)
 
 
-def _dense_jvp(dimensions: Any, precision: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _dense_jvp(
+    dimensions: jax.lax.DotDimensionNumbers,
+    precision: jax.lax.PrecisionLike,
+    primals: tuple[Array, ...],
+    tangents: tuple[Array, ...],
+) -> tuple[Array, Array]:
     """∂x W + x ∂W, the latter so written that its transpose has a copied factor."""
     (x, kernel), (x_dot, kernel_dot) = primals, tangents
     y = jax.lax.dot_general(x, kernel, dimensions, precision)
@@ -141,7 +156,7 @@ def _instantiated(tangent: Any, primal: Array) -> Array:
     return jnp.zeros_like(primal) if isinstance(tangent, SymbolicZero) else tangent
 
 
-def _moved(x: Array, kernel_dot: Array, precision: Any) -> Array:
+def _moved(x: Array, kernel_dot: Array, precision: jax.lax.PrecisionLike) -> Array:
     """Return x ∂W, `[B, outputs]`."""
     if kernel_dot.shape[1] < kernel_dot.shape[0]:
         return transposed(jnp.matmul(transposed(kernel_dot), x.T, precision=precision))

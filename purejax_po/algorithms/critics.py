@@ -1,7 +1,7 @@
 """What the algorithms share of a critic: values of a rollout, advantages, and its regression."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,9 @@ def values(
         value = critic.unroll(params, (), transition.obs, transition.start)
         return value, successor_values(critic, params, transition, value)
 
-    def step(carry: Carry, seen: tuple[Observation, Observation, Array]) -> Any:
+    def step(
+        carry: Carry, seen: tuple[Observation, Observation, Array]
+    ) -> tuple[Carry, tuple[Array, Array]]:
         obs, next_obs, start = seen
         carry, value = critic.step(params, carry, obs, start)
         _, next_value = critic.step(params, carry, next_obs, jnp.zeros_like(start))
@@ -186,10 +188,10 @@ def fit(
     critic: Critic,
     params: Params,
     optimizer: optax.GradientTransformation,
-    optimizer_state: Any,
+    optimizer_state: optax.OptState,
     targets: Targets,
     options: CriticOptions,
-) -> tuple[Params, Any, Array]:
+) -> tuple[Params, optax.OptState, Array]:
     """Regress a critic on value targets by epochs of minibatches of squared error.
 
     Should anything become non-finite, parameters and optimiser state stay what they were. With
@@ -207,7 +209,9 @@ def fit(
         value = critic.unroll(params, carry, transition.obs, transition.start)
         return 0.5 * weighted_mean(jnp.square(value - target), transition.weight)
 
-    def step(carry: Any, batch: Targets) -> tuple[Any, Array]:
+    def step(
+        carry: tuple[Params, optax.OptState], batch: Targets
+    ) -> tuple[tuple[Params, optax.OptState], Array]:
         params, state = carry
         value, gradient = jax.value_and_grad(loss)(params, batch)
         updates, state = inner.update(gradient, state, params)

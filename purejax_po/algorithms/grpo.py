@@ -4,7 +4,7 @@ Source: Shao et al. 2024, DeepSeekMath: Pushing the Limits of Mathematical Reaso
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,9 @@ def grpo(
         def loss(params: PolicyParams) -> tuple[Array, Info]:
             return group.loss(replayed(params, rollout), batch, options, hyperparams)
 
-        def step(carry: tuple[PolicyParams, Any], _: None) -> tuple[Any, Info]:
+        def step(
+            carry: tuple[Params, optax.OptState], _: None
+        ) -> tuple[tuple[Params, optax.OptState], Info]:
             params, moments = carry
             gradient, info = jax.grad(loss, has_aux=True)(params)
             updates, moments = optimizer.update(gradient, moments, params)

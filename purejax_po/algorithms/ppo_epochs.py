@@ -13,12 +13,12 @@ from purejax_po._xla import flat
 from purejax_po.algorithms import actor_critic, optimizers, units
 from purejax_po.algorithms.actor_critic import Loss, Samples
 from purejax_po.algorithms.ppo_surrogate import make_loss
-from purejax_po.types import ActorCriticParams, Array, Critic, Info, Key, Policy
+from purejax_po.types import ActorCriticParams, Array, Critic, Info, Key, Params, Policy
 
 if TYPE_CHECKING:
     from purejax_po.algorithms.ppo import PPOHyperparams, PPOOptions, PPOState
 
-Moving = tuple[ActorCriticParams, optax.OptState, Array]
+Moving = tuple[Params, optax.OptState, Array]
 """What a step changes: parameters, moments, and whether the update has stopped."""
 
 
@@ -88,6 +88,6 @@ def make_step(
             stopped = stopped | (info["kl"] > stop_above)
             new = jax.tree.map(lambda n, o: jnp.where(stopped, o, n), new, [params, moments])
             info["stopped"] = jnp.float32(stopped)
-        return (*new, stopped), info
+        return (new[0], new[1], stopped), info
 
     return step

@@ -4,24 +4,43 @@ import functools
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from purejax_po import advantages, minibatch
 from purejax_po._xla import fused, packed, switch
 from purejax_po.algorithms import optimizers
 from purejax_po.algorithms.actor_critic import Samples
 from purejax_po.distributions import Categorical, DiagonalGaussian
-from purejax_po.types import ActorCriticParams, Array, Critic, Dense, Info, Key, Policy
+from purejax_po.types import (
+    ActorCriticParams,
+    Array,
+    Carry,
+    Critic,
+    Dense,
+    Distribution,
+    Info,
+    Key,
+    Observation,
+    Params,
+    Policy,
+    PyTree,
+)
 
 NO_LOGIT = -1e30
 """Of the actions that a padded tile has beside those of the environment."""
 NO_LOG_STD = -0.5 * math.log(2.0 * math.pi)
 """−½ log 2π, with which a coordinate that is 0 beside a mean of 0 has a density of 1."""
+
+Moving = tuple[fused.Vectors, ArrayLike, Array]
+"""What a step changes: parameters with their moments, the steps so far, whether it has stopped."""
+
+Kind = TypeVar("Kind", Policy, Critic)
 
 MakeLoss = Callable[..., Callable[[ActorCriticParams, Samples], tuple[Array, Info]]]
 """`(policy, critic, scalars) → loss`."""
@@ -74,7 +93,7 @@ def learn(
     params: ActorCriticParams,
     moments: optax.OptState,
     adam: optimizers.Numbers,
-    scalars: Any,
+    scalars: PyTree,
     *,
     num_epochs: int,
     num_minibatches: int,
@@ -100,13 +119,13 @@ def learn(
 
     gradient = _gradient_of(policy, critic, make_loss, params, (kind, num_actions), normalizes)
 
-    def keeps(info: Info, numbers: Any) -> Array:
+    def keeps(info: Info, numbers: PyTree) -> Array:
         return (numbers["stopped"] > 0) | (info["kl"] > numbers["stop_above"])
 
     size = samples.value.size
     order = jnp.reshape(minibatch.orders(key, size, num_epochs), -1)
 
-    def step(carry: Any, turn: Array) -> tuple[Any, Info]:
+    def step(carry: Moving, turn: Array) -> tuple[Moving, Info]:
         vectors, count, stopped = carry
         more = optax.safe_increment(count)
         numbers = {"loss": scalars}
@@ -155,7 +174,7 @@ def _gradient_of(
         variance = advantages.weighted_mean(jnp.square(everything.advantage - mean), weight)
         deviation = jnp.sqrt(variance) + 1e-8
 
-        def chunk(name: str, part: Any, i: Array) -> tuple[Any, Info]:
+        def chunk(name: str, part: Params, i: Array) -> tuple[Params, Info]:
             """The share of some rows in the gradient of one network, and in the means."""
             batch, obs = inside.rows(i * inside.height)
             seen = _samples(batch, kind, num_actions)
@@ -169,14 +188,14 @@ def _gradient_of(
                 second = _given(critic, _value, obs[1])
             loss = make_loss(first, second, numbers["loss"])
 
-            def of_one(part: Any) -> Any:
+            def of_one(part: Params) -> tuple[Array, Info]:
                 return loss(params._replace(**{name: part}), seen)
 
             _, pull, info = jax.vjp(of_one, part, has_aux=True)
             share = jnp.sum(seen.transition.weight) / jnp.where(total > 0, total, 1.0)
             return pull(share)[0], jax.tree.map(lambda x: share * x, info)
 
-        def one(name: str) -> tuple[Any, Info]:
+        def one(name: str) -> tuple[Params, Info]:
             """One network after the other: two backward passes at once need twice the registers."""
             part = inside.params(name)
             if inside.chunks == 1:
@@ -184,7 +203,7 @@ def _gradient_of(
             shapes = jax.eval_shape(lambda: chunk(name, part, jnp.int32(0)))
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-            def more(i: Array, found: Any) -> Any:
+            def more(i: Array, found: tuple[Params, Info]) -> tuple[Params, Info]:
                 return jax.tree.map(jnp.add, found, chunk(name, part, i))
 
             return jax.lax.fori_loop(0, inside.chunks, more, zeros)
@@ -197,7 +216,7 @@ def _gradient_of(
     return gradient
 
 
-def _data(policy: Policy, critic: Critic, samples: Samples) -> tuple[Any, type, int]:
+def _data(policy: Policy, critic: Critic, samples: Samples) -> tuple[PyTree, type, int]:
     """What the kernel reads of samples `[S]`, the class of the distribution, and its size."""
     transition = samples.transition
     described = [network.dense for network in (policy, critic)]
@@ -221,7 +240,9 @@ def _samples(tiles: Samples, kind: type, num_actions: int) -> Samples:
     return tiles._replace(transition=tiles.transition._replace(behaviour=behaviour))
 
 
-def _distribution(kind: type, num_actions: int, outputs: Array, log_std: Any = None) -> Any:
+def _distribution(
+    kind: type, num_actions: int, outputs: Array, log_std: Array | None = None
+) -> Distribution:
     """The distribution of a network's padded outputs `[B, n]`; what pads changes no number."""
     exists = jnp.arange(outputs.shape[-1])[None, :] < num_actions
     if log_std is None:
@@ -230,7 +251,7 @@ def _distribution(kind: type, num_actions: int, outputs: Array, log_std: Any = N
     return _padded(kind, num_actions)(jnp.where(exists, outputs, 0.0), log_std)
 
 
-def _padded(kind: Any, num_actions: int) -> Any:
+def _padded(kind: type, num_actions: int) -> type:
     class Padded(kind):
         """Its entropy without that of the coordinates that pad, ½ each."""
 
@@ -246,19 +267,23 @@ def _value(outputs: Array) -> Array:
     return jnp.sum(jnp.where(first, outputs, 0.0), axis=-1)
 
 
-def _given(network: Any, head: Callable[..., Any], obs: Array) -> Any:
+def _given(network: Kind, head: Callable[..., Distribution | Array], obs: Array) -> Kind:
     """The network on tiles: its layers see `obs`, which is encoded."""
+    assert network.dense is not None  # `serves` has looked
+    activation = network.dense.activation
 
-    def unroll(params: Any, carry: Any, raw: Any, start: Any) -> Any:
+    def unroll(
+        params: Params, carry: Carry, raw: Observation, start: Array
+    ) -> Distribution | Array:
         layers = params["params"]
         if "log_std" in layers:
-            mean = fused.network(layers["mean"], obs, network.dense.activation)
+            mean = fused.network(layers["mean"], obs, activation)
             return head(mean, layers["log_std"])
-        return head(fused.network(layers, obs, network.dense.activation))
+        return head(fused.network(layers, obs, activation))
 
     return network._replace(unroll=unroll)
 
 
-def _constant(network: Any, output: Any) -> Any:
+def _constant(network: Kind, output: Distribution | Array) -> Kind:
     """The network that says what was said before."""
     return network._replace(unroll=lambda params, carry, obs, start: output)

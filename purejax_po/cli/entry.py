@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _place(command: Any) -> Path | None:
+def _place(command: object) -> Path | None:
     """Where a command writes."""
     return getattr(command, "out", None) or getattr(command, "directory", None)
 
@@ -137,11 +137,11 @@ def _parse(arguments: Sequence[str], preset: str | zoo.Entry | None, path: Path 
         raise ValueError(messages.condensed(errors.getvalue(), arguments, COMMANDS)) from None
 
 
-def _show_warning(message: Any, *details: Any) -> None:
+def _show_warning(message: Warning | str, *details: object) -> None:
     print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
 
 
-def _default(command: type, preset: str | zoo.Entry | None, path: Path | None) -> Any:
+def _default(command: type, preset: str | zoo.Entry | None, path: Path | None) -> object:
     """What a command is without flags; None where it has none by default."""
     default = _preset_command(command, preset) if issubclass(command, Train) else None
     if path is None:

@@ -45,7 +45,7 @@ def with_file(command: AnyCommand, path: Path) -> AnyCommand:
     """
     data = config_file.read(path)
     own = [name for name in _fields(command) if name not in NOT_IN_FILES]
-    changes: dict[str, Any] = {"config_file": path}
+    changes: dict[str, object] = {"config_file": path}
     known = list(own)
     if isinstance(data.get("space"), Mapping) and hasattr(command, "in_file"):
         changes["in_file"] = data.pop("space")

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from tyro._backends import _tyro_help_formatting as formatting  # tyro has no public way to group
 
+Argument = Any
+"""tyro's own description of a flag."""
+
 
 class Group(NamedTuple):
     """A box of `--help`: its title is `NAME options`."""
@@ -72,11 +75,11 @@ class _Place:
 class _Placed:
     """An argument in a group."""
 
-    arg: Any
+    arg: Argument
     source_parser: Any
 
 
-def placed(arguments: list[Any]) -> list[Any]:
+def placed(arguments: list[Argument]) -> list[Argument]:
     """Return the arguments of a command that trains, sorted into groups; any others as they are.
 
     A flag that no group names is the algorithm's own.

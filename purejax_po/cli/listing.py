@@ -3,12 +3,13 @@
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from purejax_po import environments, spaces
 from purejax_po.cli import output
+from purejax_po.types import Space
 
 WIDTH = 80
 EXTRAS = (
@@ -86,14 +87,14 @@ def describe(name: str) -> Listed:
     return Listed(name, observation, actions, int(limit) if math.isfinite(limit) else None, "")
 
 
-def shape_of(space: Any) -> str:
+def shape_of(space: Space) -> str:
     """Say the shape of an observation: `4`, `10×10×4`; the kind of one that has none."""
     if spaces.kind(space) in ("tuple", "dictionary"):
         return spaces.kind(space)
     return "×".join(map(str, getattr(space, "shape", ()))) or "1"
 
 
-def actions_of(space: Any) -> str:
+def actions_of(space: Space) -> str:
     """Say what an action is: `2 actions`, `3×3×2 choices`, `1 in [-2, 2]`."""
     kind = spaces.kind(space)
     if kind == "discrete":

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 from purejax_po.cli import arguments as typed
 from purejax_po.cli.output import PROGRAM
@@ -16,9 +16,9 @@ MOST_LISTED = 6
 """Options of a command that a message names."""
 
 
-def options(cls: Any, algorithm: str = "", prefix: str = "") -> dict[str, Any]:
+def options(cls: type, algorithm: str = "", prefix: str = "") -> dict[str, object]:
     """The options of a command, with their types; of `train` those of an algorithm too."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, hint in get_type_hints(cls, include_extras=True).items():
         if name not in {f.name for f in dataclasses.fields(cls)}:
             continue
@@ -38,7 +38,7 @@ def options(cls: Any, algorithm: str = "", prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def condensed(box: str, arguments: Sequence[str], commands: Mapping[str, Any]) -> str:
+def condensed(box: str, arguments: Sequence[str], commands: Mapping[str, type]) -> str:
     """Condense the parser's framed error message into one line."""
     message = _text(box)
     command = next((x for x in arguments if x in commands), "")
@@ -70,7 +70,7 @@ def condensed(box: str, arguments: Sequence[str], commands: Mapping[str, Any]) -
 
 
 def unrecognised(
-    option: str, arguments: Sequence[str], command: str, commands: Mapping[str, Any]
+    option: str, arguments: Sequence[str], command: str, commands: Mapping[str, type]
 ) -> str:
     """What is said of an option that a command has not."""
     if not option.startswith("-"):
@@ -145,7 +145,7 @@ def _nearest(value: str, names: Sequence[str]) -> str:
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
-def _listed(known: Mapping[str, Any]) -> str:
+def _listed(known: Mapping[str, object]) -> str:
     """A command's options, if they are few."""
     return f" (it has {', '.join(known)})" if 0 < len(known) <= MOST_LISTED else ""
 

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from purejax_po.early import PROGRAM
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+Returned = TypeVar("Returned")
 
 PLAIN = {"…": "...", "×": "x", "−": "-", "≥": ">=", "≤": "<=", "–": "-", "±": "+-"}
 """What stands for characters that an output lacks."""
@@ -37,7 +39,7 @@ def _in_plain(error: UnicodeError) -> tuple[str, int]:
     return "".join(PLAIN.get(x, "?") for x in text), error.end
 
 
-def plain(text: Any) -> str:
+def plain(text: object) -> str:
     """A text as standard output will show it, so that a table is laid out for what is shown."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     codecs.register_error(HANDLER, _in_plain)
@@ -65,13 +67,13 @@ def table(*headers: str, **options: Any) -> "Table":
 class Watched:
     """A stream whose failure to write names standard output, and not what else was written."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def write(self, text: str) -> Any:
+    def write(self, text: str) -> int:
         """As the stream's."""
         return self._try(self._stream.write, text)
 
@@ -79,7 +81,7 @@ class Watched:
         """As the stream's."""
         self._try(self._stream.flush)
 
-    def _try(self, function: Callable[..., Any], *args: Any) -> Any:
+    def _try(self, function: Callable[..., Returned], *args: object) -> Returned:
         try:
             return function(*args)
         except BrokenPipeError:

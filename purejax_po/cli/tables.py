@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from purejax_po.cli import output
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
 from purejax_po.studies import ppo_table1 as table1
+from purejax_po.types import JSONObject
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,7 +37,7 @@ def print_run(dataset: "xr.Dataset") -> None:
     print_rows(f"{summary['algorithm']} on {summary['env']}", rows)
 
 
-def _evaluation_rows(summary: dict[str, Any]) -> dict[str, str]:
+def _evaluation_rows(summary: JSONObject) -> dict[str, str]:
     """What the policy reached in its last evaluation, and when it solved its task."""
     if (final := summary.get("final_evaluation")) is None:
         return {}
@@ -48,7 +49,7 @@ def _evaluation_rows(summary: dict[str, Any]) -> dict[str, str]:
     return rows
 
 
-def _diverged(seeds: list[dict[str, Any]]) -> str:
+def _diverged(seeds: list[JSONObject]) -> str:
     """Name the seeds that are left out of the statistics, and when each diverged."""
     if seeds and len(seeds[0]) > 2:
         return f"{len(seeds)}, named in summary.json; left out of the statistics"

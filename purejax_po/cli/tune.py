@@ -12,6 +12,7 @@ from purejax_po.experiment import compare, tuning
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.tune import space as spaces
 from purejax_po.experiment.tune.search import Search
+from purejax_po.types import JSONObject
 
 
 def _budget() -> ExperimentConfig:
@@ -52,10 +53,10 @@ class Tune(Train):
             return output.fail(error)
         return tuned.run(prepared, host)
 
-    def _space(self) -> dict[str, Any]:
+    def _space(self) -> JSONObject:
         """What is searched: the space, with the dimensions that are given one by one."""
         if self.in_file and self.space == "shipped":
-            base: dict[str, Any] = dict(self.in_file)
+            base: JSONObject = dict(self.in_file)
         else:
             base = tuning.space_of(self.space, self.algorithm.name)
         return {**base, **spaces.parse_assignments(self.axes)}

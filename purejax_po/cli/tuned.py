@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from typing import Any
 
 from purejax_po.cli import output, tables
 from purejax_po.experiment import tuning
@@ -13,6 +12,7 @@ from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.tune import search
 from purejax_po.experiment.tune.search import Tuning
 from purejax_po.experiment.tune.space import describe
+from purejax_po.types import JSONObject
 
 PROGRAM = output.PROGRAM
 MOST_ROWS = 10
@@ -63,7 +63,7 @@ def print_tuned(found: tuning.Tuned) -> None:
     tables.print_rows(f"{told['algorithm']} on {told['env']}, {told['total_steps']:,} steps", rows)
 
 
-def _row(row: dict[str, Any]) -> dict[str, str]:
+def _row(row: JSONObject) -> dict[str, str]:
     return {
         "trial": str(row["trial"]),
         "IQM": f"{row['score']:.1f}",

@@ -4,13 +4,12 @@ import difflib
 import importlib
 import inspect
 import urllib.error
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from purejax_po.checks import check_choice, how_to_install
 from purejax_po.environments import registry
 from purejax_po.environments.catalogue import ADAPTED, OWN, is_installed, library_of
-from purejax_po.types import EnvParams
+from purejax_po.types import Environment, EnvName, EnvParams
 
 __all__ = [
     "ADAPTED",
@@ -25,12 +24,12 @@ __all__ = [
 
 
 def make(
-    name: Any,
+    name: EnvName,
     *,
-    wrappers: Sequence[str] | Any = (),
-    randomize: Sequence[str] | Any = (),
-    **options: Any,
-) -> tuple[Any, EnvParams]:
+    wrappers: Sequence[str] = (),
+    randomize: Sequence[str] = (),
+    **options: object,
+) -> tuple[Environment, EnvParams]:
     """Make an environment by its id.
 
     Args:
@@ -59,8 +58,8 @@ def make(
     else:
         check_name(name)
         if options:
-            _check_options(name, options)
-        env, env_params = _make(name, **options)
+            _check_options(str(name), options)
+        env, env_params = _make(str(name), **options)
     if not (wrappers or randomize):
         return env, env_params
     from purejax_po.environments import by_name, randomized
@@ -71,7 +70,7 @@ def make(
     return env, env.default_params if wrappers else env_params
 
 
-def from_legacy(env: Any, max_steps_in_episode: int | None = None) -> Any:
+def from_legacy(env: Environment, max_steps_in_episode: int | None = None) -> Environment:
     """Bring an environment written for gymnax before 1.0 to today's six values.
 
     See `legacy.Legacy`; `(env, env.default_params)` are what `make` would return.
@@ -89,7 +88,7 @@ def names() -> list[str]:
     return sorted({*gymnax.registered_envs, *OWN, *adapted, *registry.names()})
 
 
-def check_name(name: str) -> None:
+def check_name(name: EnvName) -> None:
     """Raise `ValueError` naming the nearest match unless `make` knows `name`."""
     if registry.target(name) is not None:
         return
@@ -102,7 +101,7 @@ def check_name(name: str) -> None:
     raise ValueError(f"env must be a known environment, got {name!r}{hint} (see: purejax-po envs)")
 
 
-def _make(name: str, **options: Any) -> tuple[Any, EnvParams]:
+def _make(name: str, **options: object) -> tuple[Environment, EnvParams]:
     if name in OWN:
         module, cls = OWN[name].split(".")
         env = getattr(importlib.import_module(f"{__name__}.{module}"), cls)(**options)
@@ -118,7 +117,7 @@ def _make(name: str, **options: Any) -> tuple[Any, EnvParams]:
         raise ValueError(f"env {name} downloads its data when made: {error.reason}") from None
 
 
-def _adapter(library: str) -> Any:
+def _adapter(library: str) -> Callable[..., Environment]:
     """Import an adapter, a class named as its module is."""
     try:
         module = importlib.import_module(f"{__name__}.{library}")
@@ -130,7 +129,7 @@ def _adapter(library: str) -> Any:
     return getattr(module, library.capitalize())
 
 
-def _check_options(name: str, options: dict[str, Any]) -> None:
+def _check_options(name: str, options: Mapping[str, object]) -> None:
     """Raise `ValueError` for an option that the environment's constructor does not name."""
     library = library_of(name)  # making one of these takes seconds
     cls = _adapter(library) if library else type(_make(name)[0])

@@ -7,26 +7,27 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment, spaces
+from jax.typing import ArrayLike
 
 from purejax_po.checks import check_count
-from purejax_po.types import Array, Info, Key, Observation
+from purejax_po.types import Action, Array, Info, Key, Observation, PyTree, Space
 
 
 @struct.dataclass
 class EnvState(environment.EnvState):
     """The library's own state as far as the next step reads it; `time` counts the steps."""
 
-    inner: Any
+    inner: PyTree
     obs: Observation
     is_cut: Array
     """The library itself has cut the episode here."""
-    starts: Any = ()
+    starts: PyTree = ()
     """Pre-drawn `(obs, inner)`, leaves `[P, ...]`; `()` where every reset is a real one."""
 
 
@@ -42,12 +43,16 @@ class Advance(NamedTuple):
 
     obs: Observation
     """Of the true successor."""
-    inner: Any
-    reward: Any
-    terminated: Any
-    truncated: Any = False
+    inner: PyTree
+    reward: ArrayLike
+    terminated: ArrayLike
+    truncated: ArrayLike = False
     """By a time limit of the library's own."""
-    info: Any = MappingProxyType({})
+    info: Mapping[str, PyTree] = MappingProxyType({})
+
+
+Current = tuple[Observation, PyTree, ArrayLike]
+"""What an observation, the library's state and the time are before the next step."""
 
 
 class Adapter(environment.Environment[EnvState, EnvParams]):
@@ -77,11 +82,11 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
         check_count("reset_pool", reset_pool, minimum=0)
         self.reset_pool = reset_pool
 
-    def start(self, key: Key) -> tuple[Observation, Any]:
+    def start(self, key: Key) -> tuple[Observation, PyTree]:
         """Begin an episode: `key → (obs, inner)`."""
         raise NotImplementedError
 
-    def advance(self, key: Key, inner: Any, action: Any) -> "Advance":
+    def advance(self, key: Key, inner: PyTree, action: Action) -> "Advance":
         """Step: `(key, inner, action) → Advance`."""
         raise NotImplementedError
 
@@ -117,7 +122,7 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
 
     @functools.partial(jax.jit, static_argnames=("self",))
     def step(
-        self, key: Key, state: EnvState, action: Any, params: EnvParams | None = None
+        self, key: Key, state: EnvState, action: Action, params: EnvParams | None = None
     ) -> tuple[Observation, EnvState, Array, Array, Array, Info]:
         """Step, and reset where the episode has ended: six values, as gymnax."""
         params = self.default_params if params is None else params
@@ -148,8 +153,8 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
         return obs, state
 
     def step_env(
-        self, key: Key, state: EnvState, action: Any, params: EnvParams
-    ) -> tuple[Observation, EnvState, Array, Array, Info]:
+        self, key: Key, state: EnvState, action: Action, params: EnvParams
+    ) -> tuple[Observation, EnvState, Array, Array, Mapping[str, PyTree]]:
         """Step without a reset."""
         obs, inner, reward, terminated, truncated, info = self.advance(key, state.inner, action)
         inner = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), inner, state.inner)
@@ -163,7 +168,7 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
         """The observation of a state."""
         return state.obs
 
-    def _begin(self, key: Key, params: EnvParams) -> tuple[Observation, Any, Any]:
+    def _begin(self, key: Key, params: EnvParams) -> Current:
         obs, state = self.reset_env(key, params)
         return obs, state.inner, state.time
 
@@ -173,13 +178,13 @@ def raw(key: Key) -> Array:
     return jax.random.key_data(key)
 
 
-def vector(observation: Any) -> Array:
+def vector(observation: Observation) -> Array:
     """All entries of an observation that is a tree of arrays, float32 `[n]`."""
     leaves = [jnp.ravel(x).astype(jnp.float32) for x in jax.tree.leaves(observation)]
     return jnp.concatenate(leaves)
 
 
-def as_space(obs: Observation) -> Any:
+def as_space(obs: Observation) -> Space:
     """The space of an observation of floats without bounds, and of masks, by shapes and dtypes."""
     if isinstance(obs, Mapping):
         return spaces.Dict({name: as_space(x) for name, x in obs.items()})
@@ -188,11 +193,13 @@ def as_space(obs: Observation) -> Any:
     return spaces.Box(-jnp.inf, jnp.inf, obs.shape)
 
 
-Reset = Callable[[Key, Any], Any]
+Reset = Callable[[Key, PyTree], PyTree]
 """`(key, params) → state`, of one environment."""
 
 
-def unless_ended(reset: Reset, batch_axes: int = 0) -> Callable[..., Any]:
+def unless_ended(
+    reset: Reset, batch_axes: int = 0
+) -> Callable[[Array, Key, PyTree, PyTree], PyTree]:
     """Return `(ended, key, params, state) → state`, replaced by `reset(key, params)` where ended.
 
     Under `vmap`, over environments and over lanes, resets are computed if any of them has ended,
@@ -208,8 +215,8 @@ def unless_ended(reset: Reset, batch_axes: int = 0) -> Callable[..., Any]:
         batched = jax.vmap(batched)
 
     @jax.custom_batching.custom_vmap
-    def reset_if(ended: Array, key: Key, params: Any, state: Any) -> Any:
-        def begin() -> Any:
+    def reset_if(ended: Array, key: Key, params: PyTree, state: PyTree) -> PyTree:
+        def begin() -> PyTree:
             return jax.tree.map(
                 lambda new, old: _where(ended, jnp.asarray(new, old.dtype), old),
                 batched(key, params),
@@ -219,7 +226,9 @@ def unless_ended(reset: Reset, batch_axes: int = 0) -> Callable[..., Any]:
         return jax.lax.cond(jnp.any(ended), begin, lambda: state)
 
     @reset_if.def_vmap
-    def over_one_more(axis_size: int, in_batched: Any, *arguments: Any) -> tuple[Any, Any]:
+    def over_one_more(
+        axis_size: int, in_batched: list[PyTree], *arguments: PyTree
+    ) -> tuple[PyTree, PyTree]:
         arguments = jax.tree.map(
             lambda x, is_batched: x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape)),
             arguments,
@@ -231,7 +240,7 @@ def unless_ended(reset: Reset, batch_axes: int = 0) -> Callable[..., Any]:
     return lambda *arguments: reset_if(*jax.tree.map(jnp.asarray, arguments))
 
 
-def _choose(ended: Array, key: Key, starts: Any, current: tuple[Observation, Any, Any]) -> Any:
+def _choose(ended: Array, key: Key, starts: PyTree, current: Current) -> Current:
     """One of the pre-drawn starts where the episode has ended."""
     index = jax.random.randint(key, (), 0, jax.tree.leaves(starts)[0].shape[0])
     obs, inner = jax.tree.map(lambda x: x[index], starts)

@@ -1,14 +1,18 @@
 """Spaces that are others with some changes: bounds, fields."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.typing import DTypeLike
 
 from purejax_po import spaces
 from purejax_po.observations import fields
+from purejax_po.types import Array, Space
+
+Numpy = Any
+"""The module `numpy`, or `jax.numpy`."""
 
 
 def with_spaces(space: Space, changed: dict[str, Space]) -> Space:
@@ -36,7 +40,7 @@ def ravel(np_: Numpy, x: Array) -> Array:
 def box(
     space: Space,
     change: Callable[[Numpy, Array], Array],
-    dtype: DTypeLike | None = None,
+    dtype: Any = None,
     shape: tuple[int, ...] = (),
 ) -> Space:
     """A Box with changed bounds, or without bounds where no space is given.

@@ -13,12 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from gymnax.environments import spaces
+from jax.typing import ArrayLike
 
 from purejax_po._xla import elimination
 from purejax_po.checks import check_choice
 from purejax_po.environments.adapters import Adapter, Advance
 from purejax_po.environments.carried import Carried
-from purejax_po.types import Array, Info, Key
+from purejax_po.types import Array, EnvParams, Info, Key, PyTree
 
 with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -36,7 +37,9 @@ class _NumpyWithOldClip:
     def __getattr__(self, name: str) -> Any:
         return getattr(jnp, name)
 
-    def clip(self, x: Array, a_min: Any = None, a_max: Any = None) -> Array:
+    def clip(
+        self, x: Array, a_min: ArrayLike | None = None, a_max: ArrayLike | None = None
+    ) -> Array:
         return jnp.clip(x, a_min, a_max)
 
 
@@ -46,7 +49,7 @@ fluid.jp = _NumpyWithOldClip()  # Swimmer is the one environment in a fluid
 _matrix_inv = mass.matrix_inv
 
 
-def _matrix_inv_without_lapack(sys: Any, state: Any, num_iter: int) -> Any:
+def _matrix_inv_without_lapack(sys: PyTree, state: PyTree, num_iter: int) -> PyTree:
     """As Brax's, which refines the last inverse in steps but has LAPACK find the first one."""
     if num_iter > 0:
         return _matrix_inv(sys, state, num_iter)
@@ -93,7 +96,7 @@ class Brax(Adapter):
         action = jax.ShapeDtypeStruct((self.brax_env.action_size,), jnp.float32)
         self._carried = Carried(self._step, example, action)
 
-    def start(self, key: Key) -> tuple[Array, Any]:
+    def start(self, key: Key) -> tuple[Array, tuple[Array, ...]]:
         """Reset."""
         state = self.brax_env.reset(key)
         return state.obs, self._carried.reduce(state)
@@ -113,15 +116,15 @@ class Brax(Adapter):
         frames: list[Any] = [types.SimpleNamespace(x=info["x"]) for info in infos]
         return html.render(self.brax_env.sys, frames)  # type: ignore[attr-defined]
 
-    def action_space(self, params: Any = None) -> spaces.Box:
+    def action_space(self, params: EnvParams = None) -> spaces.Box:
         """The command of each actuator, in [−1, 1]."""
         return spaces.Box(-1.0, 1.0, (self.brax_env.action_size,))
 
-    def observation_space(self, params: Any = None) -> spaces.Box:
+    def observation_space(self, params: EnvParams = None) -> spaces.Box:
         """Vectors without bounds."""
         return spaces.Box(-jnp.inf, jnp.inf, (self._num_observations,))
 
-    def _step(self, state: Any, action: Array) -> tuple[Any, Any]:
+    def _step(self, state: PyTree, action: Array) -> tuple[PyTree, PyTree]:
         """What a step is made for, and the state after it."""
         state = self.brax_env.step(state, action)
         return (state.obs, state.reward, state.done), state

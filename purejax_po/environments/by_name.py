@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from purejax_po.checks import check_choice
 from purejax_po.environments.stacking import (
@@ -14,8 +13,9 @@ from purejax_po.environments.stacking import (
     sticky_actions,
     time_limit,
 )
+from purejax_po.types import Environment
 
-WRAPPERS: dict[str, tuple[Callable[..., Any], Callable[[str], Any]]] = {
+WRAPPERS: dict[str, tuple[Callable[..., Environment], type[int] | type[float] | type[str]]] = {
     "action_repeat": (action_repeat, int),
     "flatten_observation": (flatten_observation, str),
     "frame_stack": (frame_stack, int),
@@ -27,7 +27,7 @@ WRAPPERS: dict[str, tuple[Callable[..., Any], Callable[[str], Any]]] = {
 """By name: the function, and how the text of its value is read."""
 
 
-def wrap(env: Any, names: Sequence[str]) -> Any:
+def wrap(env: Environment, names: Sequence[str]) -> Environment:
     """Return an environment inside of wrappers by name, the first innermost.
 
     Args:

@@ -6,19 +6,20 @@ as several steps of a small environment. So all arguments travel as the bytes of
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import io_callback
 
-from purejax_po.types import Array
+from purejax_po.types import Array, PyTree
 
 Form = jax.ShapeDtypeStruct
 
 
-def call(function: Callable[..., Any], returned: Sequence[Form], *arguments: Any) -> list[Array]:
+def call(
+    function: Callable[..., PyTree], returned: Sequence[Form], *arguments: PyTree
+) -> list[Array]:
     """Call a function of NumPy arrays `[B, ...]`, B over everything that is vmapped.
 
     Args:
@@ -38,10 +39,10 @@ def call(function: Callable[..., Any], returned: Sequence[Form], *arguments: Any
     return _unpacked(packed, returned)
 
 
-def _once(host: Callable[..., Any], size: int) -> Callable[[Array], Array]:
+def _once(host: Callable[..., PyTree], size: int) -> Callable[[Array], Array]:
     """Hand rows of bytes over, `[..., n] → [..., size]`, whatever is vmapped."""
 
-    def flat(packed: Any) -> np.ndarray:
+    def flat(packed: PyTree) -> np.ndarray:
         packed = np.asarray(packed)
         found = host(packed.reshape(-1, packed.shape[-1]))
         return found.reshape(*packed.shape[:-1], size)
@@ -51,7 +52,9 @@ def _once(host: Callable[..., Any], size: int) -> Callable[[Array], Array]:
         return io_callback(flat, Form((*packed.shape[:-1], size), jnp.uint8), packed)
 
     @once.def_vmap
-    def over_one_more(axis_size: int, in_batched: Any, packed: Array) -> tuple[Array, bool]:
+    def over_one_more(
+        axis_size: int, in_batched: list[PyTree], packed: Array
+    ) -> tuple[Array, bool]:
         if not in_batched[0]:
             packed = jnp.broadcast_to(packed, (axis_size, *packed.shape))
         return _once(host, size)(packed), True

@@ -5,13 +5,12 @@ memory for every environment, and time in every step and reset.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.interpreters import partial_eval
 
-from purejax_po.types import Array
+from purejax_po.types import Action, Array, PyTree, Shapes
 
 
 class Carried:
@@ -26,24 +25,29 @@ class Carried:
         kept: their numbers among the state's leaves.
     """
 
-    def __init__(self, step: Callable[[Any, Any], tuple[Any, Any]], example: Any, action: Any):
+    def __init__(
+        self,
+        step: Callable[[PyTree, Action], tuple[PyTree, PyTree]],
+        example: Shapes,
+        action: Shapes,
+    ):
         leaves, self._structure = jax.tree.flatten(example)
         self._shapes = [jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves]
 
-        def flat(leaves: Sequence[Array], action: Any) -> tuple[list[Array], list[Array]]:
+        def flat(leaves: Sequence[Array], action: Action) -> tuple[list[Array], list[Array]]:
             outputs, state = step(jax.tree.unflatten(self._structure, leaves), action)
             return jax.tree.leaves(outputs), jax.tree.leaves(state)
 
         self.kept = _read(flat, self._shapes, action)
 
-    def reduce(self, state: Any) -> tuple[Array, ...]:
+    def reduce(self, state: PyTree) -> tuple[Array, ...]:
         """Return the leaves that are carried, in the dtypes that they began with."""
         leaves = jax.tree.leaves(state)
         return tuple(jnp.asarray(leaves[i], self._shapes[i].dtype) for i in self.kept)
 
-    def restore(self, carried: Sequence[Array]) -> Any:
+    def restore(self, carried: Sequence[Array]) -> PyTree:
         """Return a state with these leaves, and zeros where no step looks."""
-        leaves: list[Any] = [None] * len(self._shapes)
+        leaves: list[Array | None] = [None] * len(self._shapes)
         for i, leaf in zip(self.kept, carried, strict=True):
             leaves[i] = leaf
         for i, x in enumerate(self._shapes):
@@ -51,7 +55,9 @@ class Carried:
         return jax.tree.unflatten(self._structure, leaves)
 
 
-def _read(step: Callable[..., Any], shapes: Sequence[Any], action: Any) -> tuple[int, ...]:
+def _read(
+    step: Callable[..., PyTree], shapes: Sequence[jax.ShapeDtypeStruct], action: Shapes
+) -> tuple[int, ...]:
     """Return which leaves `(leaves, action) → (outputs, leaves)` reads now or later, as numbers."""
     jaxpr = jax.make_jaxpr(step)(shapes, action).jaxpr
     num_outputs = len(jaxpr.outvars) - len(shapes)

@@ -2,7 +2,6 @@
 
 import difflib
 import importlib.util
-from typing import Any
 
 OWN = {
     "Chain-v0": "chain.Chain",
@@ -99,7 +98,7 @@ IMPORTED_AS = {"playground": "mujoco_playground"}
 """Libraries whose module is named otherwise than the library."""
 
 
-def library_of(name: Any) -> str | None:
+def library_of(name: object) -> str | None:
     """The library that an id such as `brax/hopper` names."""
     library, slash, task = str(name).partition("/")
     return library if library in ADAPTED and slash and task else None

@@ -3,15 +3,13 @@
 Importing this module imports gymnax, which takes seconds.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment, spaces
 
 from purejax_po.checks import check_count
-from purejax_po.types import Array, Info, Key
+from purejax_po.types import Action, Array, Info, Key
 
 NUM_ACTIONS = 3
 
@@ -65,7 +63,7 @@ class Chain(environment.Environment[EnvState, EnvParams]):
         return EnvState(position=position, time=jnp.zeros_like(position))  # type: ignore[arg-type]
 
     def step_env(
-        self, key: Key, state: EnvState, action: Any, params: EnvParams
+        self, key: Key, state: EnvState, action: Action, params: EnvParams
     ) -> tuple[Array, EnvState, Array, Array, Info]:
         """Advance or return to the start."""
         advances = action == self.advancing_action(state.position)

@@ -10,7 +10,17 @@ import numpy as np
 from purejax_po import contract, masks, observations, spaces
 from purejax_po.distributions import Categorical, Product
 from purejax_po.environments import registry
-from purejax_po.types import Environment, EnvParams, Space
+from purejax_po.types import (
+    Action,
+    Array,
+    Environment,
+    EnvName,
+    EnvParams,
+    Key,
+    Observation,
+    PyTree,
+    Space,
+)
 
 MOST_STEPS = 200
 """Random actions; after each one observation and reward are checked."""
@@ -24,15 +34,15 @@ SHORT = 3
 class Walk(NamedTuple):
     """What steps returned, `[steps, ...]`."""
 
-    obs: Any
-    final_obs: Any
-    reward: Any
-    terminated: Any
-    truncated: Any
+    obs: Observation
+    final_obs: Observation
+    reward: Array
+    terminated: Array
+    truncated: Array
 
 
 def check_env(
-    env: Environment | Any, env_params: EnvParams | None = None, *, raises: bool = True
+    env: EnvName, env_params: EnvParams | None = None, *, raises: bool = True
 ) -> list[str]:
     """List everything in an environment that training would stumble over.
 
@@ -56,7 +66,7 @@ def check_env(
     return problems
 
 
-def _problems(env: Any, env_params: EnvParams | None) -> Iterator[str]:
+def _problems(env: EnvName, env_params: EnvParams | None) -> Iterator[str]:
     try:
         env, default = _made(env)
         params = default if env_params is None else env_params
@@ -81,7 +91,7 @@ def _problems(env: Any, env_params: EnvParams | None) -> Iterator[str]:
         yield from _of_episodes(env, params, space, obs_space)
 
 
-def _made(env: Any) -> tuple[Any, EnvParams]:
+def _made(env: EnvName) -> tuple[Environment, EnvParams]:
     from purejax_po import environments
 
     if isinstance(env, str):
@@ -89,7 +99,7 @@ def _made(env: Any) -> tuple[Any, EnvParams]:
     return registry.instance(env, env, {})
 
 
-def _actions(space: Space, key: Any) -> Any:
+def _actions(space: Space, key: Key) -> Action:
     """A random action of a space, as gymnax's draw it; of a bare space the smallest one."""
     if hasattr(space, "sample"):
         try:
@@ -104,7 +114,7 @@ def _actions(space: Space, key: Any) -> Any:
     return spaces.first_values(space)
 
 
-def _valid_actions(space: Space, key: Any, obs: Any) -> Any:
+def _valid_actions(space: Space, key: Key, obs: Observation) -> Action:
     """A random action that an observation's mask allows, if it has one."""
     mask = obs.get(observations.ACTION_MASK) if isinstance(obs, dict) else None
     if mask is None:
@@ -116,7 +126,9 @@ def _valid_actions(space: Space, key: Any, obs: Any) -> Any:
     return spaces.to_space(space, distribution.sample(key), distribution)
 
 
-def _of_observation(env: Environment, space: Space, action_space: Space, obs: Any) -> Iterator[str]:
+def _of_observation(
+    env: Environment, space: Space, action_space: Space, obs: Observation
+) -> Iterator[str]:
     """Shape and dtype of the first observation against its space, field by field, and the mask."""
     name, parts = contract.name_of(env), observations.fields(space)
     wrong = [(n, x) for n, x in (parts or {"": space}).items() if spaces.kind(x) not in ARRAYS]
@@ -144,7 +156,7 @@ def _of_observation(env: Environment, space: Space, action_space: Space, obs: An
             )
 
 
-def _by_field(space: Space, obs: Any) -> Iterator[tuple[str, Space, Any]]:
+def _by_field(space: Space, obs: Observation) -> Iterator[tuple[str, Space, Array]]:
     """Name, space and array of each field; one without a name where observations are one array."""
     parts = observations.fields(space)
     for name, part in (parts or {"": space}).items():
@@ -155,11 +167,11 @@ def _of(field: str) -> str:
     return f" {field}" if field else ""
 
 
-def _of_values(env: Environment, params: EnvParams, action: Any) -> Iterator[str]:
+def _of_values(env: Environment, params: EnvParams, action: Action) -> Iterator[str]:
     """Kinds of reward and flags, which Python's own numbers would get from whoever looks."""
     name, seen = contract.name_of(env), {}
 
-    def look(key: Any, action: Any) -> Any:
+    def look(key: Key, action: Action) -> PyTree:
         _, state = env.reset(key, params)
         seen["values"] = env.step(key, state, action, params)
         return 0
@@ -175,7 +187,7 @@ def _of_values(env: Environment, params: EnvParams, action: Any) -> Iterator[str
             yield f"{name}.step must return {what} as a bool, got {jnp.result_type(flag)}"
 
 
-def _of_randomness(env: Environment, params: EnvParams, action: Any) -> Iterator[str]:
+def _of_randomness(env: Environment, params: EnvParams, action: Action) -> Iterator[str]:
     """Whether all that `reset` and `step` draw depends on the key, or on the state."""
     name, key = contract.name_of(env), jax.eval_shape(lambda: jax.random.key(0))
     _, state = jax.eval_shape(lambda key: env.reset(key, params), key)
@@ -197,7 +209,9 @@ def _of_randomness(env: Environment, params: EnvParams, action: Any) -> Iterator
         )
 
 
-def _one_step(env: Environment, params: EnvParams, action: Any) -> Any:
+def _one_step(
+    env: Environment, params: EnvParams, action: Action
+) -> tuple[Observation, Observation, Array]:
     """Observations and reward of a reset and a step."""
     obs, state = env.reset(jax.random.key(0), params)
     action = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), action)
@@ -205,7 +219,7 @@ def _one_step(env: Environment, params: EnvParams, action: Any) -> Any:
     return obs, next_obs, reward
 
 
-def _draws_alone(jaxpr: Any, reached: set[Any]) -> tuple[bool, list[bool]]:
+def _draws_alone(jaxpr: Any, reached: set[object]) -> tuple[bool, list[bool]]:
     """Whether a program draws numbers that do not depend on what is reached from its arguments.
 
     Calls are looked into; loops and branches are trusted.
@@ -228,7 +242,7 @@ def _draws_alone(jaxpr: Any, reached: set[Any]) -> tuple[bool, list[bool]]:
     return found, [_is_in(x, reached) for x in jaxpr.outvars]
 
 
-def _is_in(x: Any, variables: set[Any]) -> bool:
+def _is_in(x: object, variables: set[object]) -> bool:
     """Whether a variable is in a set; a literal is in none, and has no hash."""
     return not hasattr(x, "val") and x in variables
 
@@ -264,7 +278,7 @@ def _walk(env: Environment, space: Space, num_steps: int) -> Callable[[EnvParams
         action = jax.eval_shape(lambda: _actions(space, keys[0]))
         like = contract.settled(env, params, action)
 
-        def step(before: Any, key: Any) -> Any:
+        def step(before: PyTree, key: Key) -> PyTree:
             seen, state = before
             act = _valid_actions(space, jax.random.fold_in(key, 1), seen)
             obs, after, reward, *ends, info = env.step(key, state, act, params)
@@ -278,7 +292,7 @@ def _walk(env: Environment, space: Space, num_steps: int) -> Callable[[EnvParams
     return walk
 
 
-def _of_bounds(name: str, what: str, space: Space, obs: Any) -> Iterator[str]:
+def _of_bounds(name: str, what: str, space: Space, obs: Observation) -> Iterator[str]:
     """Whether observations `[steps, ...]` lie in their space."""
     kind = spaces.kind(space)
     if kind == "box":

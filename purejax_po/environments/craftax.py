@@ -11,7 +11,7 @@ from gymnax.environments import spaces
 
 from purejax_po.checks import check_choice
 from purejax_po.environments.adapters import Adapter, Advance, raw
-from purejax_po.types import Array, Key
+from purejax_po.types import Array, EnvParams, Key, PyTree
 
 # Not an import statement: types are checked without the extra, too.
 craftax_env: Any = importlib.import_module("craftax.craftax_env")
@@ -49,11 +49,11 @@ class Craftax(Adapter):
         self._rules = self.game.default_params.replace(max_timesteps=NEVER)
         self._name = f"craftax/{task}"
 
-    def start(self, key: Key) -> tuple[Array, Any]:
+    def start(self, key: Key) -> tuple[Array, PyTree]:
         """Generate a world."""
         return self.game.reset_env(raw(key), self._rules)
 
-    def advance(self, key: Key, inner: Any, action: Array) -> Advance:
+    def advance(self, key: Key, inner: PyTree, action: Array) -> Advance:
         """Step."""
         obs, inner, reward, done, _ = self.game.step_env(raw(key), inner, action, self._rules)
         return Advance(obs, inner, reward, done)
@@ -63,10 +63,10 @@ class Craftax(Adapter):
         """As Craftax says."""
         return int(self.game.action_space(self._rules).n)
 
-    def action_space(self, params: Any = None) -> spaces.Discrete:
+    def action_space(self, params: EnvParams = None) -> spaces.Discrete:
         """As Craftax's."""
         return spaces.Discrete(self.num_actions)
 
-    def observation_space(self, params: Any = None) -> spaces.Box:
+    def observation_space(self, params: EnvParams = None) -> spaces.Box:
         """A vector of symbols, or an image."""
         return spaces.Box(0.0, 1.0, self.game.observation_space(self._rules).shape, jnp.float32)

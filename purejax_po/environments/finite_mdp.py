@@ -3,7 +3,7 @@
 Importing this module imports gymnax, which takes seconds.
 """
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from purejax_po.checks import check_count
-from purejax_po.types import Array, Info, Key
+from purejax_po.types import Action, Array, Info, Key
 
 
 class Tables(Protocol):
@@ -81,7 +81,7 @@ class FiniteMDP(environment.Environment[EnvState, EnvParams]):
         return self._default_params
 
     def step_env(
-        self, key: Key, state: EnvState, action: Any, params: EnvParams
+        self, key: Key, state: EnvState, action: Action, params: EnvParams
     ) -> tuple[Array, EnvState, Array, Array, Info]:
         """Earn R[s, a] and move to a successor drawn from P[s, a]."""
         reward = params.reward[state.index, action]

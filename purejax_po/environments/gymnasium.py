@@ -23,7 +23,7 @@ from purejax_po.environments.adapters import EnvParams, raw
 from purejax_po.environments.callback import call
 from purejax_po.environments.catalogue import check_task
 from purejax_po.environments.host import HANDLE, Host
-from purejax_po.types import Array, Info, Key
+from purejax_po.types import Action, Array, Info, Key, Space
 
 # Not an import statement: this module has the library's name.
 library: Any = importlib.import_module("gymnasium")
@@ -94,11 +94,11 @@ class Gymnasium(environment.Environment[EnvState, EnvParams]):
         """As Gymnasium says."""
         return int(self._action_space.n)
 
-    def action_space(self, params: Any = None) -> Any:
+    def action_space(self, params: EnvParams | None = None) -> Space:
         """Gymnasium's own space."""
         return self._action_space
 
-    def observation_space(self, params: Any = None) -> Any:
+    def observation_space(self, params: EnvParams | None = None) -> Space:
         """Gymnasium's own space."""
         return self._obs_space
 
@@ -112,7 +112,7 @@ class Gymnasium(environment.Environment[EnvState, EnvParams]):
 
     @functools.partial(jax.jit, static_argnames=("self",))
     def step(
-        self, key: Key, state: EnvState, action: Any, params: EnvParams | None = None
+        self, key: Key, state: EnvState, action: Action, params: EnvParams | None = None
     ) -> tuple[Array, EnvState, Array, Array, Array, Info]:
         """Step, and reset where the episode has ended: six values, as gymnax."""
         params = self.default_params if params is None else params
@@ -149,7 +149,7 @@ def _make(task: str) -> Any:
     return env
 
 
-def _dtype(dtype: Any) -> Any:
+def _dtype(dtype: np.dtype) -> np.dtype:
     """How observations come to the device: float32 or whole numbers of at most 32 bits."""
     if np.issubdtype(dtype, np.floating):
         return np.dtype(np.float32)

@@ -3,10 +3,29 @@
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
+from jax.typing import DTypeLike
+
+HostAction = np.ndarray | tuple[np.ndarray, ...]
+"""One action, or a tuple of its parts."""
+
+
+class HostEnv(Protocol):
+    """An environment of Gymnasium's API."""
+
+    def reset(self, *, seed: int | None = None) -> tuple[np.ndarray, dict[str, object]]:
+        """Begin an episode: `(obs, info)`."""
+        ...
+
+    def step(
+        self, action: HostAction, /
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
+        """Make a step: `(obs, reward, terminated, truncated, info)`."""
+        ...
+
 
 FEWEST = 1024
 """Environments that are kept at least."""
@@ -19,7 +38,7 @@ HANDLE = 3
 class _One:
     """An environment and how many steps it has made."""
 
-    def __init__(self, env: Any) -> None:
+    def __init__(self, env: HostEnv) -> None:
         self.env, self.tick = env, 0
 
 
@@ -35,7 +54,9 @@ class Host:
         shape, dtype: of an observation.
     """
 
-    def __init__(self, make: Callable[[], Any], shape: tuple[int, ...], dtype: Any) -> None:
+    def __init__(
+        self, make: Callable[[], HostEnv], shape: tuple[int, ...], dtype: DTypeLike
+    ) -> None:
         self._make, self._shape, self._dtype = make, shape, dtype
         self._lock = threading.Lock()  # a program for each device calls from a thread of its own
         self._alive: OrderedDict[int, _One] = OrderedDict()
@@ -63,7 +84,7 @@ class Host:
         handles: np.ndarray,
         is_last: np.ndarray,
         obs: np.ndarray,
-        actions: Any,
+        actions: np.ndarray | tuple[np.ndarray, ...],
     ) -> tuple[np.ndarray, ...]:
         """Step each environment, and reset where an episode ends.
 
@@ -99,7 +120,7 @@ class Host:
             _handles(after),
         )
 
-    def _begin(self, seed: int) -> tuple[Any, tuple[int, int, int]]:
+    def _begin(self, seed: int) -> tuple[np.ndarray, tuple[int, int, int]]:
         """Take an environment that nobody steps: its first observation, and its handle."""
         is_full = len(self._alive) >= self._most
         env = self._alive.popitem(last=False)[1].env if is_full else self._make()
@@ -117,11 +138,13 @@ class Host:
         self._alive.move_to_end(slot)
         return self._alive[slot], slot
 
-    def _stacked(self, rows: Any) -> np.ndarray:
+    def _stacked(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         return np.array(rows, self._dtype).reshape(-1, *self._shape)
 
 
-def _step(one: _One, action: Any, is_last: Any) -> tuple[Any, Any, float, bool, bool]:
+def _step(
+    one: _One, action: HostAction, is_last: np.bool_
+) -> tuple[np.ndarray, np.ndarray, float, bool, bool]:
     """Step one environment: observation, true successor, reward, terminated, truncated."""
     one.tick += 1
     final, reward, terminated, truncated, _ = one.env.step(action)
@@ -137,5 +160,5 @@ def _seed(words: np.ndarray) -> int:
     return int(np.random.SeedSequence(words.tolist()).generate_state(1)[0]) >> 1
 
 
-def _handles(rows: Any) -> np.ndarray:
+def _handles(rows: Sequence[tuple[int, int, int]]) -> np.ndarray:
     return np.array(rows, np.int32).reshape(-1, HANDLE)

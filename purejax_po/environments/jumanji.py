@@ -14,7 +14,7 @@ from purejax_po.checks import check_choice
 from purejax_po.environments.adapters import Adapter, Advance, as_space, raw, vector
 from purejax_po.observations import with_mask
 from purejax_po.spaces import choices
-from purejax_po.types import Key, Observation
+from purejax_po.types import Action, EnvParams, Key, Observation, PyTree, Space
 
 # Not an import statement: types are checked without the extra, too.
 jumanji: Any = importlib.import_module("jumanji")
@@ -54,12 +54,12 @@ class Jumanji(Adapter):
             raise ValueError(f"env must have discrete actions, got {self._name} with {action}")
         self._space = as_space(jax.eval_shape(self.start, jax.random.key(0))[0])
 
-    def start(self, key: Key) -> tuple[Observation, Any]:
+    def start(self, key: Key) -> tuple[Observation, PyTree]:
         """Reset."""
         state, timestep = self.game.reset(raw(key))
         return self._see(timestep.observation), state
 
-    def advance(self, key: Key, inner: Any, action: Any) -> Advance:
+    def advance(self, key: Key, inner: PyTree, action: Action) -> Advance:
         """Step."""
         action = jnp.stack(action) if isinstance(action, tuple) else action
         state, timestep = self.game.step(inner, action)
@@ -67,15 +67,15 @@ class Jumanji(Adapter):
         obs = self._see(timestep.observation)
         return Advance(obs, state, timestep.reward, last & ~goes_on, last & goes_on)
 
-    def action_space(self, params: Any = None) -> Any:
+    def action_space(self, params: EnvParams = None) -> Space:
         """Discrete, or a tuple of discrete spaces."""
         return self._actions
 
-    def observation_space(self, params: Any = None) -> Any:
+    def observation_space(self, params: EnvParams = None) -> Space:
         """Vectors without bounds, and masks."""
         return self._space
 
-    def _see(self, observation: Any) -> Observation:
+    def _see(self, observation: PyTree) -> Observation:
         """A vector, and the mask if there is one: of coordinates with as many values in a row."""
         if (mask := getattr(observation, "action_mask", None)) is None:
             return vector(observation)

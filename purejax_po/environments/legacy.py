@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from purejax_po.checks import check_count
 from purejax_po.contract import is_legacy, name_of
 from purejax_po.environments.adapters import Adapter, EnvState
-from purejax_po.environments.around import without_limit
-from purejax_po.types import Array, EnvParams, Info, Key
+from purejax_po.environments.around import GymnaxEnvironment, without_limit
+from purejax_po.types import Action, Array, Environment, EnvParams, Info, Key, PyTree, Space
 
 METHODS = ("reset_env", "step_env", "action_space", "observation_space")
 
@@ -54,7 +54,7 @@ class Legacy(Adapter):
         return getattr(self.game, name)
 
     @property
-    def default_params(self) -> Any:
+    def default_params(self) -> EnvParams:
         """The environment's own."""
         return self.game.default_params
 
@@ -68,11 +68,11 @@ class Legacy(Adapter):
         """As the environment says."""
         return int(self.action_space(self.default_params).n)
 
-    def action_space(self, params: Any = None) -> Any:
+    def action_space(self, params: EnvParams = None) -> Space:
         """As the environment's."""
         return self.game.action_space(params)
 
-    def observation_space(self, params: Any = None) -> Any:
+    def observation_space(self, params: EnvParams = None) -> Space:
         """As the environment's."""
         return self.game.observation_space(params)
 
@@ -87,7 +87,7 @@ class Legacy(Adapter):
         return obs, state
 
     def step_env(
-        self, key: Key, state: EnvState, action: Any, params: EnvParams
+        self, key: Key, state: EnvState, action: Action, params: EnvParams
     ) -> tuple[Array, EnvState, Array, Array, Info]:
         """Step without a reset. The compiler finds that both steps do the same but for `done`."""
         obs, inner, reward, done, info = self.game.step_env(key, state.inner, action, params)
@@ -102,7 +102,7 @@ class Legacy(Adapter):
         return obs, state, jnp.asarray(reward), jnp.bool_(terminated), info
 
 
-def _check(env: Any) -> None:
+def _check(env: Environment) -> None:
     """Raise `ValueError` unless an environment steps without a reset by itself."""
     missing = [name for name in METHODS if not callable(getattr(type(env), name, None))]
     if missing or not hasattr(env, "default_params"):
@@ -113,13 +113,13 @@ def _check(env: Any) -> None:
         )
 
 
-def _with_present_names(env: Any) -> Any:
+def _with_present_names(env: Any) -> GymnaxEnvironment:
     """A copy whose `is_terminated`, which gymnax's base class calls now, is its `is_terminal`."""
     if not is_legacy(env):
         return env
     env = copy.copy(env)
 
-    def discount(state: Any, params: Any) -> Array:
+    def discount(state: PyTree, params: EnvParams) -> Array:
         return jnp.where(env.is_terminal(state, params), 0.0, 1.0)
 
     for name, method in (("is_terminated", env.is_terminal), ("discount", discount)):

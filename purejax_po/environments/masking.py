@@ -1,22 +1,31 @@
 """A mask of valid actions beside an environment's observations, made from its state."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from purejax_po import masks
 from purejax_po.contract import check_traceable, name_of
-from purejax_po.environments.around import Proxy
+from purejax_po.environments.around import GymnaxEnvironment, Proxy
 from purejax_po.observations import ACTION_MASK, OBSERVATION, fields, with_mask
-from purejax_po.types import Array, EnvParams, EnvState, Info, Key, Observation
+from purejax_po.types import (
+    Action,
+    Array,
+    Environment,
+    EnvParams,
+    EnvState,
+    Info,
+    Key,
+    Observation,
+    Space,
+)
 
 Valid = Callable[[EnvState, EnvParams], Array]
 """`(state, env_params) → mask`, bool of a shape that `masks` says."""
 
 
-def with_action_mask(env: Any, valid: Valid | None = None) -> Any:
+def with_action_mask(env: GymnaxEnvironment, valid: Valid | None = None) -> Environment:
     """Return the environment whose observations carry a mask of the valid actions.
 
     An array is then the field `observation` of a dictionary, a dictionary gains a field; the mask
@@ -46,12 +55,12 @@ def with_action_mask(env: Any, valid: Valid | None = None) -> Any:
         return see(obs, state, params), state
 
     def step_env(
-        key: Key, state: EnvState, action: Any, params: EnvParams
+        key: Key, state: EnvState, action: Action, params: EnvParams
     ) -> tuple[Observation, EnvState, Array, Array, Info]:
         obs, state, reward, terminated, info = env.step_env(key, state, action, params)
         return see(obs, state, params), state, reward, terminated, info
 
-    def observation_space(params: EnvParams) -> Any:
+    def observation_space(params: EnvParams) -> Space:
         from gymnax.environments import spaces  # takes seconds
 
         inner = env.observation_space(params)

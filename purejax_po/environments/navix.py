@@ -14,7 +14,7 @@ from purejax_po.checks import check_choice
 from purejax_po.environments.adapters import Adapter, Advance, raw
 from purejax_po.environments.carried import Carried
 from purejax_po.environments.catalogue import check_task
-from purejax_po.types import Array, Key
+from purejax_po.types import Array, EnvParams, Key, PyTree
 
 # Not an import statement: types are checked without the extra, too.
 nx: Any = importlib.import_module("navix")
@@ -62,7 +62,7 @@ class Navix(Adapter):
         action = jax.ShapeDtypeStruct((), jnp.int32)
         self._carried = Carried(self._step, example, action)
 
-    def start(self, key: Key) -> tuple[Array, Any]:
+    def start(self, key: Key) -> tuple[Array, tuple[Array, ...]]:
         """Generate a grid."""
         timestep = self.game.reset(raw(key))
         return timestep.observation.astype(self._dtype), self._carried.reduce(timestep)
@@ -77,15 +77,15 @@ class Navix(Adapter):
         """As navix says."""
         return len(self.game.action_set)
 
-    def action_space(self, params: Any = None) -> spaces.Discrete:
+    def action_space(self, params: EnvParams = None) -> spaces.Discrete:
         """Turn, go, pick up, drop, toggle, be done."""
         return spaces.Discrete(self.num_actions)
 
-    def observation_space(self, params: Any = None) -> spaces.Box:
+    def observation_space(self, params: EnvParams = None) -> spaces.Box:
         """The view, in numbers up to 255."""
         return spaces.Box(0, 255, self._shape, self._dtype)
 
-    def _step(self, timestep: Any, action: Array) -> tuple[Any, Any]:
+    def _step(self, timestep: PyTree, action: Array) -> tuple[PyTree, PyTree]:
         """What a step is made for, and the state after it; navix's `step` would begin anew."""
         new = self.game._step(timestep, action).replace(info=timestep.info)
         obs = new.observation.astype(self._dtype)

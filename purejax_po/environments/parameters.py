@@ -1,11 +1,12 @@
 """Fields of an environment's parameters that follow from others."""
 
 from collections.abc import Callable, Collection
-from typing import Any
+
+from jax.typing import ArrayLike
 
 from purejax_po.types import EnvParams
 
-DERIVED: dict[str, dict[str, tuple[tuple[str, ...], Callable[[Any], Any]]]] = {
+DERIVED: dict[str, dict[str, tuple[tuple[str, ...], Callable[[EnvParams], ArrayLike]]]] = {
     "CartPole-v1": {
         "total_mass": (("masscart", "masspole"), lambda p: p.masscart + p.masspole),
         "polemass_length": (("masspole", "length"), lambda p: p.masspole * p.length),

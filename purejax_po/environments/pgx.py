@@ -13,7 +13,7 @@ from gymnax.environments import spaces
 from purejax_po.checks import check_choice
 from purejax_po.environments.adapters import Adapter, Advance, as_space, raw
 from purejax_po.observations import with_mask
-from purejax_po.types import Array, Key, Observation
+from purejax_po.types import Array, EnvParams, Key, Observation, PyTree
 
 # Not an import statement: types are checked without the extra, too.
 pgx: Any = importlib.import_module("pgx")
@@ -44,12 +44,12 @@ class Pgx(Adapter):
             )
         self._name = f"pgx/{task}"
 
-    def start(self, key: Key) -> tuple[Observation, Any]:
+    def start(self, key: Key) -> tuple[Observation, PyTree]:
         """Begin a game."""
         state = self.game.init(raw(key))
         return _observed(state), state
 
-    def advance(self, key: Key, inner: Any, action: Array) -> Advance:
+    def advance(self, key: Key, inner: PyTree, action: Array) -> Advance:
         """Move."""
         state = self.game.step(inner, action, raw(key))
         return Advance(_observed(state), state, state.rewards[0], state.terminated, state.truncated)
@@ -59,14 +59,14 @@ class Pgx(Adapter):
         """Moves, legal or not."""
         return self.game.num_actions
 
-    def action_space(self, params: Any = None) -> spaces.Discrete:
+    def action_space(self, params: EnvParams = None) -> spaces.Discrete:
         """Moves, legal or not."""
         return spaces.Discrete(self.num_actions)
 
-    def observation_space(self, params: Any = None) -> spaces.Dict:
+    def observation_space(self, params: EnvParams = None) -> spaces.Dict:
         """Planes of the board, and which moves are legal."""
         return as_space(jax.eval_shape(self.start, jax.random.key(0))[0])
 
 
-def _observed(state: Any) -> Observation:
+def _observed(state: PyTree) -> Observation:
     return with_mask(state.observation.astype(jnp.float32), state.legal_action_mask)

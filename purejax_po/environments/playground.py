@@ -18,7 +18,7 @@ from purejax_po.checks import check_choice
 from purejax_po.environments.adapters import Adapter, Advance, as_space, raw
 from purejax_po.environments.carried import Carried
 from purejax_po.environments.catalogue import check_task
-from purejax_po.types import Array, Key, Observation
+from purejax_po.types import Array, EnvParams, Key, Observation, PyTree, Space
 
 # Not an import statement: types are checked without the extra, too.
 with redirect_stdout(StringIO()):
@@ -71,7 +71,7 @@ class Playground(Adapter):
         action = jax.ShapeDtypeStruct((self.game.action_size,), jnp.float32)
         self._carried = Carried(self._step, example, action)
 
-    def start(self, key: Key) -> tuple[Observation, Any]:
+    def start(self, key: Key) -> tuple[Observation, PyTree]:
         """Reset."""
         state = self.game.reset(raw(key))
         return self._see(state.obs), self._carried.reduce(state)
@@ -81,20 +81,20 @@ class Playground(Adapter):
         (obs, reward, done), state = self._step(self._carried.restore(inner), action)
         return Advance(obs, self._carried.reduce(state), reward, done > 0)
 
-    def action_space(self, params: Any = None) -> spaces.Box:
+    def action_space(self, params: EnvParams = None) -> spaces.Box:
         """The command of each actuator, in [−1, 1]."""
         return spaces.Box(-1.0, 1.0, (self.game.action_size,))
 
-    def observation_space(self, params: Any = None) -> Any:
+    def observation_space(self, params: EnvParams = None) -> Space:
         """Vectors without bounds, by name where there are several."""
         return self._space
 
-    def _see(self, obs: Any) -> Observation:
+    def _see(self, obs: Observation) -> Observation:
         if not isinstance(obs, Mapping):
             return obs
         return dict(obs) if self._observed is None else obs[self._observed]
 
-    def _step(self, state: Any, action: Array) -> tuple[Any, Any]:
+    def _step(self, state: PyTree, action: Array) -> tuple[PyTree, PyTree]:
         """What a step is made for, and the state after it."""
         state = self.game.step(state, action)
         return (self._see(state.obs), state.reward, state.done), state

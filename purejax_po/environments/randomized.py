@@ -7,24 +7,25 @@ true parameters, or at several values of them.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from purejax_po.checks import Range, check_choice, check_number
 from purejax_po.contract import check_traceable, name_of
 from purejax_po.environments import parameters
 from purejax_po.environments.around import Found, Remembering, State
-from purejax_po.types import Array, EnvParams, Key
+from purejax_po.types import Action, Array, Environment, EnvParams, EnvState, Key, Observation
 
-Draw = Callable[[Key], Any]
+Draw = Callable[[Key], Array]
 """`key → value`, a number."""
 FORM = "NAME=LOW:HIGH, NAME=log:LOW:HIGH or NAME=normal:MEAN:STD"
 LIMIT = "max_steps_in_episode"
 
 
-def randomized(env: Any, draws: Mapping[str, Draw | tuple[float, float]]) -> Any:
+def randomized(env: Environment, draws: Mapping[str, Draw | tuple[float, float]]) -> Environment:
     """Return the environment with fields of its parameters drawn for each episode.
 
     Whatever the parameters hold for these fields is not looked at; all others are as given.
@@ -54,13 +55,13 @@ def randomized(env: Any, draws: Mapping[str, Draw | tuple[float, float]]) -> Any
     return _Randomized(env, made) if made else env
 
 
-def by_text(env: Any, texts: Sequence[str]) -> Any:
+def by_text(env: Environment, texts: Sequence[str]) -> Environment:
     """As `randomized`, by texts such as `g=8:12`, `m=log:0.5:2` and `l=normal:1:0.1`.
 
     Raises:
         ValueError: for a text that does not read; as `randomized`.
     """
-    draws: dict[str, Any] = {}
+    draws: dict[str, Draw | tuple[float, float]] = {}
     for text in texts:
         name, drawn = parse(text)
         if name in draws:
@@ -131,7 +132,7 @@ def _uniform(name: str, low: float, high: float, like: Array) -> Draw:
     return lambda key: jax.random.uniform(key, minval=low, maxval=high)
 
 
-def _typed(draw: Draw, dtype: Any) -> Draw:
+def _typed(draw: Draw, dtype: DTypeLike) -> Draw:
     """In the dtype of the field; whole numbers are rounded to."""
     if jnp.issubdtype(dtype, jnp.integer):
         return lambda key: jnp.round(draw(key)).astype(dtype)
@@ -141,17 +142,19 @@ def _typed(draw: Draw, dtype: Any) -> Draw:
 class _Randomized(Remembering):
     """See `randomized`; remembers the fields of the running episode."""
 
-    def __init__(self, env: Any, draws: dict[str, Draw]) -> None:
+    def __init__(self, env: Environment, draws: dict[str, Draw]) -> None:
         super().__init__(env)
         self._draws = draws
 
-    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, State]:
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Observation, State]:
         """Draw the fields, and begin with them."""
         params = self._env.default_params if params is None else params
         obs, (inner, values) = self._begin(key, params)
         return obs, State(inner, values)
 
-    def step(self, key: Key, state: State, action: Any, params: EnvParams | None = None) -> Found:
+    def step(
+        self, key: Key, state: State, action: Action, params: EnvParams | None = None
+    ) -> Found:
         """Step with the episode's fields, and begin with others where it has ended."""
         from purejax_po.environments.adapters import unless_ended  # imports gymnax
 
@@ -166,7 +169,9 @@ class _Randomized(Remembering):
         )
         return obs, State(inner, values), reward, terminated, truncated, info
 
-    def _begin(self, key: Key, params: EnvParams) -> tuple[Array, tuple[Any, dict[str, Array]]]:
+    def _begin(
+        self, key: Key, params: EnvParams
+    ) -> tuple[Observation, tuple[EnvState, dict[str, Array]]]:
         reset_key, *keys = jax.random.split(key, len(self._draws) + 1)
         pairs = zip(self._draws.items(), keys, strict=True)
         values = {name: draw(key) for (name, draw), key in pairs}
@@ -180,4 +185,4 @@ class _Randomized(Remembering):
 
     def _begin_rollout(self, key: Key, state: State, params: EnvParams) -> State:
         own = self._with(params, state.memory)
-        return state._replace(env_state=self._env.begin_rollout(key, state.env_state, own))
+        return state._replace(env_state=self._env.begin_rollout(key, state.env_state, own))  # type: ignore[attr-defined]

@@ -1,22 +1,23 @@
 """Environments that users bring: objects, `my_pkg.grid:Grid`, and names that they register."""
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from purejax_po import contract, named
 from purejax_po.checks import check_choice
-from purejax_po.types import EnvParams
+from purejax_po.types import Environment, EnvName, EnvParams
 
 GROUP = "purejax_po.environments"
 """Entry points by which an installed package gives its environments a short name."""
-Maker = Callable[..., Any]
+Maker = Callable[..., object]
+Target = EnvName
+"""What a name stands for."""
 
-_registered: dict[str, Any] = {}
+_registered: dict[str, Target] = {}
 """Of this process, by name: `module:name`, a class, a function or an environment."""
 
 
-def register(name: str, target: str | Maker | Any) -> None:
+def register(name: str, target: Target) -> None:
     """Give an environment a name in this process: `register_env("Grid-v0", "my_pkg.grid:Grid")`.
 
     A name that was registered before names the new one from now on. Another process has to
@@ -48,19 +49,19 @@ def names() -> list[str]:
     return [*_registered, *named.entry_points(GROUP)]
 
 
-def label(env: Any) -> str:
+def label(env: EnvName) -> str:
     """Return what an environment is called: its id, or the name of an object that has none."""
     if isinstance(env, str):
         return env
     return contract.name_of(env) if _is_environment(env) else getattr(env, "__name__", repr(env))
 
 
-def is_local(env: Any) -> bool:
+def is_local(env: EnvName) -> bool:
     """Tell whether a name means something in this process alone."""
     return isinstance(env, str) and env in _registered
 
 
-def target(env: Any) -> Any:
+def target(env: EnvName) -> Target | None:
     """Return what an environment's name stands for, or an object itself; None for the package's.
 
     Raises:
@@ -74,14 +75,16 @@ def target(env: Any) -> Any:
     return named.find("env", found) if isinstance(found, str) else found
 
 
-def instance(env: Any, target: Any, options: dict[str, Any]) -> tuple[Any, EnvParams]:
+def instance(
+    env: EnvName, target: Target, options: Mapping[str, object]
+) -> tuple[Environment, EnvParams]:
     """Make what a target makes, with options for its arguments.
 
     Raises:
         ValueError: for an option that it has not, or if it makes no environment.
     """
     name = label(env)
-    made: Any = target
+    made: object = target
     if not _is_environment(target):
         if not callable(target):
             raise ValueError(
@@ -102,7 +105,7 @@ def instance(env: Any, target: Any, options: dict[str, Any]) -> tuple[Any, EnvPa
     return made, made.default_params  # type: ignore[union-attr]
 
 
-def _call(name: str, target: Maker, options: dict[str, Any]) -> Any:
+def _call(name: str, target: Maker, options: Mapping[str, object]) -> object:
     try:
         return target(**options)
     except Exception as error:  # whatever a user's code raises
@@ -111,7 +114,7 @@ def _call(name: str, target: Maker, options: dict[str, Any]) -> Any:
         raise ValueError(f"env {name} cannot be made: {told}") from error
 
 
-def _check_options(name: str, target: Maker, options: dict[str, Any]) -> None:
+def _check_options(name: str, target: Maker, options: Mapping[str, object]) -> None:
     """Raise `ValueError` for an option that a class or a function does not name."""
     try:
         parameters = inspect.signature(target).parameters.values()
@@ -126,11 +129,11 @@ def _check_options(name: str, target: Maker, options: dict[str, Any]) -> None:
         check_choice(f"option of {name}", option, known)
 
 
-def _is_environment(value: Any) -> bool:
+def _is_environment(value: object) -> bool:
     """Whether a value is an environment rather than what makes one."""
     methods = (getattr(value, name, None) for name in ("reset", "step"))
     return not isinstance(value, type) and all(map(callable, methods))
 
 
-def _is_target(value: Any) -> bool:
+def _is_target(value: object) -> bool:
     return _is_environment(value) or (callable(value) and not isinstance(value, str))

@@ -7,7 +7,6 @@ out. Changed rewards are those of logs and of evaluations too.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +25,19 @@ from purejax_po.observations import (
     with_fields,
     with_mask,
 )
-from purejax_po.types import Array, EnvParams, Key, Observation
+from purejax_po.types import (
+    Action,
+    Array,
+    Environment,
+    EnvParams,
+    EnvState,
+    Key,
+    Observation,
+    Space,
+)
 
 
-def frame_stack(env: Any, count: int) -> Any:
+def frame_stack(env: Environment, count: int) -> Environment:
     """Show the last `count` observations, joined along the last axis, the newest last.
 
     An image `[H, W, C]` becomes `[H, W, count · C]`, a vector `[d]` becomes `[count · d]`; of a
@@ -46,7 +54,7 @@ def frame_stack(env: Any, count: int) -> Any:
     return _Stacked(env, count)
 
 
-def action_repeat(env: Any, count: int) -> Any:
+def action_repeat(env: Environment, count: int) -> Environment:
     """Take each action `count` times, or until the episode ends; rewards are added up.
 
     A time limit of the environment's own counts its own steps.
@@ -66,7 +74,7 @@ def action_repeat(env: Any, count: int) -> Any:
     return _Repeated(env, count)
 
 
-def time_limit(env: Any, count: int) -> Any:
+def time_limit(env: Environment, count: int) -> Environment:
     """Truncate episodes after `count` steps.
 
     Where the limit is one of the environment's parameters, `max_steps_in_episode`, it is set there
@@ -80,7 +88,7 @@ def time_limit(env: Any, count: int) -> Any:
     return _Limit(env, count) if counts else _Timed(env, count)
 
 
-def sticky_actions(env: Any, probability: float) -> Any:
+def sticky_actions(env: Environment, probability: float) -> Environment:
     """With a given probability take the action before instead of the one chosen.
 
     An episode's first action is always the one chosen.
@@ -94,7 +102,7 @@ def sticky_actions(env: Any, probability: float) -> Any:
     return _Sticky(env, probability)
 
 
-def reward_scale(env: Any, factor: float) -> Any:
+def reward_scale(env: Environment, factor: float) -> Environment:
     """Multiply rewards by a factor.
 
     Raises:
@@ -104,7 +112,7 @@ def reward_scale(env: Any, factor: float) -> Any:
     return _Rewarded(env, lambda reward: reward * factor)
 
 
-def reward_clip(env: Any, bound: float = 1.0) -> Any:
+def reward_clip(env: Environment, bound: float = 1.0) -> Environment:
     """Clip rewards to [−bound, bound].
 
     Raises:
@@ -114,7 +122,7 @@ def reward_clip(env: Any, bound: float = 1.0) -> Any:
     return _Rewarded(env, lambda reward: jnp.clip(reward, -bound, bound))
 
 
-def flatten_observation(env: Any) -> Any:
+def flatten_observation(env: Environment) -> Environment:
     """Show observations as one vector, float32 `[n]`: arrays, dictionaries and tuples of them.
 
     A discrete observation of n values becomes a one-hot vector. An `action_mask` stays a field,
@@ -126,7 +134,7 @@ def flatten_observation(env: Any) -> Any:
 class _Stacked(Remembering):
     """See `frame_stack`; remembers the stacked observation."""
 
-    def __init__(self, env: Any, count: int) -> None:
+    def __init__(self, env: Environment, count: int) -> None:
         super().__init__(env)
         space = env.observation_space(env.default_params)
         parts = fields(space)
@@ -139,7 +147,7 @@ class _Stacked(Remembering):
             )
         self._count = count
 
-    def observation_space(self, params: EnvParams | None = None) -> Any:
+    def observation_space(self, params: EnvParams | None = None) -> Space:
         """The bounds of each observation."""
         space = self._env.observation_space(params)
         if not self._fields:
@@ -147,15 +155,17 @@ class _Stacked(Remembering):
         changed = {name: self._tiled(fields(space)[name]) for name in self._fields}
         return with_spaces(space, changed)
 
-    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, State]:
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Observation, State]:
         """Begin with copies of the first observation."""
         obs, state = self._env.reset(key, params)
         obs = self._copies(obs)
         return obs, State(state, obs)
 
-    def step(self, key: Key, state: State, action: Any, params: EnvParams | None = None) -> Found:
+    def step(
+        self, key: Key, state: State, action: Action, params: EnvParams | None = None
+    ) -> Found:
         """Step, and push the observation."""
-        obs, inner, *rest, terminated, truncated, info = self._env.step(
+        obs, inner, reward, terminated, truncated, info = self._env.step(
             key, state.env_state, action, params
         )
         final = info["final_observation"]
@@ -163,9 +173,9 @@ class _Stacked(Remembering):
         ended = terminated | truncated
         stacked = jax.tree.map(lambda x, y: jnp.where(ended, x, y), self._copies(obs), pushed)
         info = {**info, "final_observation": pushed}
-        return stacked, State(inner, stacked), *rest, terminated, truncated, info
+        return stacked, State(inner, stacked), reward, terminated, truncated, info
 
-    def _tiled(self, space: Any) -> Any:
+    def _tiled(self, space: Space) -> Space:
         return box(space, lambda np_, x: np_.tile(x, self._count))
 
     def _copies(self, obs: Observation) -> Observation:
@@ -187,11 +197,13 @@ def _pushed(new: Array, memory: Array) -> Array:
 class _Repeated(Wrapper):
     """See `action_repeat`."""
 
-    def __init__(self, env: Any, count: int) -> None:
+    def __init__(self, env: Environment, count: int) -> None:
         super().__init__(env)
         self._count = count
 
-    def step(self, key: Key, state: Any, action: Any, params: EnvParams | None = None) -> Found:
+    def step(
+        self, key: Key, state: EnvState, action: Action, params: EnvParams | None = None
+    ) -> Found:
         """Step until the count is full or the episode ends."""
         params = self._env.default_params if params is None else params
         keys = jax.random.split(key, self._count)
@@ -210,21 +222,23 @@ class _Repeated(Wrapper):
 class _Limit(Wrapper):
     """See `time_limit`: the environment counts."""
 
-    def __init__(self, env: Any, count: int) -> None:
+    def __init__(self, env: Environment, count: int) -> None:
         super().__init__(env)
         default = env.default_params.max_steps_in_episode
         self._count = min(count, default) if isinstance(default, int) else count
 
     @property
-    def default_params(self) -> Any:
+    def default_params(self) -> EnvParams:
         """The environment's, with the limit set."""
         return self._env.default_params.replace(max_steps_in_episode=self._count)
 
-    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, Any]:
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Observation, EnvState]:
         """As the environment's own, with the limit."""
         return self._env.reset(key, self.default_params if params is None else params)
 
-    def step(self, key: Key, state: Any, action: Any, params: EnvParams | None = None) -> Found:
+    def step(
+        self, key: Key, state: EnvState, action: Action, params: EnvParams | None = None
+    ) -> Found:
         """As the environment's own, with the limit."""
         params = self.default_params if params is None else params
         return self._env.step(key, state, action, params)
@@ -233,16 +247,18 @@ class _Limit(Wrapper):
 class _Timed(Remembering):
     """See `time_limit`; remembers the steps of the episode."""
 
-    def __init__(self, env: Any, count: int) -> None:
+    def __init__(self, env: Environment, count: int) -> None:
         super().__init__(env)
         self._count = count
 
-    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, State]:
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Observation, State]:
         """Begin to count."""
         obs, state = self._env.reset(key, params)
         return obs, State(state, jnp.int32(0))
 
-    def step(self, key: Key, state: State, action: Any, params: EnvParams | None = None) -> Found:
+    def step(
+        self, key: Key, state: State, action: Action, params: EnvParams | None = None
+    ) -> Found:
         """Step, and reset where the limit is reached."""
         from purejax_po.environments.adapters import unless_ended  # imports gymnax
 
@@ -265,17 +281,19 @@ class _Timed(Remembering):
 class _Sticky(Remembering):
     """See `sticky_actions`; remembers the action before, and whether there is one."""
 
-    def __init__(self, env: Any, probability: float) -> None:
+    def __init__(self, env: Environment, probability: float) -> None:
         super().__init__(env)
         self._probability = probability
 
-    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, State]:
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Observation, State]:
         """Begin without an action before."""
         obs, state = self._env.reset(key, params)
         space = self._env.action_space(self._env.default_params if params is None else params)
         return obs, State(state, (spaces.example(space), jnp.bool_(False)))
 
-    def step(self, key: Key, state: State, action: Any, params: EnvParams | None = None) -> Found:
+    def step(
+        self, key: Key, state: State, action: Action, params: EnvParams | None = None
+    ) -> Found:
         """Step with the action chosen, or with the one before."""
         key, stick_key = jax.random.split(key)
         last, has_last = state.memory
@@ -283,30 +301,33 @@ class _Sticky(Remembering):
         taken = jax.tree.map(
             lambda old, new: jnp.where(sticks, old, jnp.asarray(new, old.dtype)), last, action
         )
-        obs, inner, *rest, terminated, truncated, info = self._env.step(
+        obs, inner, reward, terminated, truncated, info = self._env.step(
             key, state.env_state, taken, params
         )
         memory = (taken, ~(terminated | truncated))
-        return obs, State(inner, memory), *rest, terminated, truncated, info
+        return obs, State(inner, memory), reward, terminated, truncated, info
 
 
 class _Rewarded(Wrapper):
     """See `reward_scale` and `reward_clip`."""
 
-    def __init__(self, env: Any, change: Callable[[Array], Array]) -> None:
+    def __init__(self, env: Environment, change: Callable[[Array], Array]) -> None:
         super().__init__(env)
         self._change = change
 
-    def step(self, key: Key, state: Any, action: Any, params: EnvParams | None = None) -> Found:
+    def step(
+        self, key: Key, state: EnvState, action: Action, params: EnvParams | None = None
+    ) -> Found:
         """Step, with another reward."""
-        obs, state, reward, *rest = self._env.step(key, state, action, params)
-        return obs, state, self._change(reward), *rest
+        found = self._env.step(key, state, action, params)
+        obs, state, reward, terminated, truncated, info = found
+        return obs, state, self._change(reward), terminated, truncated, info
 
 
 class _Flat(Wrapper):
     """See `flatten_observation`."""
 
-    def observation_space(self, params: EnvParams | None = None) -> Any:
+    def observation_space(self, params: EnvParams | None = None) -> Space:
         """Bounds where all observations are arrays with bounds."""
         space = self._env.observation_space(params)
         if spaces.kind(space) == "box":
@@ -317,16 +338,19 @@ class _Flat(Wrapper):
         vector = box(None, ravel, np.float32, found[OBSERVATION].shape)
         return dictionary({OBSERVATION: vector, ACTION_MASK: mask})
 
-    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, Any]:
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Observation, EnvState]:
         """Begin, and flatten."""
         obs, state = self._env.reset(key, params)
         return self._flat(obs, params), state
 
-    def step(self, key: Key, state: Any, action: Any, params: EnvParams | None = None) -> Found:
+    def step(
+        self, key: Key, state: EnvState, action: Action, params: EnvParams | None = None
+    ) -> Found:
         """Step, and flatten both observations."""
-        obs, state, *rest, info = self._env.step(key, state, action, params)
-        final = self._flat(info["final_observation"], params)
-        return self._flat(obs, params), state, *rest, {**info, "final_observation": final}
+        found = self._env.step(key, state, action, params)
+        obs, state, reward, terminated, truncated, info = found
+        info = {**info, "final_observation": self._flat(info["final_observation"], params)}
+        return self._flat(obs, params), state, reward, terminated, truncated, info
 
     def _flat(self, obs: Observation, params: EnvParams | None) -> Observation:
         params = self._env.default_params if params is None else params
@@ -338,7 +362,7 @@ class _Flat(Wrapper):
         return vector if mask is None else with_mask(vector, mask)
 
 
-def _vectors(space: Any, obs: Any) -> list[Array]:
+def _vectors(space: Space, obs: Observation) -> list[Array]:
     """The parts of an observation as vectors, by its space."""
     found = spaces.kind(space)
     if found == "dictionary":
@@ -351,7 +375,7 @@ def _vectors(space: Any, obs: Any) -> list[Array]:
     return [jnp.ravel(x).astype(jnp.float32) for x in jax.tree.leaves(obs)]
 
 
-def _is_around(env: Any, kind: type) -> bool:
+def _is_around(env: Environment, kind: type) -> bool:
     """Whether one of the wrappers of an environment is of a kind."""
     while isinstance(env, Wrapper):
         if isinstance(env, kind):
@@ -360,7 +384,7 @@ def _is_around(env: Any, kind: type) -> bool:
     return False
 
 
-def _unless(condition: Array, x: Any, y: Any) -> Any:
+def _unless(condition: Array, x: Array, y: Array) -> Array:
     """`y` where the condition holds, `x` elsewhere, in the dtype of `y`."""
     is_key = jnp.issubdtype(jnp.result_type(y), jax.dtypes.extended)
     return jnp.where(condition, y, x if is_key else jnp.asarray(x, y.dtype))

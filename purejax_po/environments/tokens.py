@@ -6,15 +6,13 @@ a token, and the only reward comes with the end token, or with the last token th
 Importing this module imports gymnax, which takes seconds.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment, spaces
 
 from purejax_po.checks import check_count
-from purejax_po.types import Array, Info, Key
+from purejax_po.types import Action, Array, Info, Key
 
 END = 0
 """The token that ends an output; the symbols follow it."""
@@ -106,7 +104,7 @@ class TokenTask(environment.Environment[EnvState, EnvParams]):
         return EnvParams(max_steps_in_episode=self.max_tokens)  # type: ignore[call-arg]
 
     def step_env(
-        self, key: Key, state: EnvState, action: Any, params: EnvParams
+        self, key: Key, state: EnvState, action: Action, params: EnvParams
     ) -> tuple[Array, EnvState, Array, Array, Info]:
         """Emit one token."""
         here = jnp.arange(state.tokens.shape[0]) == self.prompt_length + state.time
@@ -123,7 +121,7 @@ class TokenTask(environment.Environment[EnvState, EnvParams]):
         tokens = jnp.concatenate([self.draw(key), nothing])
         return tokens, EnvState(tokens=tokens, time=jnp.int32(0))
 
-    def observe(self, key: Key, state: EnvState, action: Any, params: EnvParams) -> Array:
+    def observe(self, key: Key, state: EnvState, action: Action, params: EnvParams) -> Array:
         """Everything: the prompt and what was emitted, int32 `[P + T]`."""
         return state.tokens
 

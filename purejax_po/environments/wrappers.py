@@ -7,7 +7,6 @@ alone, or refused in one line where these do not tell enough.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +14,35 @@ import jax.numpy as jnp
 from purejax_po.checks import Range, check_number
 from purejax_po.contract import check_traceable, name_of
 from purejax_po.environments.around import (
+    Found,
     Proxy,
     Wrapper,
     inner_state,
     with_inner,
     without_limit,
 )
-from purejax_po.types import Array, EnvParams, EnvState, Info, Key
+from purejax_po.types import (
+    Action,
+    Array,
+    Environment,
+    EnvParams,
+    EnvState,
+    Info,
+    Key,
+    Observation,
+    PyTree,
+    Shapes,
+)
 
-StateDistribution = Callable[[Key, EnvParams], Any]
+StateDistribution = Callable[[Key, EnvParams], EnvState]
 """`(key, env_params) → state`: draws the state that an episode starts from."""
-Potential = Callable[[Any], Any]
+Judge = Callable[[Observation], Array]
+"""`last observation → reward`, a scalar."""
+Potential = Callable[[EnvState], Array]
 """`state → φ(state)`, a scalar."""
 
 
-def reset_from(env: Any, distribution: StateDistribution | Any) -> Any:
+def reset_from(env: Environment, distribution: StateDistribution | EnvState) -> Environment:
     """Return the environment with its episodes started from a given distribution of states.
 
     For training: `make_trainer` gets the wrapped environment, `evaluate` the original one with its
@@ -53,7 +66,8 @@ def reset_from(env: Any, distribution: StateDistribution | Any) -> Any:
         >>> anywhere = po.reset_from(env, env.states())
     """
     check_traceable("reset_from", env)
-    if not callable(getattr(env, "observe", None)):
+    observe: Callable[..., Observation] | None = getattr(env, "observe", None)
+    if not callable(observe):
         raise ValueError(
             f"reset_from needs an environment that observes a given state, and {name_of(env)} has "
             "no method observe(key, state, action, params)"
@@ -61,19 +75,19 @@ def reset_from(env: Any, distribution: StateDistribution | Any) -> Any:
     draw = distribution if callable(distribution) else _uniform(env, distribution)
     _check_states(env, _abstract(draw, env.default_params), "draw")
 
-    def begin(key: Key, params: EnvParams) -> tuple[Array, EnvState]:
+    def begin(key: Key, params: EnvParams) -> tuple[Observation, EnvState]:
         draw_key, observe_key = jax.random.split(key)
         # Stored states may be of another precision than those that the environment makes.
         state = jax.tree.map(
             lambda x, y: jnp.asarray(x, y.dtype), draw(draw_key, params), _states(env, params)
         )
-        return env.observe(observe_key, state, None, params), state
+        return observe(observe_key, state, None, params), state
 
     proxy = Proxy(env, reset_env=begin)
     return proxy if proxy.uses("reset_env") else _StartedFrom(env, begin)
 
 
-def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any:
+def shape_reward(env: Environment, potential: Potential, discount: Array | float) -> Environment:
     """Return the environment with rewards r̃ = r + γφ(s') − φ(s).
 
     φ(s') counts as 0 where s' is terminated, and in full where it is truncated; s' is always the
@@ -103,9 +117,11 @@ def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any
     read = _check_potential(env, potential)
 
     def step_env(
-        key: Key, state: EnvState, action: Any, params: EnvParams
+        key: Key, state: EnvState, action: Action, params: EnvParams
     ) -> tuple[Array, EnvState, Array, Array, Info]:
-        obs, successor, reward, terminated, info = env.step_env(key, state, action, params)
+        obs, successor, reward, terminated, info = env.step_env(  # type: ignore[attr-defined]
+            key, state, action, params
+        )
         potential_after = jnp.where(terminated, 0.0, potential(successor))
         reward = reward + discount * potential_after - potential(state)
         return obs, successor, reward, terminated, info
@@ -114,7 +130,7 @@ def shape_reward(env: Any, potential: Potential, discount: Array | float) -> Any
     return proxy if proxy.uses("step_env") else _Shaped(env, lambda s: potential(read(s)), discount)
 
 
-def judge_outcome(env: Any, judge: Callable[[Array], Any]) -> Any:
+def judge_outcome(env: Environment, judge: Judge) -> Environment:
     """Return the environment whose only reward comes at an episode's end: the value of `judge`.
 
     For training against a learned reward; evaluate on the original environment.
@@ -140,13 +156,13 @@ def judge_outcome(env: Any, judge: Callable[[Array], Any]) -> Any:
 class _Judged(Wrapper):
     """See `judge_outcome`."""
 
-    def __init__(self, env: Any, judge: Callable[[Array], Any]) -> None:
+    def __init__(self, env: Environment, judge: Judge) -> None:
         super().__init__(env)
         self._judge = judge
 
     def step(
-        self, key: Key, state: EnvState, action: Any, params: EnvParams | None = None
-    ) -> tuple[Array, EnvState, Array, Array, Array, Info]:
+        self, key: Key, state: EnvState, action: Action, params: EnvParams | None = None
+    ) -> Found:
         """Step, with the judge's reward at an episode's end and none before."""
         obs, state, _, terminated, truncated, info = self._env.step(key, state, action, params)
         judged = self._judge(info["final_observation"])
@@ -161,14 +177,14 @@ class _Shaped(Wrapper):
     compiler finds that both do the same until the end.
     """
 
-    def __init__(self, env: Any, potential: Potential, discount: Array | float) -> None:
+    def __init__(self, env: Environment, potential: Potential, discount: Array | float) -> None:
         super().__init__(env)
         _check_time_limit(env)
         self._potential, self._discount = potential, discount
 
     def step(
-        self, key: Key, state: EnvState, action: Any, params: EnvParams | None = None
-    ) -> tuple[Array, EnvState, Array, Array, Array, Info]:
+        self, key: Key, state: EnvState, action: Action, params: EnvParams | None = None
+    ) -> Found:
         """Step, with the change of the potential added to the reward."""
         params = self._env.default_params if params is None else params
         found = self._env.step(key, state, action, params)
@@ -184,7 +200,9 @@ class _Shaped(Wrapper):
 class _StartedFrom(Wrapper):
     """See `reset_from`: for environments whose `step` alone knows how an episode begins."""
 
-    def __init__(self, env: Any, begin: Callable[[Key, EnvParams], tuple[Array, Any]]) -> None:
+    def __init__(
+        self, env: Environment, begin: Callable[[Key, EnvParams], tuple[Observation, EnvState]]
+    ) -> None:
         super().__init__(env)
         self._begin = begin
         expected = jax.eval_shape(env.reset, jax.random.key(0), env.default_params)[0]
@@ -207,8 +225,8 @@ class _StartedFrom(Wrapper):
         return self._start(key, params)
 
     def step(
-        self, key: Key, state: EnvState, action: Any, params: EnvParams | None = None
-    ) -> tuple[Array, EnvState, Array, Array, Array, Info]:
+        self, key: Key, state: EnvState, action: Action, params: EnvParams | None = None
+    ) -> Found:
         """Step, and begin at a drawn state where the episode has ended."""
         params = self._env.default_params if params is None else params
         obs, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)
@@ -221,7 +239,7 @@ class _StartedFrom(Wrapper):
         return obs, state, reward, terminated, truncated, info
 
 
-def _check_time_limit(env: Any) -> None:
+def _check_time_limit(env: Environment) -> None:
     """Raise `ValueError` unless a time limit among the parameters is all that cuts an episode."""
     if not getattr(env, "deterministic", True):
         raise ValueError(f"shape_reward steps twice, and {name_of(env)} cannot step without effect")
@@ -234,16 +252,16 @@ def _check_time_limit(env: Any) -> None:
     )
 
 
-def _states(env: Any, params: EnvParams) -> Any:
+def _states(env: Environment, params: EnvParams) -> Shapes:
     """The form of the innermost environment's states: shapes and dtypes."""
     return inner_state(_abstract(env.reset, params)[1])
 
 
-def _abstract(draw: Callable[..., Any], params: EnvParams) -> Any:
+def _abstract(draw: Callable[[Key, EnvParams], PyTree], params: EnvParams) -> Shapes:
     return jax.eval_shape(lambda params: draw(jax.random.key(0), params), params)
 
 
-def _uniform(env: Any, states: Any) -> StateDistribution:
+def _uniform(env: Environment, states: EnvState) -> StateDistribution:
     """Draw uniformly from states with leaves `[S, ...]`."""
     sizes = {jnp.shape(x)[:1] for x in jax.tree.leaves(states)}
     if len(sizes) != 1 or sizes & {(), (0,)}:
@@ -254,14 +272,14 @@ def _uniform(env: Any, states: Any) -> StateDistribution:
     _check_states(env, jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], states)), "hold")
     ((size,),) = sizes
 
-    def draw(key: Key, params: EnvParams) -> Any:
+    def draw(key: Key, params: EnvParams) -> EnvState:
         index = jax.random.randint(key, (), 0, size)
         return jax.tree.map(lambda x: jnp.asarray(x)[index], states)
 
     return draw
 
 
-def _check_states(env: Any, actual: Any, verb: str) -> None:
+def _check_states(env: Environment, actual: Shapes, verb: str) -> None:
     """Raise `ValueError` unless a state has the environment's structure, shapes and kinds."""
     expected = _states(env, env.default_params)
     if jax.tree.structure(actual) == jax.tree.structure(expected):
@@ -274,7 +292,7 @@ def _check_states(env: Any, actual: Any, verb: str) -> None:
     )
 
 
-def _check_potential(env: Any, potential: Any) -> Callable[[Any], Any]:
+def _check_potential(env: Environment, potential: Potential) -> Callable[[EnvState], EnvState]:
     """Check that a potential serves the environment's states, its own or those inside a wrapper's.
 
     Returns:
@@ -286,7 +304,7 @@ def _check_potential(env: Any, potential: Any) -> Callable[[Any], Any]:
     if not callable(potential):
         raise ValueError(f"{needed}, got {potential!r}")
     whole = _abstract(env.reset, env.default_params)[1]
-    readers: list[Callable[[Any], Any]] = [lambda state: state]
+    readers: list[Callable[[EnvState], EnvState]] = [lambda state: state]
     if hasattr(whole, "env_state"):
         readers.append(inner_state)
     reason = ""
@@ -302,12 +320,12 @@ def _check_potential(env: Any, potential: Any) -> Callable[[Any], Any]:
     raise ValueError(f"{needed}, got one that fails: {reason}")
 
 
-def _kind(leaf: Any) -> str:
+def _kind(leaf: Array) -> str:
     """`f` floating (bfloat16 too), `i` integer, `b` bool, …"""
     return "f" if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype.kind
 
 
-def _forms(tree: Any) -> str:
+def _forms(tree: PyTree) -> str:
     """Say shortly what a pytree holds, e.g. `EnvState(time int32[], position float32[])`."""
     leaves = [
         f"{jax.tree_util.keystr(path).lstrip('.')} {jnp.result_type(x)}{list(jnp.shape(x))}".strip()

@@ -13,7 +13,7 @@ from gymnax.environments import spaces
 from purejax_po.environments.adapters import Adapter, Advance, EnvParams, raw
 from purejax_po.environments.carried import Carried
 from purejax_po.environments.catalogue import check_task
-from purejax_po.types import Array, Key
+from purejax_po.types import Action, Array, EnvState, Info, Key, Observation, PyTree
 
 # Not an import statement: types are checked without the extra, too.
 xmg: Any = importlib.import_module("xminigrid")
@@ -40,7 +40,7 @@ class Xminigrid(Adapter):
     Source: Nikulin et al. 2024, XLand-MiniGrid: Scalable Meta-Reinforcement Learning in JAX.
     """
 
-    def __init__(self, task: str, ruleset: Any = None, reset_pool: int = 0):
+    def __init__(self, task: str, ruleset: PyTree = None, reset_pool: int = 0):
         super().__init__(reset_pool)
         check_task("xminigrid", task, tuple(xmg.registered_environments()))
         self._name = f"xminigrid/{task}"
@@ -55,12 +55,14 @@ class Xminigrid(Adapter):
         self._shape = example.observation.shape
         self._carried = Carried(self._step, example, jax.ShapeDtypeStruct((), jnp.int32))
 
-    def start(self, key: Key) -> tuple[Array, Any]:
+    def start(self, key: Key) -> tuple[Array, tuple[Array, ...]]:
         """Generate a grid."""
         timestep = self.game.reset(self._rules, raw(key))
         return timestep.observation.astype(jnp.float32), self._carried.reduce(timestep)
 
-    def step_env(self, key: Key, state: Any, action: Any, params: EnvParams) -> Any:
+    def step_env(
+        self, key: Key, state: EnvState, action: Action, params: EnvParams
+    ) -> tuple[Observation, EnvState, Array, Array, Info]:
         """Step without a reset; the reward falls with the time that it took."""
         obs, state, reached, terminated, info = super().step_env(key, state, action, params)
         reward = reached * (1.0 - 0.9 * state.time / params.max_steps_in_episode)
@@ -76,15 +78,15 @@ class Xminigrid(Adapter):
         """As the library says."""
         return self.game.num_actions(self._rules)
 
-    def action_space(self, params: Any = None) -> spaces.Discrete:
+    def action_space(self, params: EnvParams | None = None) -> spaces.Discrete:
         """Go, turn right or left, pick up, put down, toggle."""
         return spaces.Discrete(self.num_actions)
 
-    def observation_space(self, params: Any = None) -> spaces.Box:
+    def observation_space(self, params: EnvParams | None = None) -> spaces.Box:
         """The view, in small whole numbers."""
         return spaces.Box(0, 255, self._shape, jnp.float32)
 
-    def _step(self, timestep: Any, action: Array) -> tuple[Any, Any]:
+    def _step(self, timestep: PyTree, action: Array) -> tuple[PyTree, PyTree]:
         """What a step is made for, and the state after it."""
         new = self.game.step(self._rules, timestep, action)
         return (new.observation.astype(jnp.float32), new.discount == 0.0), new

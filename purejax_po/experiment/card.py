@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +15,7 @@ from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import statistics
 from purejax_po.experiment.run.trainer import true_env
+from purejax_po.types import Array, Hyperparams, JSONObject, Params, Space
 
 USES = {
     "stablehlo": """\
@@ -58,10 +58,10 @@ The networks that they belong to are those of `config` in the file's metadata. `
 def describe(
     policy: LoadedPolicy,
     out: Path,
-    inputs: Mapping[str, Any],
+    inputs: JSONObject,
     outputs: Sequence[str],
     num_episodes: int,
-) -> dict[str, Any]:
+) -> JSONObject:
     """Return what is said of a policy, ready for JSON.
 
     Args:
@@ -95,13 +95,13 @@ def describe(
     return told
 
 
-def _evaluation(policy: LoadedPolicy, num_episodes: int) -> dict[str, Any]:
+def _evaluation(policy: LoadedPolicy, num_episodes: int) -> JSONObject:
     """The mean return of one seed's greedy episodes, with a 95 % interval over episodes."""
     trainer = policy.trainer
     env, env_params = true_env(policy.config, trainer)
 
     @jax.jit
-    def play(params: Any) -> Any:
+    def play(params: Params) -> Array:
         found = evaluate(
             jax.random.key(0),
             env,
@@ -124,7 +124,7 @@ def _evaluation(policy: LoadedPolicy, num_episodes: int) -> dict[str, Any]:
     }
 
 
-def text(told: Mapping[str, Any], formats: Sequence[str], num_memories: int) -> str:
+def text(told: JSONObject, formats: Sequence[str], num_memories: int) -> str:
     """Return the card as Markdown.
 
     Args:
@@ -169,7 +169,7 @@ def text(told: Mapping[str, Any], formats: Sequence[str], num_memories: int) -> 
     return "\n\n".join(section.strip() for section in sections if section) + "\n"
 
 
-def _returns(told: Mapping[str, Any]) -> dict[str, str]:
+def _returns(told: JSONObject) -> dict[str, str]:
     """What the policy and its siblings reach."""
     rows = {}
     if (found := told.get("evaluation")) is not None:
@@ -188,16 +188,16 @@ def _interval(low: float | None, high: float | None, over: str) -> str:
     return "" if low is None or high is None else f" (95 % interval {over} {low:.4g} … {high:.4g})"
 
 
-def _table(title: str, rows: Mapping[str, Any]) -> str:
+def _table(title: str, rows: Mapping[str, object]) -> str:
     lines = [f"| {title} | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]
     return "\n".join(lines)
 
 
-def _shape(x: Any) -> str:
+def _shape(x: np.ndarray) -> str:
     return f"[{', '.join(map(str, x.shape))}]"
 
 
-def _actions(space: Any) -> str:
+def _actions(space: Space) -> str:
     """An action space with its bounds."""
     if spaces.kind(space) != "box":
         return str(space)
@@ -206,7 +206,7 @@ def _actions(space: Any) -> str:
     return f"Box{tuple(space.shape)} from {low} to {high}"
 
 
-def _numbers(hyperparams: Any) -> dict[str, float]:
+def _numbers(hyperparams: Hyperparams) -> dict[str, float]:
     """The hyperparameters by name."""
     return {
         field.name: float(getattr(hyperparams, field.name))

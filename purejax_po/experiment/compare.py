@@ -24,6 +24,7 @@ from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.run.study import Study
 from purejax_po.experiment.store import lock as locks
 from purejax_po.experiment.store import run_store as files
+from purejax_po.types import EnvName, JSONObject
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,7 +49,7 @@ class Comparison(NamedTuple):
 
 def compare(
     algorithms: Algorithms,
-    envs: Sequence[Any] | Any = ("CartPole-v1",),
+    envs: EnvName | list[EnvName] | tuple[EnvName, ...] = ("CartPole-v1",),
     out: str | os.PathLike[str] | None = None,
     host: Host | None = None,
     preset: str | None = None,
@@ -87,7 +88,7 @@ def compare(
 
 def prepare(
     algorithms: Algorithms,
-    envs: Sequence[Any] | Any,
+    envs: EnvName | list[EnvName] | tuple[EnvName, ...],
     out: str | os.PathLike[str] | None = None,
     host: Host | None = None,
     preset: str | None = None,
@@ -103,10 +104,10 @@ def prepare(
     if preset is not None:
         check_choice("preset", preset, (zoo.PRESET,))
         labelled = [_from_zoo(named) for named in labelled]
-    envs = list(envs) if isinstance(envs, list | tuple) else [envs]
-    for env in envs:
+    chosen = list(envs) if isinstance(envs, list | tuple) else [envs]
+    for env in chosen:
         environments.check_name(env)
-    _check_distinct("env", [ExperimentConfig(env=env).env_name for env in envs])
+    _check_distinct("env", [ExperimentConfig(env=env).env_name for env in chosen])
     directory = None if out is None else Path(out)
     if directory is not None:
         if (directory / COMPARISON).exists() and not host.overwrite:
@@ -116,7 +117,7 @@ def prepare(
             )
         files.check_writable(directory, overwrite=False)
     experiments = {}
-    for env in envs:
+    for env in chosen:
         for label, algorithm, own in (_settled(named, env) for named in labelled):
             config = ExperimentConfig(algorithm=algorithm, env=env, **{**settings, **own})
             name = config.env_name
@@ -229,7 +230,7 @@ def _from_zoo(named: specs.Named) -> specs.Named:
     return named._replace(zoo=named.zoo or "") if is_plain else named
 
 
-def _settled(named: specs.Named, env: Any) -> tuple[str, AlgorithmConfig, dict[str, Any]]:
+def _settled(named: specs.Named, env: EnvName) -> tuple[str, AlgorithmConfig, dict[str, object]]:
     """Label, configuration and further settings of an algorithm on an environment."""
     if named.zoo is None:
         return named.label, named.algorithm, named.settings
@@ -253,7 +254,7 @@ def _check_distinct(name: str, values: list[str]) -> None:
             raise ValueError(f"each {name} must be given once, got {value} more than once")
 
 
-def _read_config(data: Any, directory: Path) -> ExperimentConfig:
+def _read_config(data: JSONObject, directory: Path) -> ExperimentConfig:
     """As `ExperimentConfig.from_dict`; the message says where the configuration is from."""
     try:
         return ExperimentConfig.from_dict(data)

@@ -6,7 +6,8 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import jax
 import jax.export
@@ -20,7 +21,7 @@ from purejax_po.experiment import card, layout, policies
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.store import arrays
-from purejax_po.types import Array
+from purejax_po.types import Action, Array, Carry, JSONObject, Observation, PyTree
 
 FORMATS = ("stablehlo", "onnx", "safetensors")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -45,7 +46,7 @@ class Portable(NamedTuple):
 
     function: Callable[..., tuple[Array, ...]]
     """`(*inputs) → (*outputs)`: most likely actions, then what to remember."""
-    inputs: dict[str, Any]
+    inputs: dict[str, jax.ShapeDtypeStruct]
     """Shapes and dtypes by name; the first axis is the batch, of any size."""
     outputs: tuple[str, ...]
     num_memories: int
@@ -119,13 +120,13 @@ def make_portable(policy: LoadedPolicy) -> Portable:
     one = jax.eval_shape(lambda: env.reset(jax.random.key(0), env_params)[0])
     (batch,) = jax.export.symbolic_shape("b")
 
-    def batched(x: Any) -> Any:
+    def batched(x: PyTree) -> PyTree:
         return jax.ShapeDtypeStruct((batch, *x.shape), x.dtype)
 
     obs_leaves, obs_form = jax.tree.flatten(jax.tree.map(batched, one))
     names = _names("obs", one)
 
-    def act(obs: Any, start: Any, memory: Any) -> tuple[Any, Any]:
+    def act(obs: Observation, start: Array | None, memory: Carry) -> tuple[Action, Carry]:
         return policy.step(obs, start, memory)
 
     initial = policy.initial_memory(1)
@@ -144,7 +145,7 @@ def make_portable(policy: LoadedPolicy) -> Portable:
 
         return Portable(forget, dict(zip(names, obs_leaves, strict=True)), outputs, 0)
 
-    def step(memory: Any, seen: tuple[Any, Array]) -> tuple[Any, Any]:
+    def step(memory: Carry, seen: tuple[Observation, Array]) -> tuple[Carry, Action]:
         return act(*seen, memory)
 
     # The critic's memory goes with the policy's, and no action depends on it.
@@ -178,7 +179,7 @@ def example(policy: LoadedPolicy, portable: Portable) -> list[np.ndarray]:
     return [np.asarray(x, y.dtype) for x, y in zip(obs, shapes, strict=False)] + rest
 
 
-def _stablehlo(policy: LoadedPolicy, portable: Portable, told: Any) -> bytes:
+def _stablehlo(policy: LoadedPolicy, portable: Portable, told: JSONObject) -> bytes:
     with switch.using(switch.ELSEWHERE):  # no tricks for the platform at hand
         exported = jax.export.export(jax.jit(portable.function), platforms=PLATFORMS)(
             *portable.inputs.values()
@@ -187,7 +188,7 @@ def _stablehlo(policy: LoadedPolicy, portable: Portable, told: Any) -> bytes:
     return bytes(exported.serialize())
 
 
-def _onnx(policy: LoadedPolicy, portable: Portable, told: Any) -> bytes:
+def _onnx(policy: LoadedPolicy, portable: Portable, told: JSONObject) -> bytes:
     converter, runtime = _converter()
     try:
         with switch.using(switch.ELSEWHERE):
@@ -207,14 +208,14 @@ def _onnx(policy: LoadedPolicy, portable: Portable, told: Any) -> bytes:
     content = model.SerializeToString()
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
-    def call(*inputs: np.ndarray) -> Any:
+    def call(*inputs: np.ndarray) -> list[np.ndarray]:
         return session.run(None, dict(zip(portable.inputs, inputs, strict=True)))
 
     _check("onnx", policy, portable, call)
     return content
 
 
-def _safetensors(policy: LoadedPolicy, portable: Portable, told: Any) -> bytes:
+def _safetensors(policy: LoadedPolicy, portable: Portable, told: JSONObject) -> bytes:
     leaves = jax.tree_util.tree_leaves_with_path(policy.params)
     named = {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in leaves
@@ -223,7 +224,7 @@ def _safetensors(policy: LoadedPolicy, portable: Portable, told: Any) -> bytes:
     return arrays.to_bytes(named, metadata)
 
 
-def _converter() -> tuple[Any, Any]:
+def _converter() -> tuple[ModuleType, ModuleType]:
     """The libraries that write and run ONNX."""
     try:
         return importlib.import_module("jax2onnx"), importlib.import_module("onnxruntime")
@@ -234,7 +235,9 @@ def _converter() -> tuple[Any, Any]:
         ) from None
 
 
-def _check(name: str, policy: LoadedPolicy, portable: Portable, call: Callable[..., Any]) -> None:
+def _check(
+    name: str, policy: LoadedPolicy, portable: Portable, call: Callable[..., PyTree]
+) -> None:
     """Raise `ValueError` unless a file does what the policy does, for two steps."""
     inputs = example(policy, portable)
     for _ in range(2):
@@ -249,7 +252,7 @@ def _check(name: str, policy: LoadedPolicy, portable: Portable, call: Callable[.
         inputs[-remembered - 1] = np.zeros(NUM_CHECKED, bool)
 
 
-def _names(prefix: str, tree: Any) -> tuple[str, ...]:
+def _names(prefix: str, tree: PyTree) -> tuple[str, ...]:
     """A name for each leaf: the prefix alone for a single one."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     parts = [jax.tree_util.keystr(path, simple=True, separator="_") for path in paths]

@@ -5,13 +5,12 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 REMOTE = re.compile(r"(s3a?|gc?s|hdfs|abfss?|az|https?|s?ftp|ssh|file):|[A-Za-z][\w+.-]+:/")
 """How a path begins that names another machine's files."""
 
 
-def check_local(name: str, path: Any) -> None:
+def check_local(name: str, path: str | os.PathLike[str]) -> None:
     """Raise `ValueError` for a path that names an object store or another machine's files."""
     if REMOTE.match(os.fspath(path)):
         raise ValueError(
@@ -20,7 +19,7 @@ def check_local(name: str, path: Any) -> None:
         )
 
 
-def check_path(name: str, value: Any) -> None:
+def check_path(name: str, value: object) -> None:
     """Raise `ValueError` unless a value is a path, and of this machine's files (`check_local`)."""
     if not isinstance(value, str | os.PathLike):
         raise ValueError(f"{name} must be a path, such as 'runs/ppo-CartPole-v1', got {value!r}")
@@ -44,6 +43,6 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_json(path: Path, data: object) -> None:
     """Write indented JSON, whole or not at all."""
     write_text(path, json.dumps(data, indent=2) + "\n")

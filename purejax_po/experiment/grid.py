@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,11 @@ import numpy as np
 
 from purejax_po.checks import Range, check_choice, check_number
 from purejax_po.environments import parameters, randomized
+from purejax_po.evaluation import Evaluation
 from purejax_po.experiment import policies
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run.trainer import true_env
+from purejax_po.types import Array, JSONObject, Params, PyTree
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -64,7 +66,7 @@ def evaluate_grid(
     )
 
     @jax.jit
-    def evaluate_all(params: Any, changes: dict[str, Any]) -> Any:
+    def evaluate_all(params: Params, changes: dict[str, Array]) -> Evaluation:
         return judge(
             params,
             parameters.follow(config.env_name, env_params.replace(**changes), changes),
@@ -78,7 +80,7 @@ def evaluate_grid(
     return _labelled(parts, grid, found.seeds[sound], num_episodes)
 
 
-def over_seeds(dataset: "xr.Dataset") -> list[dict[str, Any]]:
+def over_seeds(dataset: "xr.Dataset") -> list[JSONObject]:
     """Return for each point of a grid, `at`, the `final_return` over seeds."""
     means = dataset["episode_return"].mean("episode")
     names = [str(name) for name in means.dims if name != "seed"]
@@ -90,14 +92,17 @@ def over_seeds(dataset: "xr.Dataset") -> list[dict[str, Any]]:
 
 
 def _labelled(
-    parts: Sequence[Any], grid: Mapping[str, Sequence[float]], seeds: Any, num_episodes: int
+    parts: Sequence[PyTree],
+    grid: Mapping[str, Sequence[float]],
+    seeds: np.ndarray,
+    num_episodes: int,
 ) -> "xr.Dataset":
     import xarray as xr
 
     dims = (*grid, "seed", "episode")
     shape = (*map(len, grid.values()), len(seeds), num_episodes)
 
-    def joined(name: str) -> Any:
+    def joined(name: str) -> np.ndarray:
         return dims, np.stack([getattr(part, name) for part in parts]).reshape(shape)
 
     return xr.Dataset(

@@ -1,7 +1,7 @@
 """One trained policy, to act with: a function of observations, with its parameters."""
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.core import Tracer
 from purejax_po import rollout
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.run.trainer import build_trainer
-from purejax_po.types import Array, Carry, Distribution, Key, Trainer
+from purejax_po.types import Action, Array, Carry, Distribution, Key, Observation, Params, Trainer
 
 
 class LoadedPolicy:
@@ -35,13 +35,13 @@ class LoadedPolicy:
     """
 
     def __init__(
-        self, config: ExperimentConfig, seed: int, params: Any, trainer: Trainer | None = None
+        self, config: ExperimentConfig, seed: int, params: Params, trainer: Trainer | None = None
     ) -> None:
         self.config, self.seed, self.params = config, int(seed), params
         if trainer is not None:
             self.__dict__["trainer"] = trainer
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return LoadedPolicy, (self.config, self.seed, self.params)
 
     def __repr__(self) -> str:
@@ -57,11 +57,11 @@ class LoadedPolicy:
         """Whether the policy looks at one observation alone."""
         return self.trainer.actor.memoryless
 
-    def __call__(self, obs: Any, memory: Carry = None) -> Any:
+    def __call__(self, obs: Observation, memory: Carry = None) -> Action:
         """Return the most likely action; with memory, `(action, memory)`."""
         return self._told(self._act(obs, memory, None), obs)
 
-    def sample(self, key: Key, obs: Any, memory: Carry = None) -> Any:
+    def sample(self, key: Key, obs: Observation, memory: Carry = None) -> Action:
         """Draw an action; with memory, `(action, memory)`.
 
         Args:
@@ -70,7 +70,7 @@ class LoadedPolicy:
         """
         return self._told(self._act(obs, memory, key), obs)
 
-    def distribution(self, obs: Any, memory: Carry = None) -> Distribution:
+    def distribution(self, obs: Observation, memory: Carry = None) -> Distribution:
         """Return the distribution that actions are drawn from, before they are brought to bounds.
 
         Args:
@@ -78,7 +78,7 @@ class LoadedPolicy:
         """
         return self._distribution(obs, memory)[0]
 
-    def step(self, obs: Any, start: Array, memory: Carry) -> tuple[Any, Carry]:
+    def step(self, obs: Observation, start: Array, memory: Carry) -> tuple[Action, Carry]:
         """Act in N environments at once: the most likely actions, and what to remember.
 
         Args:
@@ -94,16 +94,16 @@ class LoadedPolicy:
         return self.trainer.actor.initial_carry(num_envs)
 
     @cached_property
-    def _act(self) -> Any:
+    def _act(self) -> Callable[..., tuple[Action, Carry]]:
         @jax.jit
-        def act(obs: Array, memory: Carry, key: Key | None) -> Any:
+        def act(obs: Array, memory: Carry, key: Key | None) -> tuple[Action, Carry]:
             distribution, memory = self._distribution(obs, memory)
             action = distribution.mode() if key is None else distribution.sample(key)
             return self._in_space(action, distribution), memory
 
         return act
 
-    def _distribution(self, obs: Any, memory: Carry) -> tuple[Distribution, Carry]:
+    def _distribution(self, obs: Observation, memory: Carry) -> tuple[Distribution, Carry]:
         actor = self.trainer.actor
         if actor.memoryless:
             _, distribution = actor.act(self.params, (), obs, jnp.zeros((), bool))
@@ -114,11 +114,11 @@ class LoadedPolicy:
         memory, distribution = actor.act(self.params, memory, alone, start)
         return jax.tree.map(lambda x: x[0], distribution), memory
 
-    def _in_space(self, action: Array, distribution: Distribution) -> Any:
+    def _in_space(self, action: Array, distribution: Distribution) -> Action:
         space = self.trainer.env.action_space(self.trainer.env_params)
         return rollout.to_space(space, action, distribution)
 
-    def _told(self, found: tuple[Any, Carry], obs: Any) -> Any:
+    def _told(self, found: tuple[Action, Carry], obs: Observation) -> Action:
         """An action as callers take it; a lone whole number as NumPy's, which Gymnasium takes."""
         action, memory = found
         is_lone = isinstance(action, jax.Array) and action.shape == ()

@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ from purejax_po.experiment.store import run_store as files
 from purejax_po.experiment.store.arrays import CheckpointError
 from purejax_po.experiment.store.run_store import ForeignError, Stored
 from purejax_po.training import MOST_SEEDS
-from purejax_po.types import EnvParams, Trainer
+from purejax_po.types import EnvName, EnvParams, Params, Trainer
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,10 +42,10 @@ class TrainedPolicies(NamedTuple):
     """The final policies of a run."""
 
     study: Study
-    seeds: Any
-    diverged: Any
+    seeds: np.ndarray
+    diverged: np.ndarray
     """Whether each seed diverged; its policy is the last finite one."""
-    params: Any
+    params: Params
     """Leaves `[seeds, ...]`."""
 
 
@@ -73,7 +73,7 @@ def load_policies(
 
 def _load_params(
     directory: Path, config: ExperimentConfig, trainer: Trainer
-) -> tuple[Any, Any, Any]:
+) -> tuple[Params, np.ndarray, np.ndarray]:
     """Read the final parameters of all finished lanes.
 
     Returns:
@@ -171,7 +171,7 @@ def check_asked(num_episodes: int, evaluation_seed: int) -> None:
         raise ValueError(f"evaluation_seed must be below 2^32, got {evaluation_seed}")
 
 
-def sound_ones(out: str | os.PathLike[str], policies: TrainedPolicies) -> tuple[Any, Any]:
+def sound_ones(out: str | os.PathLike[str], policies: TrainedPolicies) -> tuple[Params, np.ndarray]:
     """Return which seeds have not diverged, and their parameters.
 
     Raises:
@@ -185,7 +185,7 @@ def sound_ones(out: str | os.PathLike[str], policies: TrainedPolicies) -> tuple[
 
 def make_judge(
     trainer: Trainer, evaluation_seed: int, num_episodes: int, num_seeds: int, greedy: bool
-) -> Callable[[Any, EnvParams], Evaluation]:
+) -> Callable[[Params, EnvParams], Evaluation]:
     """Return `(params, env_params) → Evaluation`, leaves `[seeds, ...]`, on the same episodes.
 
     Raises:
@@ -194,8 +194,8 @@ def make_judge(
     num_steps = time_limit(trainer)
     check_episodes(num_episodes, num_seeds, num_steps)
 
-    def judge(params: Any, env_params: EnvParams) -> Evaluation:
-        def one(params: Any) -> Evaluation:
+    def judge(params: Params, env_params: EnvParams) -> Evaluation:
+        def one(params: Params) -> Evaluation:
             return evaluate(
                 jax.random.key(evaluation_seed),
                 trainer.env,
@@ -219,7 +219,7 @@ def evaluate_run(
     greedy: bool = True,
     evaluation_seed: int = 0,
     point: Mapping[str, float] | None = None,
-    env: Any = None,
+    env: EnvName | None = None,
 ) -> "xr.Dataset":
     """Evaluate every finished seed's final policy on the same episodes, except diverged seeds.
 
@@ -289,7 +289,7 @@ def check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:
         )
 
 
-def _params_of(policies: TrainedPolicies, seed: int) -> Any:
+def _params_of(policies: TrainedPolicies, seed: int) -> Params:
     index = np.flatnonzero(policies.seeds == seed)
     if len(index) == 0:
         raise ValueError(

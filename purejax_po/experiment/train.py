@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from purejax_po.environments import registry
 from purejax_po.experiment import files as atomic
@@ -29,6 +29,8 @@ from purejax_po.experiment.store import lock as locks
 
 if TYPE_CHECKING:
     import xarray as xr
+
+Returned = TypeVar("Returned")
 
 
 def run(
@@ -75,7 +77,7 @@ def resume(out: str | os.PathLike[str], host: Host | None = None, **where: Any) 
     return without_frames(execute, prepare_resume(out, host), host)
 
 
-def without_frames(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def without_frames(function: Callable[..., Returned], *args: object, **options: object) -> Returned:
     """Call, and raise an interruption without the frames of what was interrupted."""
     try:
         return function(*args, **options)

@@ -31,6 +31,7 @@ from purejax_po.experiment.tune.outcome import Choice
 from purejax_po.experiment.tune.search import Batch, Search, Tuning
 from purejax_po.experiment.tune.space import Params
 from purejax_po.experiment.tune.trials import Record, Trial
+from purejax_po.types import JSONObject
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -45,16 +46,16 @@ class Tuned(NamedTuple):
     """The chosen point, with the fresh seeds."""
     fresh: "xr.Dataset"
     """Its results with seeds that the search never saw."""
-    summary: dict[str, Any]
+    summary: JSONObject
     """As `tuning.json`: the score in the search, and beside it that of the fresh seeds."""
-    trials: list[dict[str, Any]]
+    trials: list[JSONObject]
     """A row for each trial."""
 
 
 def tune(
     config: ExperimentConfig,
     out: str | os.PathLike[str],
-    space: Mapping[str, Any] | None = None,
+    space: Mapping[str, object] | None = None,
     host: Host | None = None,
     **settings: Any,
 ) -> Tuned:
@@ -99,7 +100,7 @@ def is_tuning(directory: str | os.PathLike[str]) -> bool:
 def prepare(
     config: ExperimentConfig,
     out: str | os.PathLike[str],
-    space: Mapping[str, Any] | None = None,
+    space: Mapping[str, object] | None = None,
     settings: Search | None = None,
     host: Host | None = None,
 ) -> Tuning:
@@ -202,7 +203,7 @@ def _execute(tuning: Tuning, host: Host, stop: StopSignal) -> Tuned:
     record = Record(tuning.storage, tuning.study, tuning.identity())
     history: list[Trial] = []
     trained: list[Trained] = []
-    attributes: dict[str, Any] = {}
+    attributes: JSONObject = {}
     for number in range(settings.num_batches):
         batch = _batch(tuning, number, history, attributes)
         record.begin(tuning.space, len(history), batch.trials)
@@ -235,7 +236,7 @@ def _unevaluated(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def _batch(
-    tuning: Tuning, number: int, history: Sequence[Trial], attributes: Mapping[str, Any]
+    tuning: Tuning, number: int, history: Sequence[Trial], attributes: Mapping[str, object]
 ) -> Batch:
     """Read a batch, or propose it."""
     folder = search.batch_folder(tuning.directory, number)
@@ -367,7 +368,7 @@ def _tell(
     )
 
 
-def space_of(name: str, algorithm: str) -> dict[str, Any]:
+def space_of(name: str, algorithm: str) -> JSONObject:
     """Return the space that a name stands for: `shipped`, `none`, or a file's table `[space]`.
 
     Raises:

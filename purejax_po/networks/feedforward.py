@@ -1,7 +1,7 @@
 """Networks of dense layers, behind convolutions where observations are images."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from purejax_po import types
 from purejax_po._xla.layerwise import gains, layerwise
@@ -28,12 +28,15 @@ from purejax_po.networks.modules import (
 from purejax_po.types import (
     Array,
     Critic,
+    Distribution,
     Environment,
     EnvParams,
     Observation,
     Params,
     Policy,
 )
+
+Kind = TypeVar("Kind", Policy, Critic)
 
 
 def mlp_actor_critic(
@@ -122,7 +125,7 @@ def mlp_policy(
     mlp = MLP(tuple(hidden), num_outputs, activation_of(activation), 0.01, tuple(channels), layers)
     module = GaussianMLP(mlp) if to_distribution is None else mlp
 
-    def apply(params: Params, obs: Observation) -> Any:
+    def apply(params: Params, obs: Observation) -> Distribution:
         outputs: Any = module.apply(params, encode(obs))
         return outputs if to_distribution is None else to_distribution(outputs)
 
@@ -153,7 +156,7 @@ def mlp_critic(
     check_layers(layers, channels, env.observation_space(env_params))
     module = MLP(tuple(hidden), 1, activation_of(activation), 1.0, tuple(channels), layers)
 
-    def apply(params: Params, obs: Observation) -> Any:
+    def apply(params: Params, obs: Observation) -> Array:
         outputs: Any = module.apply(params, encode(obs))
         return outputs[..., 0]
 
@@ -164,8 +167,11 @@ def mlp_critic(
 
 
 def _described(
-    network: Any, encode: Callable[[Array], Array], activation: Any, channels: Sequence[int]
-) -> Any:
+    network: Kind,
+    encode: Callable[[Array], Array],
+    activation: str | Activation,
+    channels: Sequence[int],
+) -> Kind:
     """The network with what a kernel has to know of it, if it has dense layers alone."""
     if channels:
         return network

@@ -9,7 +9,12 @@ import numpy as np
 
 from purejax_po import masks, spaces
 from purejax_po.checks import check_choice
-from purejax_po.distributions import Categorical, Product, ScaledGaussian, TanhGaussian
+from purejax_po.distributions import (
+    Categorical,
+    Product,
+    ScaledGaussian,
+    TanhGaussian,
+)
 from purejax_po.types import (
     Array,
     Carry,
@@ -17,6 +22,7 @@ from purejax_po.types import (
     Environment,
     EnvParams,
     Key,
+    Network,
     Observation,
     Params,
     Policy,
@@ -27,8 +33,10 @@ ActionDistribution = Literal["gaussian", "clipped_gaussian", "scaled_gaussian", 
 
 
 def memoryless(
-    kind: Any, init: Callable[[Key], Params], apply: Callable[[Params, Observation], Any]
-) -> Any:
+    kind: Callable[..., Network],
+    init: Callable[[Key], Params],
+    apply: Callable[[Params, Observation], Distribution | Array],
+) -> Network:
     """Make a `Policy` or `Critic` (`kind`) of a network `apply(params, obs [..., *obs_shape])`."""
     return kind(
         init=init,
@@ -39,7 +47,7 @@ def memoryless(
     )
 
 
-def action_head(space: Space) -> tuple[int, Callable[[Array], Any] | None]:
+def action_head(space: Space) -> tuple[int, Callable[[Array], Distribution] | None]:
     """Number of network outputs, and their distribution (`None`: Gaussian) for an action space."""
     spaces.check_not_empty("actions", space)
     if spaces.kind(space) == "discrete":

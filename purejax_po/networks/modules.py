@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from purejax_po._xla import products
 from purejax_po.checks import check_choice, check_count, check_flag
@@ -36,7 +37,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     Source: Saxe et al. 2014, Exact solutions to the nonlinear dynamics of learning, section 3.
     """
 
-    def init(key: Key, shape: Sequence[int], dtype: Any = None) -> Array:
+    def init(key: Key, shape: Sequence[int], dtype: DTypeLike | None = None) -> Array:
         dtype = param_dtype() if dtype is None else dtype
         return (scale * _orthonormal(key, math.prod(shape[:-1]), shape[-1], dtype)).reshape(shape)
 
@@ -44,7 +45,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))  # traced once for all layers of a shape
-def _orthonormal(key: Key, rows: int, columns: int, dtype: Any) -> Array:
+def _orthonormal(key: Key, rows: int, columns: int, dtype: DTypeLike) -> Array:
     """A matrix `[rows, columns]` whose rows or columns, whichever are fewer, are orthonormal."""
     short, long = min(rows, columns), max(rows, columns)
     vectors = jax.random.normal(key, (short, long), dtype)
@@ -63,7 +64,7 @@ def _orthonormal(key: Key, rows: int, columns: int, dtype: Any) -> Array:
 class Dense(nn.Dense):
     """flax's layer; flax itself traces the initialisers at every call, to compare the shapes."""
 
-    param_dtype: Any = dataclasses.field(default_factory=param_dtype)
+    param_dtype: DTypeLike = dataclasses.field(default_factory=param_dtype)
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
@@ -76,7 +77,7 @@ class Dense(nn.Dense):
         return products.affine(inputs, kernel, bias)
 
     @nn.nowrap
-    def param(self, name: str, init_fn: Any, *args: Any, **kwargs: Any) -> Any:
+    def param(self, name: str, init_fn: Initializer, *args: Any, **kwargs: Any) -> Any:
         """A parameter: looked up if it is there in the right shape, else what flax makes of it."""
         if self.has_variable("params", name):
             value = self.get_variable("params", name)

@@ -33,9 +33,11 @@ from purejax_po.types import (
     Array,
     Carry,
     Critic,
+    Distribution,
     Environment,
     EnvParams,
     Key,
+    Network,
     Observation,
     Params,
     Policy,
@@ -89,11 +91,11 @@ class Recurrent(nn.Module):
         kept = jax.tree.map(lambda x: jnp.where(start[..., None], 0.0, x), carry)
         return self.cell(kept, x)
 
-    def decode(self, output: Array) -> Any:
+    def decode(self, output: Array) -> Distribution | Array:
         """What the head makes of the cell's output `[..., units]`."""
         return self.head(output)  # type: ignore[operator]
 
-    def __call__(self, carry: Carry, x: Array, start: Array) -> tuple[Carry, Any]:
+    def __call__(self, carry: Carry, x: Array, start: Array) -> tuple[Carry, Distribution | Array]:
         """One step: `(memory, outputs)`."""
         carry, output = self.remember(carry, self.encode(x), start)
         return carry, self.decode(output)
@@ -166,11 +168,11 @@ def lstm_actor_critic(
 
 
 def recurrent(
-    kind: Any,
+    kind: Callable[..., Network],
     module: Recurrent,
     encoder: tuple[Encode, Observation],
-    convert: Callable[[Any], Any],
-) -> Any:
+    convert: Callable[..., Distribution | Array],
+) -> Network:
     """Make a `Policy` or `Critic` (`kind`) of a recurrent module whose outputs `convert` finishes.
 
     Args:
@@ -187,11 +189,15 @@ def recurrent(
         carry = jax.tree.map(lambda x: x[0], initial_carry(1))
         return module.init(key, carry, encode(example), jnp.zeros((), bool))
 
-    def step(params: Params, carry: Carry, obs: Observation, start: Array) -> tuple[Carry, Any]:
+    def step(
+        params: Params, carry: Carry, obs: Observation, start: Array
+    ) -> tuple[Carry, Distribution | Array]:
         carry, outputs = module.apply(params, carry, encode(obs), start)  # type: ignore[misc]
         return carry, convert(outputs)
 
-    def unroll(params: Params, carry: Carry, obs: Observation, start: Array) -> Any:
+    def unroll(
+        params: Params, carry: Carry, obs: Observation, start: Array
+    ) -> Distribution | Array:
         def remember(carry: Carry, x: tuple[Array, Array]) -> Any:
             return module.apply(params, carry, *x, method="remember")
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -143,13 +143,13 @@ def _transformer_params(
 
 def _run_layers(
     num_heads: int, params: Params, x: Array, cache: Cache, place: Callable, mask: Array
-) -> Any:
+) -> tuple[tuple[KeysAndValues, ...], Array]:
     """The layers on `[N, Q, D]`; `place` says which keys and values there then are."""
     stored = []
     for layer, prompt, output in zip(params["layers"], cache.prompt, cache.output, strict=True):
         query, *new = _project(layer, x)
         keys, values = (place(old, added) for old, added in zip(output, new, strict=True))
-        sources: list[Any] = [(keys, values, mask)]
+        sources: list[tuple[Array, Array, Array | None]] = [(keys, values, mask)]
         if prompt[0].shape[1]:
             sources.append((*prompt, None))
         x = _finish(layer, x, _attend(query, sources, num_heads))

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Collection, Mapping
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig
 from purejax_po.testing import probes, properties
 from purejax_po.testing.subject import ENV, ENV_PARAMS, subject
 from purejax_po.testing.trees import assert_close
+from purejax_po.types import Hyperparams
 
 PROPERTIES = {
     "jit": "a compiled update equals an eager one",
@@ -144,7 +145,7 @@ def probes_are_solved(config: AlgorithmConfig, solves: Collection[str]) -> None:
                 assert error < 0.1, f"probe {name}, seeing {obs}: V = {value:.2f}, not {expected}"
 
 
-def _others(hyperparams: Any) -> dict[str, float]:
+def _others(hyperparams: Hyperparams) -> dict[str, float]:
     """Another value of each hyperparameter, within its range."""
     hints = get_type_hints(type(hyperparams), include_extras=True)
     found = {}

@@ -1,7 +1,5 @@
 """Environments that tell whether masks and fields of observations are put to use."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -9,6 +7,7 @@ from gymnax.environments import environment, spaces
 from gymnax.environments.classic_control.cartpole import CartPole
 
 from purejax_po.environments.masking import with_action_mask
+from purejax_po.types import Action, Array, Environment, EnvParams, EnvState, Info, Key, Observation
 
 PAIRS = 4
 """Of actions in `Levers`."""
@@ -30,31 +29,35 @@ class Levers(CartPole):
         """All levers."""
         return 2 * PAIRS
 
-    def action_space(self, params: Any = None) -> spaces.Discrete:
+    def action_space(self, params: EnvParams = None) -> spaces.Discrete:
         """All levers."""
         return spaces.Discrete(2 * PAIRS)
 
-    def observation_space(self, params: Any = None) -> spaces.Box:
+    def observation_space(self, params: EnvParams = None) -> spaces.Box:
         """CartPole's four numbers, and which pair works."""
         return spaces.Box(-jnp.inf, jnp.inf, (4 + PAIRS,))
 
-    def action_mask(self, state: Any, params: Any) -> jax.Array:
+    def action_mask(self, state: EnvState, params: EnvParams) -> jax.Array:
         """The pair that works, bool `[8]`."""
         return jnp.arange(2 * PAIRS) // 2 == (3 * state.time) % PAIRS
 
-    def get_obs(self, state: Any, params: Any = None, key: Any = None) -> jax.Array:
+    def get_obs(
+        self, state: EnvState, params: EnvParams = None, key: Key | None = None
+    ) -> jax.Array:
         """CartPole's, and the pair, one-hot."""
         pair = jax.nn.one_hot((3 * state.time) % PAIRS, PAIRS)
         return jnp.concatenate([super().get_obs(state), pair])
 
-    def step_env(self, key: Any, state: Any, action: Any, params: Any) -> Any:
+    def step_env(
+        self, key: Key, state: EnvState, action: Action, params: EnvParams
+    ) -> tuple[Observation, EnvState, Array, Array, Info]:
         """Push left or right; a lever that does not work ends the episode."""
         works = self.action_mask(state, params)[action]
         obs, state, reward, terminated, info = super().step_env(key, state, action % 2, params)
         return obs, state, reward, terminated | ~works, info
 
 
-def masked_levers() -> Any:
+def masked_levers() -> Environment:
     """`Levers` whose observations tell which of them work."""
     return with_action_mask(Levers())
 
@@ -90,17 +93,17 @@ class Disturbed(environment.Environment):
         """Its name."""
         return "Disturbed"
 
-    def action_space(self, params: Any = None) -> spaces.Discrete:
+    def action_space(self, params: EnvParams = None) -> spaces.Discrete:
         """Four actions."""
         return spaces.Discrete(self.num_actions)
 
-    def observation_space(self, params: Any = None) -> spaces.Dict:
+    def observation_space(self, params: EnvParams = None) -> spaces.Dict:
         """What is seen, and with it what is hidden."""
         seen = spaces.Box(0.0, 1.0, (self.num_actions,))
         hidden = spaces.Box(-jnp.inf, jnp.inf, (self.num_actions + 1,))
         return spaces.Dict({"state": seen, "privileged_state": hidden})
 
-    def reset_env(self, key: Any, params: Any) -> Any:
+    def reset_env(self, key: Key, params: EnvParams) -> tuple[Observation, EnvState]:
         """Draw what is seen, and the disturbance, plus or minus one."""
         index_key, sign_key = jax.random.split(key)
         seen = jax.nn.one_hot(jax.random.randint(index_key, (), 0, self.num_actions), 4)
@@ -108,13 +111,15 @@ class Disturbed(environment.Environment):
         obs = {"state": seen, "privileged_state": jnp.append(seen, sign)}
         return obs, DisturbedState(time=jnp.int32(0), obs=obs)  # type: ignore[arg-type]
 
-    def step_env(self, key: Any, state: Any, action: Any, params: Any) -> Any:
+    def step_env(
+        self, key: Key, state: EnvState, action: Action, params: EnvParams
+    ) -> tuple[Observation, EnvState, Array, Array, Info]:
         """1 for the right action, and the disturbance."""
         right = state.obs["state"][action]
         reward = right + self.disturbance * state.obs["privileged_state"][-1]
         state = state.replace(time=state.time + 1)
         return state.obs, state, reward, jnp.bool_(True), {}
 
-    def is_terminated(self, state: Any, params: Any) -> jax.Array:
+    def is_terminated(self, state: EnvState, params: EnvParams) -> jax.Array:
         """After one step."""
         return state.time >= 1

@@ -12,7 +12,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from purejax_po.training import make_train, make_trainer
-from purejax_po.types import Algorithm
+from purejax_po.types import Algorithm, EnvParams, Hyperparams, Key, PyTree
 
 DISCOUNT = 0.5
 
@@ -111,8 +111,8 @@ ACTIONS = {"action": {0: 1}, "policy": {-1: 0, 1: 1}}
 
 
 def train(
-    algorithm: Algorithm, hyperparams: Any, *, num_envs: int = 8, num_steps: int = 16
-) -> dict[str, dict[int, tuple[float | None, Any]]]:
+    algorithm: Algorithm, hyperparams: Hyperparams, *, num_envs: int = 8, num_steps: int = 16
+) -> dict[str, dict[int, tuple[float | None, PyTree]]]:
     """Train on the five probes side by side, for 100 updates.
 
     Args:
@@ -128,7 +128,7 @@ def train(
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *PROBES.values())
     obs, critic = jnp.array([[-1.0], [0.0], [1.0]]), algorithm.critic
 
-    def one(key: Any, env_params: Any) -> Any:
+    def one(key: Key, env_params: EnvParams) -> PyTree:
         params = run_one(key, hyperparams, env_params).state.algorithm.params
         start, actor = jnp.zeros(3, bool), algorithm.actor
         distribution: Any = actor.act(params, actor.initial_carry(3), obs, start)[1]

@@ -1,7 +1,6 @@
 """What every algorithm has to do, whatever it learns: each property raises `AssertionError`."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,8 @@ from purejax_po.testing.trees import (
     lane_of,
     repeated,
 )
-from purejax_po.training import seed_keys
+from purejax_po.training import Result, seed_keys
+from purejax_po.types import AlgorithmState, PyTree
 
 
 def jit_equals_eager(subject: Subject) -> None:
@@ -27,7 +27,7 @@ def jit_equals_eager(subject: Subject) -> None:
     assert_close(log, logs[0])
 
 
-def vmap_equals_a_loop(subject: Subject, seeds: Any) -> None:
+def vmap_equals_a_loop(subject: Subject, seeds: Result) -> None:
     """A lane among others learns what it learns alone."""
     for seed in (0, seeds.state.diverged_at.shape[0] // 3):
         states, logs = subject.run(seed)
@@ -36,7 +36,7 @@ def vmap_equals_a_loop(subject: Subject, seeds: Any) -> None:
             assert_close(lane_of(lane_of(seeds.log, seed), update), log)
 
 
-def seeds_differ(seeds: Any) -> None:
+def seeds_differ(seeds: Result) -> None:
     """No two seeds learn the same."""
     params = seeds.state.algorithm.params
     for lane in range(1, seeds.state.diverged_at.shape[0]):
@@ -72,7 +72,7 @@ def lanes_have_hyperparameters_of_their_own(
     changes: Mapping[str, float],
     unused: Collection[str],
     num_lanes: int,
-    agree: Callable[[Any, Any], None] = assert_equal,
+    agree: Callable[[PyTree, PyTree], None] = assert_equal,
 ) -> None:
     """Each lane of one program learns with its own value, and lanes left alone agree.
 
@@ -118,7 +118,7 @@ def state_is_stable(subject: Subject) -> None:
         assert value.dtype == jnp.float32, f"info {name} must be float32, got {value.dtype}"
 
 
-def results_are_finite(subject: Subject, seeds: Any) -> None:
+def results_are_finite(subject: Subject, seeds: Result) -> None:
     """Nothing is infinite or NaN, and every network moves."""
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(as_numpy(seeds))), "not finite"
     np.testing.assert_array_equal(seeds.state.diverged_at, -1)
@@ -135,7 +135,7 @@ def updates_are_functions(subject: Subject) -> None:
         assert_equal(once, again)
 
 
-def without_counters(state: Any) -> Any:
+def without_counters(state: AlgorithmState) -> AlgorithmState:
     """Return a state without what goes on after a divergence."""
     return state._replace(num_done=(), diverged_at=())
 

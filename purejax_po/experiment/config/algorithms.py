@@ -35,7 +35,7 @@ from purejax_po.experiment.config.networks import (
     from_factory,
     layers_of,
 )
-from purejax_po.types import Algorithm, EnvParams
+from purejax_po.types import Algorithm, Critic, Environment, EnvParams, Hyperparams, Policy
 
 MOST_SAMPLES = 2**31
 """Of an update: what 32-bit integers count, and more than memory holds."""
@@ -57,9 +57,9 @@ class AlgorithmConfig:
     num_steps: WholeNumber
     """Steps of each environment per update."""
     network: NetworkConfig
-    hyperparams: Any
+    hyperparams: Hyperparams
 
-    def build(self, env: Any, env_params: EnvParams) -> Algorithm:
+    def build(self, env: Environment, env_params: EnvParams) -> Algorithm:
         """Make the networks for an environment, and the algorithm on them.
 
         Raises:
@@ -77,7 +77,7 @@ class AlgorithmConfig:
         given["options"] = self
         return factory(*made, **{k: v for k, v in given.items() if k in accepted})
 
-    def make_networks(self, env: Any, env_params: EnvParams) -> tuple[Any, ...]:
+    def make_networks(self, env: Environment, env_params: EnvParams) -> tuple[Policy | Critic, ...]:
         """Make what the factory takes by position: a policy and a critic."""
         network = self.network
         if network.memory not in MAKE_NETWORKS:
@@ -227,15 +227,16 @@ class GRPOConfig(GRPOOptions, AlgorithmConfig):
     network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: GRPOHyperparams = field(default_factory=GRPOHyperparams)
 
-    def make_networks(self, env: Any, env_params: EnvParams) -> tuple[Any, ...]:
+    def make_networks(self, env: Environment, env_params: EnvParams) -> tuple[Policy | Critic, ...]:
         """Make a policy alone; with memory on token tasks, one that reads prompts."""
         network, on_tokens = self.network, hasattr(env, "prompt_length")
         if on_tokens and network.memory in ("transformer", "gru"):
             check_usual(network)
         if on_tokens and network.memory == "transformer":
-            if self.num_steps > env.max_tokens:
+            most = getattr(env, "max_tokens", 0)  # a token task has it
+            if self.num_steps > most:
                 raise ValueError(
-                    f"num_steps must be at most the transformer's {env.max_tokens} tokens of an "
+                    f"num_steps must be at most the transformer's {most} tokens of an "
                     f"output, got {self.num_steps}"
                 )
             made = sequence.transformer_policy(

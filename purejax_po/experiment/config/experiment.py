@@ -22,7 +22,7 @@ from purejax_po.experiment.config import schema, stored
 from purejax_po.experiment.config.algorithms import AlgorithmConfig, PPOConfig
 from purejax_po.experiment.config.names import named_fields
 from purejax_po.training import MatmulPrecision
-from purejax_po.types import EnvParams
+from purejax_po.types import Environment, EnvParams, JSONObject
 
 MAX_SEEDS = 1_000_000
 MOST_EPISODES = 100_000
@@ -258,7 +258,7 @@ class ExperimentConfig:
                 f"and {again.algorithm}"
             )
 
-    def make_env(self) -> tuple[Any, EnvParams]:
+    def make_env(self) -> tuple[Environment, EnvParams]:
         """Make the environment with `env_options` and `env_params` set.
 
         Raises:
@@ -267,8 +267,9 @@ class ExperimentConfig:
         for name, value in self.env_options.items():
             check_count(f"env_options.{name}", value, minimum=0)
             check_number(f"env_options.{name}", value, WHOLE_NUMBERS)
-        around = {"wrappers": self.wrappers, "randomize": self.randomize}
-        env, env_params = environments.make(self.env, **around, **self.env_options)
+        env, env_params = environments.make(
+            self.env, wrappers=self.wrappers, randomize=self.randomize, **self.env_options
+        )
         return env, self.set_env_params(env_params)
 
     def set_env_params(self, env_params: EnvParams) -> EnvParams:
@@ -297,17 +298,17 @@ class ExperimentConfig:
             changes[name] = type(default)(value) if isinstance(default, int | float) else value
         return parameters.follow(self.env_name, env_params.replace(**changes), changes)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JSONObject:
         """Return the configuration as JSON-ready nested dictionaries."""
         return {schema.FORMAT: schema.CURRENT, **self.identity()}
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JSONObject:
         """Return what the results depend on: `to_dict` without the format's number."""
         data = dataclasses.asdict(dataclasses.replace(self, env=self.env_name))
         return schema.plain({**data, "algorithm": stored.to_dict(self.algorithm)})
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "ExperimentConfig":
+    def from_dict(cls, data: JSONObject) -> "ExperimentConfig":
         """Undo `to_dict`, of this version or an older one; a field that is missing has its default.
 
         Raises:

@@ -29,6 +29,7 @@ from purejax_po.experiment.config.experiment import ExperimentConfig
 from purejax_po.experiment.config.lookup import algorithm_config, stored_name
 
 Settings = dict[str, Any]
+StrPath = str | os.PathLike[str]
 AnyConfig = TypeVar("AnyConfig")
 
 FLAGS = {"seeds": "num_seeds", "set": "sweep"}
@@ -79,7 +80,7 @@ def read(path: str | os.PathLike[str]) -> Settings:
     return found
 
 
-def algorithm_name(data: Mapping[str, Any], path: Any) -> str | None:
+def algorithm_name(data: Mapping[str, object], path: StrPath) -> str | None:
     """Return the algorithm that a file names, if it names one."""
     name = data.get("algorithm")
     if name is not None and not isinstance(name, str):
@@ -88,8 +89,8 @@ def algorithm_name(data: Mapping[str, Any], path: Any) -> str | None:
 
 
 def experiment(
-    data: Mapping[str, Any],
-    path: Any,
+    data: Mapping[str, object],
+    path: StrPath,
     base: ExperimentConfig,
     further: Collection[str] = (),
 ) -> ExperimentConfig:
@@ -125,7 +126,7 @@ def experiment(
 
 
 def changed_by(
-    config: AnyConfig, data: Mapping[str, Any], path: Any, prefix: str = ""
+    config: AnyConfig, data: Mapping[str, object], path: StrPath, prefix: str = ""
 ) -> AnyConfig:
     """Return a dataclass with some fields set to what a file gives.
 
@@ -142,7 +143,7 @@ def changed_by(
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
-def typed(name: str, value: Any, like: Any) -> Any:
+def typed(name: str, value: Any, like: object) -> Any:
     """Return a value of a file as a field holds it, which holds `like` by default.
 
     Raises:
@@ -171,7 +172,7 @@ def typed(name: str, value: Any, like: Any) -> Any:
     return int(value) if is_count else value
 
 
-def unknown(key: str, path: Any, algorithm: AlgorithmConfig, known: Sequence[str]) -> str:
+def unknown(key: str, path: Path | str, algorithm: AlgorithmConfig, known: Sequence[str]) -> str:
     """What is said of a key that nothing reads."""
     for part in PARTS:
         if key in {f.name for f in dataclasses.fields(getattr(algorithm, part))}:
@@ -181,7 +182,7 @@ def unknown(key: str, path: Any, algorithm: AlgorithmConfig, known: Sequence[str
     return f"config {path} must have keys that are flags, got {key!r}{hint}"
 
 
-def write_toml(data: Mapping[str, Any], comments: Sequence[str] = ()) -> str:
+def write_toml(data: Mapping[str, object], comments: Sequence[str] = ()) -> str:
     """Return TOML of plain values, lists of them, and one level of tables.
 
     Args:
@@ -209,7 +210,7 @@ def as_settings(config: ExperimentConfig) -> Settings:
     return {"algorithm": name, **data, **algorithm, **parts, **tables}
 
 
-def _table(name: str, value: Any, path: Any) -> dict[str, Any]:
+def _table(name: str, value: object, path: StrPath) -> dict[str, object]:
     if not isinstance(value, Mapping):
         where = f" in {path}" if path is not None else ""
         raise ValueError(f"{name}{where} must be a table, got {value!r}")
@@ -221,7 +222,7 @@ def _key(name: str) -> str:
     return name if is_bare else json.dumps(name)
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, float):

@@ -3,22 +3,24 @@
 import dataclasses
 import difflib
 import functools
-from typing import Any
+from typing import Any, TypeVar
 
 from purejax_po.aliases import ALIASES
 from purejax_po.experiment.config import schema
+
+Config = TypeVar("Config")
 
 PARTS = ("hyperparams", "network", "algorithm")
 """Fields that hold configurations themselves."""
 
 
-def named_fields(cls: Any) -> Any:
+def named_fields(cls: type[Config]) -> type[Config]:
     """Let a configuration refuse what it has not, and say where it belongs."""
-    fields = tuple(f.name for f in dataclasses.fields(cls))
+    fields = tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
     original = cls.__init__
 
     @functools.wraps(original)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+    def init(self: Config, *args: object, **kwargs: object) -> None:
         if args:
             raise ValueError(
                 f"{cls.__name__} takes its fields by name, such as {cls.__name__}({fields[0]}=…), "
@@ -33,7 +35,7 @@ def named_fields(cls: Any) -> Any:
     return cls
 
 
-def where(cls: Any, name: str) -> str:
+def where(cls: type, name: str) -> str:
     """Say where a field belongs that a configuration has not."""
     if name in schema.OLD_CIRCUMSTANCES and "env" in {f.name for f in dataclasses.fields(cls)}:
         return f"{name} says where a run takes place: purejax_po.run(config, {name}=…)"
@@ -52,7 +54,7 @@ def where(cls: Any, name: str) -> str:
     return f"{cls.__name__} has no field {name}{hint} (it has {', '.join(fields)})"
 
 
-def _path(cls: Any, name: str) -> list[tuple[str, Any]]:
+def _path(cls: type, name: str) -> list[tuple[str, type]]:
     """The parts of a configuration, by name and class, that lead to a field; none if none do."""
     for part in PARTS:
         default: Any = next((f for f in dataclasses.fields(cls) if f.name == part), None)
@@ -66,7 +68,7 @@ def _path(cls: Any, name: str) -> list[tuple[str, Any]]:
     return []
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """A value in at most forty characters."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:39]}…"

@@ -1,12 +1,13 @@
 """The shape of networks: how many units, and what an observation or an action asks for."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from purejax_po import encoding, named, networks, observations
 from purejax_po.experiment.config.names import named_fields
-from purejax_po.types import EnvParams, Policy, Space
+from purejax_po.types import Algorithm, Critic, Environment, EnvParams, Policy, Space
 
 if TYPE_CHECKING:
     FactoryName = Any
@@ -97,7 +98,7 @@ def check_seen(network: NetworkConfig, space: Space) -> None:
         networks.check_layers(layers_of(network), network.channels, seen, "network.")
 
 
-def check_factory(factory: Any) -> None:
+def check_factory(factory: FactoryName) -> None:
     """Raise `ValueError` unless it is a function, or names one."""
     found = named.find("network.factory", factory) if isinstance(factory, str) else factory
     if not callable(found):
@@ -108,7 +109,12 @@ REST = ("options", "hyperparams")
 """What an algorithm's factory takes after the networks."""
 
 
-def from_factory(factory: Any, env: Any, env_params: EnvParams, algorithm: Any) -> tuple[Any, ...]:
+def from_factory(
+    factory: FactoryName,
+    env: Environment,
+    env_params: EnvParams,
+    algorithm: Callable[..., Algorithm],
+) -> tuple[Policy | Critic, ...]:
     """Call a user's function: a policy, and a critic where the algorithm takes one.
 
     Args:

@@ -2,11 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from purejax_po import named
+from purejax_po.types import JSONObject
+
+Built = TypeVar("Built")
 
 CLASS = "class"
 """The key of a part of a configuration that names its class, where it is not the usual one."""
@@ -17,12 +20,12 @@ OLD_CIRCUMSTANCES = ("num_devices", "memory_gib", "stop_on_divergence")
 """Of format 1, that of version 0.1: fields that results do not depend on."""
 
 
-def _from_1(data: dict[str, Any]) -> dict[str, Any]:
+def _from_1(data: JSONObject) -> JSONObject:
     """Where a run takes place is no longer part of what it is."""
     return {name: value for name, value in data.items() if name not in OLD_CIRCUMSTANCES}
 
 
-def _from_2(data: dict[str, Any]) -> dict[str, Any]:
+def _from_2(data: JSONObject) -> JSONObject:
     """No policy kept to masks of actions."""
     algorithm = data.get("algorithm")
     if not isinstance(algorithm, dict) or not isinstance(algorithm.get("network"), dict):
@@ -31,11 +34,11 @@ def _from_2(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "algorithm": {**algorithm, "network": network}}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
+MIGRATIONS: dict[int, Callable[[JSONObject], JSONObject]] = {1: _from_1, 2: _from_2}
 """From a format to the next one."""
 
 
-def migrate(data: dict[str, Any]) -> dict[str, Any]:
+def migrate(data: JSONObject) -> JSONObject:
     """Bring a configuration of any format into the present one.
 
     Raises:
@@ -50,7 +53,7 @@ def migrate(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def build(cls: Any, data: dict[str, Any]) -> Any:
+def build(cls: type[Built], data: JSONObject) -> Built:
     """Build a configuration dataclass from nested dictionaries.
 
     Raises:
@@ -59,7 +62,7 @@ def build(cls: Any, data: dict[str, Any]) -> Any:
     data = dict(data)
     if (name := data.pop(CLASS, None)) is not None:
         cls = named.find("class", name)
-    fields = {f.name for f in dataclasses.fields(cls)}
+    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := set(data) - fields:
         raise ValueError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
     hints = get_type_hints(cls)
@@ -73,7 +76,7 @@ def build(cls: Any, data: dict[str, Any]) -> Any:
     return cls(**values)
 
 
-def inner_class(cls: Any, name: str) -> Any:
+def inner_class(cls: type, name: str) -> type | None:
     """The dataclass that a field holds: as it is annotated, else as its default is; or None."""
     hint = get_type_hints(cls).get(name)
     for found in (hint, *get_args(hint)):
@@ -96,7 +99,7 @@ def plain(value: Any) -> Any:
     return plain(tuple(value)) if np.ndim(value) else getattr(value, "item", lambda: value)()
 
 
-def _of_json(value: Any, hint: Any = None) -> Any:
+def _of_json(value: object, hint: Any = None) -> Any:
     """Turn the lists that JSON makes of tuples back into them, unless a list is what is asked."""
     if isinstance(value, dict):
         return {name: _of_json(item) for name, item in value.items()}

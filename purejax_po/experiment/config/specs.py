@@ -34,7 +34,7 @@ class Named(NamedTuple):
 
     label: str
     algorithm: AlgorithmConfig
-    settings: dict[str, Any]
+    settings: file.Settings
     zoo: str | None = None
     """FIELD=VALUE,… to set in what the zoo has for an environment; None: not of the zoo."""
 
@@ -62,7 +62,7 @@ def _of_file(label: str | None, path: str, settings: str | None) -> Named:
     return Named(label or Path(path).stem, algorithm, of_a_file(config))
 
 
-def of_a_file(config: ExperimentConfig) -> dict[str, Any]:
+def of_a_file(config: ExperimentConfig) -> file.Settings:
     """Return what an experiment says besides that goes with its algorithm's settings."""
     return {name: True for name in OF_A_FILE if getattr(config, name)}
 

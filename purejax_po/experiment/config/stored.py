@@ -8,9 +8,10 @@ from purejax_po import named
 from purejax_po.experiment.config import schema
 from purejax_po.experiment.config.algorithms import AlgorithmConfig
 from purejax_po.experiment.config.lookup import algorithm_config, stored_name
+from purejax_po.types import JSONObject
 
 
-def to_dict(algorithm: AlgorithmConfig) -> dict[str, Any]:
+def to_dict(algorithm: AlgorithmConfig) -> JSONObject:
     """Return an algorithm as nested dictionaries.
 
     A class that no other process can import goes by its short name: `check` refuses it.
@@ -27,7 +28,7 @@ def to_dict(algorithm: AlgorithmConfig) -> dict[str, Any]:
     return {"name": _or(algorithm.name, stored_name, type(algorithm)), **data}
 
 
-def from_dict(data: dict[str, Any]) -> AlgorithmConfig:
+def from_dict(data: JSONObject) -> AlgorithmConfig:
     """Undo `to_dict`.
 
     Raises:
@@ -43,16 +44,16 @@ def check(algorithm: AlgorithmConfig) -> None:
     Raises:
         ValueError: naming the class that it does not find.
     """
-    cls: Any = type(algorithm)
-    parts: list[Any] = [
+    cls: type | Callable[..., object] = type(algorithm)
+    parts: list[type | Callable[..., object]] = [
         type(getattr(algorithm, part))
         for part in ("network", "hyperparams")
-        if type(getattr(algorithm, part)) is not schema.inner_class(cls, part)
+        if type(getattr(algorithm, part)) is not schema.inner_class(type(algorithm), part)
     ]
     if callable(algorithm.network.factory):
         parts.append(algorithm.network.factory)
     try:
-        stored_name(cls)
+        stored_name(type(algorithm))
         for cls in parts:
             named.name_of(cls)
     except ValueError as error:
@@ -63,7 +64,11 @@ def check(algorithm: AlgorithmConfig) -> None:
         ) from None
 
 
-def _or(fallback: str, name: Callable[[Any], str], cls: Any) -> str:
+def _or(
+    fallback: str,
+    name: Callable[[Any], str],
+    cls: type | Callable[..., object],
+) -> str:
     try:
         return name(cls)
     except ValueError:

@@ -7,7 +7,6 @@ environment's parameters is traced. Lanes are numbered point by point, and seed 
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -139,7 +138,9 @@ def find(config: ExperimentConfig, point: Mapping[str, float] | None) -> tuple[i
     return number, {name: given[label(config, name)] for name in config.sweep}
 
 
-def columns(config: ExperimentConfig, numbers: Any) -> dict[str, list[Any]]:
+def columns(
+    config: ExperimentConfig, numbers: Sequence[int] | np.ndarray
+) -> dict[str, list[float]]:
     """Return what tells lanes apart, by their numbers: `seeds`, and a list for each axis."""
     named = axes(config)
     shape = (*map(len, named.values()), config.num_seeds)
@@ -153,7 +154,7 @@ def columns(config: ExperimentConfig, numbers: Any) -> dict[str, list[Any]]:
     }
 
 
-def names(config: ExperimentConfig, numbers: Any) -> list[str]:
+def names(config: ExperimentConfig, numbers: Sequence[int] | np.ndarray) -> list[str]:
     """Return a name for each lane: `seed-3`, of a sweep `clip_eps=0.1,discount=0.9/seed-3`."""
     found = columns(config, numbers)
     seeds = [f"seed-{seed}" for seed in found.pop("seeds")]

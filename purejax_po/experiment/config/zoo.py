@@ -8,10 +8,11 @@ import difflib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from purejax_po.experiment.config import file
 from purejax_po.experiment.config.experiment import ExperimentConfig
+from purejax_po.types import JSONObject
 
 PRESET = "zoo"
 """The preset that stands for an algorithm's settings on its environment."""
@@ -24,7 +25,7 @@ class Entry(NamedTuple):
 
     config: ExperimentConfig
     """Algorithm, environment, budget and normalisation; one seed."""
-    evidence: Mapping[str, Any]
+    evidence: JSONObject
     """`iqm`, `ci_low`, `ci_high`, … over the fresh seeds; `search_seeds`, `command`, `commit`."""
 
     @property
@@ -75,7 +76,7 @@ def find(algorithm: str, env: str) -> Entry:
     )
 
 
-def zoo_config(algorithm: str, env: str, **changes: Any) -> ExperimentConfig:
+def zoo_config(algorithm: str, env: str, **changes: object) -> ExperimentConfig:
     """Return the tuned experiment of an algorithm on an environment.
 
     Args:
@@ -100,7 +101,7 @@ def write(entry: Entry, folder: Path = FOLDER) -> Path:
     """Write an entry's file, with what differs from the defaults alone; returns its path."""
     plain = ExperimentConfig(algorithm=type(entry.config.algorithm)())  # type: ignore[call-arg]
     default, settings = file.as_settings(plain), file.as_settings(entry.config)
-    kept: dict[str, Any] = {}
+    kept: JSONObject = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
             kept[name] = {k: v for k, v in value.items() if v != default[name].get(k)}

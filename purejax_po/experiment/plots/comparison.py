@@ -1,13 +1,13 @@
 """Pictures of what came out of several runs: bars, profiles, who beats whom."""
 
 import itertools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from purejax_po.experiment.plots import curves as plots
-from purejax_po.experiment.plots.curves import COLOURS, HATCHES, MARKERS
+from purejax_po.experiment.plots.curves import COLOURS, HATCHES, MARKERS, Look
 from purejax_po.experiment.results import join as runs
 from purejax_po.experiment.results import statistics
 
@@ -27,7 +27,7 @@ AGGREGATE_TITLES = {
 }
 
 
-def plot_comparison(dataset: "xr.Dataset", ax: "Axes | None" = None) -> Any:
+def plot_comparison(dataset: "xr.Dataset", ax: "Axes | None" = None) -> "Axes":
     """Draw each algorithm's final return on one environment: IQM, 95 % interval, and every seed.
 
     Args:
@@ -47,7 +47,7 @@ def plot_comparison(dataset: "xr.Dataset", ax: "Axes | None" = None) -> Any:
     for i, (_, final) in enumerate(by_name.items()):
         if len(final) == 0:
             continue
-        look: dict[str, Any] = {
+        look: Look = {
             "color": COLOURS[i % len(COLOURS)],
             "hatch": HATCHES[i % len(HATCHES)],
         }
@@ -62,7 +62,7 @@ def plot_comparison(dataset: "xr.Dataset", ax: "Axes | None" = None) -> Any:
     return ax
 
 
-def plot_comparisons(dataset: "xr.Dataset", figure: "Figure | None" = None) -> Any:
+def plot_comparisons(dataset: "xr.Dataset", figure: "Figure | None" = None) -> np.ndarray:
     """Draw `plot_comparison` for every environment, one below the other.
 
     Args:
@@ -84,7 +84,7 @@ def plot_comparisons(dataset: "xr.Dataset", figure: "Figure | None" = None) -> A
 
 def plot_profile(
     dataset: "xr.Dataset", reference: Reference | None = None, ax: "Axes | None" = None
-) -> Any:
+) -> "Axes":
     """Draw performance profiles: the fraction of runs that score above τ, with 95 % bands.
 
     Args:
@@ -136,7 +136,7 @@ def improvements(dataset: "xr.Dataset") -> dict[tuple[str, str], statistics.Esti
     }
 
 
-def plot_improvement(dataset: "xr.Dataset", ax: "Axes | None" = None) -> Any:
+def plot_improvement(dataset: "xr.Dataset", ax: "Axes | None" = None) -> "Axes":
     """Draw the probability that a run of X beats one of Y for each pair, with 95 % intervals.
 
     Args:
@@ -179,7 +179,7 @@ def aggregates(
 
 def plot_aggregates(
     dataset: "xr.Dataset", reference: Reference | None = None, figure: "Figure | None" = None
-) -> Any:
+) -> "Axes":
     """Draw IQM, mean, median and optimality gap over all environments, with 95 % intervals.
 
     Args:
@@ -209,7 +209,12 @@ def plot_aggregates(
 
 
 def _draw_interval(
-    ax: "Axes", value: Any, ends: Any, row: int, marker: str, colour: str = "black"
+    ax: "Axes",
+    value: statistics.Floats,
+    ends: Sequence[statistics.Floats],
+    row: int,
+    marker: str,
+    colour: str = "black",
 ) -> None:
     """Draw a value and its interval, if it is known, in a row."""
     if np.all(np.isfinite(ends)):

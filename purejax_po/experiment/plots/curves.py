@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Look = dict[str, Any]
+"""Keyword arguments of matplotlib that say how a line looks."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito 2008, Color Universal Design: told apart with any colour vision."""
@@ -44,7 +48,7 @@ EVALUATION = "evaluation"
 """The dim of what was evaluated in training, by environment steps."""
 
 
-def style(index: int) -> dict[str, Any]:
+def style(index: int) -> Look:
     """Return the colour and line style of the index-th algorithm."""
     return {
         "color": COLOURS[index % len(COLOURS)],
@@ -53,13 +57,15 @@ def style(index: int) -> dict[str, Any]:
     }
 
 
-def label(name: Any) -> str:
+def label(name: Hashable) -> str:
     """Return a variable's name for an axis, with its unit where it has one."""
     text = "KL" if name == "kl" else str(name).replace("_", " ")
     return f"{text} ({UNITS[name]})" if name in UNITS else text
 
 
-def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | None" = None) -> Any:
+def plot(
+    dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | None" = None
+) -> "Axes":
     """Draw the IQM over seeds of a variable against environment steps, with a 95 % band.
 
     Seeds that diverged, or that never ended an episode, are left out.
@@ -114,7 +120,7 @@ def plot(dataset: "xr.Dataset", variable: str = "episode_return", ax: "Axes | No
 
 def plot_curves(
     dataset: "xr.Dataset", variable: str = "episode_return", figure: "Figure | None" = None
-) -> Any:
+) -> np.ndarray:
     """Draw `plot` for every environment, side by side, with one legend.
 
     Args:
@@ -143,7 +149,7 @@ def plot_curves(
     return np.array(drawn[: len(envs)])
 
 
-def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> Any:
+def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> np.ndarray:
     """Draw every diagnostic of the algorithm: IQM over seeds, and the middle half of the seeds.
 
     Args:
@@ -274,9 +280,7 @@ def _draw_evaluation(ax: "Axes", run: "xr.Dataset", index: int, name: str | None
     draw_curve(ax, run, "evaluation_return", look, f"{name}, evaluation" if name else "evaluation")
 
 
-def draw_curve(
-    ax: "Axes", run: "xr.Dataset", variable: str, look: dict[str, Any], name: str | None
-) -> None:
+def draw_curve(ax: "Axes", run: "xr.Dataset", variable: str, look: Look, name: str | None) -> None:
     """Draw the IQM of one run's seeds and its band; a run without a value leaves its label."""
     curves = _fill_forward(_sound(run)[variable].values)
     curves = curves[np.isfinite(curves).any(axis=1)]
@@ -298,7 +302,7 @@ def _sound(dataset: "xr.Dataset") -> "xr.Dataset":
     return dataset.isel(seed=np.flatnonzero(dataset["diverged_at"].values < 0))
 
 
-def _fill_forward(curves: Any) -> Any:
+def _fill_forward(curves: np.ndarray) -> np.ndarray:
     """Replace NaN (no episode ended in this window) by the seed's last known value."""
     curves = np.array(curves, float)
     for i in range(1, curves.shape[1]):

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +22,7 @@ LABEL_ROOM = 0.1
 """What a tick's label takes of the width of a picture."""
 
 
-def plot_sweep(dataset: "xr.Dataset", x: str, y: str, ax: "Axes | None" = None) -> Any:
+def plot_sweep(dataset: "xr.Dataset", x: str, y: str, ax: "Axes | None" = None) -> "Axes":
     """Draw the IQM of the final return for each pair of values of two swept hyperparameters.
 
     Args:
@@ -60,7 +60,7 @@ def plot_sweep(dataset: "xr.Dataset", x: str, y: str, ax: "Axes | None" = None) 
 
 def plot_sensitivity(
     dataset: "xr.Dataset", x: str, lines: str | None = None, ax: "Axes | None" = None
-) -> Any:
+) -> "Axes":
     """Draw the IQM of the final return against a swept hyperparameter, with 95 % intervals.
 
     Args:
@@ -106,7 +106,7 @@ def plot_sensitivity(
     return ax
 
 
-def _label_values(ax: "Axes", at: Any) -> None:
+def _label_values(ax: "Axes", at: np.ndarray) -> None:
     """Put ticks of a logarithmic axis at the swept values, if there is room for their labels."""
     from matplotlib.ticker import NullFormatter
 
@@ -116,7 +116,7 @@ def _label_values(ax: "Axes", at: Any) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def plot_axes(dataset: "xr.Dataset", figure: "Figure | None" = None) -> Any:
+def plot_axes(dataset: "xr.Dataset", figure: "Figure | None" = None) -> np.ndarray:
     """Draw a sweep: one axis as a line, two as a heat map, and of more a line for each.
 
     Args:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from purejax_po.experiment.plots import curves as plots
+from purejax_po.types import JSONObject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +16,7 @@ DECADES = 10.0
 """Numbers whose largest is so many times the smallest are drawn on a logarithmic scale."""
 
 
-def plot_importances(importances: Mapping[str, float], ax: "Axes | None" = None) -> Any:
+def plot_importances(importances: Mapping[str, float], ax: "Axes | None" = None) -> "Axes":
     """Draw each name's share in what tells good trials from others; returns the Axes."""
     ordered = sorted(importances.items(), key=lambda pair: pair[1])
     ax = plots.axes(ax, (5.0, 0.3 * len(ordered) + 1.2))
@@ -26,8 +27,8 @@ def plot_importances(importances: Mapping[str, float], ax: "Axes | None" = None)
 
 
 def plot_parallel(
-    rows: Sequence[Mapping[str, Any]], names: Sequence[str], ax: "Axes | None" = None
-) -> Any:
+    rows: Sequence[JSONObject], names: Sequence[str], ax: "Axes | None" = None
+) -> "Axes":
     """Draw a line for each trial through its values, coloured by its score.
 
     Args:
@@ -60,7 +61,7 @@ def plot_parallel(
 
 def save_pictures(
     directory: Path,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[JSONObject],
     names: Sequence[str],
     importances: Mapping[str, float],
 ) -> None:
@@ -76,7 +77,7 @@ def save_pictures(
         plots.save_figure(shares, directory / "importance.png")
 
 
-def _places(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
+def _places(values: Sequence[object]) -> tuple[list[float], list[tuple[float, str]]]:
     """Heights in [0, 1] of an axis's values, and its ticks."""
     is_number = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
     if not is_number or len(set(values)) <= 4:

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from purejax_po.checks import check_choice
 from purejax_po.experiment import files as atomic
@@ -21,6 +21,7 @@ from purejax_po.experiment.report.formats import FORMATS, PICTURE_FORMATS, TABLE
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import evaluated, statistics
 from purejax_po.experiment.results import join as runs
+from purejax_po.types import JSONObject
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -69,21 +70,21 @@ def table(dataset: "xr.Dataset", rank_by: str | None = None) -> list[dict[str, s
     return rows
 
 
-def _ordered(summaries: list[dict[str, Any]], rank_by: str | None) -> list[dict[str, Any]]:
+def _ordered(summaries: list[JSONObject], rank_by: str | None) -> list[JSONObject]:
     """The summaries, on each environment the best one first."""
     if rank_by is None:
         return summaries
     key = evaluated.KEYS[rank_by]
     envs = list(dict.fromkeys(summary["env"] for summary in summaries))
 
-    def place(summary: dict[str, Any]) -> tuple[int, float]:
+    def place(summary: JSONObject) -> tuple[int, float]:
         iqm = summary.get(key, {}).get("iqm")
         return envs.index(summary["env"]), math.inf if iqm is None else -iqm
 
     return sorted(summaries, key=place)
 
 
-def _evaluation_cells(summary: dict[str, Any]) -> dict[str, str]:
+def _evaluation_cells(summary: JSONObject) -> dict[str, str]:
     """The final evaluation of a run or of a point, and when its task was solved."""
     final = summary.get("final_evaluation", dict.fromkeys(("iqm", "ci_low", "ci_high")))
     cells = {
@@ -116,7 +117,7 @@ def _table_of_points(dataset: "xr.Dataset", rank_by: str | None) -> list[dict[st
     return rows
 
 
-def figures(dataset: "xr.Dataset") -> dict[str, Any]:
+def figures(dataset: "xr.Dataset") -> JSONObject:
     """Return all numbers of a comparison as JSON-ready values.
 
     Returns:
@@ -124,7 +125,7 @@ def figures(dataset: "xr.Dataset") -> dict[str, Any]:
         there are several environments; `probability_of_improvement`: of each pair of algorithms.
     """
     parts = runs.split(dataset)
-    found: dict[str, Any] = {"summaries": [results.summarize(run) for run in parts.values()]}
+    found: JSONObject = {"summaries": [results.summarize(run) for run in parts.values()]}
     if len({env for _, env in parts}) > 1:
         found["aggregates"] = {
             name: {key: _estimate(value) for key, value in by_key.items()}
@@ -368,7 +369,7 @@ def _estimate(found: statistics.Estimate) -> dict[str, float | None]:
     return {key: results.number(x) for key, x in zip(keys, found, strict=True)}
 
 
-def _estimate_cells(found: dict[str, Any]) -> tuple[str, str]:
+def _estimate_cells(found: JSONObject) -> tuple[str, str]:
     interval = _interval_text(found["ci_low"], found["ci_high"], ".3f")
     return _text(found["value"], ".3f"), interval
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout
 from purejax_po.experiment.results import statistics
 from purejax_po.metrics import Log, Moments
+from purejax_po.types import JSONObject, PyTree
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,8 +44,8 @@ LABELS = ("algorithm", "env", "seed", "update", "step", "evaluation")
 def to_dataset(
     log: Log,
     *,
-    seeds: Any,
-    updates: Any,
+    seeds: Sequence[int] | np.ndarray,
+    updates: Sequence[int] | np.ndarray,
     steps_per_update: int,
     axes: Mapping[str, Sequence[float]] | None = None,
 ) -> "xr.Dataset":
@@ -70,7 +71,7 @@ def to_dataset(
     shape = (*map(len, axes.values()), len(seeds), len(updates))
     log = Log(*[_reshaped(moments, shape) for moments in log])
 
-    def over_episodes(x: Any) -> Any:
+    def over_episodes(x: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
         return dims, np.where(log.episode_return.count > 0, x, np.nan)
 
     episodes = log.episode_return
@@ -96,7 +97,7 @@ def _reshaped(moments: Moments, shape: tuple[int, ...]) -> Moments:
     """Give leaves `[lanes, windows]` a sweep's axes."""
     count, mean, m2 = moments
 
-    def reshape(x: Any) -> Any:
+    def reshape(x: PyTree) -> PyTree:
         if isinstance(x, dict):
             return {name: np.reshape(value, shape) for name, value in x.items()}
         return np.reshape(x, shape)
@@ -104,7 +105,7 @@ def _reshaped(moments: Moments, shape: tuple[int, ...]) -> Moments:
     return Moments(reshape(count), reshape(mean), reshape(m2))
 
 
-def final_return(dataset: "xr.Dataset", ends: Any = None) -> Any:
+def final_return(dataset: "xr.Dataset", ends: np.ndarray | None = None) -> np.ndarray:
     """Mean return `[..., seeds]` of the episodes that end in the last tenth of training.
 
     A window counts if all of it lies there; the last window always does. NaN if no episode ended.
@@ -129,7 +130,7 @@ def final_return(dataset: "xr.Dataset", ends: Any = None) -> Any:
     return np.where(total > 0, (count * mean).sum(axis=-1) / np.maximum(total, 1), np.nan)
 
 
-def check_results(dataset: Any) -> None:
+def check_results(dataset: object) -> None:
     """Raise `ValueError` unless these are results: of a run, of a sweep or of several runs."""
     if "final_return" in getattr(dataset, "variables", ()):
         return
@@ -185,13 +186,13 @@ def best(dataset: "xr.Dataset") -> "xr.Dataset":
     return max(points(dataset), key=merit)
 
 
-def sound_final_returns(dataset: "xr.Dataset") -> Any:
+def sound_final_returns(dataset: "xr.Dataset") -> np.ndarray:
     """Return the final returns of the seeds that did not diverge and ended an episode."""
     final = dataset["final_return"].values
     return final[np.isfinite(final) & (dataset["diverged_at"].values < 0)]
 
 
-def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
+def summarize(dataset: "xr.Dataset") -> JSONObject:
     """Return what `summary.json` holds, as JSON-ready values.
 
     `final_return` is over seeds: interquartile mean with a 95 % bootstrap interval, mean, median,
@@ -244,12 +245,12 @@ def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
     return summary
 
 
-def _of_evaluation(dataset: "xr.Dataset", attributes: Mapping[str, Any]) -> dict[str, Any]:
+def _of_evaluation(dataset: "xr.Dataset", attributes: Mapping[str, Any]) -> JSONObject:
     """What is known of a run's final evaluation, and of when it was solved; nothing without one."""
     if "final_evaluation" not in dataset:
         return {}
     final, is_sound = dataset["final_evaluation"].values, dataset["diverged_at"].values < 0
-    found: dict[str, Any] = {"final_evaluation": over_seeds(final[is_sound])}
+    found: JSONObject = {"final_evaluation": over_seeds(final[is_sound])}
     if "solved_at" in dataset:
         config, steps = json.loads(attributes["config"]), dataset["solved_at"].values
         ends = config.get("stop_when_solved")
@@ -261,7 +262,7 @@ def _of_evaluation(dataset: "xr.Dataset", attributes: Mapping[str, Any]) -> dict
     return found
 
 
-def _lanes(dataset: "xr.Dataset") -> Iterator[tuple[dict[str, Any], int, float]]:
+def _lanes(dataset: "xr.Dataset") -> Iterator[tuple[JSONObject, int, float]]:
     """Yield each lane's point and seed, the update at which it diverged, and its final return."""
     for part in points(dataset):
         point = at(part) if swept(dataset) else {}
@@ -270,7 +271,7 @@ def _lanes(dataset: "xr.Dataset") -> Iterator[tuple[dict[str, Any], int, float]]
             yield {**point, "seed": int(seed)}, int(update), float(final)
 
 
-def over_seeds(x: Any) -> dict[str, float | None]:
+def over_seeds(x: np.ndarray) -> dict[str, float | None]:
     """IQM with a 95 % bootstrap interval, mean, median, min, max of `[seeds]`; null: unknown."""
     low, high = statistics.bootstrap_interval(x)
     some = len(x) > 0
@@ -364,7 +365,7 @@ def load(path: str | Path) -> "xr.Dataset":
     return dataset
 
 
-def _circumstances(summary: Path) -> dict[str, Any]:
+def _circumstances(summary: Path) -> JSONObject:
     try:
         found = json.loads(summary.read_text())
         return {k: found[k] for k in CIRCUMSTANCES if found.get(k) is not None}
@@ -372,7 +373,7 @@ def _circumstances(summary: Path) -> dict[str, Any]:
         raise ValueError(f"summary.json must be readable, got {summary}: {error}") from None
 
 
-def number(x: Any) -> float | None:
+def number(x: SupportsFloat) -> float | None:
     """Return a JSON number; null for what is not finite."""
     value = float(x)
     return value if math.isfinite(value) else None

@@ -1,7 +1,7 @@
 """Evaluations in training as labelled data: their returns, and when a task was solved."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +17,7 @@ KEYS = {"training": "final_return", "evaluation": "final_evaluation"}
 
 def add(
     dataset: "xr.Dataset",
-    returns: Any,
+    returns: np.ndarray,
     *,
     windows: Sequence[int],
     threshold: float | None = None,

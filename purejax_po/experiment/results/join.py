@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import statistics
+from purejax_po.types import JSONObject
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -98,7 +99,7 @@ def find_runs(path: Path) -> list[tuple[str | None, Path]]:
     return [(None, place) for place in below]
 
 
-def read_comparison(directory: Path) -> dict[str, Any]:
+def read_comparison(directory: Path) -> JSONObject:
     """Read `comparison.json`.
 
     Raises:
@@ -182,7 +183,7 @@ def split(dataset: "xr.Dataset") -> Runs:
     return runs
 
 
-def final_returns(dataset: "xr.Dataset") -> dict[str, dict[str, Any]]:
+def final_returns(dataset: "xr.Dataset") -> dict[str, dict[str, np.ndarray]]:
     """Return the final returns `[seeds]` by environment and algorithm.
 
     Seeds that diverged, or that ended no episode in the last tenth of training, are left out.
@@ -190,7 +191,7 @@ def final_returns(dataset: "xr.Dataset") -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: for a sweep of several points.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, np.ndarray]] = {}
     for (algorithm, env), run in split(dataset).items():
         results.check_one_point(run)
         final = run["final_return"].values
@@ -202,7 +203,7 @@ def final_returns(dataset: "xr.Dataset") -> dict[str, dict[str, Any]]:
 
 def normalized_scores(
     dataset: "xr.Dataset", reference: Mapping[str, tuple[float, float]] | None = None
-) -> dict[str, list[Any]]:
+) -> dict[str, list[np.ndarray]]:
     """Return each algorithm's final returns on every environment, scaled to be comparable.
 
     Args:
@@ -220,7 +221,7 @@ def normalized_scores(
     """
     finals = final_returns(dataset)
     algorithms = dict.fromkeys(name for by_name in finals.values() for name in by_name)
-    scores: dict[str, list[Any]] = {name: [] for name in algorithms}
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in algorithms}
     for env, by_name in finals.items():
         everything = np.concatenate(list(by_name.values()))
         if reference is not None:
@@ -252,7 +253,9 @@ def _plain(value: Any) -> Any:
 
 
 def _widen(
-    run: "xr.Dataset | None", labels: dict[str, Any], variables: dict[Any, "xr.Variable"]
+    run: "xr.Dataset | None",
+    labels: dict[str, np.ndarray],
+    variables: dict[Hashable, "xr.Variable"],
 ) -> "xr.Dataset":
     """Give a run the seeds, updates and variables of all; NaN where it has none."""
     import xarray as xr
@@ -271,7 +274,7 @@ def _widen(
     return wide.drop_attrs(deep=False)
 
 
-def _narrow(part: "xr.Dataset", attributes: dict[str, Any]) -> "xr.Dataset | None":
+def _narrow(part: "xr.Dataset", attributes: JSONObject) -> "xr.Dataset | None":
     """Undo `_widen`."""
     figures = {name: float(part[name]) for name in FIGURES if name in part}
     part = part.drop_vars([*figures, *(d for d in ("algorithm", "env") if d in part.coords)])
@@ -297,7 +300,7 @@ def _narrow(part: "xr.Dataset", attributes: dict[str, Any]) -> "xr.Dataset | Non
     return part
 
 
-def summarize(dataset: "xr.Dataset") -> dict[str, Any]:
+def summarize(dataset: "xr.Dataset") -> JSONObject:
     """Return what `summary.json` holds of a run (see `dataset.summarize`), as JSON-ready values.
 
     Of several runs, as `load_runs` and `compare` return them: `{"runs": [...]}` with the summary of

@@ -1,7 +1,6 @@
 """Resamples of seeds, and the ends of an interval that make up for few of them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,9 @@ CHUNK = 2_000_000
 """Numbers held at a time while resampling: 16 MB."""
 
 
-def resampled(x: Floats, statistic: Callable[..., Any], num_resamples: int, seed: int) -> Floats:
+def resampled(
+    x: Floats, statistic: Callable[..., np.ndarray], num_resamples: int, seed: int
+) -> Floats:
     """Statistics `[resamples, ...]` of resampled seeds, x `[seeds, ...]`."""
     rng = np.random.default_rng(seed)
     parts = [

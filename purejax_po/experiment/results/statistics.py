@@ -7,7 +7,7 @@ of several tasks take one task's `[seeds]` as well; functions of one task refuse
 
 import bisect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,8 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from purejax_po.checks import Range, check_number
 from purejax_po.experiment.results import resampling
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 Floats = NDArray[np.floating]
-Statistic = Callable[..., Any]
+Statistic = Callable[..., np.ndarray]
 """`(x, axis=...) → x` without that axis."""
 
 WIDTH = Range(0.0, includes_low=False)
@@ -145,7 +148,7 @@ def pooled(statistic: Statistic) -> Statistic:
     return lambda tasks: statistic(np.concatenate(tasks, axis=-1), axis=-1)
 
 
-def median_of_means(tasks: Sequence[Any]) -> Floats:
+def median_of_means(tasks: Sequence[np.ndarray]) -> Floats:
     """Median over tasks of the mean over seeds: tasks `[..., seeds]` to `[...]`."""
     return np.median(np.stack([np.mean(x, axis=-1) for x in tasks]), axis=0)
 
@@ -271,8 +274,8 @@ def probability_of_improvement(
 
 
 def paired_difference(
-    x: Any,
-    y: Any,
+    x: "ArrayLike | xr.DataArray",
+    y: "ArrayLike | xr.DataArray",
     statistic: Statistic = mean,
     *,
     confidence: float = 0.95,

@@ -6,7 +6,7 @@ and leaves its result there. What it tells meanwhile is for those who watch.
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ from purejax_po.experiment.store import arrays as checkpoint
 from purejax_po.experiment.store.arrays import CheckpointError
 from purejax_po.experiment.store.run_store import Store, Stored
 from purejax_po.metrics import Log
-from purejax_po.types import Trainer
+from purejax_po.types import Device, EnvParams, Hyperparams, JSONObject, Params, PyTree, Trainer
+from purejax_po.update import TrainState
 
 
 class Work(NamedTuple):
@@ -43,12 +44,12 @@ class Finished(NamedTuple):
 
     log: Log
     """`[num_real, windows]`."""
-    diverged_at: Any
-    params: Any
+    diverged_at: np.ndarray
+    params: Params
     """What the final policy acts with (`TrainState.acting_params`)."""
-    state: Any = ()
+    state: TrainState | tuple[()] = ()
     """The last TrainState, `[K, ...]`, if the plan keeps states."""
-    evaluation: Any = None
+    evaluation: np.ndarray | None = None
     """Mean returns `[num_real, evaluations]`; None without evaluation."""
 
 
@@ -71,7 +72,11 @@ Tell = Callable[[Window | Problem], None]
 
 
 def run_block(
-    work: Work, block: int, device: Any, tell: Tell, is_asked_to_stop: Callable[[], bool]
+    work: Work,
+    block: int,
+    device: Device | None,
+    tell: Tell,
+    is_asked_to_stop: Callable[[], bool],
 ) -> Receipt:
     """Train a block from its newest state to its end, or until it is asked to stop.
 
@@ -123,19 +128,26 @@ def run_block(
     return Receipt(block, is_finished=True)
 
 
-def new_state(program: Program, lanes: Lanes) -> Any:
+def new_state(program: Program, lanes: Lanes) -> TrainState:
     """Initialise lanes, on the device that the program does so on."""
     return program.init(*jax.device_put(tuple(lanes), program.workers[0]))
 
 
-def place(lanes: Lanes, state: Any, device: Any) -> tuple[Any, Any, Any]:
+def place(
+    lanes: Lanes, state: TrainState, device: Device | None
+) -> tuple[Hyperparams, TrainState, EnvParams]:
     """Put what a window takes on a device: hyperparameters, state, environment parameters."""
     return jax.device_put((lanes.hyperparams, state, lanes.env_params), device)
 
 
 def run_window(
-    window: Any, hyperparams: Any, state: Any, env_params: Any, length: int, device: Any
-) -> tuple[Any, Log]:
+    window: Callable[..., tuple[TrainState, Log]],
+    hyperparams: Hyperparams,
+    state: TrainState,
+    env_params: EnvParams,
+    length: int,
+    device: Device | None,
+) -> tuple[TrainState, Log]:
     """Run one window to its end; returns the state on the device, and the log, leaves `[K]`."""
     steps = jax.device_put(np.int32(length), device)
     state, log = window(hyperparams, state, env_params, steps)
@@ -144,7 +156,7 @@ def run_window(
 
 def _begin(
     work: Work, lanes: Lanes, begin: Stored | None, num_real: int
-) -> tuple[Any, list[Log], list[Any]]:
+) -> tuple[TrainState, list[Log], list[np.ndarray]]:
     """The state, the windows' logs and the evaluations `[K]` that a block begins with."""
     program = work.program
     if begin is None:
@@ -159,18 +171,18 @@ def _begin(
     return restored["state"], unstack(restored["log"]), list(filled.T)
 
 
-def _record(logs: list[Log], returns: list[Any], num_real: int) -> dict[str, Any]:
+def _record(logs: list[Log], returns: list[np.ndarray], num_real: int) -> JSONObject:
     """What is told of a block's windows so far, as a checkpoint keeps it."""
     record = {"log": stack(logs)}
     return {**record, "evaluation": _joined(returns, num_real)} if returns else record
 
 
-def _joined(returns: list[Any], num_real: int) -> Any:
+def _joined(returns: list[np.ndarray], num_real: int) -> np.ndarray:
     """Evaluations `[K]` as `[num_real, evaluations]`."""
     return np.ascontiguousarray(np.stack(returns, axis=1)[:num_real])
 
 
-def _finish(work: Work, state: Any, logs: list[Log], returns: list[Any]) -> Finished:
+def _finish(work: Work, state: TrainState, logs: list[Log], returns: list[np.ndarray]) -> Finished:
     """Fetch what a finished block leaves behind."""
     num_real = len(logs[0].info.count)
     fetched = jax.device_get((state.diverged_at, state.acting_params))
@@ -182,7 +194,7 @@ def _finish(work: Work, state: Any, logs: list[Log], returns: list[Any]) -> Fini
     return Finished(stack(logs), diverged_at, params, evaluation=evaluation)
 
 
-def _meta(work: Work) -> dict[str, Any]:
+def _meta(work: Work) -> JSONObject:
     """What checkpoints say besides: how long the run has taken, and by what it was written."""
     versions = results.versions()
     return {
@@ -201,7 +213,7 @@ def _stacked(log: Log, num_real: int, num_windows: int) -> Log:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_real, num_windows), x.dtype), log)
 
 
-def _evaluation_shape(num_real: int, number: int) -> Any:
+def _evaluation_shape(num_real: int, number: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((num_real, number), np.dtype(jnp.result_type(float)))
 
 
@@ -218,7 +230,7 @@ def _read_log(shapes: Log, num_real: int, stored: Stored) -> Log:
     return unflatten(template, stored._replace(arrays=arrays))
 
 
-def unflatten(template: Any, stored: Stored) -> Any:
+def unflatten(template: PyTree, stored: Stored) -> PyTree:
     """As `arrays.unflatten`; the message says which version wrote what does not fit."""
     try:
         return checkpoint.unflatten(template, stored.arrays)

@@ -6,12 +6,14 @@ import tempfile
 import warnings
 from pathlib import Path
 from platform import machine, processor
-from typing import Any
 
 from purejax_po._xla import switch
 from purejax_po._xla.stack import with_deep_stack as with_deep_stack
 
-OPTIONS: dict[str, dict[str, Any]] = {
+CompilerOptions = dict[str, str | int]
+"""XLA's, by name."""
+
+OPTIONS: dict[str, CompilerOptions] = {
     # Loops too become CUDA graphs, and a window of PPO or TRPO is one graph in all, but with PPO's
     # kernels by Pallas (benchmarks/gpu_program.py counts them). XLA keeps a loop on the host, and
     # starts graphs in each of its turns, where it copies into a slice that depends on the turn, as
@@ -30,7 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def compiler_options(platform: str | None = None) -> dict[str, Any]:
+def compiler_options(platform: str | None = None) -> CompilerOptions:
     """Return XLA's options for training programs, which `jax.jit` takes as `compiler_options`.
 
     Args:

@@ -2,12 +2,12 @@
 
 import math
 import os
-from typing import Any
 
 import jax
 
 from purejax_po.algorithms.natural import NaturalOptions
 from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig
+from purejax_po.types import Device
 
 BEST_LANES_PER_ACCELERATOR = 4096
 LANES_PER_CORE = 8
@@ -19,7 +19,7 @@ SHARED_PRODUCT = 2**23
 """Multiplications of a product of matrices from which on two cores are faster at it than one."""
 
 
-def local_workers() -> list[Any]:
+def local_workers() -> list[Device]:
     """Return one device per worker: the accelerators, or the CPU once for each core."""
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
@@ -58,7 +58,7 @@ def share(
     lanes_per_device: int | None = None,
     num_devices: int | None = None,
     on_a_core: int = LANES_PER_CORE,
-) -> tuple[list[Any], int]:
+) -> tuple[list[Device], int]:
     """Share lanes among this machine's workers.
 
     Args:
@@ -76,7 +76,7 @@ def share(
     return found[: math.ceil(num_lanes / width)], width
 
 
-def workers(num_devices: int | None = None) -> list[Any]:
+def workers(num_devices: int | None = None) -> list[Device]:
     """Return the device of each worker; more than there are devices or cores share them."""
     found = local_workers()
     if num_devices is not None:

@@ -7,7 +7,7 @@ its task may end there: it is frozen as one that diverged is, by the program of 
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,8 @@ from purejax_po.experiment.run.observers import ended
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.program import MOST_PROGRAMS, SETTINGS, Program, setting
 from purejax_po.experiment.run.trainer import true_env
-from purejax_po.types import Trainer
+from purejax_po.types import Array, Device, EnvParams, Params, Trainer
+from purejax_po.update import TrainState
 
 SEED = np.uint32(2**32 - 1)
 """Of the episodes: the key of no training run."""
@@ -35,7 +36,7 @@ MOST_STEPS = 10**8
 class Evaluator(NamedTuple):
     """The policy's evaluation compiled for K lanes."""
 
-    evaluate: dict[Any, Callable[..., Any]]
+    evaluate: dict[Device | None, Callable[..., Array]]
     """By device, `(number, env_params, params) → [K]`: the mean return over the episodes."""
     compile_seconds: float
 
@@ -113,13 +114,17 @@ _compiled: dict[Hashable, Evaluator] = {}
 
 @with_deep_stack
 def _compile(
-    config: ExperimentConfig, trainer: Trainer, program: Program, devices: Any, num_steps: int
+    config: ExperimentConfig,
+    trainer: Trainer,
+    program: Program,
+    devices: Sequence[Device],
+    num_steps: int,
 ) -> Evaluator:
     """As `compile_evaluator`."""
     start = time.perf_counter()
     judge = trainer._replace(env=true_env(config, trainer)[0])
 
-    def evaluate(number: Any, env_params: Any, params: Any) -> Any:
+    def evaluate(number: Array, env_params: EnvParams, params: Params) -> Array:
         found = evaluate_lanes(
             jax.random.fold_in(jax.random.key(SEED), number),
             judge,
@@ -136,7 +141,7 @@ def _compile(
     inputs = np.int32(0), env_params, program.state_shapes.acting_params
     jitted = jax.jit(evaluate)
 
-    def lower(device: Any) -> Any:
+    def lower(device: Device | None) -> jax.stages.Lowered:
         on = SingleDeviceSharding(device)
         return jitted.lower(
             *jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on), inputs)
@@ -152,13 +157,13 @@ def _compile(
 
 
 def evaluate(
-    program: Callable[..., Any],
-    device: Any,
-    env_params: Any,
-    state: Any,
-    before: Sequence[Any],
+    program: Callable[..., Array],
+    device: Device | None,
+    env_params: EnvParams,
+    state: TrainState,
+    before: Sequence[np.ndarray],
     plan: Plan,
-) -> tuple[Any, Any]:
+) -> tuple[TrainState, np.ndarray]:
     """Evaluate a block's lanes, and end those that have solved their task, if they are to.
 
     Args:
@@ -184,7 +189,7 @@ def evaluate(
     return state._replace(diverged_at=jax.device_put(frozen, device)), found
 
 
-def truly_diverged_at(plan: Plan, returns: Any, diverged_at: Any) -> Any:
+def truly_diverged_at(plan: Plan, returns: np.ndarray, diverged_at: np.ndarray) -> np.ndarray:
     """When lanes diverged, −1 for those that were frozen because they had solved their task.
 
     Args:

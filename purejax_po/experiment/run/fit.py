@@ -3,7 +3,7 @@
 import math
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from purejax_po.experiment.run import devices, memory
 from purejax_po.experiment.run import plan as plans
 from purejax_po.experiment.run.compilation import compiler_options, with_deep_stack
 from purejax_po.experiment.run.program import Lanes, Program, compile_once, jit_window
-from purejax_po.types import Trainer
+from purejax_po.types import Device, Trainer
 
 SMALL = 8
 """Up to this width (on an accelerator: always) a program is compiled first and its memory read
@@ -37,7 +37,7 @@ class Wish(NamedTuple):
 
 
 def fit(
-    config: ExperimentConfig, trainer: Trainer, workers: list[Any], wish: Wish, key: Hashable
+    config: ExperimentConfig, trainer: Trainer, workers: list[Device], wish: Wish, key: Hashable
 ) -> Program:
     """Compile an experiment's program for K lanes on each worker; K is chosen unless it is fixed.
 
@@ -70,7 +70,7 @@ def compile_to_fit(
     trainer: Trainer,
     lanes: Lanes,
     num_updates: int,
-    workers: list[Any],
+    workers: list[Device],
     lanes_per_device: int,
     budget_gib: float | None = None,
     key: Hashable = None,
@@ -126,7 +126,7 @@ def check_fit(program: Program, budget_gib: float | None = None) -> None:
         )
 
 
-def memory_need(trainer: Trainer, lanes: Lanes, num_updates: int, device: Any) -> memory.Need:
+def memory_need(trainer: Trainer, lanes: Lanes, num_updates: int, device: Device) -> memory.Need:
     """Extrapolate a worker's memory from two small programs; their code is not optimised."""
 
     @with_deep_stack

@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import tyro
 
@@ -89,7 +88,7 @@ class Host:
 
         connect(self.cluster)
 
-    def but(self, changes: Mapping[str, Any]) -> "Host":
+    def but(self, changes: Mapping[str, object]) -> "Host":
         """Return the host with some fields changed, and checked.
 
         Raises:

@@ -21,6 +21,7 @@ from purejax_po.checks import check_choice, how_to_install
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.run.observers import Observer, Window
 from purejax_po.experiment.run.plan import Labels, Plan
+from purejax_po.types import Array
 
 GROUP = "purejax_po.loggers"
 """Entry points by which an installed package gives its loggers a short name."""
@@ -132,7 +133,7 @@ def open_all(names: Sequence[str], config: ExperimentConfig, directory: Path) ->
 def scalars(lanes: Sequence[str], window: Window) -> Iterator[tuple[str, str, float]]:
     """Yield lane, name and mean over the window of all that is finite, and its evaluation."""
     log = window.log
-    columns: dict[str, tuple[Any, Any]] = {
+    columns: dict[str, tuple[Array, Array]] = {
         "episode_return": (log.episode_return.count, log.episode_return.mean),
         "episode_length": (log.episode_length.count, log.episode_length.mean),
         **{name: (log.info.count, mean) for name, mean in log.info.mean.items()},

@@ -3,9 +3,11 @@
 import math
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+
+from purejax_po.types import Device
 
 GIB = 2**30
 USABLE_SHARE = 0.8
@@ -26,7 +28,7 @@ class Need(NamedTuple):
         return max(0, math.floor((available - self.fixed) / self.per_lane))
 
 
-def program_bytes(compiled: Any) -> int:
+def program_bytes(compiled: jax.stages.Compiled) -> int:
     """Bytes that a compiled program takes while it runs: inputs, outputs, temporaries, code."""
     analysis = compiled.memory_analysis()
     if analysis is None:
@@ -46,7 +48,7 @@ def extrapolate(few: tuple[int, int], more: tuple[int, int]) -> Need:
     return Need(max(0.0, few[1] - per_lane * few[0]), per_lane)
 
 
-def available(device: Any, budget_gib: float | None = None) -> float:
+def available(device: Device, budget_gib: float | None = None) -> float:
     """Bytes that programs may take on a device, besides what the process takes already.
 
     Args:
@@ -120,7 +122,7 @@ def resident_bytes() -> float:
     return float(psutil.Process().memory_info().rss)
 
 
-def peak_bytes(device: Any) -> float:
+def peak_bytes(device: Device) -> float:
     """The most that this process has used so far: on the accelerator, else of main memory."""
     if device.platform != "cpu":
         return float((device.memory_stats() or {}).get("peak_bytes_in_use", math.nan))

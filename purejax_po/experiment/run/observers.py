@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from purejax_po.experiment.config import sweep
 from purejax_po.experiment.run.plan import Labels, Plan
 from purejax_po.experiment.run.progress import Progress
 from purejax_po.metrics import Log
+from purejax_po.types import JSONObject
 
 UNFINISHED = 0.01
 """The fraction of episodes that a Monte-Carlo weight may leave out without a warning."""
@@ -32,9 +33,9 @@ class Window(NamedTuple):
     """From 0."""
     log: Log
     """Means over the window, NumPy leaves `[num_real]`."""
-    evaluation: Any = None
+    evaluation: np.ndarray | None = None
     """Mean returns of the evaluation that followed it, `[num_real]`; None if none did."""
-    ended: Any = None
+    ended: np.ndarray | None = None
     """Which lanes had ended before it, for they had solved their task; bool `[num_real]` or one."""
 
 
@@ -43,7 +44,7 @@ class Record(NamedTuple):
 
     log: Log
     """NumPy leaves `[num_real, windows]`."""
-    evaluation: Any = None
+    evaluation: np.ndarray | None = None
     """`[num_real, evaluations]`; None before the first one."""
 
 
@@ -135,7 +136,7 @@ class LogFile:
 
 def _line(plan: Plan, labels: Labels, window: Window) -> str:
     episodes, update = window.log.episode_return, plan.updates[window.number]
-    entry: dict[str, Any] = {
+    entry: JSONObject = {
         "update": update,
         "steps": update * plan.steps_per_update,
         **labels.columns,
@@ -150,7 +151,7 @@ def _line(plan: Plan, labels: Labels, window: Window) -> str:
     return json.dumps(entry) + "\n"
 
 
-def _rounded(x: Any) -> float | None:
+def _rounded(x: float) -> float | None:
     return round(float(x), 4) if math.isfinite(x) else None
 
 
@@ -165,7 +166,7 @@ class StopOnDivergence:
             is_lacking &= ~window.ended
         if (lacking := np.flatnonzero(is_lacking)).size:
             update = plan.updates[window.number] - length + int(done[lacking[0]])
-            lane = sweep.describe(plan.config, plan.numbers(window.block)[lacking[0]])
+            lane = sweep.describe(plan.config, int(plan.numbers(window.block)[lacking[0]]))
             raise StoppedError(f"{lane} diverged at update {update} (stop_on_divergence)")
 
     def close(self) -> None:
@@ -175,7 +176,7 @@ class StopOnDivergence:
 class UnfinishedEpisodes:
     """Says once that complete episodes do not fit into the rollouts of a Monte-Carlo weight."""
 
-    def __init__(self, time_limit: Any) -> None:
+    def __init__(self, time_limit: int | None) -> None:
         self._time_limit, self._is_told = time_limit, False
 
     def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
@@ -223,7 +224,7 @@ def windows(plan: Plan, block: int, record: Record) -> list[Window]:
     ]
 
 
-def ended(stop_when_solved: float | None, evaluations: Sequence[Any]) -> Any:
+def ended(stop_when_solved: float | None, evaluations: Sequence[np.ndarray]) -> np.ndarray | None:
     """Which lanes have ended after some evaluations, each `[lanes]`; None where none can have."""
     if stop_when_solved is None or not evaluations:
         return None

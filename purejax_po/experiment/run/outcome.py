@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-def dataset_of(plan: Plan, parts: Sequence[tuple[Record, Any]]) -> "xr.Dataset":
+def dataset_of(plan: Plan, parts: Sequence[tuple[Record, np.ndarray]]) -> "xr.Dataset":
     """Label what the blocks of a run have left, in their order.
 
     Args:

@@ -9,7 +9,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,13 @@ from purejax_po.environments import parameters
 from purejax_po.experiment.config import ENV_PARAMS, ExperimentConfig, sweep
 from purejax_po.experiment.run.program import Lanes
 from purejax_po.training import window_lengths
-from purejax_po.types import EnvParams, Trainer
+from purejax_po.types import EnvParams, Hyperparams, JSONObject, Trainer
 
 
 class Labels(NamedTuple):
     """What tells the lanes of a block apart."""
 
-    columns: dict[str, list[Any]]
+    columns: dict[str, list[float]]
     """`seeds`, and a list for each axis of a sweep."""
     names: list[str]
     """`seed-3`, of a sweep `clip_eps=0.1,discount=0.9/seed-3`."""
@@ -60,7 +60,7 @@ class Plan:
         """How many lanes of a block are no padding."""
         return min(self.lanes_per_device, self.num_lanes - block * self.lanes_per_device)
 
-    def numbers(self, block: int) -> Any:
+    def numbers(self, block: int) -> np.ndarray:
         """The numbers of a block's lanes among all lanes, `[num_real]`."""
         return block * self.lanes_per_device + np.arange(self.num_real(block))
 
@@ -69,7 +69,7 @@ class Plan:
         numbers = block * self.lanes_per_device + np.arange(self.lanes_per_device)
         return self.make(np.minimum(numbers, self.num_lanes - 1), trainer)
 
-    def make(self, numbers: Any, trainer: Trainer) -> Lanes:
+    def make(self, numbers: np.ndarray, trainer: Trainer) -> Lanes:
         """Make the lanes that have these numbers."""
         return make_lanes(self.config, numbers, trainer)
 
@@ -105,7 +105,7 @@ class Plan:
         """Environment steps of one update of a lane."""
         return self.config.algorithm.num_envs * self.config.algorithm.num_steps
 
-    def to_dict(self, versions: dict[str, str]) -> dict[str, Any]:
+    def to_dict(self, versions: dict[str, str]) -> JSONObject:
         """Return what `plan.json` holds, besides the configuration in `config.json`."""
         return {
             "lanes_per_device": self.lanes_per_device,
@@ -114,11 +114,11 @@ class Plan:
         }
 
 
-def make_lanes(config: ExperimentConfig, numbers: Any, trainer: Trainer) -> Lanes:
+def make_lanes(config: ExperimentConfig, numbers: np.ndarray, trainer: Trainer) -> Lanes:
     """Make the lanes that have these numbers: a seed, and the values at a point of the sweep."""
     seeds = config.first_seed + numbers % config.num_seeds
     everywhere = repeat(seeds, trainer.algorithm.hyperparams, trainer.env_params)
-    changes: dict[bool, dict[str, Any]] = {False: {}, True: {}}
+    changes: dict[bool, dict[str, np.ndarray]] = {False: {}, True: {}}
     table = list(itertools.product(*config.sweep.values()))
     for i, name in enumerate(config.sweep):
         is_env, bare = name.startswith(ENV_PARAMS), name.removeprefix(ENV_PARAMS)
@@ -132,11 +132,11 @@ def make_lanes(config: ExperimentConfig, numbers: Any, trainer: Trainer) -> Lane
     )
 
 
-def repeat(seeds: Any, hyperparams: Any, env_params: EnvParams) -> Lanes:
+def repeat(seeds: np.ndarray, hyperparams: Hyperparams, env_params: EnvParams) -> Lanes:
     """Give every seed the same hyperparameters and environment parameters."""
     seeds = np.asarray(seeds)
 
-    def repeated(x: Any) -> Any:
+    def repeated(x: np.ndarray) -> np.ndarray:
         x = np.asarray(jnp.asarray(x))
         return np.broadcast_to(x, (len(seeds), *x.shape))
 

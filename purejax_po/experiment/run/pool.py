@@ -6,7 +6,7 @@ go through the store.
 
 import queue
 import threading
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 
@@ -22,7 +22,7 @@ from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.program import Program
 from purejax_po.experiment.run.trainer import program_key
 from purejax_po.experiment.store.run_store import Store
-from purejax_po.types import Trainer
+from purejax_po.types import Device, Shapes, Trainer
 
 
 class Fit(NamedTuple):
@@ -36,7 +36,7 @@ class Fit(NamedTuple):
     bytes_in_use: float
     """Of the programs, on one machine's device."""
     compile_seconds: float
-    log_shapes: Any
+    log_shapes: Shapes
     """As `Program`."""
 
 
@@ -132,7 +132,7 @@ class Threads:
             self._threads.append(thread)
             thread.start()
 
-    def _serve(self, work: Work, device: Any, is_x64: bool) -> None:
+    def _serve(self, work: Work, device: Device, is_x64: bool) -> None:
         """Run blocks until there are no more."""
         is_asked = self._is_stopping.is_set
         with jax.enable_x64(is_x64):

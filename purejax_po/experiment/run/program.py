@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,8 +20,10 @@ from jax.sharding import SingleDeviceSharding
 from purejax_po._xla import switch
 from purejax_po.experiment.run import memory
 from purejax_po.experiment.run.compilation import compiler_options, with_deep_stack
+from purejax_po.metrics import Log
 from purejax_po.training import run_window
-from purejax_po.types import Trainer
+from purejax_po.types import Array, Device, EnvParams, Hyperparams, Shapes, Trainer
+from purejax_po.update import TrainState
 
 MOST_PROGRAMS = 2
 """Compiled programs that a process keeps, for runs of the same shape: in a notebook, say."""
@@ -38,42 +40,44 @@ SETTINGS = (
 class Lanes(NamedTuple):
     """What tells lanes apart; every leaf `[L, ...]`."""
 
-    seed: Any
-    hyperparams: Any
-    env_params: Any
+    seed: np.ndarray
+    hyperparams: Hyperparams
+    env_params: EnvParams
 
 
 class Program(NamedTuple):
     """A trainer compiled for K lanes."""
 
-    workers: list[Any]
+    workers: list[Device]
     """Each worker's device."""
     lanes_per_worker: int
-    init: Callable[..., Any]
+    init: Callable[..., TrainState]
     """`(seed, hyperparams, env_params) → TrainState`, leaves `[K, ...]`, on the first device."""
-    window: dict[Any, Callable[..., Any]]
+    window: dict[Device | None, Callable[..., tuple[TrainState, Log]]]
     """By device, `(hyperparams, TrainState, env_params, length) → (TrainState, Log)`; consumes the
     state that it is given."""
-    state_shapes: Any
+    state_shapes: Shapes
     """Shapes and dtypes of the TrainState, leaves `[K, ...]`."""
-    log_shapes: Any
+    log_shapes: Shapes
     """Shapes and dtypes of a window's log, leaves `[K]`."""
     bytes_per_worker: int
     """Memory that the window's program takes while it runs."""
     compile_seconds: float
 
 
-def jit_window(trainer: Trainer) -> Any:
+def jit_window(trainer: Trainer) -> jax.stages.Wrapped:
     """`run_window` over lanes, for compilation; the state's buffers are used for the new state."""
 
-    def window(hyperparams: Any, state: Any, env_params: Any, length: Any) -> Any:
+    def window(
+        hyperparams: Hyperparams, state: TrainState, env_params: EnvParams, length: Array
+    ) -> tuple[TrainState, Log]:
         return run_window(trainer, hyperparams, state, env_params, length)
 
     return jax.jit(jax.vmap(window, in_axes=(0, 0, 0, None)), donate_argnums=1)
 
 
 def compile_once(
-    key: Hashable, trainer: Trainer, lanes: Lanes, num_updates: float, workers: list[Any]
+    key: Hashable, trainer: Trainer, lanes: Lanes, num_updates: float, workers: list[Device]
 ) -> Program:
     """As `compile_program`, unless a trainer with the same key was compiled for as many lanes.
 
@@ -100,14 +104,14 @@ def compile_once(
 _compiled: dict[Hashable, Program] = {}
 
 
-def setting(name: str) -> Any:
+def setting(name: str) -> Hashable:
     """A setting of JAX's, whichever way it is read."""
     return getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
 
 
 @with_deep_stack
 def compile_program(
-    trainer: Trainer, lanes: Lanes, num_updates: float, workers: list[Any]
+    trainer: Trainer, lanes: Lanes, num_updates: float, workers: list[Device]
 ) -> Program:
     """Compile `init` once and `window` for each device; it is traced once.
 
@@ -118,7 +122,7 @@ def compile_program(
         workers: each worker's device.
     """
 
-    def init(seed: Any, hyperparams: Any, env_params: Any) -> Any:
+    def init(seed: Array, hyperparams: Hyperparams, env_params: EnvParams) -> TrainState:
         return trainer.init(jax.random.key(seed), hyperparams, env_params, num_updates)
 
     start = time.perf_counter()
@@ -129,7 +133,7 @@ def compile_program(
     with _garbage_kept():
         lowered_init = jitted_init.lower(*inputs)
 
-    def lower(device: Any) -> Any:
+    def lower(device: Device) -> jax.stages.Lowered:
         state = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SingleDeviceSharding(device)),
             lowered_init.out_info,

@@ -27,6 +27,7 @@ from purejax_po.experiment.run.pool import Event, Failure, Fit, Loss, Threads
 from purejax_po.experiment.run.program import SETTINGS, setting
 from purejax_po.experiment.run.trainer import build_trainer
 from purejax_po.experiment.store.run_store import RunStore, Store
+from purejax_po.types import JSONObject
 
 MOST_PENDING = 32
 """Workers that are asked for beyond those there are, for an autoscaler to see."""
@@ -45,9 +46,7 @@ PASSED_ON = ("JAX_", "XLA_", "PUREJAX_PO_")
 class Worker:
     """The process that trains on one GPU, or on the cores of one machine."""
 
-    def __init__(
-        self, config: dict[str, Any], where: dict[str, Any], settings: dict[str, Any]
-    ) -> None:
+    def __init__(self, config: JSONObject, where: JSONObject, settings: JSONObject) -> None:
         import jax
 
         for name, value in settings.items():
@@ -293,7 +292,7 @@ class RayPool:
         ray_cluster.leave()
 
 
-def _shape_of_workers(num_devices: int | None) -> tuple[dict[str, Any], int]:
+def _shape_of_workers(num_devices: int | None) -> tuple[dict[str, float], int]:
     """What a worker takes of the cluster, and its threads: a GPU, or a machine's cores."""
     nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
     if any(node.get("GPU", 0) >= 1 for node in nodes):
@@ -303,7 +302,7 @@ def _shape_of_workers(num_devices: int | None) -> tuple[dict[str, Any], int]:
     return {"num_cpus": threads}, threads
 
 
-def _places(resources: dict[str, Any]) -> int:
+def _places(resources: dict[str, float]) -> int:
     """How many workers the cluster has room for as it is now."""
     kind, size = ("GPU", 1) if "num_gpus" in resources else ("CPU", resources["num_cpus"])
     return sum(int(n["Resources"].get(kind, 0) // size) for n in ray.nodes() if n["Alive"])

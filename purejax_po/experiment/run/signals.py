@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -58,7 +59,7 @@ class StopSignal:
             self._is_deferred = False
         self.check()
 
-    def handle(self, number: int, frame: Any) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
         """Take note of a signal; the second one is final."""
         if self:
             os._exit(128 + number)
@@ -103,10 +104,12 @@ def stop_signal() -> Iterator[StopSignal]:
             signal.signal(number, handler)
 
 
-def _silent_about_interrupted(hook: Callable[[Any], Any]) -> Callable[[Any], None]:
+def _silent_about_interrupted(
+    hook: Callable[[sys.UnraisableHookArgs], object],
+) -> Callable[[sys.UnraisableHookArgs], None]:
     """Keep an `Interrupted` that Python cannot raise, as in JAX's gc callback, for `check`."""
 
-    def report(unraisable: Any) -> None:
+    def report(unraisable: sys.UnraisableHookArgs) -> None:
         if not isinstance(unraisable.exc_value, Interrupted):
             hook(unraisable)
 

@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
+import numpy as np
 
 from purejax_po.contract import name_of
 from purejax_po.experiment import layout
@@ -46,7 +47,7 @@ from purejax_po.experiment.store.run_store import (
     Store,
     Stored,
 )
-from purejax_po.types import Trainer
+from purejax_po.types import JSONObject, Trainer
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -131,7 +132,7 @@ class _Loop:
         self._labels: dict[int, Labels] = {}
         self._observers = [*observers, *host.observers]
         self._seconds_before = 0.0
-        self._results: dict[int, tuple[Record, Any]] = {}
+        self._results: dict[int, tuple[Record, np.ndarray]] = {}
         self._seen: dict[int, int] = {}
         self._known_problems: set[str] = set()
         self._store: Store = MemoryStore()
@@ -198,7 +199,7 @@ class _Loop:
         records = self._restore(store) if is_begun else {}
         LogFile(directory / layout.LOG).begin(self._plan, records)
 
-    def _warn_of_changes(self, begun: dict[str, Any]) -> None:
+    def _warn_of_changes(self, begun: JSONObject) -> None:
         """Warn if a run goes on with other versions or devices than it began with."""
         found = {**results.versions(), "device": self._plan.device_kind}
         then = {**begun.get("versions", {}), "device": begun.get("device_kind")}

@@ -14,13 +14,13 @@ import shutil
 import tempfile
 import uuid
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from purejax_po.checks import how_to_install
+from purejax_po.types import Array, JSONObject, PyTree
 
 MANIFEST = "manifest.json"
 ARRAYS = "arrays.safetensors"
@@ -35,7 +35,7 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says which and why."""
 
 
-def save(directory: Path, arrays: Arrays, meta: dict[str, Any]) -> None:
+def save(directory: Path, arrays: Arrays, meta: JSONObject) -> None:
     """Write a checkpoint, whole or not at all.
 
     Args:
@@ -99,7 +99,7 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def load(directory: Path) -> tuple[Arrays, dict[str, Any]]:
+def load(directory: Path) -> tuple[Arrays, JSONObject]:
     """Verify and read a checkpoint.
 
     Returns:
@@ -142,7 +142,7 @@ def _load_orbax(directory: Path, names: list[str]) -> Arrays:
     return {name: np.asarray(numbered[f"{i:05d}"]) for i, name in enumerate(names)}
 
 
-def verify(directory: Path) -> dict[str, Any]:
+def verify(directory: Path) -> JSONObject:
     """Compare every byte of a checkpoint with its manifest, and return the manifest.
 
     Raises:
@@ -163,7 +163,7 @@ def verify(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Path) -> JSONObject:
     """Read what a checkpoint says of itself, without a look at its arrays.
 
     Raises:
@@ -188,7 +188,7 @@ def _unusable(directory: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"checkpoint {directory} is unusable: {reason}")
 
 
-def flatten(tree: Any) -> Arrays:
+def flatten(tree: PyTree) -> Arrays:
     """Name the leaves of a pytree by their paths, as NumPy arrays; keys become their data."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     fetched = jax.device_get([_key_data(leaf) for _, leaf in leaves])
@@ -198,7 +198,7 @@ def flatten(tree: Any) -> Arrays:
     }
 
 
-def unflatten(template: Any, arrays: Arrays) -> Any:
+def unflatten(template: PyTree, arrays: Arrays) -> PyTree:
     """Put arrays by name into the structure of `template` (shapes and dtypes suffice).
 
     Raises:
@@ -226,11 +226,11 @@ def unflatten(template: Any, arrays: Arrays) -> Any:
     return jax.tree.unflatten(structure, restored)
 
 
-def _key_data(leaf: Any) -> Any:
+def _key_data(leaf: Array) -> Array:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -243,5 +243,5 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sha256_of_json(data: Any) -> str:
+def _sha256_of_json(data: JSONObject) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

@@ -11,13 +11,14 @@ import shutil
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout
 from purejax_po.experiment.config import ExperimentConfig, schema
 from purejax_po.experiment.store import arrays as checkpoint
 from purejax_po.experiment.store.arrays import Arrays, CheckpointError
+from purejax_po.types import JSONObject
 
 
 class ForeignError(CheckpointError):
@@ -29,13 +30,13 @@ class Stored(NamedTuple):
 
     num_windows: int
     arrays: Arrays
-    meta: dict[str, Any]
+    meta: JSONObject
 
 
 class Store(Protocol):
     """Where blocks leave their states and results."""
 
-    def save(self, block: int, num_windows: int, arrays: Arrays, meta: dict[str, Any]) -> None:
+    def save(self, block: int, num_windows: int, arrays: Arrays, meta: JSONObject) -> None:
         """Keep a block's state after some windows."""
         ...
 
@@ -43,7 +44,7 @@ class Store(Protocol):
         """Read the newest state of a block that can be read, and what is wrong with newer ones."""
         ...
 
-    def finish(self, block: int, num_windows: int, arrays: Arrays, meta: dict[str, Any]) -> None:
+    def finish(self, block: int, num_windows: int, arrays: Arrays, meta: JSONObject) -> None:
         """Keep a block's result."""
         ...
 
@@ -62,14 +63,14 @@ class MemoryStore:
     def __init__(self) -> None:
         self._results: dict[int, Stored] = {}
 
-    def save(self, block: int, num_windows: int, arrays: Arrays, meta: dict[str, Any]) -> None:
+    def save(self, block: int, num_windows: int, arrays: Arrays, meta: JSONObject) -> None:
         """As `Store`."""
 
     def newest(self, block: int) -> tuple[Stored | None, list[str]]:
         """As `Store`."""
         return None, []
 
-    def finish(self, block: int, num_windows: int, arrays: Arrays, meta: dict[str, Any]) -> None:
+    def finish(self, block: int, num_windows: int, arrays: Arrays, meta: JSONObject) -> None:
         """As `Store`; nobody will ask for the policies."""
         kept = {name: array for name, array in arrays.items() if not name.startswith(".params")}
         self._results[block] = Stored(num_windows, kept, meta)
@@ -88,14 +89,14 @@ class RunStore:
         self._is_tried = False
         self._lock = threading.Lock()
 
-    def save(self, block: int, num_windows: int, arrays: Arrays, meta: dict[str, Any]) -> None:
+    def save(self, block: int, num_windows: int, arrays: Arrays, meta: JSONObject) -> None:
         """As `Store`; earlier states are removed, except the newest few."""
         folder = layout.block_folder(self.directory, block)
         self._write(block, layout.state_name(num_windows), num_windows, arrays, meta)
         for _, path in layout.states(folder)[self._keep :]:
             shutil.rmtree(path, ignore_errors=True)
 
-    def finish(self, block: int, num_windows: int, arrays: Arrays, meta: dict[str, Any]) -> None:
+    def finish(self, block: int, num_windows: int, arrays: Arrays, meta: JSONObject) -> None:
         """As `Store`; its states go, and what is damaged or half-written."""
         folder = layout.block_folder(self.directory, block)
         self._write(block, layout.RESULT, num_windows, arrays, meta)
@@ -104,7 +105,7 @@ class RunStore:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _write(
-        self, block: int, name: str, num_windows: int, arrays: Arrays, meta: dict[str, Any]
+        self, block: int, name: str, num_windows: int, arrays: Arrays, meta: JSONObject
     ) -> None:
         path = layout.block_folder(self.directory, block) / name
         path.parent.mkdir(exist_ok=True)  # not what it is in: a run that has vanished stays away
@@ -150,7 +151,7 @@ class RunStore:
             )
         return Stored(meta["windows"], arrays, meta)
 
-    def load(self, path: Path) -> tuple[Arrays, dict[str, Any]]:
+    def load(self, path: Path) -> tuple[Arrays, JSONObject]:
         """Read a checkpoint of this run.
 
         Raises:
@@ -169,7 +170,7 @@ class RunStore:
         return any((self.directory / layout.BLOCKS).glob("*/[!.]*"))
 
 
-def config_hash(data: dict[str, Any]) -> str:
+def config_hash(data: JSONObject) -> str:
     """Hash what a run's results depend on."""
     kept = {k: v for k, v in data.items() if k not in (schema.FORMAT, *schema.OLD_CIRCUMSTANCES)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
@@ -207,7 +208,7 @@ def check_writable(directory: Path, overwrite: bool) -> None:
         )
 
 
-def create(directory: Path, config: ExperimentConfig, plan: dict[str, Any]) -> None:
+def create(directory: Path, config: ExperimentConfig, plan: JSONObject) -> None:
     """Make the directory, remove the run that it held, and write what decides the results.
 
     `summary.json`, which says that a run is complete, goes first and the configuration is replaced
@@ -252,7 +253,7 @@ def stored_hashes(directory: Path) -> tuple[str, ...]:
     return config_hash(_config_data(directory)), config_hash(whole)
 
 
-def _config_data(directory: Path) -> dict[str, Any]:
+def _config_data(directory: Path) -> JSONObject:
     atomic.check_local("directory", directory)
     try:
         data = json.loads((directory / layout.CONFIG).read_text())
@@ -266,7 +267,7 @@ def _config_data(directory: Path) -> dict[str, Any]:
     return data
 
 
-def read_plan(directory: Path) -> dict[str, Any]:
+def read_plan(directory: Path) -> JSONObject:
     """Read what was noted when a run began; of its checkpoints, if that is lost; else nothing."""
     try:
         found = json.loads((directory / layout.PLAN).read_text())

@@ -15,6 +15,7 @@ from purejax_po.experiment.results import statistics
 from purejax_po.experiment.tune.search import Seeds, Tuning, at_seeds
 from purejax_po.experiment.tune.space import Params, at, describe
 from purejax_po.experiment.tune.trials import Trial
+from purejax_po.types import JSONObject
 
 PROGRAM = "purejax-po"
 
@@ -41,7 +42,7 @@ def best(trials: Sequence[Trial], number: int) -> list[int]:
     return sorted(complete, key=lambda i: (-(trials[i].value or 0.0), i))[:number]
 
 
-def rows(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+def rows(trials: Sequence[Trial]) -> list[JSONObject]:
     """Return a row for each trial: its number, point, last score and how far it was trained."""
     return [
         {
@@ -77,7 +78,7 @@ def summary(
     fresh: Any,
     steps: int,
     importances: dict[str, float],
-) -> dict[str, Any]:
+) -> JSONObject:
     """Return what `tuning.json` holds, as JSON-ready values.
 
     Args:
@@ -106,7 +107,7 @@ def summary(
     }
 
 
-def best_toml(tuning: Tuning, choice: Choice, config: ExperimentConfig, told: Any) -> str:
+def best_toml(tuning: Tuning, choice: Choice, config: ExperimentConfig, told: JSONObject) -> str:
     """Return the file that `train --config` reads: the chosen point, and what shows it.
 
     Args:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ from purejax_po.experiment.run.signals import StopSignal
 from purejax_po.experiment.store.arrays import Arrays
 from purejax_po.experiment.store.run_store import RunStore, config_hash
 from purejax_po.training import window_lengths
-from purejax_po.types import Trainer
+from purejax_po.types import JSONObject, Trainer
 
 MOST_LOSSES = 5
 """Of the workers of a block in a row."""
@@ -72,7 +72,7 @@ class Rung(Plan):
         names = [f"trial-{t}/seed-{s}" for t, s in zip(trials, seeds, strict=True)]
         return Labels({"seeds": seeds, "trial": trials}, names)
 
-    def make(self, numbers: Any, trainer: Trainer) -> Lanes:
+    def make(self, numbers: np.ndarray, trainer: Trainer) -> Lanes:
         """Make the lanes that have these numbers."""
         lanes = plans.make_lanes(self.config, numbers % self.config.num_seeds, trainer)
         rows = numbers // self.config.num_seeds
@@ -82,7 +82,7 @@ class Rung(Plan):
             changes[name] = np.asarray([p[name] for p in self.points], like.dtype)[rows]
         return lanes._replace(hyperparams=lanes.hyperparams.replace(**changes))
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JSONObject:
         """What a block's result depends on."""
         return {
             "config": self.config.identity(),
@@ -282,7 +282,7 @@ def _scores(group: Group, alive: Sequence[int], plan: Rung, store: RunStore) -> 
     )
 
 
-def _last_tenth(count: Any, mean: Any, plan: Rung) -> Any:
+def _last_tenth(count: np.ndarray, mean: np.ndarray, plan: Rung) -> np.ndarray:
     """As `results.final_return`, before the rung's end; a tenth is of all steps."""
     updates = np.asarray(plan.updates)
     begins = np.concatenate([[0], updates[:-1]])

@@ -14,10 +14,9 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from purejax_po.checks import check_count
 from purejax_po.experiment import files as atomic
@@ -28,6 +27,7 @@ from purejax_po.experiment.tune import trials as records
 from purejax_po.experiment.tune.halving import Halving, Trained
 from purejax_po.experiment.tune.space import Space
 from purejax_po.experiment.tune.trials import Trial
+from purejax_po.types import JSONObject
 
 TUNE, TRIALS, BATCHES, BATCH = "tune.json", "trials.log", "batches", "batch.json"
 FINALISTS, FRESH = "finalists", "fresh"
@@ -127,7 +127,7 @@ class Tuning(NamedTuple):
     """Lanes on each device."""
     is_resumed: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JSONObject:
         """Return what `tune.json` holds."""
         return {
             "config": self.config.to_dict(),
@@ -186,7 +186,7 @@ class Batch(NamedTuple):
     """A batch: its trials, and what became of them once it is complete."""
 
     trials: list[Trial]
-    attributes: dict[str, Any]
+    attributes: JSONObject
     """A sampler's notes about the study."""
     trained: list[Trained] | None = None
 
@@ -221,7 +221,7 @@ def read_batch(folder: Path) -> Batch | None:
         raise ValueError(f"{path} is damaged: {error}; start anew with --overwrite") from None
 
 
-def _trained(data: Mapping[str, Any]) -> Trained:
+def _trained(data: JSONObject) -> Trained:
     reports = {int(step): value for step, value in data["reports"].items()}
     returns = [math.nan if x is None else x for x in data["returns"]]
     return Trained(reports, returns, data["is_complete"], data["steps"])

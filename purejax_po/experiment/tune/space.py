@@ -48,7 +48,7 @@ Dimension = Range | Choices
 Space = dict[str, Dimension]
 
 
-def parse(space: Mapping[str, Any]) -> Space:
+def parse(space: Mapping[str, object]) -> Space:
     """Return the dimensions that texts and lists stand for.
 
     Raises:
@@ -88,7 +88,7 @@ def to_json(space: Space) -> dict[str, str | list[Value]]:
     }
 
 
-def _dimension(name: str, given: Any) -> Dimension:
+def _dimension(name: str, given: object) -> Dimension:
     if isinstance(given, Range | Choices):
         return given
     if isinstance(given, list | tuple):
@@ -112,7 +112,7 @@ def _dimension(name: str, given: Any) -> Dimension:
         ) from None
 
 
-def _choice(name: str, value: Any) -> Value:
+def _choice(name: str, value: object) -> Value:
     if isinstance(value, list | tuple):
         return "x".join(map(str, value))
     if not isinstance(value, bool | int | float | str):

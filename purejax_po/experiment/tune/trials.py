@@ -12,10 +12,17 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purejax_po.checks import check_choice
 from purejax_po.experiment.tune.space import Params, Range, Space
+from purejax_po.types import JSONObject
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
 
 OWNER = "purejax_po"
 """The attribute of a study that tells whose it is."""
@@ -28,7 +35,7 @@ class Trial(NamedTuple):
     """A point, and what became of it."""
 
     params: Params
-    attributes: dict[str, Any]
+    attributes: JSONObject
     """A sampler's own notes."""
     reports: dict[int, float] = {}  # noqa: RUF012 - never changed
     """Score by environment steps of a seed."""
@@ -45,25 +52,25 @@ class Proposal(NamedTuple):
     """A batch of points to train."""
 
     trials: list[Trial]
-    attributes: dict[str, Any]
+    attributes: JSONObject
     """A sampler's notes about the study."""
 
 
-def _tpe(seed: int, batch: int) -> Any:
+def _tpe(seed: int, batch: int) -> "BaseSampler":
     import optuna
 
     del batch
     return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
 
-def _random(seed: int, batch: int) -> Any:
+def _random(seed: int, batch: int) -> "BaseSampler":
     import optuna
 
     del batch
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def _quasi_random(seed: int, batch: int) -> Any:
+def _quasi_random(seed: int, batch: int) -> "BaseSampler":
     import optuna
 
     return optuna.samplers.QMCSampler(
@@ -75,7 +82,7 @@ def _quasi_random(seed: int, batch: int) -> Any:
     )
 
 
-def _cmaes(seed: int, batch: int) -> Any:
+def _cmaes(seed: int, batch: int) -> "BaseSampler":
     import optuna
 
     del batch
@@ -87,14 +94,14 @@ def _cmaes(seed: int, batch: int) -> Any:
     )
 
 
-def _gp(seed: int, batch: int) -> Any:
+def _gp(seed: int, batch: int) -> "BaseSampler":
     import optuna
 
     del batch
     return optuna.samplers.GPSampler(seed=seed)
 
 
-SAMPLERS: dict[str, Callable[[int, int], Any]] = {
+SAMPLERS: dict[str, Callable[[int, int], "BaseSampler"]] = {
     "tpe": _tpe,
     "random": _random,
     "quasi-random": _quasi_random,
@@ -122,7 +129,7 @@ def propose(
     number: int,
     history: Sequence[Trial],
     *,
-    attributes: Mapping[str, Any],
+    attributes: Mapping[str, object],
     shape: Sequence[str] = (),
     num_shapes: int = 1,
     first: Params | None = None,
@@ -172,13 +179,13 @@ def _is_note(name: str) -> bool:
     return name != "fixed_params"
 
 
-def _suggest(trial: Any, name: str, dimension: Any) -> Any:
+def _suggest(trial: "optuna.Trial", name: str, dimension: Any) -> Any:
     if isinstance(dimension, Range):
         return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.is_log)
     return trial.suggest_categorical(name, dimension.values)
 
 
-def _distributions(space: Space) -> dict[str, Any]:
+def _distributions(space: Space) -> dict[str, "BaseDistribution"]:
     from optuna import distributions
 
     return {
@@ -307,7 +314,7 @@ def _storage(place: str | os.PathLike[str]) -> Any:
     return optuna.storages.JournalStorage(backend)
 
 
-def _optuna() -> Any:
+def _optuna() -> ModuleType:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

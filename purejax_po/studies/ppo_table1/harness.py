@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout, train
@@ -16,6 +16,7 @@ from purejax_po.studies.ppo_table1 import plots
 from purejax_po.studies.ppo_table1.protocol import Job
 from purejax_po.studies.ppo_table1.scores import by_setting, read_references
 from purejax_po.studies.ppo_table1.table import Runs, page, table
+from purejax_po.types import JSONObject
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,7 +44,7 @@ def execute(
     all_jobs: Sequence[Job],
     out: str | os.PathLike[str],
     host: Host | None = None,
-) -> dict[str, Any]:
+) -> JSONObject:
     """Train what is not complete, and write the table, its page and the curves of every task.
 
     Returns:

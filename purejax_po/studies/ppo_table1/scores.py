@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from purejax_po.experiment import files as atomic
 from purejax_po.experiment.results import statistics
 from purejax_po.studies.ppo_table1 import protocol
 from purejax_po.studies.ppo_table1.protocol import Job
-from purejax_po.types import Array, Key
+from purejax_po.types import Array, Carry, Distribution, Key, Params
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,7 +32,7 @@ References = dict[str, list[float]]
 class Score(NamedTuple):
     """The runs of one setting on one task."""
 
-    runs: Any
+    runs: np.ndarray
     """Score of each seed, `[seeds]`; NaN where no episode ended."""
     num_diverged: int
 
@@ -42,7 +42,7 @@ class Score(NamedTuple):
 class _Mixed:
     """A Gaussian policy's actions, or uniform ones in [−1, 1], from the same noise."""
 
-    gaussian: Any
+    gaussian: Distribution
     is_uniform: Array
 
     def noise(self, key: Key) -> Array:
@@ -62,7 +62,7 @@ def references(job: Job) -> References:
     algorithm = job.config.algorithm.build(env, env_params)
     actor = algorithm.actor
 
-    def act(params: Any, carry: Any, obs: Array, start: Any) -> tuple[Any, _Mixed]:
+    def act(params: Params, carry: Carry, obs: Array, start: Array) -> tuple[Carry, _Mixed]:
         carry, gaussian = actor.act(params[0], carry, obs, start)
         return carry, _Mixed(gaussian, params[1])
 
@@ -96,7 +96,7 @@ def read_references(job: Job) -> References:
     return json.loads(path.read_text())
 
 
-def last_episodes(dataset: "xr.Dataset", number: int = SCORED_EPISODES) -> Any:
+def last_episodes(dataset: "xr.Dataset", number: int = SCORED_EPISODES) -> np.ndarray:
     """Mean return of the last `number` episodes, `[..., seeds]`; NaN if none ended.
 
     Episodes are known by windows of updates: of the oldest window that is needed as many count as
@@ -137,7 +137,7 @@ def best(of_task: Mapping[str, Score]) -> float:
 
 def normalized(
     found: Mapping[str, Mapping[str, Score]], low: Mapping[str, float]
-) -> dict[str, list[Any]]:
+) -> dict[str, list[np.ndarray]]:
     """Scale every setting's scores, by task, so that random is 0 and `best` is 1.
 
     Args:
@@ -149,7 +149,7 @@ def normalized(
         of a task on which nothing beats random: there is no scale from 0 to 1.
     """
     labels = dict.fromkeys(label for of_task in found.values() for label in of_task)
-    scaled: dict[str, list[Any]] = {label: [] for label in labels}
+    scaled: dict[str, list[np.ndarray]] = {label: [] for label in labels}
     for task, of_task in found.items():
         high = best(of_task)
         for label, score in of_task.items():
@@ -164,6 +164,6 @@ def paper(label: str) -> float | None:
     return next(x.paper for x in settings if x.label == label)
 
 
-def _mean(runs: Any) -> float:
+def _mean(runs: np.ndarray) -> float:
     kept = runs[np.isfinite(runs)]
     return float(kept.mean()) if len(kept) else -np.inf

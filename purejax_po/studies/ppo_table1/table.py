@@ -1,7 +1,7 @@
 """The table: normalised scores with intervals beside the paper's, and scores by task."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from purejax_po.studies.ppo_table1.scores import (
     paper,
     score,
 )
+from purejax_po.types import JSONObject
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -24,7 +25,7 @@ Runs = dict[str, dict[str, dict[str, "xr.Dataset"]]]
 """Results by task, group and label."""
 
 
-def table(runs: "Runs", baseline: Mapping[str, References]) -> dict[str, Any]:
+def table(runs: "Runs", baseline: Mapping[str, References]) -> JSONObject:
     """Return scores, normalised scores with intervals, and what 0 and 1 stand for.
 
     Args:
@@ -69,7 +70,7 @@ def _steps(families: Mapping[str, Mapping[str, "xr.Dataset"]]) -> int:
     return max(int(p["step"][-1]) for parts in families.values() for p in parts.values())
 
 
-def _on_task(score: Score) -> dict[str, Any]:
+def _on_task(score: Score) -> JSONObject:
     kept = score.runs[np.isfinite(score.runs)]
     return {
         "scores": [results.number(x) for x in score.runs],
@@ -83,7 +84,7 @@ def _plain(estimate: statistics.Estimate | None) -> dict[str, float | None]:
     return dict(zip(("value", "low", "high"), map(results.number, values), strict=True))
 
 
-def cells(found: Mapping[str, Any]) -> list[dict[str, str]]:
+def cells(found: JSONObject) -> list[dict[str, str]]:
     """Return the table's rows as text: normalised scores beside the paper's, and the tasks'."""
     lines = []
     for row in found["rows"]:
@@ -102,7 +103,7 @@ def cells(found: Mapping[str, Any]) -> list[dict[str, str]]:
     return lines
 
 
-def page(found: Mapping[str, Any]) -> str:
+def page(found: JSONObject) -> str:
     """Return the table as Markdown, with what its numbers are."""
     lines = cells(found)
     header = list(lines[0])
