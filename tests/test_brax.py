@@ -40,6 +40,14 @@ def collect(env, env_params, num_envs, num_steps, seed=0):
     return run, jax.jit(run)(jax.random.key(seed))
 
 
+def test_brax_itself_stays_what_it_is(pendulum):
+    """The adapter inverts by elimination; a user's own code has Brax's inverse by LAPACK."""
+    env, env_params = pendulum
+    assert "cholesky" in str(jax.make_jaxpr(env.brax_env.reset)(jax.random.key(0)))
+    ours = str(jax.make_jaxpr(lambda key: env.reset(key, env_params))(jax.random.key(0)))
+    assert "cholesky" not in ours
+
+
 def test_the_physics_are_those_of_brax(pendulum):
     """The carried state is a part of Brax's, and that part is enough."""
     env, env_params = pendulum

@@ -5,9 +5,10 @@ Importing this module imports brax, which takes seconds.
 
 import contextlib
 import io
+import threading
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -31,19 +32,37 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
 BACKENDS = ("generalized", "spring", "positional", "mjx")
 
 
+_here = threading.local()
+
+
+@contextlib.contextmanager
+def repaired() -> Iterator[None]:
+    """Brax as this adapter runs it: Swimmer's fluid with today's JAX, no inverse by LAPACK.
+
+    It holds within the context and in this thread. Brax itself stays what it is for other code.
+    """
+    before = getattr(_here, "is_repaired", False)
+    _here.is_repaired = True
+    try:
+        yield
+    finally:
+        _here.is_repaired = before
+
+
 class _NumpyWithOldClip:
-    """`jax.numpy` whose `clip` still has the keywords that JAX has removed."""
+    """`jax.numpy`; in the context, its `clip` has the keywords that JAX has removed."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(jnp, name)
+        return self._clip if name == "clip" and _is_repaired() else getattr(jnp, name)
 
-    def clip(
+    def _clip(
         self, x: Array, a_min: ArrayLike | None = None, a_max: ArrayLike | None = None
     ) -> Array:
         return jnp.clip(x, a_min, a_max)
 
 
-fluid.jp = _NumpyWithOldClip()  # Swimmer is the one environment in a fluid
+def _is_repaired() -> bool:
+    return getattr(_here, "is_repaired", False)
 
 
 _matrix_inv = mass.matrix_inv
@@ -51,7 +70,7 @@ _matrix_inv = mass.matrix_inv
 
 def _matrix_inv_without_lapack(sys: PyTree, state: PyTree, num_iter: int) -> PyTree:
     """As Brax's, which refines the last inverse in steps but has LAPACK find the first one."""
-    if num_iter > 0:
+    if num_iter > 0 or not _is_repaired():
         return _matrix_inv(sys, state, num_iter)
     mx = mass.matrix(sys, state)
     return state.replace(
@@ -59,6 +78,7 @@ def _matrix_inv_without_lapack(sys: PyTree, state: PyTree, num_iter: int) -> PyT
     )
 
 
+fluid.jp = _NumpyWithOldClip()
 mass.matrix_inv = _matrix_inv_without_lapack
 
 
@@ -89,7 +109,8 @@ class Brax(Adapter):
         backend = suffix if colon else backend
         self._name = f"brax/{task}" + f":{backend}" * (backend is not None)
         self.brax_env = _make(task, backend)
-        example = jax.eval_shape(self.brax_env.reset, jax.random.key(0))
+        with repaired():
+            example = jax.eval_shape(self.brax_env.reset, jax.random.key(0))
         if getattr(example.obs, "ndim", None) != 1:
             raise ValueError(f"env {self._name} must have vectors as observations")
         self._num_observations = example.obs.shape[0]
@@ -98,12 +119,14 @@ class Brax(Adapter):
 
     def start(self, key: Key) -> tuple[Array, tuple[Array, ...]]:
         """Reset."""
-        state = self.brax_env.reset(key)
+        with repaired():
+            state = self.brax_env.reset(key)
         return state.obs, self._carried.reduce(state)
 
     def advance(self, key: Key, inner: tuple[Array, ...], action: Array) -> Advance:
         """Step; `info["x"]` are the links' positions and rotations, for pictures."""
-        state = self.brax_env.step(self._carried.restore(inner), action)
+        with repaired():
+            state = self.brax_env.step(self._carried.restore(inner), action)
         info = {"x": state.pipeline_state.x} if hasattr(state.pipeline_state, "x") else {}
         inner = self._carried.reduce(state)
         return Advance(state.obs, inner, state.reward, state.done > 0, info=info)
@@ -126,7 +149,8 @@ class Brax(Adapter):
 
     def _step(self, state: PyTree, action: Array) -> tuple[PyTree, PyTree]:
         """What a step is made for, and the state after it."""
-        state = self.brax_env.step(state, action)
+        with repaired():
+            state = self.brax_env.step(state, action)
         return (state.obs, state.reward, state.done), state
 
 

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    Unraisable = sys.UnraisableHookArgs
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -105,11 +108,11 @@ def stop_signal() -> Iterator[StopSignal]:
 
 
 def _silent_about_interrupted(
-    hook: Callable[[sys.UnraisableHookArgs], object],
-) -> Callable[[sys.UnraisableHookArgs], None]:
+    hook: "Callable[[Unraisable], object]",
+) -> "Callable[[Unraisable], None]":
     """Keep an `Interrupted` that Python cannot raise, as in JAX's gc callback, for `check`."""
 
-    def report(unraisable: sys.UnraisableHookArgs) -> None:
+    def report(unraisable: "Unraisable") -> None:
         if not isinstance(unraisable.exc_value, Interrupted):
             hook(unraisable)
 
