@@ -60,7 +60,7 @@ def layerwise(
 
     Source: Goodfellow 2015, Efficient Per-Example Gradient Computations (the outer products).
     """
-    flat = dict(flatten_dict(params))
+    flat: dict[LayerPath, Any] = dict(flatten_dict(params))
     kernels = {path[1:-1]: kernel for path, kernel in flat.items() if path[-1] == "kernel"}
 
     def moved(
@@ -100,7 +100,7 @@ def layerwise(
     fewer = few if switch.on().narrow_sides else {}
 
     def push(v: Params) -> Softmax:
-        layers = dict(flatten_dict(v))
+        layers: dict[LayerPath, Any] = dict(flatten_dict(v))
         moves = {
             path: a @ layers["params", *path, "kernel"] + layers["params", *path, "bias"]
             for path, a in inputs.items()

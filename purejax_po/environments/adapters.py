@@ -16,7 +16,7 @@ from gymnax.environments import environment, spaces
 from jax.typing import ArrayLike
 
 from purejax_po.checks import check_count
-from purejax_po.types import Action, Array, Info, Key, Observation, PyTree, Space
+from purejax_po.types import Action, Array, EnvInfo, Key, Observation, PyTree, Space
 
 
 @struct.dataclass
@@ -123,7 +123,7 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
     @functools.partial(jax.jit, static_argnames=("self",))
     def step(
         self, key: Key, state: EnvState, action: Action, params: EnvParams | None = None
-    ) -> tuple[Observation, EnvState, Array, Array, Array, Info]:
+    ) -> tuple[Observation, EnvState, Array, Array, Array, EnvInfo]:
         """Step, and reset where the episode has ended: six values, as gymnax."""
         params = self.default_params if params is None else params
         step_key, reset_key = jax.random.split(key)
@@ -154,13 +154,13 @@ class Adapter(environment.Environment[EnvState, EnvParams]):
 
     def step_env(
         self, key: Key, state: EnvState, action: Action, params: EnvParams
-    ) -> tuple[Observation, EnvState, Array, Array, Mapping[str, PyTree]]:
+    ) -> tuple[Observation, EnvState, Array, Array, EnvInfo]:
         """Step without a reset."""
         obs, inner, reward, terminated, truncated, info = self.advance(key, state.inner, action)
         inner = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), inner, state.inner)
         cut = jnp.bool_(truncated)
         state = replace(state, time=state.time + 1, inner=inner, obs=obs, is_cut=cut)
-        return obs, state, jnp.float32(reward), jnp.bool_(terminated), info
+        return obs, state, jnp.float32(reward), jnp.bool_(terminated), dict(info)
 
     def get_obs(
         self, state: EnvState, params: EnvParams | None = None, key: Key | None = None

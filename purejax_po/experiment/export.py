@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.export
@@ -126,7 +126,7 @@ def make_portable(policy: LoadedPolicy) -> Portable:
     obs_leaves, obs_form = jax.tree.flatten(jax.tree.map(batched, one))
     names = _names("obs", one)
 
-    def act(obs: Observation, start: Array | None, memory: Carry) -> tuple[Action, Carry]:
+    def act(obs: Observation, start: Any, memory: Carry) -> tuple[Action, Carry]:
         return policy.step(obs, start, memory)
 
     initial = policy.initial_memory(1)

@@ -102,7 +102,7 @@ def _labelled(
     dims = (*grid, "seed", "episode")
     shape = (*map(len, grid.values()), len(seeds), num_episodes)
 
-    def joined(name: str) -> np.ndarray:
+    def joined(name: str) -> tuple[tuple[str, ...], np.ndarray]:
         return dims, np.stack([getattr(part, name) for part in parts]).reshape(shape)
 
     return xr.Dataset(

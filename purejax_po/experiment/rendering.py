@@ -18,7 +18,7 @@ from purejax_po.experiment.config import sweep
 from purejax_po.experiment.policies import load_policy
 from purejax_po.experiment.run.trainer import true_env
 from purejax_po.experiment.store import run_store as files
-from purejax_po.types import Action, Array, Carry, EnvState, Info, Trainer
+from purejax_po.types import Action, Carry, EnvState, Info, Trainer
 
 HEADLESS = {
     "SDL_VIDEODRIVER": "dummy",
@@ -126,7 +126,7 @@ def _gif_visualizer() -> Any:
 
 def _play(
     trainer: Trainer, act: Callable[..., tuple[Action, Carry]], seed: int
-) -> tuple[list[EnvState], Array, list[Info]]:
+) -> tuple[list[EnvState], np.ndarray, list[Info]]:
     """Play one episode: states acted on, returns so far, and what the steps said besides."""
     env, env_params = trainer.env, trainer.env_params
     memoryless, memory = trainer.actor.memoryless, None

@@ -172,7 +172,7 @@ def typed(name: str, value: Any, like: object) -> Any:
     return int(value) if is_count else value
 
 
-def unknown(key: str, path: Path | str, algorithm: AlgorithmConfig, known: Sequence[str]) -> str:
+def unknown(key: str, path: StrPath, algorithm: AlgorithmConfig, known: Sequence[str]) -> str:
     """What is said of a key that nothing reads."""
     for part in PARTS:
         if key in {f.name for f in dataclasses.fields(getattr(algorithm, part))}:
@@ -210,7 +210,7 @@ def as_settings(config: ExperimentConfig) -> Settings:
     return {"algorithm": name, **data, **algorithm, **parts, **tables}
 
 
-def _table(name: str, value: object, path: StrPath) -> dict[str, object]:
+def _table(name: str, value: object, path: StrPath | None) -> dict[str, object]:
     if not isinstance(value, Mapping):
         where = f" in {path}" if path is not None else ""
         raise ValueError(f"{name}{where} must be a table, got {value!r}")

@@ -60,7 +60,7 @@ def style(index: int) -> Look:
 def label(name: Hashable) -> str:
     """Return a variable's name for an axis, with its unit where it has one."""
     text = "KL" if name == "kl" else str(name).replace("_", " ")
-    return f"{text} ({UNITS[name]})" if name in UNITS else text
+    return f"{text} ({UNITS[str(name)]})" if name in UNITS else text
 
 
 def plot(

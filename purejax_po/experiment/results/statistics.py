@@ -16,7 +16,7 @@ from purejax_po.checks import Range, check_number
 from purejax_po.experiment.results import resampling
 
 if TYPE_CHECKING:
-    import xarray as xr
+    pass
 
 Floats = NDArray[np.floating]
 Statistic = Callable[..., np.ndarray]
@@ -274,8 +274,8 @@ def probability_of_improvement(
 
 
 def paired_difference(
-    x: "ArrayLike | xr.DataArray",
-    y: "ArrayLike | xr.DataArray",
+    x: Any,
+    y: Any,
     statistic: Statistic = mean,
     *,
     confidence: float = 0.95,

@@ -181,8 +181,8 @@ def evaluate(
     found = np.array(jax.device_get(found))
     if plan.config.stop_when_solved is None:
         return state, found
-    if before:
-        found = np.where(ended(plan.config.stop_when_solved, before), before[-1], found)
+    if (over := ended(plan.config.stop_when_solved, before)) is not None:
+        found = np.where(over, before[-1], found)
     solved = found >= plan.config.stop_when_solved
     done, diverged_at = jax.device_get((state.num_done, state.diverged_at))
     frozen = np.where(solved & (diverged_at < 0), done, diverged_at).astype(diverged_at.dtype)

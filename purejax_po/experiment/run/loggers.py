@@ -133,7 +133,7 @@ def open_all(names: Sequence[str], config: ExperimentConfig, directory: Path) ->
 def scalars(lanes: Sequence[str], window: Window) -> Iterator[tuple[str, str, float]]:
     """Yield lane, name and mean over the window of all that is finite, and its evaluation."""
     log = window.log
-    columns: dict[str, tuple[Array, Array]] = {
+    columns: dict[str, tuple[Array | np.ndarray, Array | np.ndarray]] = {
         "episode_return": (log.episode_return.count, log.episode_return.mean),
         "episode_length": (log.episode_length.count, log.episode_length.mean),
         **{name: (log.info.count, mean) for name, mean in log.info.mean.items()},

@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    Unraisable = sys.UnraisableHookArgs
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -108,11 +105,11 @@ def stop_signal() -> Iterator[StopSignal]:
 
 
 def _silent_about_interrupted(
-    hook: "Callable[[Unraisable], object]",
-) -> "Callable[[Unraisable], None]":
+    hook: "Callable[[sys.UnraisableHookArgs], object]",
+) -> "Callable[[sys.UnraisableHookArgs], None]":
     """Keep an `Interrupted` that Python cannot raise, as in JAX's gc callback, for `check`."""
 
-    def report(unraisable: "Unraisable") -> None:
+    def report(unraisable: "sys.UnraisableHookArgs") -> None:
         if not isinstance(unraisable.exc_value, Interrupted):
             hook(unraisable)
 
