@@ -38,7 +38,7 @@ def main() -> None:
     }
     found = interleave(cases, args.rounds)
     for ours, theirs in zip(found["with"], found["without"], strict=True):
-        np.testing.assert_array_equal(ours["return_mean"].values, theirs["return_mean"].values)
+        np.testing.assert_array_equal(ours["episode_return"], theirs["episode_return"])
     seconds = {k: [x.attrs["run_seconds"] for x in runs] for k, runs in found.items()}
     ratio = ratios(seconds["with"], seconds["without"])
     rows = [

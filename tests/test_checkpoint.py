@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 
 import jax
@@ -67,6 +68,19 @@ def test_resuming_a_complete_run_changes_nothing(undisturbed, tmp_path):
     shutil.copytree(expected, out)
     po.resume(out, progress=False)
     assert_same_run(out, expected)
+
+
+def test_the_time_of_a_run_is_counted_once(tmp_path):
+    """Blocks that end while it runs add nothing; a run that goes on adds what was stored."""
+    begun = time.perf_counter()
+    whole = po.run(tiny.experiment(), tmp_path / "whole", progress=False, num_devices=1)
+    assert 0.0 < whole.attrs["run_seconds"] <= time.perf_counter() - begun
+    run_until(tmp_path / "run", 4)
+    paths = (tmp_path / "run").glob("blocks/*/*/manifest.json")
+    stored = max(json.loads(path.read_text())["meta"]["run_seconds"] for path in paths)
+    begun = time.perf_counter()
+    resumed = po.resume(tmp_path / "run", progress=False, num_devices=1)
+    assert stored < resumed.attrs["run_seconds"] <= stored + time.perf_counter() - begun
 
 
 def test_a_run_may_be_resumed_with_another_number_of_devices(tmp_path):

@@ -235,6 +235,7 @@ class _Loop:
                 result = None
                 problems.append(f"{error}; its seeds start further back")
             if result is not None:
+                self._note(result)
                 logs[block] = self._take_result(block, result)
                 continue
             stored, damaged = store.newest(block)
@@ -271,12 +272,12 @@ class _Loop:
         return blocks.read_record(self._fit.log_shapes, self._plan.num_real(block), stored)
 
     def _note(self, stored: Stored) -> None:
+        """Count the time that the run had taken when this was stored, before it goes on."""
         seconds = float(stored.meta.get("run_seconds", 0.0))
         self._seconds_before = max(self._seconds_before, seconds)
 
     def _take_result(self, block: int, stored: Stored) -> Record:
         """Keep of a block's result what the Dataset needs; returns its record."""
-        self._note(stored)
         record = self._read(block, stored)
         self._results[block] = record, stored.arrays[".diverged_at"]
         return record
