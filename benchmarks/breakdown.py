@@ -83,7 +83,7 @@ def ppo_parts(config: po.PPOConfig) -> tuple[po.Trainer, dict[str, Part]]:
     hyperparams = trainer.algorithm.hyperparams
 
     def estimate(state: Any, batch: Any) -> Any:
-        return actor_critic.make_samples(critic, state.algorithm.params.critic, batch, hyperparams)
+        return actor_critic.make_samples(critic, state.algorithm.params, batch, hyperparams)
 
     def shuffle(state: Any, batch: Any) -> Any:
         def touch(total: Any, part: Any) -> tuple[Any, None]:

@@ -127,7 +127,7 @@ def by_xla(config: Config) -> Work:
             return actor_critic.make_samples(critic, params, batch, hyperparams)
 
         again = compiled_work(update, state, batch)
-        again = again.plus(compiled_work(estimate, state.params.critic, batch), -1.0)
+        again = again.plus(compiled_work(estimate, state.params, batch), -1.0)
         total = total.plus(again, config.num_epochs - 1)
     else:
         samples = jax.tree.map(lambda x: x[0], transition)

@@ -81,7 +81,7 @@ from purejax_po.networks import (
     recurrent_actor_critic,
     softmax_linear_policy,
 )
-from purejax_po.own_networks import critic_of, policy_of
+from purejax_po.own_networks import critic_of, policy_of, shared_torso
 from purejax_po.pretraining import (
     Clone,
     Pairs,
@@ -224,6 +224,7 @@ __all__ = [
     "seed_keys",
     "sequence",
     "shape_reward",
+    "shared_torso",
     "softmax_linear_policy",
     "statistics",
     "summarize",

@@ -256,6 +256,15 @@ def check_networks(policy: object, critic: object = None) -> None:
             )
 
 
+def check_own_critic(name: str, critic: Critic | None) -> None:
+    """Raise `ValueError` for a critic of `shared_torso` where an algorithm trains it alone."""
+    if critic is not None and critic.is_shared:
+        raise ValueError(
+            f"critic must have parameters of its own: {name} trains it apart from the policy; got "
+            "one of shared_torso, which a2c and ppo train"
+        )
+
+
 def describe(value: Any) -> str:
     """A value in words: `float32[2]`, `Categorical`, `dict`."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):

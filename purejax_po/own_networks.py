@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from purejax_po.checks import check_count
 from purejax_po.networks import memoryless
 from purejax_po.types import Array, Critic, Distribution, Key, Observation, Params, Policy
 
-Apply = Callable[[Params, Observation], Distribution | Array]
+Output = TypeVar("Output")
 
 
 def policy_of(
@@ -45,13 +46,40 @@ def critic_of(
     return memoryless(Critic, init, _mapped(apply, obs_ndim))
 
 
-def _mapped(apply: Apply, obs_ndim: int | None) -> Apply:
+def shared_torso(
+    init: Callable[[Key], Params],
+    apply: Callable[[Params, Observation], tuple[Distribution, Array]],
+    *,
+    obs_ndim: int | None = None,
+) -> tuple[Policy, Critic]:
+    """Make policy and critic of one network that returns a distribution and a value.
+
+    A2C and PPO train it: their loss is one function of both outputs. Algorithms that train the
+    critic apart from the policy refuse it.
+
+    Args:
+        init: `key → params` of the whole network.
+        apply: `(params, obs [..., *obs_shape]) → (distribution [...], value [...])`.
+        obs_ndim: as in `policy_of`.
+
+    Returns:
+        `(policy, critic)`; the critic has no parameters of its own.
+    """
+    both = _mapped(apply, obs_ndim)
+    policy = memoryless(Policy, init, lambda params, obs: both(params, obs)[0])
+    critic = memoryless(Critic, lambda key: (), lambda params, obs: both(params, obs)[1])
+    return policy, critic._replace(is_shared=True)
+
+
+def _mapped(
+    apply: Callable[[Params, Observation], Output], obs_ndim: int | None
+) -> Callable[[Params, Observation], Output]:
     """A function of one observation as one of any leading axes."""
     if obs_ndim is None:
         return apply
     check_count("obs_ndim", obs_ndim, minimum=0)
 
-    def over_leading_axes(params: Params, obs: Observation) -> Distribution | Array:
+    def over_leading_axes(params: Params, obs: Observation) -> Output:
         if not hasattr(obs, "ndim"):
             raise ValueError(
                 f"obs_ndim must be None where observations have fields, got {obs_ndim}"

@@ -272,7 +272,8 @@ def _checked(
         if algorithm.critic is not None:
             if normalizes:
                 obs = jax.eval_shape(normalization.normalize_obs, acting.obs, obs)
-            contract.check_values(algorithm.critic, params.critic, obs)
+            judge = params.policy if algorithm.critic.is_shared else params.critic
+            contract.check_values(algorithm.critic, judge, obs)
 
     if normalizes:
         statistics = _number_observation(env, env_params)

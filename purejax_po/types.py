@@ -214,6 +214,8 @@ class Critic(NamedTuple):
     step: Callable[[Params, Carry, Observation, Array], tuple[Carry, Array]]
     unroll: Callable[[Params, Carry, Observation, Array], Array]
     memoryless: bool = True
+    is_shared: bool = False
+    """It has no parameters of its own and is given the policy's (see `shared_torso`)."""
     dense: "Dense | None" = None
     """As `Policy.dense`."""
 
@@ -265,11 +267,11 @@ class Algorithm(NamedTuple):
     group_size: int = 1
     """With complete episodes: so many neighbouring environments start from one state."""
     critic: Critic | None = None
-    """Judges with `state.params.critic`, if the algorithm has one."""
+    """Judges with `state.params.critic`, a shared one with `.policy`; `None` if there is none."""
 
 
 class ActorCriticParams(NamedTuple):
-    """Separate parameters of a policy and of a critic."""
+    """Separate parameters of a policy and of a critic; a shared critic has none, `()`."""
 
     policy: Params
     critic: Params

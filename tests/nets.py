@@ -104,6 +104,22 @@ def on_a_torso(env, env_params):
     )
 
 
+def shared(env, env_params):
+    """A torso that both heads train."""
+    num_inputs, num_actions = _sizes(env, env_params)
+
+    def init(key):
+        shapes = {"torso": (num_inputs, WIDTH), "policy": (WIDTH, num_actions), "critic": (WIDTH,)}
+        keys = zip(shapes.items(), jax.random.split(key, 3), strict=True)
+        return {name: 0.3 * jax.random.normal(key, shape) for (name, shape), key in keys}
+
+    def apply(params, obs):
+        x = jnp.tanh(obs @ params["torso"])
+        return po.distributions.Categorical(x @ params["policy"]), x @ params["critic"]
+
+    return po.shared_torso(init, apply)
+
+
 def alone(env, env_params):
     """A policy without a critic."""
     return linen(env, env_params)[0]

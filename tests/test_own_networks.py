@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import json
 
+import jax
+import jax.numpy as jnp
 import nets
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import tiny
 
 import purejax_po as po
 from purejax_po import cli
+from purejax_po.algorithms import actor_critic
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -41,6 +44,40 @@ def test_other_libraries_networks_are_trained_and_stored(factory, name, tmp_path
     run = po.run(with_networks(name, f"nets:{factory}"), tmp_path / "run", progress=False)
     assert np.isfinite(run["entropy"]).all()
     assert po.load_policy(tmp_path / "run", seed=0)(np.zeros((3, 4))).shape == (3,)
+
+
+@pytest.mark.parametrize("name", ["ppo", "a2c"])
+def test_a_shared_torso_is_trained_by_both_heads(name, tmp_path):
+    run = po.run(with_networks(name, "nets:shared"), tmp_path / "run", progress=False)
+    assert np.isfinite(run["value_loss"]).all()
+    assert po.load_policy(tmp_path / "run", seed=0)(np.zeros((3, 4))).shape == (3,)
+
+
+def test_the_gradient_of_a_shared_torso_is_that_of_one_network():
+    """Of PPO's loss, against the same loss written with the network's two outputs."""
+    env, env_params = po.make_env("CartPole-v1")
+    policy, critic = nets.shared(env, env_params)
+    params = actor_critic.init_params(jax.random.key(0), policy, critic)
+    obs = jax.random.normal(jax.random.key(1), (6, 4))
+    assert jax.tree.leaves(params.critic) == []
+
+    def both(params):
+        judge = actor_critic.critic_params(critic, params)
+        logits = policy.unroll(params.policy, (), obs, None).logits
+        return jnp.sum(logits[:, 0] ** 3) + jnp.sum(critic.unroll(judge, (), obs, None) ** 2)
+
+    def one(params):
+        x = jnp.tanh(obs @ params["torso"])
+        return jnp.sum((x @ params["policy"])[:, 0] ** 3) + jnp.sum((x @ params["critic"]) ** 2)
+
+    found, wanted = jax.grad(both)(params).policy, jax.grad(one)(params.policy)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, wanted)
+
+
+@pytest.mark.parametrize("name", ["reinforce", "npg", "trpo"])
+def test_a_critic_that_is_trained_alone_has_parameters_of_its_own(name):
+    with pytest.raises(ValueError, match="critic must have parameters of its own"):
+        po.run(with_networks(name, "nets:shared"), progress=False)
 
 
 def test_a_function_is_stored_by_its_name(tmp_path):

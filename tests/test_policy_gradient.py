@@ -351,7 +351,7 @@ def test_the_first_full_batch_epoch_of_ppo_is_a_step_of_a2c(surrogate, x64):
     # ... and that step is the negative gradient of A2C's loss.
     policy, critic, params, rollout = made_up_rollout()
     hyperparams = po.A2CHyperparams(**PLAIN)
-    samples = actor_critic.make_samples(critic, params.critic, rollout, hyperparams)
+    samples = actor_critic.make_samples(critic, params, rollout, hyperparams)
     loss = functools.partial(
         actor_critic.loss,
         hyperparams=hyperparams,

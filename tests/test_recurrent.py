@@ -158,7 +158,7 @@ def test_minibatches_are_whole_environments_with_their_memory():
     (_, critic), updates = two_rollouts(po.ppo, num_minibatches=NUM_ENVS)
     state, rollout, found, _ = updates[1]
     hyperparams = po.PPOHyperparams()
-    samples = actor_critic.make_samples(critic, state.params.critic, rollout, hyperparams)
+    samples = actor_critic.make_samples(critic, state.params, rollout, hyperparams)
     sequences = units.of_rollout(samples, memoryless=False)
     sequence = jax.tree.map(lambda x: x[1:2], sequences)
     batch = units.in_time(sequence, memoryless=False)

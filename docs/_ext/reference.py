@@ -120,7 +120,14 @@ GROUPS: dict[str, Group] = {
         (
             *("networks", "sequence", "distributions", "mlp_actor_critic", "gru_actor_critic"),
             *("lstm_actor_critic", "recurrent_actor_critic", "transformer_policy", "gru_policy"),
-            *("softmax_linear_policy", "linear_critic", "policy_of", "critic_of", "masked"),
+            *(
+                "softmax_linear_policy",
+                "linear_critic",
+                "policy_of",
+                "critic_of",
+                "shared_torso",
+                "masked",
+            ),
         ),
         ("networks", "sequence", "distributions"),
     ),

@@ -67,7 +67,7 @@ def spo(
     def update(
         key: Array, hyperparams: SPOHyperparams, state: SPOState, rollout: po.Rollout
     ) -> tuple[SPOState, dict[str, Array]]:
-        samples = actor_critic.make_samples(critic, state.params.critic, rollout, hyperparams)
+        samples = actor_critic.make_samples(critic, state.params, rollout, hyperparams)
         optimizer = optimizers.clipped_adam(hyperparams, rollout.progress)
         loss = functools.partial(
             actor_critic.loss,

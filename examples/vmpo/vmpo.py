@@ -136,7 +136,7 @@ def vmpo(
     def update(
         key: Array, hyperparams: VMPOHyperparams, state: VMPOState, rollout: po.Rollout
     ) -> tuple[VMPOState, dict[str, Array]]:
-        samples = actor_critic.make_samples(critic, state.params.critic, rollout, hyperparams)
+        samples = actor_critic.make_samples(critic, state.params, rollout, hyperparams)
         optimizer = optimizers.clipped_adam(hyperparams, rollout.progress)
 
         def step(

@@ -68,21 +68,7 @@ def layerwise(
     ) -> tuple[Array, tuple[Softmax, dict[LayerPath, Array]]]:
         """All z `[B, M]`, every s_l moved by an offset; the distribution and all a_l."""
         inputs: dict[LayerPath, Array] = {}
-
-        def move(
-            layer: Callable[..., Array],
-            args: tuple[Array, ...],
-            kwargs: dict[str, object],
-            context: Any,
-        ) -> Array:
-            outputs = layer(*args, **kwargs)
-            # A subclass's layer calls the class's, which comes here first.
-            if not isinstance(context.module, nn.Dense) or context.module.path in inputs:
-                return outputs
-            inputs[context.module.path] = args[0]
-            return outputs + offsets[context.module.path]
-
-        with nn.intercept_methods(move):
+        with nn.intercept_methods(_mover(offsets, inputs)):
             distribution = apply(params)
         logits = distribution.logits
         return logits[:, :-1] - logits[:, -1:], (distribution, inputs)
@@ -128,6 +114,25 @@ def layerwise(
         return unflatten_dict(pulled)
 
     return distribution, push, pull
+
+
+def _mover(offsets: dict[LayerPath, Array], inputs: dict[LayerPath, Array]) -> Callable[..., Array]:
+    """What flax calls in place of each layer: it adds the offset, and notes the input."""
+
+    def move(
+        layer: Callable[..., Array],
+        args: tuple[Array, ...],
+        kwargs: dict[str, object],
+        context: Any,
+    ) -> Array:
+        outputs = layer(*args, **kwargs)
+        # A subclass's layer calls the class's, which comes here first.
+        if not isinstance(context.module, nn.Dense) or context.module.path in inputs:
+            return outputs
+        inputs[context.module.path] = args[0]
+        return outputs + offsets[context.module.path]
+
+    return move
 
 
 def _inner(

@@ -88,7 +88,7 @@ def a2c(
         key: Key, hyperparams: A2CHyperparams, state: A2CState, rollout: Rollout
     ) -> tuple[A2CState, Info]:
         del key
-        samples = actor_critic.make_samples(critic, state.params.critic, rollout, hyperparams)
+        samples = actor_critic.make_samples(critic, state.params, rollout, hyperparams)
         if options.normalize_advantage:
             samples = actor_critic.normalize(samples)
         loss = functools.partial(

@@ -24,6 +24,7 @@ from purejax_po.checks import (
     UnitInterval,
     WholeNumber,
     check_networks,
+    check_own_critic,
 )
 from purejax_po.types import (
     ActorCriticParams,
@@ -136,6 +137,7 @@ def algorithm(
         ValueError: for networks that are none.
     """
     check_networks(policy, critic)
+    check_own_critic("a natural gradient", critic)
 
     def init(key: Key, hyperparams: NaturalHyperparams) -> State:
         params = actor_critic.init_params(key, policy, critic)

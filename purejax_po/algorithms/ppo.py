@@ -103,7 +103,7 @@ def ppo(
     def update(
         key: Key, hyperparams: PPOHyperparams, state: PPOState, rollout: Rollout
     ) -> tuple[PPOState, Info]:
-        samples = actor_critic.make_samples(critic, state.params.critic, rollout, hyperparams)
+        samples = actor_critic.make_samples(critic, state.params, rollout, hyperparams)
         if options.normalize_advantage == "batch":
             samples = actor_critic.normalize(samples)
         parts = units.of_rollout(samples, actor.memoryless)

@@ -84,6 +84,7 @@ def reinforce(
     options = checks.checked_options(options, REINFORCEOptions)
     hyperparams = checks.checked_hyperparams(hyperparams, REINFORCEHyperparams)
     checks.check_networks(policy, critic)
+    checks.check_own_critic("reinforce", critic)
     complete_episodes = options.psi in weighting.MONTE_CARLO or options.discount_states
 
     def init(key: Key, hyperparams: REINFORCEHyperparams) -> REINFORCEState:
