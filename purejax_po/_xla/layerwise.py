@@ -22,6 +22,8 @@ from purejax_po.types import Array, Distribution, Params
 
 LayerPath = tuple[str, ...]
 """Of a layer among the parameters."""
+Inputs = dict[LayerPath, Array]
+"""What each layer sees, or the offset of what it gives, `[B, units]`."""
 
 
 class Softmax(Distribution, Protocol):
@@ -63,26 +65,10 @@ def layerwise(
     flat: dict[LayerPath, Any] = dict(flatten_dict(params))
     kernels = {path[1:-1]: kernel for path, kernel in flat.items() if path[-1] == "kernel"}
 
-    def moved(
-        offsets: dict[LayerPath, Array],
-    ) -> tuple[Array, tuple[Softmax, dict[LayerPath, Array]]]:
+    def moved(offsets: Inputs) -> tuple[Array, tuple[Softmax, Inputs]]:
         """All z `[B, M]`, every s_l moved by an offset; the distribution and all a_l."""
-        inputs: dict[LayerPath, Array] = {}
-
-        def move(
-            layer: Callable[..., Array],
-            args: tuple[Array, ...],
-            kwargs: dict[str, object],
-            context: Any,
-        ) -> Array:
-            outputs = layer(*args, **kwargs)
-            # A subclass's layer calls the class's, which comes here first.
-            if not isinstance(context.module, nn.Dense) or context.module.path in inputs:
-                return outputs
-            inputs[context.module.path] = args[0]
-            return outputs + offsets[context.module.path]
-
-        with nn.intercept_methods(move):
+        inputs: Inputs = {}
+        with nn.intercept_methods(_moving(offsets, inputs)):
             distribution = apply(params)
         logits = distribution.logits
         return logits[:, :-1] - logits[:, -1:], (distribution, inputs)
@@ -128,6 +114,25 @@ def layerwise(
         return unflatten_dict(pulled)
 
     return distribution, push, pull
+
+
+def _moving(offsets: Inputs, inputs: Inputs) -> Callable[..., Array]:
+    """What intercepts a call: a dense layer's output is moved, and what it sees put to `inputs`."""
+
+    def move(
+        layer: Callable[..., Array],
+        args: tuple[Array, ...],
+        kwargs: dict[str, object],
+        context: Any,
+    ) -> Array:
+        outputs = layer(*args, **kwargs)
+        # A subclass's layer calls the class's, which comes here first.
+        if not isinstance(context.module, nn.Dense) or context.module.path in inputs:
+            return outputs
+        inputs[context.module.path] = args[0]
+        return outputs + offsets[context.module.path]
+
+    return move
 
 
 def _inner(
