@@ -12,7 +12,7 @@ MODULES = (
     "environments.wrappers",
     "experiment.config.experiment",
     "experiment.results.statistics",
-    "networks",
+    "networks.feedforward",
     "spaces",
     "training",
 )
