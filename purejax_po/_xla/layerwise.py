@@ -22,8 +22,6 @@ from purejax_po.types import Array, Distribution, Params
 
 LayerPath = tuple[str, ...]
 """Of a layer among the parameters."""
-Inputs = dict[LayerPath, Array]
-"""What each layer sees, or the offset of what it gives, `[B, units]`."""
 
 
 class Softmax(Distribution, Protocol):
@@ -65,7 +63,9 @@ def layerwise(
     flat: dict[LayerPath, Any] = dict(flatten_dict(params))
     kernels = {path[1:-1]: kernel for path, kernel in flat.items() if path[-1] == "kernel"}
 
-    def moved(offsets: Inputs) -> tuple[Array, tuple[Softmax, Inputs]]:
+    def moved(
+        offsets: dict[LayerPath, Array],
+    ) -> tuple[Array, tuple[Softmax, dict[LayerPath, Array]]]:
         """All z `[B, M]`, every s_l moved by an offset; the distribution and all a_l."""
         inputs: dict[LayerPath, Array] = {}
         with nn.intercept_methods(_mover(offsets, inputs)):
