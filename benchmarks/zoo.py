@@ -4,7 +4,8 @@
 
 Runs what is not there yet, cell by cell, and may be broken off. `confirm` trains each cell's best
 candidate with seeds that no search has seen, and writes `purejax_po/zoo/`; `page` writes
-`results.nc`, `results.json` and `report.html`, for all environments and for each of them.
+`results.nc`, `results.json` and `report.html`, for all environments and for each of them. `again`
+trains the settings that the package holds, without a search, and writes what they reach and cost.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import join
 
 PARTS = ("search", "confirm", "page")
+AGAIN = "again"
 OUT = Path("runs/zoo")
 EVALUATE_EVERY = 10
 """Windows of a hundred."""
@@ -40,21 +42,36 @@ def confirm(
     config = po.ExperimentConfig(
         algorithm=zoo_search.settings_of(chosen), env=env, total_steps=zoo_search.BUDGETS[env]
     )
-    fresh = zoo_search.FRESH_SEEDS
-    out = place / "runs" / place_of(algorithm, env)
-    dataset = _run(
-        dataclasses.replace(
-            config,
-            num_seeds=len(fresh),
-            first_seed=fresh.start,
-            evaluate_every=EVALUATE_EVERY,
-        ),
-        out,
-    )
-    entry = zoo.Entry(config, evidence(dataset, found))
+    dataset = train_fresh(config, place)
+    entry = zoo.Entry(config, {**reached(dataset), **searched(found, algorithm, env)})
     zoo.write(entry, folder)
-    print(f"{algorithm} on {env}: {entry.evidence['iqm']:.1f} (IQM of {len(fresh)} fresh seeds)")
+    print(shown(entry))
     return entry
+
+
+def again(algorithm: str, env: str, place: Path) -> zoo.Entry:
+    """Train a cell's stored settings anew, and write what they reach and cost at this commit."""
+    entry = zoo.find(algorithm, env)
+    dataset = train_fresh(entry.config, place)
+    entry = entry._replace(evidence={**entry.evidence, **reached(dataset)})
+    zoo.write(entry)
+    print(shown(entry))
+    return entry
+
+
+def shown(entry: zoo.Entry) -> str:
+    """Write a cell's result in one line."""
+    number, iqm = entry.evidence["num_seeds"], entry.evidence["iqm"]
+    return f"{entry.algorithm} on {entry.env}: {iqm:.1f} (IQM of {number} fresh seeds)"
+
+
+def train_fresh(config: po.ExperimentConfig, place: Path) -> Any:
+    """Train with the seeds that no search has seen."""
+    fresh = zoo_search.FRESH_SEEDS
+    config = dataclasses.replace(
+        config, num_seeds=len(fresh), first_seed=fresh.start, evaluate_every=EVALUATE_EVERY
+    )
+    return _run(config, place / "runs" / place_of(config.algorithm.name, config.env_name))
 
 
 def _run(config: po.ExperimentConfig, out: Path) -> Any:
@@ -66,13 +83,11 @@ def _run(config: po.ExperimentConfig, out: Path) -> Any:
     return po.run(config, out, progress=False, overwrite=True)
 
 
-def evidence(dataset: Any, found: zoo_search.Search) -> dict[str, Any]:
-    """What a file says of its settings."""
+def reached(dataset: Any) -> dict[str, Any]:
+    """What a file says of its settings: what fresh seeds reach, and what they cost."""
     summary = po.summarize(dataset)
-    final, evaluated = summary["final_return"], summary["final_evaluation"]
-    seeds, tried, last = dataset["seed"].values, zoo_search.SEARCH_SEEDS, zoo_search.FINAL_SEEDS
-    chosen = zoo_search.best(found.finals)
-    algorithm, env = summary["algorithm"], summary["env"]
+    final, evaluated, seeds = summary["final_return"], summary["final_evaluation"], dataset["seed"]
+    cell = f"{summary['algorithm']} --env {summary['env']}"
     return {
         "num_seeds": len(seeds),
         "first_seed": int(seeds[0]),
@@ -81,6 +96,17 @@ def evidence(dataset: Any, found: zoo_search.Search) -> dict[str, Any]:
         "diverged": len(summary["diverged_seeds"]),
         "run_seconds": round(summary["run_seconds"], 1),
         "steps_per_second": round(summary["env_steps_per_second"]),
+        "command": f"purejax-po train {cell} --preset zoo --seeds {len(seeds)}",
+        "commit": commit(),
+        "jax": summary["versions"]["jax"],
+    }
+
+
+def searched(found: zoo_search.Search, algorithm: str, env: str) -> dict[str, Any]:
+    """What a file says of the search that its settings come from."""
+    tried, last = zoo_search.SEARCH_SEEDS, zoo_search.FINAL_SEEDS
+    chosen = zoo_search.best(found.finals)
+    return {
         "search_score": round(chosen.score or float("nan"), 3),
         "search_candidates": len(found.candidates),
         "search_seeds": [tried.start, len(tried)],
@@ -88,9 +114,6 @@ def evidence(dataset: Any, found: zoo_search.Search) -> dict[str, Any]:
         "final_seeds": [last.start, len(last)],
         "search_seconds": round(sum(x.seconds for x in (*found.candidates, *found.finals)), 1),
         "search": f"python benchmarks/zoo.py --only {algorithm} --env {env}",
-        "command": f"purejax-po train {algorithm} --env {env} --preset zoo --seeds {len(seeds)}",
-        "commit": commit(),
-        "jax": summary["versions"]["jax"],
     }
 
 
@@ -112,10 +135,10 @@ def page(place: Path) -> Path:
 
 def main() -> None:
     """Run the parts of the cells that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--only", nargs="+", default=list(zoo_search.FLOATS), help="algorithms")
     parser.add_argument("--env", nargs="+", default=list(zoo_search.BUDGETS))
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=(*PARTS, AGAIN))
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--shapes", type=int, help="of programs that a search tries at most")
     arguments = parser.parse_args()
@@ -126,6 +149,8 @@ def main() -> None:
                 zoo_search.search(algorithm, env, arguments.out / "search", num_shapes=number)
             if "confirm" in arguments.parts:
                 confirm(algorithm, env, arguments.out, number)
+            if AGAIN in arguments.parts and zoo.path_of(algorithm, env).exists():
+                again(algorithm, env, arguments.out)
     if "page" in arguments.parts:
         print(page(arguments.out))
 
