@@ -229,7 +229,7 @@ def main() -> None:
     on_cpu = devices.local_workers()[0].platform == "cpu"
     algorithms = ((po.PPOConfig(), ppo_parts), (po.TRPOConfig(), trpo_parts))
     for config, make in algorithms[: 1 if arguments.quick else None]:
-        best = config.lanes_per_core if on_cpu else MANY_LANES
+        best = devices.lanes_per_core(config) if on_cpu else MANY_LANES
         widths[config.name] = width = arguments.width or best
         programs = compile_parts(*make(config), width)
         cases = {

@@ -29,6 +29,7 @@ from timed import Timed
 
 import purejax_po as po
 from purejax_po.experiment.config import AlgorithmConfig, algorithm_config
+from purejax_po.experiment.run import devices
 
 SETTINGS = {
     "PJRT_NPROC": "1",
@@ -143,7 +144,7 @@ def group(hlo: str, run: Callable[[], Any]) -> dict[tuple[int, str], tuple[int, 
 
 def compiled(config: AlgorithmConfig, networks_alone: bool) -> tuple[Timed | NetworksAlone, Any]:
     """Return training, or of PPO its networks alone, for one core, and the program of it."""
-    width = config.lanes_per_core
+    width = devices.lanes_per_core(config)
     if not networks_alone:
         training = Timed(config, limit.ENV, range(width), UPDATES, width)
         (program,) = training.program.window.values()
@@ -166,7 +167,7 @@ def main() -> None:
     timed, program = compiled(config, arguments.networks_alone)
     timed.windows = 10
     speeds = [timed.run() for _ in range(3 if arguments.quick else 15)][1:]
-    steps = config.lanes_per_core * config.num_envs * config.num_steps
+    steps = devices.lanes_per_core(config) * config.num_envs * config.num_steps
     whole = steps / statistics.median(speeds) * 1e6
     timed.windows = 1
     groups = group(program.as_text(), timed.run)
@@ -193,7 +194,7 @@ def main() -> None:
     title = f"{config.name}, its networks alone" if arguments.networks_alone else config.name
     text = (
         f"## Kernels of an update, {title}\n\n{measure.table(shown)}\n\n"
-        f"{config.lanes_per_core} lanes on one core in one thread, {limit.ENV}:"
+        f"{devices.lanes_per_core(config)} lanes on one core in one thread, {limit.ENV}:"
         f" {whole / 1e3:.2f} ms an update, the median, {needed / 1e3:.2f} of it in products and"
         f" tanh; {profiled / 1e3:.2f} ms in kernels by the profiler, so {each:.2f} µs were taken"
         f" off each of {launches} launches. Kinds below 1 % are not shown. One such core reaches"

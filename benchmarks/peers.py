@@ -141,10 +141,11 @@ def install(environment: str) -> Path:
 def our_variables(pair: Pair) -> dict[str, str]:
     """Environment variables of our side: those that the command line sets for itself."""
     from purejax_po.experiment.config import ALGORITHMS, ExperimentConfig
+    from purejax_po.experiment.run.devices import keeps_one_core_busy
 
     algorithm = ALGORITHMS[pair.algorithm](**pair.settings)
     config = ExperimentConfig(algorithm=algorithm, env=pair.env, num_seeds=pair.our_seeds)
-    return {"PJRT_NPROC": "1"} if config.keeps_one_core_busy else {}
+    return {"PJRT_NPROC": "1"} if keeps_one_core_busy(config) else {}
 
 
 def settings(algorithm: str) -> dict[str, Any]:

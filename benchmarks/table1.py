@@ -16,6 +16,7 @@ import measure
 import tables
 
 from purejax_po import cli
+from purejax_po.cli import entry
 from purejax_po.experiment.results import statistics
 from purejax_po.studies import ppo_table1 as table1
 
@@ -26,7 +27,7 @@ def main() -> None:
     arguments = [x for x in sys.argv[1:] if x.partition("=")[0] != measure.KEEP]
     if status := cli.main(["table1", *arguments]):
         raise SystemExit(status)
-    command = cli.parse(["table1", *arguments])
+    command = entry.parse(["table1", *arguments])
     if command.plan:
         return
     found = json.loads((command.out / table1.TABLE).read_text())
