@@ -272,8 +272,7 @@ def _checked(
         if algorithm.critic is not None:
             if normalizes:
                 obs = jax.eval_shape(normalization.normalize_obs, acting.obs, obs)
-            judge = params.policy if algorithm.critic.is_shared else params.critic
-            contract.check_values(algorithm.critic, judge, obs)
+            contract.check_values(algorithm.critic, algorithm.critic.params_of(params), obs)
 
     if normalizes:
         statistics = _number_observation(env, env_params)

@@ -216,6 +216,11 @@ class Critic(NamedTuple):
     memoryless: bool = True
     is_shared: bool = False
     """It has no parameters of its own and is given the policy's (see `shared_torso`)."""
+
+    def params_of(self, params: "ActorCriticParams") -> Params:
+        """Choose what `step` and `unroll` take of both networks' parameters."""
+        return params.policy if self.is_shared else params.critic
+
     dense: "Dense | None" = None
     """As `Policy.dense`."""
 

@@ -62,7 +62,7 @@ def test_the_gradient_of_a_shared_torso_is_that_of_one_network():
     assert jax.tree.leaves(params.critic) == []
 
     def both(params):
-        judge = actor_critic.critic_params(critic, params)
+        judge = critic.params_of(params)
         logits = policy.unroll(params.policy, (), obs, None).logits
         return jnp.sum(logits[:, 0] ** 3) + jnp.sum(critic.unroll(judge, (), obs, None) ** 2)
 

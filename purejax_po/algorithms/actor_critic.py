@@ -79,11 +79,6 @@ def init_params(key: Key, policy: Policy, critic: Critic) -> ActorCriticParams:
     return ActorCriticParams(policy.init(policy_key), critic.init(critic_key))
 
 
-def critic_params(critic: Critic, params: ActorCriticParams) -> Params:
-    """What the critic is given: its own parameters, or the policy's if it shares them."""
-    return params.policy if critic.is_shared else params.critic
-
-
 def actor(policy: Policy, critic: Critic) -> Actor:
     """What acts with actor-critic parameters.
 
@@ -100,7 +95,7 @@ def actor(policy: Policy, critic: Critic) -> Actor:
         params: ActorCriticParams, carry: Carry, obs: Observation, start: Array
     ) -> tuple[Carry, Distribution]:
         policy_carry, distribution = policy.step(params.policy, carry[0], obs, start)
-        critic_carry, _ = critic.step(critic_params(critic, params), carry[1], obs, start)
+        critic_carry, _ = critic.step(critic.params_of(params), carry[1], obs, start)
         return (policy_carry, critic_carry), distribution
 
     prompt = policy.prompt
@@ -123,8 +118,8 @@ def make_samples(
     """A rollout, `[T, N]`, with log-probabilities, values and advantages."""
     transition = rollout.transition
     carry = rollout.carry or ((), ())
-    judge = critic_params(critic, params)
-    estimates = critics.estimate(critic, judge, transition, hyperparams, carry[1])
+    own = critic.params_of(params)
+    estimates = critics.estimate(critic, own, transition, hyperparams, carry[1])
     log_prob = transition.behaviour.log_prob(transition.action)
     return Samples(transition, log_prob, *estimates, carry)
 
@@ -141,8 +136,7 @@ def outputs(
     """π_θ(·|s) and V(s) of the samples."""
     obs, start = samples.transition.obs, samples.transition.start
     distribution = policy.unroll(params.policy, samples.carry[0], obs, start)
-    judge = critic_params(critic, params)
-    return distribution, critic.unroll(judge, samples.carry[1], obs, start)
+    return distribution, critic.unroll(critic.params_of(params), samples.carry[1], obs, start)
 
 
 def loss(

@@ -135,7 +135,8 @@ def train(
         probability = jnp.exp(jnp.stack([distribution.log_prob(jnp.full(3, a)) for a in (0, 1)]))
         value = obs[:, 0]
         if critic is not None:
-            value = critic.step(params.critic, critic.initial_carry(3), obs, start)[1]
+            own, carry = critic.params_of(params), critic.initial_carry(3)
+            value = critic.step(own, carry, obs, start)[1]
         return value, probability.T
 
     run_all = jax.jit(jax.vmap(one, in_axes=(None, 0)))

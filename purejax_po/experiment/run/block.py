@@ -171,7 +171,7 @@ def _begin(
     return restored["state"], unstack(restored["log"]), list(filled.T)
 
 
-def _record(logs: list[Log], returns: list[np.ndarray], num_real: int) -> JSONObject:
+def _record(logs: list[Log], returns: list[np.ndarray], num_real: int) -> dict[str, PyTree]:
     """What is told of a block's windows so far, as a checkpoint keeps it."""
     record = {"log": stack(logs)}
     return {**record, "evaluation": _joined(returns, num_real)} if returns else record
