@@ -1,6 +1,6 @@
 """What a user runs beside what a benchmark calls, and a cluster beside threads; interleaved rounds.
 
-    python benchmarks/host_layer.py [--steps 100000 500000] [--seeds 16] [--rounds 5]
+    python benchmarks/host_layer.py [--steps 100000 500000] [--seeds 16] [--rounds 5] [--keep]
     unshare --net sh -c 'ip link set lo up && exec python benchmarks/host_layer.py --cluster'
 
 The first compares the steps per second that `purejax-po train ppo` reports with those of the same
@@ -10,12 +10,13 @@ commands, with and without `--cluster auto`: 64 seeds × 500,000 steps by defaul
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from measure import Figure, Rows, add_keep, interleave, ratios, table, write
 
 import purejax_po as po
 
@@ -33,7 +34,7 @@ def command(seeds: int, steps: int, *flags: str) -> tuple[float, dict]:
         return seconds, json.loads((out / "summary.json").read_text())
 
 
-def beside_the_program(seeds: int, steps: int, rounds: int) -> str:
+def beside_the_program(seeds: int, steps: int, rounds: int) -> dict[str, str]:
     """One row: the command's speed over that of its program."""
     from timed import Timed
 
@@ -42,59 +43,56 @@ def beside_the_program(seeds: int, steps: int, rounds: int) -> str:
     timed = Timed(config, "CartPole-v1", range(seeds), experiment.log_every, planned=1e9)
     timed.windows = -(-experiment.num_updates // experiment.log_every)
     timed.run()
-    ratios, speeds = [], []
-    for i in range(rounds):
+
+    def program() -> float:
         timed.restart(range(seeds))
-        pair = {}
-        for name in ("program", "command")[:: 1 if i % 2 else -1]:
-            if name == "program":
-                pair[name] = timed.run()
-            else:
-                pair[name] = command(seeds, steps)[1]["env_steps_per_second"]
-        speeds.append(pair)
-        ratios.append(pair["command"] / pair["program"])
-    middle = {k: statistics.median(pair[k] for pair in speeds) for k in speeds[0]}
-    return (
-        f"| {seeds} × {steps:,} | {middle['command']:,.0f} | {middle['program']:,.0f} | "
-        f"{statistics.median(ratios):.3f} ({min(ratios):.3f} … {max(ratios):.3f}) |"
-    )
+        return timed.run()
+
+    def train() -> float:
+        return command(seeds, steps)[1]["env_steps_per_second"]
+
+    found = interleave({"program": program, "command": train}, rounds)
+    return {
+        "seeds × steps": f"{seeds} × {steps:,}",
+        "purejax-po train, steps/s": Figure.of(found["command"]).show(),
+        "its program, steps/s": Figure.of(found["program"]).show(),
+        "ratio": ratios(found["command"], found["program"]).show(".3f"),
+    }
 
 
-def beside_threads(seeds: int, steps: int, rounds: int) -> str:
+def beside_threads(seeds: int, steps: int, rounds: int) -> dict[str, str]:
     """One row: the wall time of a run on a cluster of this machine over that on threads."""
-    ratios, times = [], []
-    for i in range(rounds):
-        pair = {}
-        for name in ("cluster", "threads")[:: 1 if i % 2 else -1]:
-            flags = ("--cluster", "auto") if name == "cluster" else ()
-            pair[name] = command(seeds, steps, *flags)[0]
-        times.append(pair)
-        ratios.append(pair["cluster"] / pair["threads"])
-    middle = {k: statistics.median(pair[k] for pair in times) for k in times[0]}
-    return (
-        f"| {seeds} × {steps:,} | {middle['cluster']:.1f} s | {middle['threads']:.1f} s | "
-        f"{statistics.median(ratios):.3f} ({min(ratios):.3f} … {max(ratios):.3f}) |"
-    )
+    cases = {
+        "cluster": lambda: command(seeds, steps, "--cluster", "auto")[0],
+        "threads": lambda: command(seeds, steps)[0],
+    }
+    found = interleave(cases, rounds)
+    return {
+        "seeds × steps": f"{seeds} × {steps:,}",
+        "--cluster auto, s": Figure.of(found["cluster"]).show(".1f"),
+        "threads, s": Figure.of(found["threads"]).show(".1f"),
+        "cluster / threads": ratios(found["cluster"], found["threads"]).show(".3f"),
+    }
 
 
 def main() -> None:
     """Print the rows that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--steps", type=int, nargs="+")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--cluster", action="store_true")
-    chosen = parser.parse_args()
-    if chosen.cluster:
-        print("| seeds × steps | --cluster auto | threads | cluster / threads |")
-        print("| --- | --- | --- | --- |")
-        for steps in chosen.steps or [500_000]:
-            print(beside_threads(chosen.seeds or 64, steps, chosen.rounds or 3), flush=True)
-        return
-    print("| seeds × steps | purejax-po train, steps/s | its program | ratio |")
-    print("| --- | --- | --- | --- |")
-    for steps in chosen.steps or [100_000, 500_000]:
-        print(beside_the_program(chosen.seeds or 16, steps, chosen.rounds or 5), flush=True)
+    add_keep(parser)
+    args = parser.parse_args()
+    if args.cluster:
+        name, measure, seeds, steps, rounds = "cluster", beside_threads, 64, [500_000], 3
+    else:
+        name, measure, seeds, steps = "host_layer", beside_the_program, 16, [100_000, 500_000]
+        rounds = 5
+    rows: Rows = [
+        measure(args.seeds or seeds, count, args.rounds or rounds) for count in args.steps or steps
+    ]
+    write(name, {"rows": rows}, table(rows), {"cost": rows})
 
 
 if __name__ == "__main__":
