@@ -19,8 +19,12 @@ from ray.exceptions import RaySystemError
 LOOPBACK = "127.0.0.1"
 ANSWER_SECONDS = 5.0
 """That a cluster has to answer."""
-PRELOADED = "purejax_po.experiment.run.ray_pool,gymnax"
-"""What workers of a cluster of our own import while it starts, before they are asked for."""
+OWN_CLUSTER = {
+    "RAY_preload_python_modules": "purejax_po.experiment.run.ray_pool,gymnax",
+    "RAY_worker_niceness": "0",
+}
+"""A cluster of our own: its workers import these before they are asked for, and run at the priority
+that threads have."""
 
 _own: list[str] = []
 """The cluster that this process has started for itself, if it has."""
@@ -43,7 +47,7 @@ def connect(address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     if found is None:
         options.update(_node_ip_address=LOOPBACK, include_dashboard=False)
-    environment = python_path() | {"RAY_preload_python_modules": PRELOADED} if found is None else {}
+    environment = {**python_path(), **OWN_CLUSTER} if found is None else {}
     with _in_environment(environment), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*os\.fork\(\).*")
         try:
