@@ -101,7 +101,11 @@ def load(name: str) -> dict[str, Any]:
 
 def source(found: dict[str, Any]) -> str:
     """Say where figures come from, in one line of Markdown."""
-    parts = [f"`{found['command']}`", f"commit {found['commit']}", found["machine"]["name"]]
+    command, _, remark = found["command"].partition(" (")
+    called = f"`{command}`" if command.startswith(("python ", "purejax-po ")) else command
+    called = f"{called} ({remark}" if remark else called
+    parts = [f"{called[0].upper()}{called[1:]}", f"commit {found['commit']}"]
+    parts += [found["machine"]["name"]]
     parts += [f"{name} {version}" for name, version in found.get("versions", {}).items()]
     return f"{'; '.join(parts)}. {found.get('note', '')}".rstrip()
 
