@@ -25,9 +25,9 @@ GROUPS = (
         "what",
         "What is trained.",
         (
-            *("--env", "--preset", "--config", "--set", "--env-params", "--env-options"),
-            *("--wrappers", "--randomize"),
-            *("--seeds", "--first-seed"),
+            *("--env", "--seeds", "--set", "--preset", "--config", "--env-params"),
+            *("--env-options", "--wrappers", "--randomize", "--normalize-observations"),
+            *("--normalize-rewards", "--first-seed"),
         ),
     ),
     Group(
@@ -51,9 +51,17 @@ ADVANCED = Group(
     "advanced",
     "Rarely needed.",
     (
-        *("--normalize-observations", "--normalize-rewards", "--lanes-per-device"),
-        *("--matmul-precision", "--checkpoint-every", "--keep-checkpoints"),
-        *("--stop-on-divergence", "--compilation-cache"),
+        *("--lanes-per-device", "--matmul-precision", "--checkpoint-every"),
+        *("--keep-checkpoints", "--stop-on-divergence", "--compilation-cache"),
+    ),
+)
+SEARCH = Group(
+    "search",
+    "What `tune` searches, and how.",
+    (
+        *("--trials", "--space", "--search", "--finalists", "--finalist-seeds", "--fresh-seeds"),
+        *("--sampler", "--rungs", "--reduction", "--batch", "--programs", "--search-seed"),
+        *("--storage", "--study"),
     ),
 )
 ALGORITHM = Group("algorithm", "How the algorithm works; its floats are below.", ())
@@ -85,23 +93,25 @@ def placed(arguments: list[Argument]) -> list[Argument]:
     A flag that no group names is the algorithm's own.
     """
     flags = [argument.arg.lowered.name_or_flags[-1] for argument in arguments]
-    if not {"--env", "--total-steps", "--num-envs"} <= set(flags):
+    if not {"--env", "--total-steps", "--out"} <= set(flags):
         return arguments
+    order = (*GROUPS, SEARCH, ALGORITHM, *NESTED, ADVANCED)
+    places = {
+        flag: (group, j)
+        for group in (*GROUPS, SEARCH, ADVANCED)
+        for j, flag in enumerate(group.flags)
+    }
     found = []
-    places = {flag: (i, j) for i, g in enumerate(GROUPS) for j, flag in enumerate(g.flags)}
-    places |= {flag: (len(GROUPS) + 2, j) for j, flag in enumerate(ADVANCED.flags)}
     for number, (flag, argument) in enumerate(zip(flags, arguments, strict=True)):
-        prefix = argument.source_parser.extern_prefix
-        if flag in places:
-            rank = places[flag]
-            group = ADVANCED if rank[0] > len(GROUPS) else GROUPS[rank[0]]
-        elif prefix.startswith(NESTED):
-            found.append(((len(GROUPS) + 1, NESTED.index(prefix.split(".")[0]), number), argument))
-            continue
+        prefix = argument.source_parser.extern_prefix.split(".")[0]
+        if argument.arg.is_positional():
+            found.append(((-1, number), argument))
+        elif prefix in NESTED:
+            found.append(((order.index(prefix), number), argument))
         else:
-            rank, group = (len(GROUPS), number), ALGORITHM
-        put = _Placed(argument.arg, _Place(group.name, group.what))
-        found.append(((*rank, number), put))
+            group, place = places.get(flag, (ALGORITHM, number))
+            put = _Placed(argument.arg, _Place(group.name, group.what))
+            found.append(((order.index(group), place), put))
     return [argument for _, argument in sorted(found, key=lambda pair: pair[0])]
 
 
