@@ -200,7 +200,7 @@ class Prompt(NamedTuple, Generic[Network]):
     """
 
     read: Callable[[Params, Observation, int], Carry]
-    """`(params, obs [N, ...], group_size) → carry`; `group_size` neighbours share an observation."""
+    """`(params, obs [N, ...], group_size) → carry`; `group_size` neighbours share one."""
     go_on: Network
     """The same network from there on: it never reads, and ignores `start`."""
 
@@ -271,7 +271,7 @@ class Algorithm(NamedTuple):
     group_size: int = 1
     """With complete episodes: this many neighbouring environments start from one state."""
     critic: Critic | None = None
-    """Its parameters are `state.params.critic`, or `.policy` if it is shared; `None` without one."""
+    """Its parameters are `state.params.critic`, or `.policy` if it is shared; `None`: no critic."""
 
 
 class ActorCriticParams(NamedTuple):

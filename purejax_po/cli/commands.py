@@ -104,8 +104,7 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """Continue an interrupted run, sweep, search or comparison; the results are those of an
-    undisturbed one."""
+    """Continue an interrupted run, sweep, search or comparison, to the same results."""
 
     directory: Annotated[Path, tyro.conf.Positional]
     """The directory of the run, of the sweep, of the search or of the comparison."""
