@@ -18,7 +18,22 @@ SHORT = {
     "a number in ": "",
     "tuple[int, ...]": "whole numbers",
 }
+KINDS = {
+    "int": "whole",
+    "float": "a number",
+    "bool": "true, false",
+    "str": "a text",
+    "int | None": "whole, None",
+    "float | None": "a number, None",
+    "str | None": "a text, None",
+    "tuple[str, ...]": "texts",
+    "FactoryName": "a name, a function",
+    "bool | Progress": "true, false, a function",
+    "Sequence": "observers",
+}
+"""Types that stand for themselves in code, in words."""
 _MARKS = re.compile(r"(`[^`]*`)")
+_INTERVAL = re.compile(r"\([^()]* … [^()]*\)")
 
 
 def escaped(line: str) -> str:
@@ -34,6 +49,15 @@ def escaped(line: str) -> str:
 
 def _escape(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     lines[:] = [escaped(line) for line in lines]
+
+
+def _keep_together(app: Any, doctree: nodes.document, name: str) -> None:
+    """Let no line break into an interval of a table's cell."""
+    for entry in doctree.findall(nodes.entry):
+        for text in list(entry.findall(nodes.Text)):
+            kept = _INTERVAL.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+            if kept != text:
+                text.parent.replace(text, nodes.Text(kept))
 
 
 def _as_it_is(self: Any) -> list[str]:
@@ -101,9 +125,7 @@ def table(found: list[fields.Field]) -> list[str]:
     if not found:
         return []
     columns = ["name", "what it may be", "default", "meaning"]
-    given = [
-        ("``" + f.name + "``", _short(f.kind), _code(f.default), escaped(f.doc)) for f in found
-    ]
+    given = [("``" + f.name + "``", _short(f), _code(f.default), escaped(f.doc)) for f in found]
     kept = [i for i in range(4) if i == 0 or any(row[i] for row in given)]
     return list_table([[row[i] for i in kept] for row in [columns, *given]])
 
@@ -117,7 +139,10 @@ def list_table(rows: list[list[str]]) -> list[str]:
     return lines
 
 
-def _short(kind: str) -> str:
+def _short(field: fields.Field) -> str:
+    if field.kind.startswith("Callable[") and "→" in field.doc:
+        return "a function"
+    kind = KINDS.get(field.kind, field.kind)
     for long, short in SHORT.items():
         kind = kind.replace(long, short)
     return escaped(kind)
@@ -133,4 +158,5 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("fields", Fields)
     app.add_directive("presets", Presets)
     app.connect("autodoc-process-docstring", _escape, priority=400)  # before napoleon
+    app.connect("doctree-resolved", _keep_together)
     return {"parallel_read_safe": True}
