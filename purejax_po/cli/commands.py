@@ -230,16 +230,13 @@ class Compare:
 
 @dataclass(frozen=True, kw_only=True)
 class Table1:
-    """Run the PPO paper's Table 1 on Brax: eleven objectives, seven continuous-control tasks.
-
-    Runs that an earlier call with the same flags has finished are not repeated.
-    """
+    """Run the PPO paper's Table 1 on Brax: eleven objectives, seven tasks."""
 
     settings: Annotated[table1.Settings, tyro.conf.arg(name="")] = field(
         default_factory=table1.Settings
     )
     out: Path = Path("runs/table1")
-    """Directory for the runs, the table and the curves."""
+    """Directory for the runs, the table and the curves. Its complete runs are not repeated."""
     plan: bool = False
     """Print the plan and the time it would take, and run nothing else."""
     host: HostFlags = field(default_factory=Host)

@@ -2,11 +2,14 @@
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tyro._backends import _tyro_help_formatting as formatting  # tyro has no public way to group
 
+_COMMANDS = re.compile(r"\{\w+(?:,\w+){9,}\}")
+"""A list of commands that no line has room for."""
 Argument = Any
 """tyro's own description of a flag."""
 
@@ -115,13 +118,25 @@ def placed(arguments: list[Argument]) -> list[Argument]:
     return [argument for _, argument in sorted(found, key=lambda pair: pair[0])]
 
 
+def _unwrap(field: Any) -> None:
+    """Let the help of a field flow: its source breaks lines elsewhere than a terminal."""
+    text = field.helptext() if callable(field.helptext) else field.helptext
+    if text is not None:
+        paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
+        field.helptext = "\n\n".join(paragraphs)
+
+
 @contextlib.contextmanager
 def grouped() -> Iterator[None]:
-    """Show flags in groups while a command line is parsed."""
+    """Show flags in groups while a command line is parsed, and texts without their line breaks."""
     original = formatting.format_help
 
     def format_help(prog: str, parser_spec: Any, args: Any, *rest: Any, **more: Any) -> Any:
-        return original(prog, parser_spec, placed(list(args)), *rest, **more)
+        arguments = list(args)
+        for argument in arguments:
+            _unwrap(argument.arg.field)
+        usage, *lines = original(prog, parser_spec, placed(arguments), *rest, **more)
+        return [_COMMANDS.sub("COMMAND", usage), *lines]
 
     formatting.format_help = format_help
     try:

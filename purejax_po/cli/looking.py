@@ -27,7 +27,7 @@ PointFlags = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Build table, pictures and a self-contained report.html from runs that are complete."""
+    """Build table, pictures and a self-contained report.html from complete runs."""
 
     directories: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Directories of runs, or directories that hold runs (a comparison's). LABEL=DIR labels a run,
@@ -162,7 +162,7 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Render:
-    """Draw an episode of one seed's final policy: an animated GIF, or a page for Brax."""
+    """Draw an episode of a seed's final policy: a GIF, or a page for Brax."""
 
     directory: Annotated[Path, tyro.conf.Positional]
     """The directory of the run."""
@@ -190,7 +190,7 @@ class Render:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write one seed's final policy for use without this package, with its model card."""
+    """Write a seed's final policy for use without this package, with a model card."""
 
     directory: Annotated[Path, tyro.conf.Positional]
     """The directory of the run."""

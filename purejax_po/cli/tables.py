@@ -96,7 +96,7 @@ def print_comparison(dataset: "xr.Dataset", rank_by: str | None = None) -> None:
     rows = report.table(dataset, rank_by)
     columns = [column for column in report.BRIEF if column in rows[0]]
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
+        table.add_column(column, justify="left" if i < 2 else "right")
     previous = None
     for row in rows:
         if previous not in (None, row["environment"]):

@@ -21,10 +21,7 @@ def _budget() -> ExperimentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Tune(Train):
-    """Search for an algorithm's settings: trials and their seeds are lanes of a few programs.
-
-    The chosen settings train again with seeds that the search never saw.
-    """
+    """Search for an algorithm's settings; trials are lanes of a few programs."""
 
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(default_factory=_budget)
     search: Annotated[Search, tyro.conf.arg(name="")] = field(default_factory=Search)
