@@ -65,6 +65,12 @@ def _as_it_is(self: Any) -> list[str]:
     return [str(line) for line in self._lines]
 
 
+def _as_prose(self: Any, preprocess_types: bool = False) -> list[tuple[str, str, list[str]]]:
+    """What a function returns is a sentence, whose first colon ends no type."""
+    lines = self._dedent(self._consume_to_next_section())
+    return [("", "", lines)] if lines else []
+
+
 class Fields(Directive):
     """`.. fields:: module:Class`: a table of its fields."""
 
@@ -155,6 +161,7 @@ def _code(text: str) -> str:
 def setup(app: Any) -> dict[str, Any]:
     """Connect the hooks."""
     napoleon.GoogleDocstring._parse_attribute_docstring = _as_it_is  # type: ignore[method-assign]
+    napoleon.GoogleDocstring._consume_returns_section = _as_prose  # type: ignore[method-assign]
     app.add_directive("fields", Fields)
     app.add_directive("presets", Presets)
     app.connect("autodoc-process-docstring", _escape, priority=400)  # before napoleon
