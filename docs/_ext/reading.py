@@ -6,10 +6,13 @@ import re
 from typing import Any
 
 import fields
+import jax.typing
+import numpy.typing
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 from sphinx.ext.napoleon import docstring as napoleon
+from sphinx.util.typing import stringify_annotation
 
 SHORT = {
     "a whole number": "whole,",
@@ -33,6 +36,7 @@ KINDS = {
 }
 """Types that stand for themselves in code, in words."""
 _MARKS = re.compile(r"(`[^`]*`)")
+_ARRAY = re.compile(r"~numpy\.ndarray\[tuple\[~typing\.Any, \.\.\.\], ~numpy\.dtype\[~?[\w.]+\]\]")
 _INTERVAL = re.compile(r"\([^()]* … [^()]*\)")
 
 
@@ -58,6 +62,19 @@ def _keep_together(app: Any, doctree: nodes.document, name: str) -> None:
             kept = _INTERVAL.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
             if kept != text:
                 text.parent.replace(text, nodes.Text(kept))
+
+
+def _name_unions(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returned: str
+) -> tuple[str, str]:
+    """Say `ArrayLike` for the unions that it stands for."""
+    for union in {numpy.typing.ArrayLike, jax.typing.ArrayLike}:
+        written = stringify_annotation(union, "smart")
+        signature = (signature or "").replace(written, "ArrayLike") or signature
+        returned = (returned or "").replace(written, "ArrayLike") or returned
+    return _ARRAY.sub("~numpy.ndarray", signature or ""), _ARRAY.sub(
+        "~numpy.ndarray", returned or ""
+    )
 
 
 def _as_it_is(self: Any) -> list[str]:
@@ -165,5 +182,6 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("fields", Fields)
     app.add_directive("presets", Presets)
     app.connect("autodoc-process-docstring", _escape, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", _name_unions)
     app.connect("doctree-resolved", _keep_together)
     return {"parallel_read_safe": True}
