@@ -118,12 +118,15 @@ def placed(arguments: list[Argument]) -> list[Argument]:
     return [argument for _, argument in sorted(found, key=lambda pair: pair[0])]
 
 
-def _unwrap(field: Any) -> None:
-    """Let the help of a field flow: its source breaks lines elsewhere than a terminal."""
+def _tidy(field: Any) -> None:
+    """Let the help of a field flow, whose source breaks lines, and print no empty default."""
     text = field.helptext() if callable(field.helptext) else field.helptext
     if text is not None:
         paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
         field.helptext = "\n\n".join(paragraphs)
+    default = field.default
+    if default is None or (isinstance(default, tuple | dict) and not default):
+        field.argconf = dataclasses.replace(field.argconf, help_behavior_hint="")
 
 
 @contextlib.contextmanager
@@ -134,7 +137,7 @@ def grouped() -> Iterator[None]:
     def format_help(prog: str, parser_spec: Any, args: Any, *rest: Any, **more: Any) -> Any:
         arguments = list(args)
         for argument in arguments:
-            _unwrap(argument.arg.field)
+            _tidy(argument.arg.field)
         usage, *lines = original(prog, parser_spec, placed(arguments), *rest, **more)
         return [_COMMANDS.sub("COMMAND", usage), *lines]
 
