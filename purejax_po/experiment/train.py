@@ -181,7 +181,7 @@ def _finished(study: Study) -> "xr.Dataset | None":
     try:
         dataset = results.load(directory)
     except ValueError as error:
-        warnings.warn(f"{error}; it is made anew from the checkpoints", stacklevel=4)
+        warnings.warn(f"{error}; it is made again from the checkpoints", stacklevel=4)
         return None
     if not _is_of(dataset.attrs["config"], study.config):
         raise ValueError(

@@ -219,7 +219,7 @@ def read_batch(folder: Path) -> Batch | None:
         trained = None if data["trained"] is None else [_trained(x) for x in data["trained"]]
         return Batch(trials, data["attributes"], trained)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}; start anew with --overwrite") from None
+        raise ValueError(f"{path} is damaged: {error}; start again with --overwrite") from None
 
 
 def _trained(data: JSONObject) -> Trained:

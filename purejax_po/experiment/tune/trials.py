@@ -1,7 +1,7 @@
 """Trials: Optuna's samplers propose batches of them, and its storage keeps what came of each.
 
 A batch is proposed by a study in memory that is told all finished trials before it, and by a
-sampler that is made anew with a seed of the batch's own. So what is proposed depends on the results
+sampler that is made again with a seed of the batch's own. So what is proposed depends on the results
 before it alone: a search that was killed goes on with the trials that it would have had.
 """
 
