@@ -118,14 +118,16 @@ def placed(arguments: list[Argument]) -> list[Argument]:
     return [argument for _, argument in sorted(found, key=lambda pair: pair[0])]
 
 
-def _tidy(field: Any) -> None:
+def _tidy(argument: Argument) -> None:
     """Let the help of a field flow, whose source breaks lines, and print no empty default."""
+    field = argument.field
     text = field.helptext() if callable(field.helptext) else field.helptext
     if text is not None:
         paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
         field.helptext = "\n\n".join(paragraphs)
     default = field.default
-    if default is None or (isinstance(default, tuple | dict) and not default):
+    is_empty = default is None or (isinstance(default, tuple | dict) and not default)
+    if is_empty or (argument.is_positional() and argument.lowered.nargs == "*"):
         field.argconf = dataclasses.replace(field.argconf, help_behavior_hint="")
 
 
@@ -137,7 +139,7 @@ def grouped() -> Iterator[None]:
     def format_help(prog: str, parser_spec: Any, args: Any, *rest: Any, **more: Any) -> Any:
         arguments = list(args)
         for argument in arguments:
-            _tidy(argument.arg.field)
+            _tidy(argument.arg)
         usage, *lines = original(prog, parser_spec, placed(arguments), *rest, **more)
         return [_COMMANDS.sub("COMMAND", usage), *lines]
 
