@@ -65,16 +65,16 @@ def _keep_together(app: Any, doctree: nodes.document, name: str) -> None:
 
 
 def _name_unions(
-    app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returned: str
-) -> tuple[str, str]:
-    """Say `ArrayLike` for the unions that it stands for."""
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str
+) -> tuple[str, str] | None:
+    """Say `ArrayLike` for the unions that it stands for; None: as it was."""
+    if signature is None:
+        return None
     for union in {numpy.typing.ArrayLike, jax.typing.ArrayLike}:
         written = stringify_annotation(union, "smart")
-        signature = (signature or "").replace(written, "ArrayLike") or signature
-        returned = (returned or "").replace(written, "ArrayLike") or returned
-    return _ARRAY.sub("~numpy.ndarray", signature or ""), _ARRAY.sub(
-        "~numpy.ndarray", returned or ""
-    )
+        signature = signature.replace(written, "ArrayLike")
+        returned = (returned or "").replace(written, "ArrayLike")
+    return _ARRAY.sub("~numpy.ndarray", signature), _ARRAY.sub("~numpy.ndarray", returned)
 
 
 def _as_it_is(self: Any) -> list[str]:
