@@ -233,7 +233,7 @@ def test_a_run_without_its_checkpoints_says_that_it_starts_anew(broken_off, tmp_
     po.run(tiny.experiment(), expected, progress=False)
     shutil.copytree(broken_off, out)
     shutil.rmtree(out / "blocks")
-    with pytest.warns(UserWarning, match="holds no checkpoint: all seeds start anew"):
+    with pytest.warns(UserWarning, match="holds no checkpoint: all seeds start again"):
         po.resume(out, progress=False)
     assert_same_run(out, expected)
 
@@ -315,7 +315,7 @@ def test_no_valid_checkpoint_at_all_is_one_clear_line(broken_off, tmp_path):
     shutil.copytree(broken_off, out)
     for path in stored(out):
         (path / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"there is no other one: start anew") as error:
+    with pytest.raises(CheckpointError, match=r"there is no other one: start again") as error:
         po.resume(out, progress=False)
     assert "\n" not in str(error.value)
 
@@ -510,7 +510,7 @@ def test_a_complete_run_of_version_0_1_stays_readable(of_0_1, tmp_path):
 
 def test_an_unfinished_run_of_version_0_1_is_refused_in_one_line(of_0_1):
     (of_0_1 / "summary.json").unlink()
-    with pytest.raises(ValueError, match=r"begun by purejax-po 0\.1, .* start anew") as error:
+    with pytest.raises(ValueError, match=r"begun by purejax-po 0\.1, .* start again") as error:
         po.resume(of_0_1)
     assert "\n" not in str(error.value)
     po.run(tiny.experiment(), of_0_1, overwrite=True, progress=False)
@@ -542,7 +542,7 @@ def test_results_that_are_lost_are_made_anew(undisturbed, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(expected, out)
     (out / "results.nc").unlink()
-    with pytest.warns(UserWarning, match="made anew from the checkpoints"):
+    with pytest.warns(UserWarning, match="made again from the checkpoints"):
         po.resume(out, progress=False)
     assert_same_run(out, expected)
 

@@ -3,6 +3,7 @@
 import json
 
 import grid
+import numpy as np
 import pytest
 import tiny
 
@@ -132,3 +133,21 @@ def test_every_algorithm_trains_on_an_own_environment_from_the_command_line(name
     assert cli.main([*call, "--seeds", "2", "--total-steps", "640", "--out", str(out)]) == 0
     assert json.loads((out / "config.json").read_text())["env"] == "grid:Grid"
     assert cli.main(["evaluate", str(out), "--episodes", "3"]) == 0
+
+
+def test_an_own_environment_is_drawn_by_its_picture(tmp_path, monkeypatch):
+    config = tiny.experiment(algorithm=tiny.ALGORITHMS["a2c"], env="grid:Grid")
+    po.run(config, tmp_path / "run", progress=False)
+    refused = r"Grid cannot be drawn: .* no method picture|needs pygame"
+    with pytest.raises(ValueError, match=refused):
+        po.render(tmp_path / "run", seed=0)
+    drawn = []
+
+    def picture(self, state, env_params):
+        drawn.append(int(state.place))
+        return np.full((4, 4, 3), 60 * state.place, np.uint8)
+
+    monkeypatch.setattr(grid.Grid, "picture", picture, raising=False)
+    path, frames = po.render(tmp_path / "run", seed=0)
+    assert path.stat().st_size
+    assert frames == len(drawn)
