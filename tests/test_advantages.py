@@ -10,6 +10,8 @@ import pytest
 from purejax_po import advantages
 from purejax_po.advantages import Evidence, explained_variance, gae, normalize, weighted_mean
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 DISCOUNT, LAMBDA = 0.9, 0.8
 
 

@@ -29,9 +29,8 @@ def test_a_range_holds_what_is_inside_in_single_precision(allowed, inside, outsi
     assert str(allowed) == text
 
 
-@pytest.mark.parametrize(
-    ("check", "right", "wrong", "message"),
-    [
+def test_a_check_names_what_is_wrong(subtests):
+    for check, right, wrong, message in [
         (lambda x: checks.check_number("x", x, OPEN), (0.5,), (1.0, 2), "x must be a n"),
         (lambda x: checks.check_number("x", x, OPEN), (0.5,), ("0.5", True, None), "x must be a n"),
         (lambda x: checks.check_number("x", x, OPEN), (), (10**400,), "a number beyond any float"),
@@ -40,15 +39,14 @@ def test_a_range_holds_what_is_inside_in_single_precision(allowed, inside, outsi
         (lambda x: checks.check_flag("f", x), (True, False), (0, 1, None), "True or False"),
         (lambda x: checks.check_choice("c", x, ("clip", "off")), ("off",), ("klip",), "mean clip"),
         (checks.check_networks, (), (None, 3), "policy must be a Policy"),
-    ],
-)  # fmt: skip
-def test_a_check_names_what_is_wrong(check, right, wrong, message):
-    for value in right:
-        check(value)
-    for value in wrong:
-        with pytest.raises(ValueError, match=message) as told:
-            check(value)
-        assert "\n" not in str(told.value)
+    ]:
+        with subtests.test(message):
+            for value in right:
+                check(value)
+            for value in wrong:
+                with pytest.raises(ValueError, match=message) as told:
+                    check(value)
+                assert "\n" not in str(told.value)
 
 
 def test_traced_numbers_pass():

@@ -127,12 +127,13 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_an_environments_mistake_is_one_line(name):
-    env, message = MISTAKES[name]
-    with pytest.raises(ValueError, match=message) as told:
-        trainer_of(env)
-    assert "\n" not in str(told.value)
+def test_an_environments_mistake_is_one_line(subtests):
+    for name in MISTAKES:
+        with subtests.test(name):
+            env, message = MISTAKES[name]
+            with pytest.raises(ValueError, match=message) as told:
+                trainer_of(env)
+            assert "\n" not in str(told.value)
 
 
 def test_normalising_a_dictionary_is_the_same_line():
@@ -297,10 +298,10 @@ def test_seeds_are_keys_of_their_values():
     np.testing.assert_array_equal(large, jax.random.key_data(jax.random.key(2**31 + 3)))
 
 
-@pytest.mark.parametrize("seeds", [np.array([5, 2**32 + 5]), [-1], [1.0], 1.5, True, 0, [], "a"])
-def test_seeds_that_have_no_key_of_their_own_are_refused(seeds):
-    with pytest.raises(ValueError, match=r"^seeds must be"):
-        po.seed_keys(seeds)
+def test_seeds_that_have_no_key_of_their_own_are_refused(subtests):
+    for seeds in [np.array([5, 2**32 + 5]), [-1], [1.0], 1.5, True, 0, [], "a"]:
+        with subtests.test(str(seeds)), pytest.raises(ValueError, match=r"^seeds must be"):
+            po.seed_keys(seeds)
 
 
 def test_representations_are_short():

@@ -147,9 +147,8 @@ def test_memory_and_frozen_statistics_are_those_of_the_final_policy(tmp_path):
         assert found["final_evaluation"].values[i] == np.mean(alone.episode_return)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_wrong_values_are_one_line(subtests):
+    for changes, message in [
         ({"evaluate_every": -1}, "evaluate_every must be a whole number ≥ 0, got -1"),
         ({"evaluate_every": 200}, "evaluate_every must be at most num_windows = 10, got 200"),
         ({"evaluate_every": 1, "evaluation_episodes": 0}, "evaluation_episodes must be"),
@@ -162,11 +161,10 @@ def test_memory_and_frozen_statistics_are_those_of_the_final_policy(tmp_path):
             {"evaluate_every": 1, "solve_return": 1.0, "stop_when_solved": 2.0},
             "solve_return must be None or as stop_when_solved, 2.0, got 1.0",
         ),
-    ],
-)
-def test_wrong_values_are_one_line(changes, message):
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
-        tiny.experiment(**changes).check()
+    ]:
+        told = message.replace("(", r"\(")
+        with subtests.test(message), pytest.raises(ValueError, match=told):
+            tiny.experiment(**changes).check()
 
 
 def test_a_configuration_without_the_fields_has_their_defaults():

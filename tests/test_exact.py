@@ -453,9 +453,8 @@ def edited(table, index, value):
     return table
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_make_mdp_names_the_fault(subtests):
+    for change, message in [
         (
             {"transition": np.ones((2, 3))},
             r"transition must have a shape \[S, A, S\], got \[2, 3\]",
@@ -485,18 +484,17 @@ def edited(table, index, value):
         ({"discount": -0.1}, r"discount must be a number in \[0, 1\), got -0\.1"),
         ({"discount": np.nan}, r"discount must be a number in \[0, 1\), got nan"),
         ({"discount": "0.9x"}, r"discount must be a number in \[0, 1\), got '0\.9x'"),
-    ],
-)
-def test_make_mdp_names_the_fault(change, message):
-    arguments = {
-        "transition": UNIFORM,
-        "reward": np.zeros((2, 3)),
-        "start": [0.5, 0.5],
-        "discount": 0.9,
-    }
-    exact.make_mdp(**arguments)
-    with pytest.raises(ValueError, match=message):
-        exact.make_mdp(**(arguments | change))
+    ]:
+        with subtests.test(message):
+            arguments = {
+                "transition": UNIFORM,
+                "reward": np.zeros((2, 3)),
+                "start": [0.5, 0.5],
+                "discount": 0.9,
+            }
+            exact.make_mdp(**arguments)
+            with pytest.raises(ValueError, match=message):
+                exact.make_mdp(**(arguments | change))
 
 
 def test_make_mdp_takes_integer_tables_and_checks_shapes_under_tracing():

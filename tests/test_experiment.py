@@ -20,6 +20,8 @@ from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.trainer import build_trainer
 from purejax_po.metrics import Log, Moments
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 TINY = po.PPOConfig(
     num_envs=2,
     num_steps=16,

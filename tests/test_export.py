@@ -16,6 +16,8 @@ import purejax_po as po
 from purejax_po.cli import main
 from purejax_po.experiment import export
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 
 def trained(out, env="CartPole-v1", **network):
     """A tiny run of PPO with normalised observations."""

@@ -18,6 +18,8 @@ from purejax_po.experiment.report import page
 from purejax_po.experiment.results import statistics
 from purejax_po.experiment.run import program, progress
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 
 def test_a_second_run_of_one_shape_compiles_nothing(monkeypatch):
     program._compiled.clear()

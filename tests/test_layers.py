@@ -14,6 +14,8 @@ from purejax_po import networks
 from purejax_po.cli import main
 from purejax_po.networks import Convolutions, Layers
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 
 def test_convolutions_are_those_of_xla():
     layers = Layers(kernels=(5, 3), strides=(2, 1))

@@ -30,14 +30,15 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_each_mistake_is_found_and_named(name):
-    problems = po.check_env(getattr(grid, name)(), raises=False)
-    assert any(MISTAKES[name] in line for line in problems), problems
-    assert all("\n" not in line for line in problems)
-    assert len(problems) <= 3, problems
-    with pytest.raises(ValueError, match="must"):
-        po.check_env(f"grid:{name}")
+def test_each_mistake_is_found_and_named(subtests):
+    for name in MISTAKES:
+        with subtests.test(name):
+            problems = po.check_env(getattr(grid, name)(), raises=False)
+            assert any(MISTAKES[name] in line for line in problems), problems
+            assert all("\n" not in line for line in problems)
+            assert len(problems) <= 3, problems
+            with pytest.raises(ValueError, match="must"):
+                po.check_env(f"grid:{name}")
 
 
 @pytest.mark.parametrize("env", [grid.GRID, "grid:Grid", "grid:make", "CartPole-v1", "Pendulum-v1"])

@@ -7,6 +7,8 @@ import pytest
 
 from purejax_po import surrogates
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 EPS = 0.2
 RATIOS = jnp.array([0.1, 0.5, 0.79, 0.81, 0.95, 1.0, 1.05, 1.19, 1.21, 1.5, 3.0])
 ADVANTAGES = jnp.array([-2.0, -0.5, 0.5, 2.0])

@@ -136,17 +136,18 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_gets_one_line(name, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assignments, expected = MISTAKES[name]
-    flags = [flag for assignment in assignments for flag in ("--set", assignment)]
-    assert cli.main(["sweep", "ppo", *flags]) == 2
-    errors = capsys.readouterr().err
-    assert errors.count("\n") == 1
-    assert errors.startswith("purejax-po: error: ")
-    assert expected in errors
-    assert not list(tmp_path.iterdir())
+def test_a_mistake_gets_one_line(subtests, capsys, tmp_path, monkeypatch):
+    for name in MISTAKES:
+        with subtests.test(name):
+            monkeypatch.chdir(tmp_path)
+            assignments, expected = MISTAKES[name]
+            flags = [flag for assignment in assignments for flag in ("--set", assignment)]
+            assert cli.main(["sweep", "ppo", *flags]) == 2
+            errors = capsys.readouterr().err
+            assert errors.count("\n") == 1
+            assert errors.startswith("purejax-po: error: ")
+            assert expected in errors
+            assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

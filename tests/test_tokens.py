@@ -8,6 +8,8 @@ import pytest
 import purejax_po as po
 from purejax_po.environments import tokens
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 # task -> outputs (prompt, output, share of right tokens, exact)
 SCORES = {
     "copy": [
@@ -44,24 +46,25 @@ SCORES = {
 }
 
 
-@pytest.mark.parametrize("task", SCORES)
-def test_what_outputs_earn(task):
-    env, env_params = po.make_env(f"tokens/{task}")
-    env_params = env_params.replace(exact_bonus=3.0)
-    step = jax.jit(env.step)
-    for prompt, output, share, exact in SCORES[task]:
-        nothing = [tokens.NONE] * env.max_tokens
-        state = tokens.EnvState(tokens=jnp.array(prompt + nothing), time=jnp.int32(0))
-        for t, token in enumerate(output):
-            obs, state, reward, terminated, _, info = step(
-                jax.random.key(t), state, jnp.int32(token), env_params
-            )
-            last = t == len(output) - 1
-            assert terminated == last
-            np.testing.assert_allclose(reward, (share + 3.0 * exact) * last, rtol=1e-6)
-        seen = prompt + output + nothing[len(output) :]
-        np.testing.assert_array_equal(info["final_observation"], seen)
-        np.testing.assert_array_equal(obs, state.tokens)
+def test_what_outputs_earn(subtests):
+    for task in SCORES:
+        with subtests.test(str(task)):
+            env, env_params = po.make_env(f"tokens/{task}")
+            env_params = env_params.replace(exact_bonus=3.0)
+            step = jax.jit(env.step)
+            for prompt, output, share, exact in SCORES[task]:
+                nothing = [tokens.NONE] * env.max_tokens
+                state = tokens.EnvState(tokens=jnp.array(prompt + nothing), time=jnp.int32(0))
+                for t, token in enumerate(output):
+                    obs, state, reward, terminated, _, info = step(
+                        jax.random.key(t), state, jnp.int32(token), env_params
+                    )
+                    last = t == len(output) - 1
+                    assert terminated == last
+                    np.testing.assert_allclose(reward, (share + 3.0 * exact) * last, rtol=1e-6)
+                seen = prompt + output + nothing[len(output) :]
+                np.testing.assert_array_equal(info["final_observation"], seen)
+                np.testing.assert_array_equal(obs, state.tokens)
 
 
 @pytest.mark.parametrize("task", SCORES)
@@ -96,9 +99,8 @@ def test_an_answer_can_be_cut_by_a_short_context():
     assert not exact
 
 
-@pytest.mark.parametrize(
-    ("task", "options", "message"),
-    [
+def test_wrong_options_are_named(subtests):
+    for task, options, message in [
         ("copy", {"length": 0}, "length must be a whole number ≥ 1, got 0"),
         ("copy", {"symbols": 0}, "vocabulary must hold the end token and a symbol"),
         ("sort", {"symbols": 16}, "vocabulary must be at most 16 tokens"),
@@ -106,11 +108,9 @@ def test_an_answer_can_be_cut_by_a_short_context():
         ("length", {"longest": 5, "room": 5}, "room must be more than the longest output 5"),
         ("copy", {"lenght": 3}, "option of tokens/copy must be .*did you mean length"),
         ("addition", {"modulus": 99}, "vocabulary must be at most 16 tokens"),
-    ],
-)
-def test_wrong_options_are_named(task, options, message):
-    with pytest.raises(ValueError, match=message):
-        po.make_env(f"tokens/{task}", **options)
+    ]:
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            po.make_env(f"tokens/{task}", **options)
 
 
 def test_the_nearest_task_is_named():

@@ -100,12 +100,13 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_in_spaces(name, tmp_path):
-    space, expected = MISTAKES[name]
-    with pytest.raises(ValueError, match=re.escape(expected)):
-        po.tune(experiment(), tmp_path / "out", space)
-    assert not list(tmp_path.iterdir())
+def test_mistakes_in_spaces(subtests, tmp_path):
+    for name in MISTAKES:
+        with subtests.test(name):
+            space, expected = MISTAKES[name]
+            with pytest.raises(ValueError, match=re.escape(expected)):
+                po.tune(experiment(), tmp_path / "out", space)
+            assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "quasi-random", "cmaes"])
