@@ -1,6 +1,8 @@
 """Shared by all tests: a compilation cache, quick compilation, and double precision on request."""
 
 import atexit
+import contextlib
+import ctypes
 import gc
 import os
 import shutil
@@ -38,12 +40,27 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forget_programs():
+def forget_programs(request):
     """Programs of one file seldom serve the next: kept, they fill a worker with gigabytes."""
     yield
+    _rss("before", request)
     program._compiled.clear()
     jax.clear_caches()
     gc.collect()
+    _rss("cleared", request)
+    with contextlib.suppress(OSError, AttributeError):  # where the C library is another
+        ctypes.CDLL(None).malloc_trim(0)
+    _rss("trimmed", request)
+
+
+def _rss(what, request):
+    if "PROF_OUT" in os.environ:
+        with open("/proc/self/status") as f:
+            kb = {l.split(":")[0]: l.split()[1] for l in f if l.startswith(("VmRSS", "VmHWM"))}
+        with open("/tmp/suite28-prof/rss.txt", "a") as f:
+            f.write(
+                f"{os.getpid()} {request.module.__name__} {what} {int(kb['VmRSS']) // 1024} peak {int(kb['VmHWM']) // 1024}\n"
+            )
 
 
 @pytest.fixture

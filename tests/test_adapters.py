@@ -103,20 +103,18 @@ def test_what_has_no_ordinary_spaces_is_refused_in_one_line(subtests):
             assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "words"),
-    [
+def test_wrong_options_are_one_line(subtests):
+    for name, options, words in [
         ("navix/Navix-Empty-8x8-v0", {"view": "symbolc"}, "did you mean symbolic"),
         ("navix/Navix-Empty-8x8-v0", {"veiw": "rgb"}, "option of navix/.* did you mean view"),
         ("playground/CartpoleBalance", {"impl": "wrap"}, "did you mean warp"),
         ("xminigrid/MiniGrid-Empty-8x8", {"ruleset": 1}, "takes no ruleset; XLand tasks do"),
-    ],
-)
-def test_wrong_options_are_one_line(name, options, words):
-    skip_without(name.partition("/")[0])
-    with pytest.raises(ValueError, match=words) as error:
-        environments.make(name, **options)
-    assert "\n" not in str(error.value)
+    ]:
+        with subtests.test(f"{name} {options}"):
+            skip_without(name.partition("/")[0])
+            with pytest.raises(ValueError, match=words) as error:
+                environments.make(name, **options)
+            assert "\n" not in str(error.value)
 
 
 def test_robots_that_cannot_be_downloaded_say_where_they_belong(monkeypatch):

@@ -181,7 +181,7 @@ def test_wrong_options_are_named():
 
 def test_a_missing_extra_names_the_command_that_installs_it(subtests, monkeypatch, capsys):
     for library in sorted(environments.ADAPTED):
-        with subtests.test(str(library)):
+        with subtests.test(library):
             module = f"purejax_po.environments.{library}"
             monkeypatch.setitem(__import__("sys").modules, module, None)
             name = f"{library}/{environments.ADAPTED[library][0]}"

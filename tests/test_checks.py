@@ -12,21 +12,19 @@ from purejax_po.checks import Range
 OPEN = Range(0.0, 1.0, includes_low=False, includes_high=False)
 
 
-@pytest.mark.parametrize(
-    ("allowed", "inside", "outside", "text"),
-    [
+def test_a_range_holds_what_is_inside_in_single_precision(subtests):
+    for allowed, inside, outside, text in [
         (Range(), (-1e30, 0.0, 3), (math.inf, math.nan, 1e39), "a finite number"),
         (Range(0.0), (0.0, 1e30), (-1e-9, math.inf), "a finite number ≥ 0"),
         (Range(0.0, includes_low=False), (1e-9,), (0.0, 1e-60), "a finite number > 0"),
         (Range(0.0, 1.0), (0.0, 1.0), (-1e-9, 1.1), "a number in [0, 1]"),
         (OPEN, (0.5,), (0.0, 1.0, 1.0 - 1e-12), "a number in (0, 1)"),
         (checks.POSITIVE_FRACTION, (1e-9, 1.0), (0.0, 1.1), "a number in (0, 1]"),
-    ],
-)
-def test_a_range_holds_what_is_inside_in_single_precision(allowed, inside, outside, text):
-    assert [x for x in inside if x not in allowed] == []
-    assert [x for x in outside if x in allowed] == []
-    assert str(allowed) == text
+    ]:
+        with subtests.test(f"{inside} {outside}"):
+            assert [x for x in inside if x not in allowed] == []
+            assert [x for x in outside if x in allowed] == []
+            assert str(allowed) == text
 
 
 def test_a_check_names_what_is_wrong(subtests):

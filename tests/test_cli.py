@@ -488,15 +488,21 @@ def test_read_only_file_system(capsys):
     assert "out must be writable, got /proc/run" in errors
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [[], ["train"], ["train", "ppo"], ["train", "trpo"], ["sweep", "ppo"], ["evaluate"], ["envs"]],
-)
-def test_help(arguments, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        cli.main([*arguments, "--help"])
-    assert exit_.value.code in (0, None)
-    assert "usage: purejax-po" in capsys.readouterr().out
+def test_help(subtests, capsys):
+    for arguments in [
+        [],
+        ["train"],
+        ["train", "ppo"],
+        ["train", "trpo"],
+        ["sweep", "ppo"],
+        ["evaluate"],
+        ["envs"],
+    ]:
+        with subtests.test(str(arguments)):
+            with pytest.raises(SystemExit) as exit_:
+                cli.main([*arguments, "--help"])
+            assert exit_.value.code in (0, None)
+            assert "usage: purejax-po" in capsys.readouterr().out
 
 
 def test_lists(capsys):

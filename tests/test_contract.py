@@ -239,9 +239,8 @@ def gaussian(x):
     return distributions.DiagonalGaussian(x, jnp.zeros_like(x))
 
 
-@pytest.mark.parametrize(
-    ("policy", "critic", "message"),
-    [
+def test_networks_that_do_not_fit_are_one_line(subtests):
+    for policy, critic, message in [
         (linear(3, distributions.Categorical), squeeze, r"must have 2 discrete actions for Plain"),
         (
             linear(2, gaussian),
@@ -254,13 +253,12 @@ def gaussian(x):
             lambda x: x,
             r"critic must return one value .* got float32\[3, 2, 1\]; a last axis of 1",
         ),
-    ],
-)
-def test_networks_that_do_not_fit_are_one_line(policy, critic, message):
-    env = Plain()
-    algorithm = po.a2c(policy, critic_of(critic))
-    with pytest.raises(ValueError, match=message):
-        po.make_trainer(env, env.default_params, algorithm, num_envs=2, num_steps=4)
+    ]:
+        with subtests.test(message):
+            env = Plain()
+            algorithm = po.a2c(policy, critic_of(critic))
+            with pytest.raises(ValueError, match=message):
+                po.make_trainer(env, env.default_params, algorithm, num_envs=2, num_steps=4)
 
 
 def test_a_categorical_policy_on_a_box_is_refused():
@@ -270,12 +268,15 @@ def test_a_categorical_policy_on_a_box_is_refused():
         po.make_trainer(env, params, algorithm, num_envs=2, num_steps=4)
 
 
-@pytest.mark.parametrize("make", [po.a2c, po.ppo, po.trpo, po.npg, po.reinforce])
-def test_modules_and_swapped_networks_are_one_line(make):
-    policy, critic = po.mlp_actor_critic(Plain(), Plain.default_params, **SMALL)
-    for wrong in ((critic, policy), (object(), critic), (policy, object())):
-        with pytest.raises(ValueError, match=r"(policy|critic) must be a (Policy|Critic) such as"):
-            make(*wrong)
+def test_modules_and_swapped_networks_are_one_line(subtests):
+    for make in [po.a2c, po.ppo, po.trpo, po.npg, po.reinforce]:
+        with subtests.test(str(make)):
+            policy, critic = po.mlp_actor_critic(Plain(), Plain.default_params, **SMALL)
+            for wrong in ((critic, policy), (object(), critic), (policy, object())):
+                with pytest.raises(
+                    ValueError, match=r"(policy|critic) must be a (Policy|Critic) such as"
+                ):
+                    make(*wrong)
 
 
 def test_nan_rewards_make_the_lane_diverge():

@@ -488,21 +488,22 @@ def assert_identical(new, old):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
-@pytest.mark.parametrize("mask", list(itertools.product([False, True], repeat=MAX_BACKTRACKS)))
-def test_line_search_takes_the_first_accepted_candidate(mask):
-    params, step = search_inputs()
-    result = search(params, step, 0.7, jnp.array(mask))
-    if not any(mask):
-        assert_identical(result.params, params)
-        assert result.fraction == 0.0
-        np.testing.assert_allclose(result.info["sum"], -1.5)
-    else:
-        fraction = 0.7 ** mask.index(True)
-        np.testing.assert_allclose(result.fraction, fraction, rtol=1e-14)
-        expected = jax.tree.map(lambda p, s: p + fraction * s, params, step)
-        np.testing.assert_allclose(flatten(result.params), flatten(expected), rtol=1e-14)
-        np.testing.assert_allclose(result.info["sum"], -1.5 + 15.0 * fraction, rtol=1e-14)
-    np.testing.assert_allclose(result.first_info["sum"], 13.5)
+def test_line_search_takes_the_first_accepted_candidate(subtests):
+    for mask in list(itertools.product([False, True], repeat=MAX_BACKTRACKS)):
+        with subtests.test(str(mask)):
+            params, step = search_inputs()
+            result = search(params, step, 0.7, jnp.array(mask))
+            if not any(mask):
+                assert_identical(result.params, params)
+                assert result.fraction == 0.0
+                np.testing.assert_allclose(result.info["sum"], -1.5)
+            else:
+                fraction = 0.7 ** mask.index(True)
+                np.testing.assert_allclose(result.fraction, fraction, rtol=1e-14)
+                expected = jax.tree.map(lambda p, s, f=fraction: p + f * s, params, step)
+                np.testing.assert_allclose(flatten(result.params), flatten(expected), rtol=1e-14)
+                np.testing.assert_allclose(result.info["sum"], -1.5 + 15.0 * fraction, rtol=1e-14)
+            np.testing.assert_allclose(result.first_info["sum"], 13.5)
 
 
 @jax.jit

@@ -201,11 +201,12 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line(name):
-    options, message = MISTAKES[name]
-    with pytest.raises(ValueError, match=re.escape(message)):
-        po.mlp_actor_critic(ENV, ENV.default_params, **options)
+def test_a_mistake_is_one_line(subtests):
+    for name in MISTAKES:
+        with subtests.test(name):
+            options, message = MISTAKES[name]
+            with pytest.raises(ValueError, match=re.escape(message)):
+                po.mlp_actor_critic(ENV, ENV.default_params, **options)
 
 
 def test_fields_of_an_array_are_refused():

@@ -420,14 +420,15 @@ def trainer_of(env):
     return po.make_trainer(env, env.default_params, algorithm, num_envs=2, num_steps=4)
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line(name):
-    env, message = MISTAKES[name]
-    with pytest.raises(ValueError, match=re.escape(message)) as told:
-        trainer_of(env)
-    assert "\n" not in str(told.value)
-    problems = po.check_env(env, raises=False)
-    assert any(message.split(", got")[0] in line for line in problems), problems
+def test_a_mistake_is_one_line(subtests):
+    for name in MISTAKES:
+        with subtests.test(name):
+            env, message = MISTAKES[name]
+            with pytest.raises(ValueError, match=re.escape(message)) as told:
+                trainer_of(env)
+            assert "\n" not in str(told.value)
+            problems = po.check_env(env, raises=False)
+            assert any(message.split(", got")[0] in line for line in problems), problems
 
 
 def test_a_state_without_a_valid_action_is_told():

@@ -380,14 +380,19 @@ def test_the_normalising_actor_starts_without_statistics():
 # --- mistakes ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", BOTH)
-@pytest.mark.parametrize("wrong", [1, "yes", None])
-def test_options_are_true_or_false(name, wrong):
-    with pytest.raises(ValueError, match=f"^{name} must be True or False, got {wrong!r}$"):
-        trainer_of(**{name: wrong})
-    config: dict[str, Any] = {name: wrong}
-    with pytest.raises(ValueError, match=f"^{name} must be True or False, got {wrong!r}$"):
-        po.ExperimentConfig(**config).check()
+def test_options_are_true_or_false(subtests):
+    for wrong in [1, "yes", None]:
+        for name in BOTH:
+            with subtests.test(f"{name} {wrong}"):
+                with pytest.raises(
+                    ValueError, match=f"^{name} must be True or False, got {wrong!r}$"
+                ):
+                    trainer_of(**{name: wrong})
+                config: dict[str, Any] = {name: wrong}
+                with pytest.raises(
+                    ValueError, match=f"^{name} must be True or False, got {wrong!r}$"
+                ):
+                    po.ExperimentConfig(**config).check()
 
 
 def test_observations_that_are_no_floats_are_refused():

@@ -62,11 +62,12 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_name_is_one_line(name, capsys):
-    assert cli.main(["train", "ppo", "--env", name]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert WRONG[name] in line
+def test_a_wrong_name_is_one_line(subtests, capsys):
+    for name in WRONG:
+        with subtests.test(name):
+            assert cli.main(["train", "ppo", "--env", name]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert WRONG[name] in line
 
 
 def test_options_that_an_environment_has_not_are_named():

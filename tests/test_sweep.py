@@ -150,19 +150,16 @@ def test_a_mistake_gets_one_line(subtests, capsys, tmp_path, monkeypatch):
             assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("axes", "message"),
-    [
+def test_wrong_values_from_python(subtests):
+    for axes, message in [
         ("learning_rate", "sweep must be values by name, got 'learning_rate'"),
         ({"learning_rate": 1e-3}, "sweep.learning_rate must hold at least one value, got 0.001"),
         ({"learning_rate": ()}, "sweep.learning_rate must hold at least one value"),
         ({"learning_rate": ("x",)}, "hyperparams.learning_rate must be a finite number > 0, got"),
         ({"discount": np.linspace(0, 1, 1000), "gae_lambda": np.linspace(0, 1, 1000)}, "at most"),
-    ],
-)
-def test_wrong_values_from_python(axes, message):
-    with pytest.raises(ValueError, match=message):
-        po.run(config(sweep=axes), progress=False)
+    ]:
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            po.run(config(sweep=axes), progress=False)
 
 
 # Trained

@@ -67,20 +67,21 @@ def test_what_outputs_earn(subtests):
                 np.testing.assert_array_equal(obs, state.tokens)
 
 
-@pytest.mark.parametrize("task", SCORES)
-def test_prompts_are_symbols_and_differ(task):
-    env, env_params = po.make_env(f"tokens/{task}")
-    obs, state = jax.vmap(env.reset, in_axes=(0, None))(po.seed_keys(500), env_params)
-    prompt, rest = np.split(np.asarray(obs), [env.prompt_length], axis=1)
-    assert obs.dtype == jnp.int32
-    assert obs.shape[1:] == env.observation_space(env_params).shape
-    np.testing.assert_array_equal(rest, tokens.NONE)
-    np.testing.assert_array_equal(state.time, 0)
-    if env.prompt_length:
-        # every symbol turns up, and nothing else
-        np.testing.assert_array_equal(np.unique(prompt), np.arange(1, env.num_tokens))
-    assert env.num_tokens <= 16
-    assert env_params.max_steps_in_episode == env.max_tokens
+def test_prompts_are_symbols_and_differ(subtests):
+    for task in SCORES:
+        with subtests.test(str(task)):
+            env, env_params = po.make_env(f"tokens/{task}")
+            obs, state = jax.vmap(env.reset, in_axes=(0, None))(po.seed_keys(500), env_params)
+            prompt, rest = np.split(np.asarray(obs), [env.prompt_length], axis=1)
+            assert obs.dtype == jnp.int32
+            assert obs.shape[1:] == env.observation_space(env_params).shape
+            np.testing.assert_array_equal(rest, tokens.NONE)
+            np.testing.assert_array_equal(state.time, 0)
+            if env.prompt_length:
+                # every symbol turns up, and nothing else
+                np.testing.assert_array_equal(np.unique(prompt), np.arange(1, env.num_tokens))
+            assert env.num_tokens <= 16
+            assert env_params.max_steps_in_episode == env.max_tokens
 
 
 def test_prompts_of_brackets_close_nothing_that_is_not_open():
