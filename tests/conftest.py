@@ -23,7 +23,9 @@ import jax
 import pytest
 from jax._src import compiler
 
-from purejax_po.experiment.run import program
+from purejax_po.experiment import layout
+from purejax_po.experiment.plots import curves
+from purejax_po.experiment.run import memory, program
 
 # Compiling fused loops takes XLA as long as all the rest. From jax 0.11 on they can't be left out.
 OPTIONS = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
@@ -39,6 +41,12 @@ def pytest_collection_finish():
     gc.set_threshold(20_000, 20, 20)
 
 
+def give_back():
+    """What compiling has used is free, but the C library keeps it: two thirds of a worker."""
+    with contextlib.suppress(OSError, AttributeError):  # where the C library is another
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs(request):
     """Programs of one file seldom serve the next: kept, they fill a worker with gigabytes."""
@@ -47,19 +55,28 @@ def forget_programs(request):
     program._compiled.clear()
     jax.clear_caches()
     gc.collect()
-    _rss("cleared", request)
-    with contextlib.suppress(OSError, AttributeError):  # where the C library is another
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     _rss("trimmed", request)
+
+
+@pytest.fixture(autouse=True)
+def stay_small(request):
+    """Give memory back before there is much of it."""
+    yield
+    if memory.resident_bytes() > 2**30:
+        give_back()
+        if "PROF_OUT" in os.environ:
+            _rss("in between", request)
 
 
 def _rss(what, request):
     if "PROF_OUT" in os.environ:
         with open("/proc/self/status") as f:
-            kb = {l.split(":")[0]: l.split()[1] for l in f if l.startswith(("VmRSS", "VmHWM"))}
+            kb = {x.split(":")[0]: x.split()[1] for x in f if x.startswith(("VmRSS", "VmHWM"))}
         with open("/tmp/suite28-prof/rss.txt", "a") as f:
             f.write(
-                f"{os.getpid()} {request.module.__name__} {what} {int(kb['VmRSS']) // 1024} peak {int(kb['VmHWM']) // 1024}\n"
+                f"{os.getpid()} {request.module.__name__} {what} {int(kb['VmRSS']) // 1024} "
+                f"peak {int(kb['VmHWM']) // 1024}\n"
             )
 
 
@@ -89,3 +106,18 @@ def compile_quickly():
     with mock.patch.object(compiler, "get_compile_options", with_options):
         yield {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": " ".join(flags)}
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def no_pictures():
+    """Complete runs draw nothing, which takes them seconds: of their pictures the files are there.
+
+    `test_experiment.py`, `test_comparison.py` and `test_plots.py` draw.
+    """
+
+    def leave_files(dataset, directory):
+        for name in layout.PICTURES:
+            (directory / name).touch()
+
+    with mock.patch.object(curves, "save_pictures", leave_files):
+        yield

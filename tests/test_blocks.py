@@ -15,7 +15,7 @@ from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import block, pool
 from purejax_po.experiment.run.plan import Plan
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 
 class Notes:

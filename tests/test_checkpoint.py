@@ -30,7 +30,7 @@ from purejax_po.experiment.store import arrays as checkpoint
 from purejax_po.experiment.store import run_store
 from purejax_po.experiment.store.arrays import CheckpointError
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 
 @pytest.fixture(scope="module", params=tiny.ALGORITHMS)

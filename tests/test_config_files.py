@@ -9,7 +9,7 @@ from purejax_po.cli import entry
 from purejax_po.experiment import compare
 from purejax_po.experiment.config import file
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 WHOLE = """
 algorithm = "a2c"

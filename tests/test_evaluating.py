@@ -19,19 +19,19 @@ from purejax_po.experiment.results import evaluated, join
 from purejax_po.experiment.run import evaluating, plan
 from purejax_po.experiment.run.trainer import build_trainer
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 EVALUATED = {"evaluate_every": 3, "evaluation_episodes": 4}
 THRESHOLD = 9.5
 
 
 @pytest.fixture(scope="module")
-def plain(compile_quickly):
+def plain(compile_quickly, no_pictures):
     return po.run(tiny.experiment(), progress=False)
 
 
 @pytest.fixture(scope="module")
-def full(compile_quickly, tmp_path_factory):
+def full(compile_quickly, no_pictures, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "full"
     config = tiny.experiment(**EVALUATED, solve_return=THRESHOLD)
     return out, po.run(config, out, progress=False)

@@ -18,7 +18,7 @@ from purejax_po.experiment.report import page
 from purejax_po.experiment.results import statistics
 from purejax_po.experiment.run import program, progress
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 
 def test_a_second_run_of_one_shape_compiles_nothing(monkeypatch):

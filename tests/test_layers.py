@@ -14,7 +14,7 @@ from purejax_po import networks
 from purejax_po.cli import main
 from purejax_po.networks import Convolutions, Layers
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 
 def test_convolutions_are_those_of_xla():

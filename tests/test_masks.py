@@ -20,7 +20,7 @@ from purejax_po.experiment.config import schema
 from purejax_po.jacobian import linearized
 from purejax_po.testing.fields import masked_levers
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 SIZES = (3, 2, 4)
 KINDS = {
     "one choice": ((5,), (5,)),

@@ -18,7 +18,7 @@ from purejax_po.networks import softmax_linear_policy
 from purejax_po.training import make_train, make_trainer
 from purejax_po.types import Algorithm
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 NUM_ENVS, NUM_STEPS, NUM_UPDATES = 3, 20, 4
 EXACT = {"rtol": 1e-9, "atol": 1e-9}

@@ -29,7 +29,7 @@ class Mine(po.PPOConfig):
     """Passes of mine."""
     network: po.NetworkConfig = field(default_factory=lambda: po.NetworkConfig(hidden=(8,)))
 '''
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 TINY = ["--num-envs", "2", "--num-steps", "16", "--total-steps", "640", "--seeds", "2"]
 
 

@@ -10,7 +10,7 @@ import purejax_po as po
 from purejax_po import cli, environments, named
 from purejax_po.environments import registry
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 MISTAKES = {
     "FiveValues": "step must return six values",

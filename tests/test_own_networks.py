@@ -15,7 +15,7 @@ import purejax_po as po
 from purejax_po import cli
 from purejax_po.algorithms import actor_critic
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 
 def with_networks(name, factory):

@@ -14,7 +14,7 @@ from purejax_po.cli import main
 from purejax_po.environments import randomized
 from purejax_po.experiment.config import ExperimentConfig
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 KEYS = jax.random.split(jax.random.key(0), 2000)
 

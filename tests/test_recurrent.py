@@ -15,7 +15,7 @@ from built import built
 import purejax_po as po
 from purejax_po.algorithms import actor_critic, critics, units
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 NUM_ENVS, NUM_STEPS = 4, 12
 

@@ -35,12 +35,12 @@ def config(**changes):
 
 
 @pytest.fixture(scope="module")
-def swept(compile_quickly, tmp_path_factory):
+def swept(compile_quickly, no_pictures, tmp_path_factory):
     out = tmp_path_factory.mktemp("sweep") / "run"
     return po.run(config(), out, progress=False), out
 
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 
 # What a sweep is, without training

@@ -156,7 +156,9 @@ def tiny(monkeypatch):
     monkeypatch.setattr(protocol, "GROUPS", {k: protocol.GROUPS[k] for k in ("clip", "trpo")})
 
 
-def test_a_table_is_planned_run_and_not_repeated(tiny, tmp_path, capsys, compile_quickly):
+def test_a_table_is_planned_run_and_not_repeated(
+    tiny, tmp_path, capsys, compile_quickly, no_pictures
+):
     flags = ["--tasks", "pendulum", "--algorithms", "ppo", "trpo", "--scale", "64e-6"]
     command = ["table1", *flags, "--seeds", "2", "--out", str(tmp_path)]
     assert cli.main([*command, "--plan"]) == 0
