@@ -628,7 +628,8 @@ def test_learning_comes_near_the_optimum_of_policy_iteration(name):
     )
     trainer = po.make_trainer(env, env_params, algorithm, num_envs=16, num_steps=64)
     train = po.make_train(trainer, num_updates=200, log_every=200)
-    train_seeds = jax.jit(jax.vmap(train, in_axes=(0, None, None)))
+    # Four seeds of each MDP, all in one program.
+    of_mdps = jax.jit(jax.vmap(jax.vmap(train, (0, None, None)), (None, None, 0)))
 
     @jax.jit
     def returns(mdp, theta):
@@ -637,9 +638,12 @@ def test_learning_comes_near_the_optimum_of_policy_iteration(name):
         uniform = exact.expected_return(mdp, jnp.full_like(theta, 1.0 / 3.0))
         return optimum, uniform, exact.expected_return(mdp, jax.nn.softmax(theta))
 
-    for mdp in map(positive_garnet, range(3)):
-        state, _ = train_seeds(po.seed_keys(4), hyperparams, make_finite_mdp(mdp, 50)[1])
-        for theta in state.algorithm.params.policy:
+    mdps = [positive_garnet(seed) for seed in range(3)]
+    of_each = [make_finite_mdp(mdp, 50)[1] for mdp in mdps]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *of_each)
+    state, _ = of_mdps(po.seed_keys(4), hyperparams, stacked)
+    for mdp, thetas in zip(mdps, state.algorithm.params.policy, strict=True):
+        for theta in thetas:
             optimum, uniform, result = returns(mdp, theta)
             assert uniform < 0.8 * optimum
             assert 0.98 * optimum < result < (1.0 + 1e-5) * optimum
