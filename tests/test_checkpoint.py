@@ -592,10 +592,8 @@ def test_a_run_that_normalises_is_resumed_and_its_policies_come_out(tmp_path):
 
     # Seed 3 without its statistics plays the same episodes otherwise.
     evaluation = po.evaluate_run(out, num_episodes=4)
-    without = po.evaluate(
-        jax.random.key(0), trainer.env, trainer.env_params, trainer.algorithm.actor, lane.params,
-        num_episodes=4, num_steps=500,
-    )  # fmt: skip
+    whose = jax.random.key(0), trainer.env, trainer.env_params, trainer.algorithm.actor
+    without = jax.jit(lambda p: po.evaluate(*whose, p, num_episodes=4, num_steps=500))(lane.params)
     assert (evaluation["episode_return"].sel(seed=3).values != without.episode_return).any()
 
 

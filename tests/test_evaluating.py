@@ -41,7 +41,7 @@ def full(compile_quickly, no_pictures, tmp_path_factory):
 def test_lanes_are_evaluated_as_each_alone(actions):
     trainer = build_trainer(tiny.experiment())
     hyperparams = trainer.algorithm.hyperparams
-    states = jax.vmap(lambda key: trainer.init(key, hyperparams))(po.seed_keys(3))
+    states = jax.jit(jax.vmap(lambda key: trainer.init(key, hyperparams)))(po.seed_keys(3))
     env_params = plan.repeat(range(3), hyperparams, trainer.env_params).env_params
     key = jax.random.key(7)
     options = {"num_episodes": 5, "num_steps": 100, "greedy": actions == "greedy"}
@@ -49,9 +49,10 @@ def test_lanes_are_evaluated_as_each_alone(actions):
     found = jax.jit(
         lambda params: evaluation.evaluate_lanes(key, trainer, env_params, params, **options)
     )(params)
+    whose = key, trainer.env, trainer.env_params, trainer.actor
+    evaluate = jax.jit(lambda own: po.evaluate(*whose, own, **options))
     for i in range(3):
-        own = jax.tree.map(lambda x, i=i: x[i], params)
-        alone = po.evaluate(key, trainer.env, trainer.env_params, trainer.actor, own, **options)
+        alone = evaluate(jax.tree.map(lambda x, i=i: x[i], params))
         jax.tree.map(lambda x, y, i=i: np.testing.assert_array_equal(x[i], y), found, alone)
 
 
@@ -134,16 +135,10 @@ def test_memory_and_frozen_statistics_are_those_of_the_final_policy(tmp_path):
     loaded = policies.load_policies(tmp_path / "run")
     trainer = loaded.study.trainer
     key = jax.random.fold_in(jax.random.key(evaluating.SEED), 0)
+    whose = key, trainer.env, trainer.env_params, trainer.actor
+    evaluate = jax.jit(lambda own: po.evaluate(*whose, own, num_episodes=16, num_steps=500))
     for i in range(2):
-        alone = po.evaluate(
-            key,
-            trainer.env,
-            trainer.env_params,
-            trainer.actor,
-            jax.tree.map(lambda x, i=i: x[i], loaded.params),
-            num_episodes=16,
-            num_steps=500,
-        )
+        alone = evaluate(jax.tree.map(lambda x, i=i: x[i], loaded.params))
         assert found["final_evaluation"].values[i] == np.mean(alone.episode_return)
 
 

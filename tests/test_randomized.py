@@ -109,10 +109,10 @@ def test_a_run_is_randomised_and_wrapped_and_evaluated_with_the_true_parameters(
     whole = ExperimentConfig.from_dict(config)
     env, env_params = dataclasses.replace(whole, randomize=()).make_env()
     policy = po.load_policy(out, seed=1)
-    expected = po.evaluate(
-        jax.random.key(0), env, env_params, policy.trainer.actor, policy.params,
-        num_episodes=5, num_steps=20,
-    )  # fmt: skip
+    whose = jax.random.key(0), env, env_params, policy.trainer.actor
+    expected = jax.jit(lambda p: po.evaluate(*whose, p, num_episodes=5, num_steps=20))(
+        policy.params
+    )
     found = evaluation["episode_return"].sel(seed=1)
     np.testing.assert_allclose(found, expected.episode_return, rtol=1e-5)
 
