@@ -48,36 +48,21 @@ def give_back():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forget_programs(request):
+def forget_programs():
     """Programs of one file seldom serve the next: kept, they fill a worker with gigabytes."""
     yield
-    _rss("before", request)
     program._compiled.clear()
     jax.clear_caches()
     gc.collect()
     give_back()
-    _rss("trimmed", request)
 
 
 @pytest.fixture(autouse=True)
-def stay_small(request):
+def stay_small():
     """Give memory back before there is much of it."""
     yield
     if memory.resident_bytes() > 2**30:
         give_back()
-        if "PROF_OUT" in os.environ:
-            _rss("in between", request)
-
-
-def _rss(what, request):
-    if "PROF_OUT" in os.environ:
-        with open("/proc/self/status") as f:
-            kb = {x.split(":")[0]: x.split()[1] for x in f if x.startswith(("VmRSS", "VmHWM"))}
-        with open("/tmp/suite28-prof/rss.txt", "a") as f:
-            f.write(
-                f"{os.getpid()} {request.module.__name__} {what} {int(kb['VmRSS']) // 1024} "
-                f"peak {int(kb['VmHWM']) // 1024}\n"
-            )
 
 
 @pytest.fixture
