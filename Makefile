@@ -24,7 +24,7 @@ demo: $(READY)  ## compare five algorithms on CartPole-v1, 32 seeds each: table,
 	  --out demo --overwrite
 
 test: lint  ## lint, types and all tests but the slow ones
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY)  ## the long learning tests
 	$(BIN)/python -m pytest -m slow

@@ -11,7 +11,7 @@ import purejax_po as po
 from purejax_po import cli, environments, named
 from purejax_po.environments import registry
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 MISTAKES = {
     "FiveValues": "step must return six values",
@@ -31,14 +31,15 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_each_mistake_is_found_and_named(name):
-    problems = po.check_env(getattr(grid, name)(), raises=False)
-    assert any(MISTAKES[name] in line for line in problems), problems
-    assert all("\n" not in line for line in problems)
-    assert len(problems) <= 3, problems
-    with pytest.raises(ValueError, match="must"):
-        po.check_env(f"grid:{name}")
+def test_each_mistake_is_found_and_named(subtests):
+    for name in MISTAKES:
+        with subtests.test(name):
+            problems = po.check_env(getattr(grid, name)(), raises=False)
+            assert any(MISTAKES[name] in line for line in problems), problems
+            assert all("\n" not in line for line in problems)
+            assert len(problems) <= 3, problems
+            with pytest.raises(ValueError, match="must"):
+                po.check_env(f"grid:{name}")
 
 
 @pytest.mark.parametrize("env", [grid.GRID, "grid:Grid", "grid:make", "CartPole-v1", "Pendulum-v1"])
@@ -62,11 +63,12 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_name_is_one_line(name, capsys):
-    assert cli.main(["train", "ppo", "--env", name]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert WRONG[name] in line
+def test_a_wrong_name_is_one_line(subtests, capsys):
+    for name in WRONG:
+        with subtests.test(name):
+            assert cli.main(["train", "ppo", "--env", name]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert WRONG[name] in line
 
 
 def test_options_that_an_environment_has_not_are_named():
