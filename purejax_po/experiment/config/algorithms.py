@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args, get_type_hints
 
@@ -39,6 +39,10 @@ from purejax_po.types import Algorithm, Critic, Environment, EnvParams, Hyperpar
 
 MOST_SAMPLES = 2**31
 """Of an update: what 32-bit integers count, and more than memory holds."""
+UNFINISHED = 0.01
+"""Share of episodes left out from which on a user is told."""
+Diagnostics = Mapping[str, np.ndarray]
+"""A window's means by name, each `[lanes]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +135,15 @@ class AlgorithmConfig:
     def check_batch(self, num_envs: int, num_steps: int, memoryless: bool = True) -> None:
         """Raise `ValueError` for a rollout that the options cannot divide."""
 
+    def warning(self, diagnostics: Diagnostics, time_limit: float | None) -> str | None:
+        """Return what a window's diagnostics should have a user told, once in a run; else None.
+
+        Args:
+            diagnostics: what the updates of a window report, as means over it.
+            time_limit: of the environment, in steps, if it has one.
+        """
+        return None
+
     def _check_sizes(self) -> None:
         """Raise `ValueError` for sizes that no memory holds."""
         for owner, prefix in ((self, ""), (self.network, "network.")):
@@ -146,6 +159,20 @@ class AlgorithmConfig:
             )
 
 
+def left_out(
+    config: AlgorithmConfig, diagnostics: Diagnostics, time_limit: float | None, other: str = ""
+) -> str | None:
+    """Return the warning that complete episodes do not fit into a rollout; None where they do."""
+    share = diagnostics.get("unfinished_episodes")
+    if share is None or not share.mean() > UNFINISHED:
+        return None
+    limit = "" if time_limit is None else f"; the time limit is {time_limit:g} steps"
+    return (
+        f"{share.mean():.0%} of the episodes did not end within num_steps = {config.num_steps} and "
+        f"were left out, so long episodes do not count: raise num_steps{other}{limit}"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class REINFORCEConfig(REINFORCEOptions, AlgorithmConfig):
     """REINFORCE: one step along a Monte-Carlo policy gradient (Williams 1992)."""
@@ -159,6 +186,11 @@ class REINFORCEConfig(REINFORCEOptions, AlgorithmConfig):
     """Steps of each environment per update; at least the time limit, unless psi bootstraps."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: REINFORCEHyperparams = field(default_factory=REINFORCEHyperparams)
+
+    def warning(self, diagnostics: Diagnostics, time_limit: float | None) -> str | None:
+        """Say it where episodes are left out."""
+        other = " or choose a psi that bootstraps, such as advantage"
+        return left_out(self, diagnostics, time_limit, other)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +258,10 @@ class GRPOConfig(GRPOOptions, AlgorithmConfig):
     """Steps of each environment per update; at least the time limit."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: GRPOHyperparams = field(default_factory=GRPOHyperparams)
+
+    def warning(self, diagnostics: Diagnostics, time_limit: float | None) -> str | None:
+        """Say it where episodes are left out."""
+        return left_out(self, diagnostics, time_limit)
 
     def make_networks(self, env: Environment, env_params: EnvParams) -> tuple[Policy | Critic, ...]:
         """Make a policy alone; with memory on token tasks, one that reads prompts."""

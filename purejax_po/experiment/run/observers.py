@@ -17,9 +17,6 @@ from purejax_po.experiment.run.progress import Progress
 from purejax_po.metrics import Log
 from purejax_po.types import JSONObject
 
-UNFINISHED = 0.01
-"""The fraction of episodes that a Monte-Carlo weight may leave out without a warning."""
-
 
 class StoppedError(RuntimeError):
     """A run that cannot go on; the message is one line, and what was saved is intact."""
@@ -173,30 +170,21 @@ class StopOnDivergence:
         """As `Observer`."""
 
 
-class UnfinishedEpisodes:
-    """Says once that complete episodes do not fit into the rollouts of a Monte-Carlo weight."""
+class Advice:
+    """Says once what the algorithm has to say of its diagnostics."""
 
-    def __init__(self, time_limit: int | None) -> None:
+    def __init__(self, time_limit: float | None) -> None:
         self._time_limit, self._is_told = time_limit, False
 
     def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
         """As `Observer`."""
-        share = window.log.info.mean.get("unfinished_episodes")
-        if self._is_told or share is None or not share.mean() > UNFINISHED:
+        if self._is_told:
             return
-        self._is_told = True
-        algorithm = plan.config.algorithm
-        limits = plan.config.sweep.get("env_params.max_steps_in_episode", (self._time_limit or 0,))
-        limit = self._time_limit
-        hint = "" if limit is None else f"; the time limit is {max(limits):g} steps"
-        has_psi = hasattr(algorithm, "psi")
-        other = " or choose a psi that bootstraps, such as advantage" if has_psi else ""
-        warnings.warn(
-            f"{share.mean():.0%} of the episodes did not end within num_steps = "
-            f"{algorithm.num_steps} and were left out, so long episodes do not count: "
-            f"raise num_steps{other}{hint}",
-            stacklevel=2,
-        )
+        limits = plan.config.sweep.get("env_params.max_steps_in_episode")
+        limit = max(limits) if limits and self._time_limit is not None else self._time_limit
+        if words := plan.config.algorithm.warning(window.log.info.mean, limit):
+            self._is_told = True
+            warnings.warn(words, stacklevel=2)
 
     def close(self) -> None:
         """As `Observer`."""

@@ -4,6 +4,8 @@ import importlib
 import os
 import socket
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from ray.exceptions import RaySystemError
 LOOPBACK = "127.0.0.1"
 ANSWER_SECONDS = 5.0
 """That a cluster has to answer."""
+PRELOADED = "purejax_po.experiment.run.ray_pool,gymnax"
+"""What workers of a cluster of our own import while it starts, before they are asked for."""
 
 _own: list[str] = []
 """The cluster that this process has started for itself, if it has."""
@@ -39,7 +43,8 @@ def connect(address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     if found is None:
         options.update(_node_ip_address=LOOPBACK, include_dashboard=False)
-    with warnings.catch_warnings():
+    environment = python_path() | {"RAY_preload_python_modules": PRELOADED} if found is None else {}
+    with _in_environment(environment), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*os\.fork\(\).*")
         try:
             ray.init(found or "local", **options)
@@ -48,6 +53,29 @@ def connect(address: str) -> None:
     if found is None:
         _own.append(address)
     _keep_token_private()
+
+
+def is_own() -> bool:
+    """Whether this process has started the cluster: its workers have this environment."""
+    return bool(_own)
+
+
+def python_path() -> dict[str, str]:
+    """Where Python finds a user's modules, as this process does."""
+    path = [os.getcwd(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+@contextmanager
+def _in_environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes that are started within."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _running() -> str | None:

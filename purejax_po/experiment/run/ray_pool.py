@@ -8,6 +8,7 @@ which all machines see; Ray carries numbers of blocks, and the windows' logs for
 
 import math
 import os
+import time
 import warnings
 from collections import deque
 from pathlib import Path
@@ -35,8 +36,8 @@ MOST_FAILED_STARTS = 5
 """Of workers in a row."""
 LOST_WITH_ITS_NODE = "its node has died", "never ran"
 """What Ray says of a worker that has not failed: all that wait for a node are lost with it."""
-POLL_SECONDS = 0.2
-"""That a worker waits for news before it answers."""
+POLL_SECONDS = 1.0
+"""That a worker gathers windows before it answers; the end of a block is told at once."""
 CLOSE_SECONDS = 60.0
 """That workers have to save what is under way."""
 PASSED_ON = ("JAX_", "XLA_", "PUREJAX_PO_")
@@ -84,7 +85,11 @@ class Worker:
 
     def poll(self) -> list[Event]:
         """As `Pool`; errors are told in words that any process can read."""
-        events = self._pool.poll(POLL_SECONDS)
+        until, events = time.monotonic() + POLL_SECONDS, list[Event]()
+        while not any(isinstance(e, Receipt | Failure) for e in events):
+            if (left := until - time.monotonic()) <= 0:
+                break
+            events += self._pool.poll(left)
         return [e._replace(error=_in_words(e)) if isinstance(e, Failure) else e for e in events]
 
     def stop(self) -> None:
@@ -136,6 +141,7 @@ class RayPool:
         self._resources, self._threads = _shape_of_workers(host.num_devices)
         if "num_gpus" not in self._resources:
             where["num_devices"] = self._threads
+        self._takes_all = "num_gpus" not in self._resources and host.num_devices is None
         settings = {name: setting(name) for name in SETTINGS}
         self._given = config.to_dict(), where, settings
         self._members: list[_Member] = []
@@ -200,11 +206,24 @@ class RayPool:
             **self._resources,
             max_concurrency=3,  # it is polled while it compiles or is told to stop
             max_restarts=0,
-            runtime_env={"env_vars": _environment()},
+            runtime_env=self._environment(),
         )
         member = _Member(actor.remote(*self._given))
         self._members.append(member)
         return member
+
+    def _environment(self) -> dict[str, Any] | None:
+        """Environment variables of a worker: JAX's, and where Python finds a user's modules.
+
+        XLA runs the programs of all threads in one pool; with fewer they wait for each other. A
+        worker on a cluster of our own that takes the whole machine has all this by itself, and
+        begins in a process that has been there since the cluster started.
+        """
+        if ray_cluster.is_own() and self._takes_all:
+            return None
+        passed = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)}
+        given = {"PJRT_NPROC": str(self._threads), **passed, **ray_cluster.python_path()}
+        return {"env_vars": given}
 
     def _enlist(self, member: _Member) -> None:
         assert self._plan is not None
@@ -306,13 +325,6 @@ def _places(resources: dict[str, float]) -> int:
     """How many workers the cluster has room for as it is now."""
     kind, size = ("GPU", 1) if "num_gpus" in resources else ("CPU", resources["num_cpus"])
     return sum(int(n["Resources"].get(kind, 0) // size) for n in ray.nodes() if n["Alive"])
-
-
-def _environment() -> dict[str, str]:
-    """Environment variables of a worker: JAX's, and where Python finds a user's modules."""
-    passed = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)}
-    path = [os.getcwd(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return {"PJRT_NPROC": "1", **passed, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def _cause(error: RayTaskError) -> BaseException:

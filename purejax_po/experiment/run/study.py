@@ -24,13 +24,13 @@ from purejax_po.experiment.run.block import Problem, Receipt
 from purejax_po.experiment.run.fit import Wish
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import (
+    Advice,
     Bar,
     LogFile,
     Observer,
     Record,
     StopOnDivergence,
     StoppedError,
-    UnfinishedEpisodes,
     Window,
     windows,
 )
@@ -176,7 +176,7 @@ class _Loop:
         """Those that belong to the run itself; the one that may end it comes last."""
         config, directory = self._study.config, self._study.directory
         limit = getattr(self._study.trainer.env_params, "max_steps_in_episode", None)
-        found: list[Observer] = [UnfinishedEpisodes(limit)]
+        found: list[Observer] = [Advice(limit)]
         if directory is not None:
             opened = loggers.open_all(self._host.log_to, config, directory)
             found += [LogFile(directory / layout.LOG), *opened]

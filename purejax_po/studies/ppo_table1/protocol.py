@@ -13,6 +13,7 @@ import tyro
 
 from purejax_po.checks import Range, check_choice, check_count, check_number
 from purejax_po.experiment import files as atomic
+from purejax_po.experiment import layout
 from purejax_po.experiment.config import (
     A2CConfig,
     AlgorithmConfig,
@@ -179,7 +180,7 @@ class Job(NamedTuple):
 
     def is_complete(self) -> bool:
         """Tell whether its results are written."""
-        return (self.directory / "summary.json").exists()
+        return (self.directory / layout.SUMMARY).exists()
 
 
 def jobs(settings: Settings, out: str | os.PathLike[str]) -> list[Job]:
