@@ -51,7 +51,7 @@ benchmark-quick: $(READY)  ## the same with few and short measurements
 	$(BIN)/python benchmarks --quick
 
 benchmark-gpu: $(READY)  ## on a GPU, within eight minutes: the kernels' numbers, and speed with each change off and on
-	$(BIN)/python benchmarks/on_gpu.py
+	$(BIN)/python benchmarks/on_gpu.py --keep
 
 notebooks: $(READY)  ## run the notebooks again, outputs kept
 	$(BIN)/python notebooks/run.py
