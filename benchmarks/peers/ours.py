@@ -60,14 +60,13 @@ def run(job):
     rate = timed.run()
     start = time.perf_counter()
     returns = []
-    for block in timed.blocks:
-        found = evaluate(block.lanes.seed, block.state.acting_params)
-        returns += found[: block.num_real].tolist()
+    for lanes, state in zip(timed.blocks, timed.states, strict=True):
+        returns += evaluate(lanes.seed, state.acting_params).tolist()
     print(f"evaluation: {time.perf_counter() - start:.1f} s")
     return {
         "steps_per_second": rate,
         "compile_seconds": timed.compile_seconds,
-        "returns": returns,
+        "returns": returns[: len(job["seeds"])],  # the last block is filled up
     }
 
 
