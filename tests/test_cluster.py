@@ -71,6 +71,21 @@ def test_a_run_whose_workers_are_all_refused_ends():
     assert "no worker is left whose device is cpu" in str(failure.error)
 
 
+def test_the_address_of_a_later_run_is_not_that_of_an_earlier_one(monkeypatch):
+    from purejax_po.experiment.run import ray_cluster
+
+    called = []
+    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: called.append("left"))
+    monkeypatch.setattr(ray_cluster, "_joined", ["head:1"])
+    for address in ("head:1", "auto"):
+        ray_cluster.connect(address)
+    assert called == []
+    with pytest.raises(ValueError, match="got 127.0.0.1:1: nobody answers there"):
+        ray_cluster.connect("127.0.0.1:1")
+    assert called == ["left"]
+
+
 BESIDE = """
 import subprocess, sys
 from purejax_po.experiment.run import ray_cluster
