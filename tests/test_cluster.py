@@ -81,7 +81,7 @@ def test_the_address_of_a_later_run_is_not_that_of_an_earlier_one(monkeypatch):
     for address in ("head:1", "auto"):
         ray_cluster.connect(address)
     assert called == []
-    with pytest.raises(ValueError, match="got 127.0.0.1:1: nobody answers there"):
+    with pytest.raises(ValueError, match=r"got 127\.0\.0\.1:1: nobody answers"):
         ray_cluster.connect("127.0.0.1:1")
     assert called == ["left"]
 
