@@ -24,7 +24,7 @@ demo: $(READY)  ## compare five algorithms on CartPole-v1, 32 seeds each: table,
 	  --out demo --overwrite
 
 test: lint  ## lint, types and all tests but the slow ones
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY)  ## the long learning tests
 	$(BIN)/python -m pytest -m slow
@@ -51,7 +51,7 @@ benchmark-quick: $(READY)  ## the same with few and short measurements
 	$(BIN)/python benchmarks --quick
 
 benchmark-gpu: $(READY)  ## on a GPU, within eight minutes: the kernels' numbers, and speed with each change off and on
-	$(BIN)/python benchmarks/on_gpu.py
+	$(BIN)/python benchmarks/on_gpu.py --keep
 
 notebooks: $(READY)  ## run the notebooks again, outputs kept
 	$(BIN)/python notebooks/run.py

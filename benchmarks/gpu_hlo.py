@@ -16,6 +16,8 @@ SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "
 NOT_A_KERNEL = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all",
                 "async-done", "async-update", "copy-done", "iota", "partition-id",
                 "opt-barrier"}  # fmt: skip
+KINDS = ("custom calls", "wide products", "narrow products", "sums", "other")
+WIDE = 32
 ATTRIBUTES = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
@@ -53,6 +55,8 @@ class Kernel(NamedTuple):
     turns: int
     bytes: float
     flops: float
+    kind: str = "other"
+    """By the costliest operation in it."""
 
 
 Computation = dict[str, Instruction]
@@ -114,9 +118,28 @@ def kernels(text: str) -> Iterator[Kernel]:
                     yield from walk(inner, loop, turns)
             elif one.op not in NOT_A_KERNEL:
                 moved = needed(one, computation, found)
-                yield Kernel(one.name, loop or "/", turns, moved, products(one, computation, found))
+                flops, kind = products(one, computation, found), kind_of(one, computation, found)
+                yield Kernel(one.name, loop or "/", turns, moved, flops, kind)
 
     return walk(entry, "", 1)
+
+
+def kind_of(one: Instruction, scope: Computation, found: dict[str, Computation]) -> str:
+    """Wide and narrow products, sums, custom calls, or other.
+
+    A product is wide if its three dimensions are all `WIDE` or more; a kernel that has one is too.
+    """
+    if one.op == "custom-call":
+        return "custom calls"
+    if one.op == "dot":
+        inner = products(one, scope, found) / (2.0 * max(one.size, 1))
+        wide = min([*one.shapes[0][1][-2:], inner]) >= WIDE
+        return "wide products" if wide else "narrow products"
+    called = [x for x in ATTRIBUTES.findall(one.line) if x in found]
+    inside = {kind_of(x, found[c], found) for c in called for x in found[c].values()}
+    if one.op in ("reduce", "reduce-window"):
+        inside.add("sums")
+    return min(inside | {"other"}, key=KINDS.index)
 
 
 def products(one: Instruction, scope: Computation, found: dict[str, Computation]) -> float:

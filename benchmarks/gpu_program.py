@@ -2,7 +2,8 @@
 
     JAX_PLATFORMS=cpu python benchmarks/gpu_program.py [--card h200] [--algorithm ppo]
         [--env CartPole-v1] [--lanes 2048] [--kernels xla] [--microseconds 1.5]
-        [--options NAME=VALUE,…]
+        [--options NAME=VALUE,…] [--without TRICK,…] [--fused NAME=VALUE,…]
+    JAX_PLATFORMS=cpu python benchmarks/gpu_program.py --table programs [--keep]
 
 It needs the extra `gpu-program`. For every loop: its kernels, the bytes that they have to move, the
 operations of their products, and a model of its time: of each kernel the longer of bytes by
@@ -10,15 +11,22 @@ bandwidth and operations by peak, and a constant for its start. Kernels of loops
 loops of unknown length turn once. Nothing here is a measurement of time. The card's autotuner may
 choose other products. Where a `ptxas` is found, and this version of XLA writes PTX, registers and
 spills of the kernels are told too.
+
+`--table` compiles what a table of `docs/notes/gpu.md` holds: `programs`, `tricks` (each one off),
+or `fused` (the kernel of `--kernels pallas` with other constants, as `--fused` sets them).
 """
 
+import argparse
+import json
 import math
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +38,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 import purejax_po as po
-from purejax_po._xla import switch
+from purejax_po._xla import fused, switch
 from purejax_po.experiment.config import ALGORITHMS
 from purejax_po.experiment.run import plan, program
 from purejax_po.experiment.run.compilation import compiler_options, with_deep_stack
@@ -47,6 +55,64 @@ class Compiled(NamedTuple):
     """Kernels' assembly by file, where the compiler writes it."""
 
 
+class Program(NamedTuple):
+    """What is compiled."""
+
+    label: str
+    algorithm: str = "ppo"
+    card: str = "h200"
+    kernels: str = ""
+    """PPO's choice; empty for its default."""
+    without: tuple[str, ...] = ()
+    """Tricks that are off."""
+    constants: dict[str, int] = {}  # noqa: RUF012 - never changed
+    """Of the fused step, `purejax_po._xla.fused`."""
+
+
+PLAIN = tuple(
+    name
+    for name, is_on in switch.ELSEWHERE._asdict().items()
+    if is_on and not getattr(switch.CPU, name)
+)
+"""The tricks that a CPU does without."""
+FUSED_NAMES = ("HEIGHT", "WARPS")
+FUSED: tuple[dict[str, int], ...] = (
+    {},
+    {"HEIGHT": 16},
+    {"HEIGHT": 64},
+    {"HEIGHT": 128},
+    {"WARPS": 4},
+    {"WARPS": 16},
+)
+TABLES = {
+    "programs": (
+        Program("PPO"),
+        Program("PPO, without the tricks", without=PLAIN),
+        Program("PPO, `--kernels pallas`", kernels="pallas"),
+        Program("TRPO", "trpo"),
+        Program("TRPO, without the tricks", "trpo", without=PLAIN),
+        Program("A2C", "a2c"),
+        Program("PPO", card="h100"),
+        Program("PPO", card="a100"),
+    ),
+    "tricks": (
+        Program("PPO"),
+        *(Program(f"PPO, without `{name}`", without=(name,)) for name in PLAIN),
+        Program("TRPO", "trpo"),
+        Program("TRPO, without `narrow_sides`", "trpo", without=("narrow_sides",)),
+    ),
+    "fused": tuple(
+        Program(
+            ", ".join(f"`{key}={value}`" for key, value in constants.items()) or "as it is",
+            kernels="pallas",
+            constants=constants,
+        )
+        for constants in FUSED
+    ),
+}
+"""By the names of `--table`."""
+
+
 @switch.using(switch.ELSEWHERE)
 def compile_window(
     algorithm: str,
@@ -54,13 +120,28 @@ def compile_window(
     width: int,
     card: gpu_targets.Card,
     options: dict[str, Any],
+    without: Sequence[str] = (),
     **fields: Any,
 ) -> Compiled:
     """Compile a window of training.
 
     Args:
+        options: the compiler's, beside the package's.
+        without: tricks that are off.
         fields: of the algorithm's configuration.
     """
+    with switch.without(*without):
+        return _compile_window(algorithm, env_name, width, card, options, fields)
+
+
+def _compile_window(
+    algorithm: str,
+    env_name: str,
+    width: int,
+    card: gpu_targets.Card,
+    options: dict[str, Any],
+    fields: dict[str, Any],
+) -> Compiled:
     sharding = SingleDeviceSharding(gpu_targets.device_of(card))
     config = ALGORITHMS[algorithm](**fields)
     env, env_params = po.make_env(env_name)
@@ -177,50 +258,196 @@ def loops(hlo: str, card: gpu_targets.Card, start: float) -> list[dict[str, Any]
         row["roofline"] = turns * sum(seconds(x, card, 0.0) for x in found)
         row["model"] = turns * sum(seconds(x, card, start) for x in found)
         row["longest"] = [{"kernel": x.name, "bytes": x.bytes, "flops": x.flops} for x in big]
+        row["kinds"] = {
+            kind: {
+                "kernels a turn": len(those),
+                "bytes a turn": sum(x.bytes for x in those),
+                "flops a turn": sum(x.flops for x in those),
+                "roofline a turn": sum(seconds(x, card, 0.0) for x in those),
+            }
+            for kind in gpu_hlo.KINDS
+            if (those := [x for x in found if x.kind == kind])
+        }
         rows.append(row)
     keys = ("kernels", "bytes", "flops", "roofline", "model")
     return [*rows, {"loop": "update", **{key: sum(row[key] for row in rows) for key in keys}}]
 
 
 def describe(row: dict[str, Any]) -> dict[str, str]:
-    """A row of the table."""
+    """A loop's row of the table: what all of its turns do."""
+    turn = {"turns": "", "kernels a turn": "", "MB a turn": ""}
+    if "turns" in row:
+        turn = {
+            "turns": f"{row['turns']}",
+            "kernels a turn": f"{row['kernels a turn']}",
+            "MB a turn": f"{row['bytes'] / row['turns'] / 1e6:,.0f}",
+        }
     return {
         "loop": row["loop"],
-        "turns × kernels": f"{row['turns']} × {row['kernels a turn']}" if "turns" in row else "",
+        **turn,
         "kernels": f"{row['kernels']:,}",
         "GB": f"{row['bytes'] / 1e9:.2f}",
         "GFLOP": f"{row['flops'] / 1e9:.1f}",
-        "roofline": f"{1e3 * row['roofline']:.2f} ms",
-        "model": f"{1e3 * row['model']:.2f} ms",
+        "roofline, ms": f"{1e3 * row['roofline']:.2f}",
+        "model, ms": f"{1e3 * row['model']:.2f}",
     }
 
 
+def describe_kinds(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """What a turn of each loop does by kinds of kernels; kinds that move less than 1 MB are not."""
+    return [
+        {
+            "loop": row["loop"],
+            "turns": f"{row['turns']}",
+            "kind": kind,
+            "kernels a turn": f"{found['kernels a turn']}",
+            "MB a turn": f"{found['bytes a turn'] / 1e6:,.0f}",
+            "GFLOP a turn": f"{found['flops a turn'] / 1e9:.2f}",
+            "roofline, µs": f"{1e6 * found['roofline a turn']:.1f}",
+        }
+        for row in rows
+        for kind, found in row.get("kinds", {}).items()
+        if found["bytes a turn"] >= 1e6
+    ]
+
+
+class Seen(NamedTuple):
+    """A program, and what was seen of it."""
+
+    program: Program
+    card: gpu_targets.Card
+    loops: list[dict[str, Any]]
+    graphs: dict[str, int]
+    registers: list[dict[str, Any]]
+
+    def describe(self) -> dict[str, str]:
+        """Its row among others."""
+        whole = self.loops[-1]
+        return {
+            "program": self.program.label,
+            "card": self.card.name.removeprefix("NVIDIA ").split("-")[0].split(" ")[0],
+            "graphs a window": f"{self.graphs['window']}",
+            "graphs an update": f"{self.graphs['update']}",
+            "kernels an update": f"{whole['kernels']:,}",
+            "GB an update": f"{whole['bytes'] / 1e9:.1f}",
+            "roofline, ms": f"{1e3 * whole['roofline']:.1f}",
+            "model, ms": f"{1e3 * whole['model']:.1f}",
+        }
+
+    def describe_fused(self) -> dict[str, str]:
+        """Its fused step; a dash where no ptxas was found."""
+        steps = [x for x in self.registers if x["kernel"] == "minibatch_step"]
+        step = {key: f"{steps[0][key]:,}" if steps else "" for key in ("registers", "spilled")}
+        calls = [
+            x["kinds"]["custom calls"] for x in self.loops[:-1] if "custom calls" in x["kinds"]
+        ]
+        return {
+            "constants": self.program.label,
+            "registers": step["registers"],
+            "bytes of a thread spilled": step["spilled"],
+            "MB a step": f"{sum(x['bytes a turn'] for x in calls) / 1e6:,.0f}",
+            "model of an update, ms": f"{1e3 * self.loops[-1]['model']:.1f}",
+        }
+
+
+def see(program: Program, env: str, lanes: int, start: float, options: dict[str, Any]) -> Seen:
+    """Compile a program and read it.
+
+    Args:
+        start: seconds that a kernel's start takes in the model.
+        options: the compiler's.
+    """
+    card = gpu_targets.CARDS[program.card]
+    fields = {"kernels": program.kernels} if program.kernels else {}
+    old = {name: getattr(fused, name) for name in program.constants}
+    for name, value in program.constants.items():
+        setattr(fused, name, value)
+    try:
+        made = compile_window(
+            program.algorithm, env, lanes, card, options, program.without, **fields
+        )
+    finally:
+        for name, value in old.items():
+            setattr(fused, name, value)
+    rows, graphs = loops(made.hlo, card, start), graph_launches(made.hlo, made.thunks)
+    jax.clear_caches()
+    return Seen(program, card, rows, graphs, registers(made.ptx))
+
+
+def pairs(flag: str, text: str) -> dict[str, str]:
+    """Read `NAME=VALUE,…`."""
+    parts = [x.partition("=") for x in text.split(",") if x]
+    if any(not (name and sign) for name, sign, _ in parts):
+        measure.refuse(f"{flag} {text}: must be NAME=VALUE,…")
+    return {name: value for name, _, value in parts}
+
+
+def one(chosen: argparse.Namespace, options: dict[str, Any]) -> None:
+    """Print the program that the flags describe."""
+    names = tuple(x for x in chosen.without.split(",") if x)
+    if unknown := set(names) - set(switch.Tricks._fields):
+        measure.refuse(f"--without {min(unknown)}: one of {', '.join(switch.Tricks._fields)}")
+    constants = pairs("--fused", chosen.fused)
+    if any(name not in FUSED_NAMES or not x.isdecimal() for name, x in constants.items()):
+        measure.refuse(f"--fused {chosen.fused}: whole numbers for {' and '.join(FUSED_NAMES)}")
+    numbers = {name: int(value) for name, value in constants.items()}
+    label = ", ".join([chosen.algorithm, *(f"without {name}" for name in names)])
+    program = Program(label, chosen.algorithm, chosen.card, chosen.kernels, names, numbers)
+    seen = see(program, chosen.env, chosen.lanes, 1e-6 * chosen.microseconds, options)
+    title = (
+        f"## The program for a GPU\n\n{label} on {chosen.env}, {chosen.lanes} lanes,"
+        f" {seen.card.name}; {seen.graphs['update']} graphs started in an update,"
+        f" {seen.graphs['window']} in a window; {chosen.microseconds:g} µs for a kernel's start."
+        " A model, not a measurement."
+    )
+    if seen.registers:
+        most = max(x["registers"] for x in seen.registers)
+        title += (
+            f" {len(seen.registers)} kernels of at most {most} registers; at most"
+            f" {seen.registers[0]['spilled']} bytes of a thread are spilled,"
+            f" by {seen.registers[0]['kernel']}."
+        )
+    whole = {
+        **vars(chosen), "graphs": seen.graphs, "registers": seen.registers, "loops": seen.loops
+    }  # fmt: skip
+    rows, kinds = [describe(x) for x in seen.loops], describe_kinds(seen.loops)
+    text = f"{title}\n\n{measure.table(rows)}\n\n{measure.table(kinds)}"
+    measure.write(chosen.name, whole, text, {"loops": rows, "kinds": kinds})
+
+
+def several(chosen: argparse.Namespace, options: dict[str, Any]) -> None:
+    """Print a table of programs; loops and kinds of those on the first card without `without`."""
+    found = []
+    for case in TABLES[chosen.table]:
+        start = 1e-6 * chosen.microseconds
+        found.append(see(case, chosen.env, chosen.lanes, start, options))
+        print(json.dumps(found[-1].describe(), ensure_ascii=False), file=sys.stderr, flush=True)
+    made = {"programs": [x.describe() for x in found]}
+    if chosen.table == "fused":
+        made["fused"] = [x.describe_fused() for x in found]
+    if chosen.table == "programs":
+        for seen in found:
+            if seen.program.card == found[0].program.card and not seen.program.without:
+                name = "_".join(x for x in (seen.program.algorithm, seen.program.kernels) if x)
+                made[f"loops_{name}"] = [describe(x) for x in seen.loops]
+                made[f"kinds_{name}"] = describe_kinds(seen.loops)
+    text = "\n\n".join(f"### {name}\n\n{measure.table(rows)}" for name, rows in made.items())
+    figures = [{**seen._asdict(), "program": seen.program._asdict()} for seen in found]
+    name = "gpu_program" if chosen.table == "programs" else f"gpu_{chosen.table}"
+    measure.write(name, {"programs": figures}, text, made)
+
+
 def main() -> None:
+    """Print one program, or a table of several."""
     chosen = measure.arguments(
         __doc__, card="h200", algorithm="ppo", env="CartPole-v1", lanes=2048, microseconds=1.5,
-        kernels="", options="", name="gpu_program",
+        kernels="", options="", without="", fused="", table="", name="gpu_program",
     )  # fmt: skip
     if chosen.card not in gpu_targets.CARDS:
-        raise SystemExit(f"--card {chosen.card}: one of {', '.join(gpu_targets.CARDS)}")
-    card = gpu_targets.CARDS[chosen.card]
-    options = dict(x.split("=", 1) for x in chosen.options.split(",") if x)
-    fields = {"kernels": chosen.kernels} if chosen.kernels else {}
-    made = compile_window(chosen.algorithm, chosen.env, chosen.lanes, card, options, **fields)
-    rows = loops(made.hlo, card, 1e-6 * chosen.microseconds)
-    graphs = graph_launches(made.hlo, made.thunks)
-    used = registers(made.ptx)
-    title = (
-        f"## The program for a GPU\n\n{chosen.algorithm} on {chosen.env}, {chosen.lanes} lanes,"
-        f" {card.name}; {graphs['update']} graphs started in an update, {graphs['window']} in"
-        f" a window; {chosen.microseconds:g} µs for a kernel's start. A model, not a measurement."
-    )
-    if used:
-        title += (
-            f" {len(used)} kernels of at most {max(x['registers'] for x in used)} registers;"
-            f" at most {used[0]['spilled']} bytes of a thread are spilled, by {used[0]['kernel']}."
-        )
-    whole = {**vars(chosen), "graphs": graphs, "registers": used, "loops": rows}
-    measure.write(chosen.name, whole, f"{title}\n\n{measure.table([describe(x) for x in rows])}")
+        measure.refuse(f"--card {chosen.card}: one of {', '.join(gpu_targets.CARDS)}")
+    if chosen.table and chosen.table not in TABLES:
+        measure.refuse(f"--table {chosen.table}: one of {', '.join(TABLES)}")
+    (several if chosen.table else one)(chosen, pairs("--options", chosen.options))
 
 
 if __name__ == "__main__":

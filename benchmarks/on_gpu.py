@@ -1,6 +1,6 @@
 """What a GPU is asked when one is at hand: numbers of the kernels, then speed, most telling first.
 
-    python benchmarks/on_gpu.py [--minutes 8] [--lanes 2048] [--rounds 3] [--quick]
+    python benchmarks/on_gpu.py [--minutes 8] [--lanes 2048] [--rounds 3] [--quick] [--keep]
 
 Every stage is written to `out/on_gpu.json` as soon as it is done; one that does not begin in time
 is told to be missing, one that fails why. Within a stage the programs take turns. `--quick` is
@@ -36,6 +36,8 @@ GPU_TRICKS = tuple(
 """Those that a CPU does without."""
 WINDOW = 5000
 """Environment steps of a lane in a window."""
+COMPILED: dict[str, Timed] = {}
+"""Programs, which stages share."""
 Stage = Callable[[], dict[str, Any]]
 
 
@@ -45,7 +47,7 @@ class Sizes:
     def __init__(self, lanes: int, rounds: int, is_quick: bool) -> None:
         self.lanes = 4 if is_quick else lanes
         self.rounds = 1 if is_quick else rounds
-        self.windows = 1 if is_quick else 10
+        self.windows = 1 if is_quick else 5
         self.window = 600 if is_quick else WINDOW
         self.image_lanes = (2, 4) if is_quick else (64, 256, 1024)
         self.is_quick = is_quick
@@ -83,9 +85,12 @@ def rates(cases: dict[str, tuple[AlgorithmConfig, str, int, switch.Tricks]], siz
     """Environment steps a second of programs that take turns, and the seconds of compiling them."""
     programs = {}
     for name, (config, env, lanes, tricks) in cases.items():
-        with switch.using(tricks):
-            updates = max(1, round(sizes.window / (config.num_envs * config.num_steps)))
-            programs[name] = Timed(config, env, range(lanes), updates, lanes)
+        key = f"{config} {env} {lanes} {tricks} {jax.config.jax_default_matmul_precision}"
+        if key not in COMPILED:
+            with switch.using(tricks):
+                updates = max(1, round(sizes.window / (config.num_envs * config.num_steps)))
+                COMPILED[key] = Timed(config, env, range(lanes), updates, lanes)
+        programs[name] = COMPILED[key]
         programs[name].windows = sizes.windows
         programs[name].run()  # touches fresh memory
     found = measure.interleave({name: x.run for name, x in programs.items()}, sizes.rounds)
@@ -113,12 +118,13 @@ def stages(sizes: Sizes) -> dict[str, Stage]:
         }
         return lambda: rates(cases, sizes)
 
-    def each_trick() -> dict[str, Any]:
-        cases = {"as it is": (ppo, "CartPole-v1", lanes, usual)}
-        for name in GPU_TRICKS:
-            off = usual._replace(**{name: False})
-            cases[f"without {name}"] = (ppo, "CartPole-v1", lanes, off)
-        return rates(cases, sizes)
+    def without(name: str) -> Stage:
+        off = usual._replace(**{name: False})
+        cases = {
+            "as it is": (ppo, "CartPole-v1", lanes, usual),
+            f"without {name}": (ppo, "CartPole-v1", lanes, off),
+        }
+        return lambda: rates(cases, sizes)
 
     def others() -> dict[str, Any]:
         return rates(
@@ -146,10 +152,10 @@ def stages(sizes: Sizes) -> dict[str, Stage]:
         f"{lanes} agents": agents(lanes),
         "rejax": lambda: rejax(sizes),
         f"{2 * lanes} agents": agents(2 * lanes),
-        "each trick": each_trick,
         "TRPO and A2C": others,
         "A2C on MinAtar by lanes": images,
         "bfloat16": bfloat16,
+        **{f"without {name}": without(name) for name in GPU_TRICKS},
     }
 
 
@@ -180,26 +186,28 @@ def main() -> None:
             jax.clear_caches()
         found[name]["seconds"] = round(time.perf_counter() - start, 1)
         print(name, json.dumps(found[name])[:400], flush=True)
-        measure.save("on_gpu", found, describe(found))
+        measure.save("on_gpu", found, "")
+    rows = describe(found)
+    text = measure.table(rows) if rows else "Nothing was measured."
+    title = f"## On {found['device']}\n\n"
+    measure.write("on_gpu", found, title + text, {"programs": rows} if rows else None)
 
 
-def describe(found: dict[str, Any]) -> str:
-    """The stages that measured speed, as a table."""
-    rows = [
+def describe(found: dict[str, Any]) -> list[dict[str, str]]:
+    """The rows of the table: the stages that measured speed."""
+    return [
         {
             "stage": stage,
             "program": name,
             "env steps/s": measure.Figure.of(figures["env steps/s"]).show(),
-            "compile": f"{figures['compile']:.1f} s",
-            "memory": f"{figures['GB']:.2f} GB",
+            "compile, s": f"{figures['compile']:.1f}",
+            "memory, GB": f"{figures['GB']:.2f}",
         }
         for stage, cases in found.items()
         if isinstance(cases, dict)
         for name, figures in cases.items()
         if isinstance(figures, dict) and "env steps/s" in figures
     ]
-    title = f"## On {found['device']}\n\n"
-    return title + (measure.table(rows) if rows else "Nothing was measured yet.")
 
 
 if __name__ == "__main__":

@@ -187,6 +187,12 @@ def main() -> None:
                 "compile": f"{alone.compile_seconds:.1f} s",
             }
         ],
+        "machine": [
+            {
+                "GFLOP/s in 128×64×64 products": f"{rates.flops / 1e9:.0f}",
+                "billion tanh per second": f"{rates.transcendentals / 1e9:.2f}",
+            }
+        ],
         "fisher": [
             {
                 "what": "Fisher-vector product, batch 1024",

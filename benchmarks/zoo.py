@@ -4,8 +4,9 @@
 
 Runs what is not there yet, cell by cell, and may be broken off. `confirm` trains each cell's best
 candidate with seeds that no search has seen, and writes `purejax_po/zoo/`; `page` writes
-`results.nc`, `results.json` and `report.html`, for all environments and for each of them. `again`
-trains the settings that the package holds, without a search, and writes what they reach and cost.
+`results.nc`, `results.json` and `report.html`, for all environments and for each of them; with
+`--keep` also the table of all cells that the package holds. `again` trains the settings that the
+package holds, without a search, and writes what they reach and cost.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import zoo_search
-from measure import commit
+from measure import Rows, add_keep, commit, data, keep, kept_as
 
 import purejax_po as po
 from purejax_po.experiment import files as atomic
@@ -133,6 +134,34 @@ def page(place: Path) -> Path:
     return place / report.REPORT
 
 
+def cells() -> Rows:
+    """Return a row for each cell that the package holds, an environment after the other."""
+    order = list(zoo_search.BUDGETS)
+    entries = sorted(
+        zoo.entries().values(), key=lambda x: (order.index(x.env), -x.evidence["iqm"], x.algorithm)
+    )
+    return [
+        {
+            "environment": entry.env,
+            "algorithm": entry.algorithm,
+            "steps per seed": f"{entry.config.total_steps:,}",
+            "return, IQM": _interval(entry.evidence, ""),
+            "greedy policy, IQM": _interval(entry.evidence, "evaluation_"),
+            "worst seed": f"{entry.evidence['min']:.2f}",
+            "seeds": f"{entry.evidence['num_seeds']}",
+            "candidates": f"{entry.evidence['search_candidates']}",
+            "search, s": f"{entry.evidence['search_seconds']:,.0f}",
+            "training, s": f"{entry.evidence['run_seconds']:,.0f}",
+        }
+        for entry in entries
+    ]
+
+
+def _interval(evidence: dict[str, Any], prefix: str) -> str:
+    iqm, low, high = (evidence[f"{prefix}{name}"] for name in ("iqm", "ci_low", "ci_high"))
+    return f"{iqm:.2f} ({low:.2f} … {high:.2f})"
+
+
 def main() -> None:
     """Run the parts of the cells that are asked for."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
@@ -141,6 +170,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=(*PARTS, AGAIN))
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--shapes", type=int, help="of programs that a search tries at most")
+    add_keep(parser)
     arguments = parser.parse_args()
     number = arguments.shapes
     for env in arguments.env:
@@ -153,6 +183,8 @@ def main() -> None:
                 again(algorithm, env, arguments.out)
     if "page" in arguments.parts:
         print(page(arguments.out))
+        if given := kept_as("zoo"):
+            keep(given, {"cells": data(cells())})
 
 
 if __name__ == "__main__":

@@ -38,6 +38,11 @@ BUDGETS = {
     "Pendulum-v1": 200_000,
     "Catch-bsuite": 100_000,
     "MountainCar-v0": 200_000,
+    "MountainCarContinuous-v0": 200_000,
+    "DeepSea-bsuite": 200_000,
+    "FourRooms-misc": 200_000,
+    "PointRobot-misc": 200_000,
+    "Reacher-misc": 200_000,
 }
 """Environment steps per seed."""
 

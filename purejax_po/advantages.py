@@ -18,7 +18,7 @@ from purejax_po.types import Array
 
 
 class Evidence(NamedTuple):
-    """What an estimate of the advantage may look at; all but γ and λ `[T, ...]`."""
+    """The inputs of an estimate of the advantage; all except γ and λ `[T, ...]`."""
 
     reward: Array
     """The first row starts episodes where an estimate is a Monte-Carlo one."""

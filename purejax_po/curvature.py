@@ -24,7 +24,7 @@ Product = Callable[[Params], Params]
 
 
 class Solution(NamedTuple):
-    """What `conjugate_gradient` found."""
+    """The result of `conjugate_gradient`."""
 
     x: Params
     quadratic: Array
@@ -36,15 +36,15 @@ class Solution(NamedTuple):
 
 
 class LineSearch(NamedTuple):
-    """What `line_search` chose."""
+    """The result of `line_search`."""
 
     params: Params
     fraction: Array
     """Accepted fraction of the full step; 0 when every candidate was rejected."""
     info: Info
-    """What `evaluate` said of the chosen parameters (the old ones after a rejection)."""
+    """`evaluate`'s info on the chosen parameters (the old ones after a rejection)."""
     first_info: Info
-    """What `evaluate` said of the full step."""
+    """`evaluate`'s info on the full step."""
 
 
 def gauss_newton_product(
@@ -206,7 +206,7 @@ def line_search(
         params, step: pytrees of the same structure.
         shrink: backtracking coefficient in (0, 1).
         max_backtracks: number of candidates, static.
-        old_info: what `evaluate` says of `params`, if it is known already.
+        old_info: `evaluate`'s info on `params`, if it is known already.
 
     Raises:
         ValueError: if `shrink` is outside (0, 1) or `max_backtracks` below 1.

@@ -47,8 +47,8 @@ def evaluate(
 ) -> Evaluation:
     """Run `num_episodes` episodes side by side for `num_steps` steps, masked after their ends.
 
-    Episode i starts and is disturbed alike for every actor that is given the same key, so that
-    returns may be compared in pairs.
+    With the same key, episode i has the same start and the same noise for every actor, so returns
+    may be compared in pairs.
 
     Args:
         key: decides starts, environment noise and, unless `greedy`, action noise.
@@ -99,7 +99,7 @@ def evaluate_lanes(
     num_steps: int,
     greedy: bool = True,
 ) -> Evaluation:
-    """As `evaluate` for every lane, on common episodes, until the last one of all has ended.
+    """As `evaluate` for every lane, on the same episodes, until the last one of all has ended.
 
     A lane's numbers do not depend on its neighbours: steps after an episode's end do not count.
 

@@ -4,7 +4,7 @@ A policy is a table π `[S, A]` of probabilities. Every function is pure JAX, di
 it chooses an action, and computes in the dtype of its inputs: under `jax.enable_x64(True)` an MDP
 made there has float64 tables, and the answers are exact to rounding error.
 
-Every function can be jitted, and vmapped over MDPs, policies or parameters:
+Every function can be jitted, and vmapped over MDPs, policies or parameters::
 
     mdps = jax.vmap(lambda key: garnet(key, 10, 4, 3, 0.9))(keys)
     returns = jax.vmap(expected_return, in_axes=(0, None))(mdps, pi)

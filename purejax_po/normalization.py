@@ -122,7 +122,7 @@ def update(
 
 
 def normalize_obs(statistics: ObservationStatistics, obs: Observation) -> Observation:
-    """(obs − mean) / standard deviation, clipped to ±`OBSERVATION_CLIP`; `[..., *obs_shape]`."""
+    """(obs − mean) / standard deviation, clipped at ± `OBSERVATION_CLIP`; `[..., *obs_shape]`."""
     if isinstance(statistics, dict):
         changed = {name: _normalized(x, field(obs, name)) for name, x in statistics.items()}
         return with_fields(obs, changed)

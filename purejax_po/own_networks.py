@@ -41,7 +41,7 @@ def critic_of(
 ) -> Critic:
     """Make a critic without memory: as `policy_of`, with values `[...]` in place of distributions.
 
-    A last axis of 1, which most libraries' layers leave, has to be squeezed.
+    Squeeze the last axis of 1, which most libraries' layers leave.
     """
     return memoryless(Critic, init, _mapped(apply, obs_ndim))
 
@@ -63,7 +63,7 @@ def shared_torso(
         obs_ndim: as in `policy_of`.
 
     Returns:
-        `(policy, critic)`; the critic has no parameters of its own.
+        `(policy, critic)`; the critic has no parameters.
     """
     both = _mapped(apply, obs_ndim)
     policy = memoryless(Policy, init, lambda params, obs: both(params, obs)[0])

@@ -133,7 +133,7 @@ KL_ESTIMATORS: dict[str, KLEstimator] = {
 
 
 class Change(NamedTuple):
-    """What an objective of PPO may look at: how π_θ differs from π_old on samples `[...]`."""
+    """The inputs of an objective of PPO: how π_θ differs from π_old on samples `[...]`."""
 
     ratio: Array
     """ρ = π_θ(a|s)/π_old(a|s)."""

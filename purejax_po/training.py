@@ -37,7 +37,7 @@ MatmulPrecision = Literal["default", "bfloat16", "tensorfloat32", "float32"]
 
 
 class Result(NamedTuple):
-    """What `train` returns: the last state, and a log with one entry per window."""
+    """The result of `train`: the last state, and a log with one entry per window."""
 
     state: TrainState
     log: Log
@@ -120,8 +120,8 @@ def make_trainer(
         normalize_rewards: let the algorithm see r / std of the running return discounted by
             `hyperparams.discount`; logs and evaluations keep the true rewards.
         matmul_precision: of products of matrices, by JAX's names: `"default"`, `"bfloat16"`,
-            `"tensorfloat32"`, `"float32"`. What they are is the device's: on recent NVIDIA GPUs
-            all but the last are tensorfloat32, on a CPU all are float32.
+            `"tensorfloat32"`, `"float32"`. The device decides what they mean: on recent NVIDIA
+            GPUs all except the last are tensorfloat32, on a CPU all are float32.
 
     Raises:
         ValueError: if a number is not a positive whole number, there is nothing to normalise, the

@@ -18,7 +18,7 @@ Observation = Any
 Action = Any
 """One array, or a tuple of arrays (see `spaces.to_space`)."""
 Space = Any
-"""What `spaces.kind` tells apart."""
+"""The kinds that `spaces.kind` distinguishes."""
 Hyperparams = Any
 """A pytree of floats."""
 AlgorithmState = Any
@@ -26,12 +26,12 @@ AlgorithmState = Any
 PyTree = Any
 """Arrays in dictionaries, lists, tuples and dataclasses that JAX knows."""
 Shapes = Any
-"""A pytree whose leaves are `jax.ShapeDtypeStruct`, or arrays of which no more is looked at."""
+"""A pytree whose leaves are `jax.ShapeDtypeStruct`, or arrays of which only that is read."""
 Structure = Any
-"""That of a pytree, as `jax.tree.structure` returns it."""
+"""The structure of a pytree, as `jax.tree.structure` returns it."""
 Info = dict[str, Array]
 EnvInfo = dict[str, PyTree]
-"""What a step says beside: arrays, and observations."""
+"""What else a step returns: arrays, and observations."""
 JSONObject = dict[str, Any]
 """A JSON object: texts, numbers, booleans, nulls, and lists and objects of them."""
 
@@ -80,14 +80,14 @@ class Distribution(Protocol):
 
 
 class Environment(Protocol):
-    """What the engine asks of one environment, as gymnax's have it (`contract.check` checks it).
+    """What the engine needs of an environment; gymnax's have it, and `contract.check` checks it.
 
-    The engine maps over several by `jax.vmap`. Arguments are given by their places.
+    The engine maps over several by `jax.vmap`. Arguments are given by position.
     """
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         ...
 
     @property
@@ -132,7 +132,7 @@ class Device(Protocol):
     device_kind: str
 
     def memory_stats(self) -> dict[str, int] | None:
-        """Bytes in use, at most and in all, where the platform tells."""
+        """Bytes in use, their highest number and all there are, if the platform reports them."""
         ...
 
 
@@ -158,19 +158,19 @@ class Policy(NamedTuple):
     """`(params, carry, obs [T, N, ...], start [T, N]) → Distribution [T, N]`."""
     memoryless: bool = True
     prompt: "Prompt[Policy] | None" = None
-    """How a first observation is read once, if there is a gain in that. `step` reads it wherever an
-    episode starts, and `unroll` at the first step, where all episodes have to start at once."""
+    """How to read a first observation once, if that saves work. `step` reads it wherever an episode
+    starts; `unroll` reads it at the first step, at which all episodes must start."""
     jacobian: Jacobian = linearized
-    """How products with the Jacobian of `unroll`'s distribution are made (Fisher products)."""
+    """How to compute products with the Jacobian of `unroll`'s distribution (Fisher products)."""
     dense: "Dense | None" = None
-    """What it computes, if it has dense layers alone."""
+    """What it computes, if it has only dense layers."""
 
 
 class Dense(NamedTuple):
-    """What a kernel has to know of a network of dense layers: the parameters name the rest."""
+    """What a kernel needs to know of a network of dense layers, apart from its parameters."""
 
     unroll: Callable[..., Distribution | Array]
-    """The network's that is described; of one that has another the description says nothing."""
+    """That of the described network; a network with another `unroll` is not described."""
     encode: Callable[[Array], Array]
     """`obs [..., *obs_shape] → [..., inputs]`."""
     activation: Callable[[Array], Array]
@@ -179,7 +179,7 @@ class Dense(NamedTuple):
 class Actor(NamedTuple):
     """The functions that act in a rollout, given all parameters of the algorithm.
 
-    Less than a policy: it is neither initialised nor differentiated. `acting` makes one of a
+    It is less than a policy: nothing initialises or differentiates it. `acting` makes one of a
     policy.
     """
 
@@ -200,10 +200,9 @@ class Prompt(NamedTuple, Generic[Network]):
     """
 
     read: Callable[[Params, Observation, int], Carry]
-    """`(params, obs [N, ...], group_size) → carry` of what observations say once and for all, each
-    shared by `group_size` neighbours."""
+    """`(params, obs [N, ...], group_size) → carry`; `group_size` neighbours share one."""
     go_on: Network
-    """The same network from there: it never reads, and does not look at `start`."""
+    """The same network from there on: it never reads, and ignores `start`."""
 
 
 class Critic(NamedTuple):
@@ -215,10 +214,10 @@ class Critic(NamedTuple):
     unroll: Callable[[Params, Carry, Observation, Array], Array]
     memoryless: bool = True
     is_shared: bool = False
-    """It has no parameters of its own and is given the policy's (see `shared_torso`)."""
+    """It has no parameters and takes the policy's (see `shared_torso`)."""
 
     def params_of(self, params: "ActorCriticParams") -> Params:
-        """Choose what `step` and `unroll` take of both networks' parameters."""
+        """Return the part of both networks' parameters that `step` and `unroll` take."""
         return params.policy if self.is_shared else params.critic
 
     dense: "Dense | None" = None
@@ -270,9 +269,9 @@ class Algorithm(NamedTuple):
     """Each rollout starts fresh episodes; only each environment's first one has weight (see
     `rollout.first_episodes`)."""
     group_size: int = 1
-    """With complete episodes: so many neighbouring environments start from one state."""
+    """With complete episodes: this many neighbouring environments start from one state."""
     critic: Critic | None = None
-    """Judges with `state.params.critic`, a shared one with `.policy`; `None` if there is none."""
+    """Its parameters are `state.params.critic`, or `.policy` if it is shared; `None`: no critic."""
 
 
 class ActorCriticParams(NamedTuple):

@@ -83,9 +83,8 @@ def test_evaluation_keeps_the_library_s_keys_of_one_kind(compile_quickly):
     assert found.episode_return.shape == (2,)
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
+def test_what_has_no_ordinary_spaces_is_refused_in_one_line(subtests):
+    for name, words in [
         ("pgx/chess", "game of one player, got pgx/chess of 2"),
         ("pgx/ches", "did you mean chess"),
         ("jumanji/Connector-v3", "one reward, got jumanji/Connector-v3 with one for each agent"),
@@ -96,29 +95,26 @@ def test_evaluation_keeps_the_library_s_keys_of_one_kind(compile_quickly):
         ("navix/Navix-Empty8x8", "did you mean navix/Navix-Empty-8x8-v0"),
         ("playground/cartpolebalance", "did you mean playground/CartpoleBalance"),
         ("xminigrid/Minigrid-Empty", "did you mean xminigrid/MiniGrid-Empty-"),
-    ],
-)
-def test_what_has_no_ordinary_spaces_is_refused_in_one_line(name, words):
-    skip_without(name.partition("/")[0])
-    with pytest.raises(ValueError, match=words) as error:
-        environments.make(name)
-    assert "\n" not in str(error.value)
+    ]:
+        with subtests.test(name):
+            skip_without(name.partition("/")[0])
+            with pytest.raises(ValueError, match=words) as error:
+                environments.make(name)
+            assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "words"),
-    [
+def test_wrong_options_are_one_line(subtests):
+    for name, options, words in [
         ("navix/Navix-Empty-8x8-v0", {"view": "symbolc"}, "did you mean symbolic"),
         ("navix/Navix-Empty-8x8-v0", {"veiw": "rgb"}, "option of navix/.* did you mean view"),
         ("playground/CartpoleBalance", {"impl": "wrap"}, "did you mean warp"),
         ("xminigrid/MiniGrid-Empty-8x8", {"ruleset": 1}, "takes no ruleset; XLand tasks do"),
-    ],
-)
-def test_wrong_options_are_one_line(name, options, words):
-    skip_without(name.partition("/")[0])
-    with pytest.raises(ValueError, match=words) as error:
-        environments.make(name, **options)
-    assert "\n" not in str(error.value)
+    ]:
+        with subtests.test(f"{name} {options}"):
+            skip_without(name.partition("/")[0])
+            with pytest.raises(ValueError, match=words) as error:
+                environments.make(name, **options)
+            assert "\n" not in str(error.value)
 
 
 def test_robots_that_cannot_be_downloaded_say_where_they_belong(monkeypatch):

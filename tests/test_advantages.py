@@ -10,6 +10,8 @@ import pytest
 from purejax_po import advantages
 from purejax_po.advantages import Evidence, explained_variance, gae, normalize, weighted_mean
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 DISCOUNT, LAMBDA = 0.9, 0.8
 
 
@@ -37,35 +39,34 @@ def loop_gae(reward, value, next_value, terminated, truncated, discount, gae_lam
     return advantage
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_gae_equals_the_double_loop(seed, x64):
-    trajectory = make_trajectory(seed)
-    expected = loop_gae(*map(np.asarray, trajectory), DISCOUNT, LAMBDA)
-    np.testing.assert_allclose(gae(*trajectory, DISCOUNT, LAMBDA), expected, atol=1e-12)
+def test_gae_equals_the_double_loop(subtests, x64):
+    for seed in range(5):
+        with subtests.test(str(seed)):
+            trajectory = make_trajectory(seed)
+            expected = loop_gae(*map(np.asarray, trajectory), DISCOUNT, LAMBDA)
+            np.testing.assert_allclose(gae(*trajectory, DISCOUNT, LAMBDA), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("terminated", "truncated", "expected"),
-    [
+def test_gae_by_hand(subtests):
+    for terminated, truncated, expected in [
         # γ = λ = ½, so γλ = ¼. δ = (1+.5−.5, 2+.75−1, 3+1−1.5) = (1, 1.75, 2.5).
         ([0, 0, 0], [0, 0, 0], [1.59375, 2.375, 2.5]),  # 1.75+2.5/4 = 2.375; 1+2.375/4 = 1.59375
         ([0, 1, 0], [0, 0, 0], [1.25, 1.0, 2.5]),  # δ₁ = 2−1 = 1, cut; 1+1/4 = 1.25
         ([0, 0, 0], [0, 1, 0], [1.4375, 1.75, 2.5]),  # δ₁ keeps its bootstrap, cut; 1+1.75/4
         ([0, 1, 0], [0, 1, 0], [1.25, 1.0, 2.5]),  # both: it really ended
         ([0, 0, 1], [0, 0, 0], [1.53125, 2.125, 1.5]),  # δ₂ = 3−1.5; 1.75+1.5/4; 1+2.125/4
-    ],
-)
-def test_gae_by_hand(terminated, truncated, expected):
-    advantage = gae(
-        jnp.array([1.0, 2.0, 3.0]),
-        jnp.array([0.5, 1.0, 1.5]),
-        jnp.array([1.0, 1.5, 2.0]),
-        jnp.array(terminated, bool),
-        jnp.array(truncated, bool),
-        0.5,
-        0.5,
-    )
-    np.testing.assert_array_equal(advantage, expected)
+    ]:
+        with subtests.test(f"{terminated} {truncated}"):
+            advantage = gae(
+                jnp.array([1.0, 2.0, 3.0]),
+                jnp.array([0.5, 1.0, 1.5]),
+                jnp.array([1.0, 1.5, 2.0]),
+                jnp.array(terminated, bool),
+                jnp.array(truncated, bool),
+                0.5,
+                0.5,
+            )
+            np.testing.assert_array_equal(advantage, expected)
 
 
 def test_lambda_zero_is_the_one_step_residual(x64):
@@ -299,8 +300,9 @@ def test_the_weights_look_at_what_they_need_and_at_nothing_else(x64):
             assert same == (field in UNUSED[name]), (name, field)
 
 
-@pytest.mark.parametrize("name", list(advantages.ESTIMATORS))
-def test_the_weights_refuse_shapes_that_would_broadcast(name):
-    x, other, ends = jnp.ones((3, 1)), jnp.ones(3), jnp.zeros(3, bool)
-    with pytest.raises(AssertionError, match="shape"):
-        advantages.ESTIMATORS[name](Evidence(x, other, other, ends, ends, DISCOUNT, LAMBDA))
+def test_the_weights_refuse_shapes_that_would_broadcast(subtests):
+    for name in list(advantages.ESTIMATORS):
+        with subtests.test(name):
+            x, other, ends = jnp.ones((3, 1)), jnp.ones(3), jnp.zeros(3, bool)
+            with pytest.raises(AssertionError, match="shape"):
+                advantages.ESTIMATORS[name](Evidence(x, other, other, ends, ends, DISCOUNT, LAMBDA))

@@ -1,6 +1,5 @@
 """What people type: numbers, lists, pairs, other libraries' names; and any output."""
 
-import os
 import subprocess
 import sys
 
@@ -13,9 +12,8 @@ from purejax_po.environments import catalogue
 from purejax_po.experiment.config import specs
 
 
-@pytest.mark.parametrize(
-    ("typed", "read"),
-    [
+def test_arguments_are_read_as_they_are_typed(subtests):
+    for typed, read in [
         ("--total-steps 1e5", "--total-steps 100000"),
         ("--total-steps=2.5e3", "--total-steps 2500"),
         ("--hyperparams.learning-rate 1e-3", "--hyperparams.learning-rate 1e-3"),
@@ -31,10 +29,9 @@ from purejax_po.experiment.config import specs
         ("--env-params a=1 --seeds 2 --env-params b=3", "--seeds 2 --env-params a 1 b 3"),
         ("--format svg,csv --log-to a,b", "--format svg csv --log-to a b"),
         ("--overwrite --seeds 3", "--overwrite --seeds 3"),
-    ],
-)
-def test_arguments_are_read_as_they_are_typed(typed, read):
-    assert normalize(["train", "ppo", *typed.split()]) == ["train", "ppo", *read.split()]
+    ]:
+        with subtests.test(read):
+            assert normalize(["train", "ppo", *typed.split()]) == ["train", "ppo", *read.split()]
 
 
 def test_typed_arguments_reach_the_configuration():
@@ -62,9 +59,8 @@ def test_flags_win_over_a_preset():
     assert config.config().env == "Pendulum-v1"
 
 
-@pytest.mark.parametrize(
-    ("typed", "told"),
-    [
+def test_a_mistake_is_one_line(subtests, capsys, tmp_path, monkeypatch):
+    for typed, told in [
         ("", "command must be given, one of train, sweep, tune, compare"),
         ("train ppo --lr 3", "here it is --hyperparams.learning-rate"),
         ("train ppo --total-timesteps 3", "here it is --total-steps"),
@@ -93,15 +89,14 @@ def test_flags_win_over_a_preset():
             "env_params.masscart must be read by CartPole-v1, and has no effect there",
         ),
         ("report x --format gif", "format must be one of png, svg, pdf, csv, tex"),
-    ],
-)
-def test_a_mistake_is_one_line(typed, told, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(typed.split()) == 2
-    errors = capsys.readouterr().err
-    assert errors.count("\n") == 1
-    assert told in errors
-    assert not list(tmp_path.iterdir())
+    ]:
+        with subtests.test(told):
+            monkeypatch.chdir(tmp_path)
+            assert cli.main(typed.split()) == 2
+            errors = capsys.readouterr().err
+            assert errors.count("\n") == 1
+            assert told in errors
+            assert not list(tmp_path.iterdir())
 
 
 def test_the_version(capsys):
@@ -117,11 +112,20 @@ def test_an_algorithm_with_settings():
     assert specs.parse("trpo") == type(specs.parse("trpo"))()
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
-def test_lists_print_on_any_output(encoding):
-    finished = run(["algorithms"], PYTHONIOENCODING=encoding)
+ENCODINGS = """
+import io, sys
+from purejax_po.cli import main
+for encoding in ("ascii", "latin-1", "cp1252", "utf-8"):
+    sys.stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    assert main(["algorithms"]) == 0, encoding
+    sys.stdout.flush()
+    assert b"trust" in sys.stdout.buffer.getvalue().lower(), encoding
+"""
+
+
+def test_lists_print_on_any_output():
+    finished = subprocess.run([sys.executable, "-c", ENCODINGS], capture_output=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    assert b"trust" in finished.stdout.lower()
 
 
 def test_a_closed_output_ends_without_a_traceback():
@@ -129,15 +133,6 @@ def test_a_closed_output_ends_without_a_traceback():
     finished = subprocess.run(["sh", "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0
     assert finished.stderr == ""
-
-
-def run(arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "purejax_po", *arguments],
-        capture_output=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
 
 
 def test_names_with_brackets_are_printed_as_they_are(capsys):

@@ -15,7 +15,7 @@ from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import block, pool
 from purejax_po.experiment.run.plan import Plan
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 
 class Notes:
@@ -86,21 +86,19 @@ def test_double_precision_of_a_context_reaches_the_workers():
     assert po.run(tiny.experiment(num_seeds=2), progress=False)["entropy"].dtype == np.float32
 
 
-@pytest.mark.parametrize(
-    ("where", "message"),
-    [
+def test_what_is_wrong_about_the_host_is_one_line(subtests):
+    for where, message in [
         ({"progres": False}, r"an argument must be one of .* did you mean progress\?"),
         ({"num_devices": 0}, "num_devices must be a whole number"),
         ({"checkpoint_every": -1}, "checkpoint_every must be"),
         ({"log_to": "wandb"}, "log_to must be a sequence of names"),
         ({"progress": 3}, "progress must be True, False or a function"),
         ({"overwrite": "yes"}, "overwrite must be True or False"),
-    ],
-)
-def test_what_is_wrong_about_the_host_is_one_line(where, message):
-    with pytest.raises(ValueError, match=message) as error:
-        po.run(tiny.experiment(), **where)
-    assert "\n" not in str(error.value)
+    ]:
+        with subtests.test(message):
+            with pytest.raises(ValueError, match=message) as error:
+                po.run(tiny.experiment(), **where)
+            assert "\n" not in str(error.value)
 
 
 def test_what_says_where_a_run_takes_place_is_no_field_of_an_experiment():

@@ -179,14 +179,15 @@ def test_wrong_options_are_named():
         environments.make("brax/fast", reset_pol=1)
 
 
-@pytest.mark.parametrize("library", sorted(environments.ADAPTED))
-def test_a_missing_extra_names_the_command_that_installs_it(library, monkeypatch, capsys):
-    module = f"purejax_po.environments.{library}"
-    monkeypatch.setitem(__import__("sys").modules, module, None)
-    name = f"{library}/{environments.ADAPTED[library][0]}"
-    assert cli.main(["train", "ppo", "--env", name]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"pip install 'purejax-po[{library}]'" in line
+def test_a_missing_extra_names_the_command_that_installs_it(subtests, monkeypatch, capsys):
+    for library in sorted(environments.ADAPTED):
+        with subtests.test(library):
+            module = f"purejax_po.environments.{library}"
+            monkeypatch.setitem(__import__("sys").modules, module, None)
+            name = f"{library}/{environments.ADAPTED[library][0]}"
+            assert cli.main(["train", "ppo", "--env", name]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert f"pip install 'purejax-po[{library}]'" in line
 
 
 def test_training_and_rendering(tmp_path, capsys):

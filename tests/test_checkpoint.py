@@ -30,12 +30,22 @@ from purejax_po.experiment.store import arrays as checkpoint
 from purejax_po.experiment.store import run_store
 from purejax_po.experiment.store.arrays import CheckpointError
 
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
+
 
 @pytest.fixture(scope="module", params=tiny.ALGORITHMS)
 def undisturbed(request, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed") / "run"
     po.run(tiny.experiment(request.param), out, progress=False)
     return request.param, out
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The directory of an undisturbed run of PPO."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    po.run(tiny.experiment(), out, progress=False)
+    return out
 
 
 def assert_same_run(a, b):
@@ -62,12 +72,11 @@ def test_a_broken_off_run_ends_in_the_same_bits(undisturbed, tmp_path, number):
     assert_same_run(out, expected)
 
 
-def test_resuming_a_complete_run_changes_nothing(undisturbed, tmp_path):
-    _, expected = undisturbed
+def test_resuming_a_complete_run_changes_nothing(whole, tmp_path):
     out = tmp_path / "run"
-    shutil.copytree(expected, out)
+    shutil.copytree(whole, out)
     po.resume(out, progress=False)
-    assert_same_run(out, expected)
+    assert_same_run(out, whole)
 
 
 def test_the_time_of_a_run_is_counted_once(tmp_path):
@@ -83,12 +92,11 @@ def test_the_time_of_a_run_is_counted_once(tmp_path):
     assert stored < resumed.attrs["run_seconds"] <= stored + time.perf_counter() - begun
 
 
-def test_a_run_may_be_resumed_with_another_number_of_devices(tmp_path):
-    expected, out = tmp_path / "expected", tmp_path / "run"
-    po.run(tiny.experiment(), expected, progress=False)
+def test_a_run_may_be_resumed_with_another_number_of_devices(whole, tmp_path):
+    out = tmp_path / "run"
     run_until(out, 4)
     po.resume(out, progress=False, num_devices=3)
-    assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
+    assert (out / "results.nc").read_bytes() == (whole / "results.nc").read_bytes()
 
 
 def test_going_on_with_other_versions_is_said(tmp_path):
@@ -215,27 +223,25 @@ def test_every_corruption_is_detected(broken_off, restore, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["flip", "truncate", "remove", "add", "swap"])
-def test_a_damaged_run_still_ends_in_the_same_bits(broken_off, tmp_path, kind):
-    expected, out = tmp_path / "expected", tmp_path / "run"
-    po.run(tiny.experiment(), expected, progress=False)
+def test_a_damaged_run_still_ends_in_the_same_bits(broken_off, whole, tmp_path, kind):
+    out = tmp_path / "run"
     shutil.copytree(broken_off, out)
     corrupt(stored(out)[-1], kind, random.Random(kind))
     with pytest.warns(UserWarning, match=r"is unusable: .*; (an older one is|its seeds start)"):
         po.resume(out, progress=False)
-    assert_same_run(out, expected)
-    assert {p.name for p in out.iterdir()} == {p.name for p in expected.iterdir()}
+    assert_same_run(out, whole)
+    assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
     assert sorted((out / "blocks").glob("*/*")) == stored(out)
     assert {p.name for p in stored(out)} == {"result"}
 
 
-def test_a_run_without_its_checkpoints_says_that_it_starts_anew(broken_off, tmp_path):
-    expected, out = tmp_path / "expected", tmp_path / "run"
-    po.run(tiny.experiment(), expected, progress=False)
+def test_a_run_without_its_checkpoints_says_that_it_starts_anew(broken_off, whole, tmp_path):
+    out = tmp_path / "run"
     shutil.copytree(broken_off, out)
     shutil.rmtree(out / "blocks")
-    with pytest.warns(UserWarning, match="holds no checkpoint: all seeds start anew"):
+    with pytest.warns(UserWarning, match="holds no checkpoint: all seeds start again"):
         po.resume(out, progress=False)
-    assert_same_run(out, expected)
+    assert_same_run(out, whole)
 
 
 def test_a_damaged_policy_is_left_out_aloud(tmp_path):
@@ -261,9 +267,10 @@ def test_lanes_are_noted_before_the_first_checkpoint(tmp_path):
     assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
 
 
-def test_a_kill_while_the_directory_is_made_leaves_what_can_be_resumed(tmp_path, monkeypatch):
-    expected, out = tmp_path / "expected", tmp_path / "run"
-    po.run(tiny.experiment(), expected, progress=False)
+def test_a_kill_while_the_directory_is_made_leaves_what_can_be_resumed(
+    whole, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
     for number in range(2):  # after the configuration, after the lanes
         original, calls = run_store.atomic.write_json, []
 
@@ -279,7 +286,7 @@ def test_a_kill_while_the_directory_is_made_leaves_what_can_be_resumed(tmp_path,
                 po.run(tiny.experiment(), out, overwrite=True, progress=False)
         assert (out / "config.json").exists()
         po.resume(out, progress=False)
-        assert_same_run(out, expected)
+        assert_same_run(out, whole)
 
 
 def test_one_run_at_a_time_in_a_directory(tmp_path):
@@ -315,7 +322,7 @@ def test_no_valid_checkpoint_at_all_is_one_clear_line(broken_off, tmp_path):
     shutil.copytree(broken_off, out)
     for path in stored(out):
         (path / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"there is no other one: start anew") as error:
+    with pytest.raises(CheckpointError, match=r"there is no other one: start again") as error:
         po.resume(out, progress=False)
     assert "\n" not in str(error.value)
 
@@ -330,9 +337,9 @@ def test_another_configuration_is_refused(broken_off, tmp_path):
         po.resume(out, progress=False)
 
 
-def test_policies_and_results_of_another_configuration_are_refused(tmp_path):
+def test_policies_and_results_of_another_configuration_are_refused(whole, tmp_path):
     out = tmp_path / "run"
-    po.run(tiny.experiment(), out, progress=False)
+    shutil.copytree(whole, out)
     data = json.loads((out / "config.json").read_text())
     data["algorithm"]["network"]["activation"] = "relu"
     (out / "config.json").write_text(json.dumps(data))
@@ -409,12 +416,11 @@ def test_arrays_of_every_dtype_and_layout_come_back_to_the_bit(tmp_path, dtype):
         assert found.shape == arrays[name].shape
 
 
-def test_a_run_in_a_folder_with_brackets_is_resumed_and_evaluated(tmp_path):
-    out, expected = tmp_path / "lr=[1e-3]" / "a\\b", tmp_path / "expected"
-    po.run(tiny.experiment(), expected, progress=False)
+def test_a_run_in_a_folder_with_brackets_is_resumed_and_evaluated(whole, tmp_path):
+    out = tmp_path / "lr=[1e-3]" / "a\\b"
     run_until(out, 4)
     po.resume(out, progress=False)
-    assert_same_run(out, expected)
+    assert_same_run(out, whole)
     assert po.evaluate_run(out, num_episodes=1).sizes["seed"] == 5
 
 
@@ -462,20 +468,19 @@ def test_an_object_store_is_refused_in_one_line(tmp_path, monkeypatch, out):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_log_is_written_anew_from_the_checkpoints(undisturbed, tmp_path):
-    name, expected = undisturbed
+def test_a_damaged_log_is_written_anew_from_the_checkpoints(whole, tmp_path):
     out = tmp_path / "run"
-    run_until(out, 13, name=name)
+    run_until(out, 13)
     (out / "log.jsonl").write_bytes(b'12\n{"updbte": 1, "seeds": [0]}\n\xff\xfe\n{"update": 2, "s')
     po.resume(out, progress=False)
-    assert_same_run(out, expected)
+    assert_same_run(out, whole)
 
 
 @pytest.fixture
-def of_0_1(tmp_path):
+def of_0_1(whole, tmp_path):
     """A complete run as version 0.1 left it, but that orbax wrote its arrays."""
     out = tmp_path / "old"
-    po.run(tiny.experiment(), out, progress=False)
+    shutil.copytree(whole, out)
     data = json.loads((out / "config.json").read_text())
     del data["format"]
     identity = json.dumps(data, sort_keys=True).encode()
@@ -499,28 +504,26 @@ def of_0_1(tmp_path):
     return out
 
 
-def test_a_complete_run_of_version_0_1_stays_readable(of_0_1, tmp_path):
-    po.run(tiny.experiment(), tmp_path / "new", progress=False)
+def test_a_complete_run_of_version_0_1_stays_readable(of_0_1, whole, tmp_path):
     assert po.load_runs([of_0_1]).sizes["seed"] == 5
     po.resume(of_0_1, progress=False)
-    found = [po.evaluate_run(out, num_episodes=2) for out in (of_0_1, tmp_path / "new")]
+    found = [po.evaluate_run(out, num_episodes=2) for out in (of_0_1, whole)]
     np.testing.assert_array_equal(*(x["episode_return"] for x in found))
     po.report([of_0_1], tmp_path / "report")
 
 
 def test_an_unfinished_run_of_version_0_1_is_refused_in_one_line(of_0_1):
     (of_0_1 / "summary.json").unlink()
-    with pytest.raises(ValueError, match=r"begun by purejax-po 0\.1, .* start anew") as error:
+    with pytest.raises(ValueError, match=r"begun by purejax-po 0\.1, .* start again") as error:
         po.resume(of_0_1)
     assert "\n" not in str(error.value)
     po.run(tiny.experiment(), of_0_1, overwrite=True, progress=False)
     assert not (of_0_1 / "checkpoints").exists()
 
 
-def test_a_field_that_config_json_lacks_has_its_default(tmp_path):
+def test_a_field_that_config_json_lacks_has_its_default(whole, tmp_path):
     """As where a later version has a field more; one that it does not know is named."""
-    out, expected = tmp_path / "run", tmp_path / "expected"
-    po.run(tiny.experiment(), expected, progress=False)
+    out = tmp_path / "run"
     run_until(out, 4)
     data = json.loads((out / "config.json").read_text())
     del data["matmul_precision"], data["algorithm"]["network"]["mlp_ratio"]
@@ -533,18 +536,17 @@ def test_a_field_that_config_json_lacks_has_its_default(tmp_path):
         po.resume(out)
     (out / "config.json").write_text(json.dumps(data))
     po.resume(out, progress=False)
-    assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
+    assert (out / "results.nc").read_bytes() == (whole / "results.nc").read_bytes()
     assert po.evaluate_run(out, num_episodes=1).sizes["seed"] == 5
 
 
-def test_results_that_are_lost_are_made_anew(undisturbed, tmp_path):
-    _, expected = undisturbed
+def test_results_that_are_lost_are_made_anew(whole, tmp_path):
     out = tmp_path / "run"
-    shutil.copytree(expected, out)
+    shutil.copytree(whole, out)
     (out / "results.nc").unlink()
-    with pytest.warns(UserWarning, match="made anew from the checkpoints"):
+    with pytest.warns(UserWarning, match="made again from the checkpoints"):
         po.resume(out, progress=False)
-    assert_same_run(out, expected)
+    assert_same_run(out, whole)
 
 
 def test_policies_come_out(undisturbed):
@@ -590,10 +592,8 @@ def test_a_run_that_normalises_is_resumed_and_its_policies_come_out(tmp_path):
 
     # Seed 3 without its statistics plays the same episodes otherwise.
     evaluation = po.evaluate_run(out, num_episodes=4)
-    without = po.evaluate(
-        jax.random.key(0), trainer.env, trainer.env_params, trainer.algorithm.actor, lane.params,
-        num_episodes=4, num_steps=500,
-    )  # fmt: skip
+    whose = jax.random.key(0), trainer.env, trainer.env_params, trainer.algorithm.actor
+    without = jax.jit(lambda p: po.evaluate(*whose, p, num_episodes=4, num_steps=500))(lane.params)
     assert (evaluation["episode_return"].sel(seed=3).values != without.episode_return).any()
 
 

@@ -19,6 +19,8 @@ from purejax_po.cli import commands, entry, looking
 from purejax_po.experiment.run import program
 from purejax_po.experiment.run.signals import Interrupted, stop_signal
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 TINY = ["--num-envs", "2", "--num-steps", "16", "--network.hidden", "8", "--total-steps", "640"]
 
 
@@ -26,12 +28,18 @@ def command(*arguments):
     return [sys.executable, "-m", "purejax_po", *map(str, arguments)]
 
 
-def test_train_as_a_subprocess(tmp_path):
+@pytest.fixture
+def quickly(compile_quickly):
+    """The environment of a process that compiles as this one does."""
+    return {**os.environ, **compile_quickly}
+
+
+def test_train_as_a_subprocess(tmp_path, quickly):
     out = tmp_path / "run"
     done = subprocess.run(
         command("train", "ppo", "--env", "CartPole-v1", "--seeds", 3, *TINY, "--out", out,
                 "--hyperparams.learning-rate", "1e-3"),
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=300, check=False, env=quickly,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "final return, IQM" in done.stdout
@@ -41,12 +49,12 @@ def test_train_as_a_subprocess(tmp_path):
     assert config["algorithm"]["hyperparams"]["learning_rate"] == 1e-3
 
 
-def long_run(out):
+def long_run(out, env):
     """A run in a subprocess, once it trains."""
     process = subprocess.Popen(
         command("train", "ppo", "--seeds", 2, *TINY[:-1], 20_000_000, "--num-windows", 1000,
                 "--out", out),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
     )  # fmt: skip
     wait = 'until [ -s "$0" ]; do sleep 0.1; done'
     try:
@@ -58,9 +66,9 @@ def long_run(out):
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupting_leaves_a_readable_directory(tmp_path, signal_number):
+def test_interrupting_leaves_a_readable_directory(tmp_path, signal_number, quickly):
     out = tmp_path / "run"
-    process = long_run(out)
+    process = long_run(out, quickly)
     try:
         process.send_signal(signal_number)
         _, errors = process.communicate(timeout=100)
@@ -77,9 +85,9 @@ def test_interrupting_leaves_a_readable_directory(tmp_path, signal_number):
     assert "purejax-po resume" in errors
 
 
-def test_a_directory_that_vanishes_is_one_line(tmp_path):
+def test_a_directory_that_vanishes_is_one_line(tmp_path, quickly):
     out = tmp_path / "run"
-    process = long_run(out)
+    process = long_run(out, quickly)
     try:
         shutil.rmtree(out)
         _, errors = process.communicate(timeout=100)
@@ -427,17 +435,18 @@ def test_a_token_task_brings_its_settings():
     assert changed.algorithm.group_size == 4
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_gets_one_line(name, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    arguments, expected = MISTAKES[name]
-    assert cli.main(arguments) == 2
-    errors = capsys.readouterr().err
-    assert errors.count("\n") == 1
-    assert errors.startswith("purejax-po: error: ")
-    for text in expected:
-        assert text in errors
-    assert not list(tmp_path.iterdir())
+def test_a_mistake_gets_one_line(subtests, capsys, tmp_path, monkeypatch):
+    for name in MISTAKES:
+        with subtests.test(name):
+            monkeypatch.chdir(tmp_path)
+            arguments, expected = MISTAKES[name]
+            assert cli.main(arguments) == 2
+            errors = capsys.readouterr().err
+            assert errors.count("\n") == 1
+            assert errors.startswith("purejax-po: error: ")
+            for text in expected:
+                assert text in errors
+            assert not list(tmp_path.iterdir())
 
 
 def test_output_directory_is_checked_before_training(capsys, tmp_path):
@@ -479,15 +488,21 @@ def test_read_only_file_system(capsys):
     assert "out must be writable, got /proc/run" in errors
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [[], ["train"], ["train", "ppo"], ["train", "trpo"], ["sweep", "ppo"], ["evaluate"], ["envs"]],
-)
-def test_help(arguments, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        cli.main([*arguments, "--help"])
-    assert exit_.value.code in (0, None)
-    assert "usage: purejax-po" in capsys.readouterr().out
+def test_help(subtests, capsys):
+    for arguments in [
+        [],
+        ["train"],
+        ["train", "ppo"],
+        ["train", "trpo"],
+        ["sweep", "ppo"],
+        ["evaluate"],
+        ["envs"],
+    ]:
+        with subtests.test(str(arguments)):
+            with pytest.raises(SystemExit) as exit_:
+                cli.main([*arguments, "--help"])
+            assert exit_.value.code in (0, None)
+            assert "usage: purejax-po" in capsys.readouterr().out
 
 
 def test_lists(capsys):

@@ -118,7 +118,7 @@ def test_faults_at_size(scenario, tmp_path, environment):
 FLAGS = [
     *("ppo", "--seeds", "8", "--num-envs", "2", "--num-steps", "16", "--network.hidden", "8"),
     *("--num-epochs", "1", "--num-minibatches", "2", "--lanes-per-device", "2"),
-    *("--num-windows", "40", "--total-steps", "256000"),
+    *("--num-windows", "40", "--total-steps", "64000"),
 ]
 OFTEN = ["--checkpoint-every", "0", "--cluster", "auto"]
 
@@ -155,10 +155,9 @@ def processes_of(session):
 
 
 @pytest.fixture
-def expected(tmp_path, environment):
+def expected(tmp_path, environment):  # whose programs are compiled as here
     out = tmp_path / "expected"
-    command = [sys.executable, "-m", "purejax_po", "train", *FLAGS, "--out", str(out)]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert cli.main(["train", *FLAGS, "--out", str(out)]) == 0
     return out
 
 

@@ -18,6 +18,8 @@ from purejax_po.experiment import config, train
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import join as runs
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 TINY = po.PPOConfig(
     num_envs=2,
     num_steps=16,
@@ -193,14 +195,15 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_any_pair_gets_one_line_before_training(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "execute", lambda *_, **__: pytest.fail("trained"))
-    algorithms, envs, settings, message = MISTAKES[name]
-    with pytest.raises(ValueError, match=re.escape(message)) as error:
-        po.compare(algorithms, envs, out=tmp_path / "out", **settings)
-    assert "\n" not in str(error.value)
-    assert not list(tmp_path.iterdir())
+def test_a_mistake_in_any_pair_gets_one_line_before_training(subtests, tmp_path, monkeypatch):
+    for name in MISTAKES:
+        with subtests.test(name):
+            monkeypatch.setattr(train, "execute", lambda *_, **__: pytest.fail("trained"))
+            algorithms, envs, settings, message = MISTAKES[name]
+            with pytest.raises(ValueError, match=re.escape(message)) as error:
+                po.compare(algorithms, envs, out=tmp_path / "out", **settings)
+            assert "\n" not in str(error.value)
+            assert not list(tmp_path.iterdir())
 
 
 def test_foreign_directories(tmp_path, compared):

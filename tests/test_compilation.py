@@ -124,9 +124,8 @@ def test_an_unknown_precision_is_refused():
         po.run(po.ExperimentConfig(matmul_precision="bfloat"), progress=False)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("changes", "sequential"),
-    [
+def test_a_single_small_lane_is_run_in_one_thread(subtests):
+    for changes, sequential in [
         ({}, True),
         ({"algorithm": po.A2CConfig()}, True),
         ({"num_seeds": 2}, False),
@@ -135,10 +134,9 @@ def test_an_unknown_precision_is_refused():
         ({"algorithm": po.PPOConfig(network=po.NetworkConfig(hidden=(512,)))}, False),
         ({"algorithm": po.PPOConfig(network=po.NetworkConfig(channels=(16,)))}, False),
         ({"algorithm": po.TRPOConfig(network=po.NetworkConfig(hidden=(128, 128)))}, False),
-    ],
-)
-def test_a_single_small_lane_is_run_in_one_thread(changes, sequential):
-    assert devices.keeps_one_core_busy(po.ExperimentConfig(**changes)) is sequential
+    ]:
+        with subtests.test(f"{changes}"):
+            assert devices.keeps_one_core_busy(po.ExperimentConfig(**changes)) is sequential
 
 
 @pytest.mark.parametrize("given", [{}, {"NPROC": "2"}, {"PJRT_NPROC": "2"}])

@@ -9,7 +9,7 @@ from purejax_po.cli import entry
 from purejax_po.experiment import compare
 from purejax_po.experiment.config import file
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 WHOLE = """
 algorithm = "a2c"
@@ -114,14 +114,15 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_a_file_gets_one_line(name, write, capsys):
-    text, flags, expected = MISTAKES[name]
-    path = write(text)
-    assert cli.main(["train", *flags, "--config", path]) == 2
-    errors = capsys.readouterr().err
-    assert errors.count("\n") == 1
-    assert expected.format(path=path) in errors
+def test_a_mistake_in_a_file_gets_one_line(subtests, write, capsys):
+    for name in MISTAKES:
+        with subtests.test(name):
+            text, flags, expected = MISTAKES[name]
+            path = write(text)
+            assert cli.main(["train", *flags, "--config", path]) == 2
+            errors = capsys.readouterr().err
+            assert errors.count("\n") == 1
+            assert expected.format(path=path) in errors
 
 
 def test_mistakes_of_comparisons_and_of_python(write, capsys, tmp_path):

@@ -127,12 +127,13 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_an_environments_mistake_is_one_line(name):
-    env, message = MISTAKES[name]
-    with pytest.raises(ValueError, match=message) as told:
-        trainer_of(env)
-    assert "\n" not in str(told.value)
+def test_an_environments_mistake_is_one_line(subtests):
+    for name in MISTAKES:
+        with subtests.test(name):
+            env, message = MISTAKES[name]
+            with pytest.raises(ValueError, match=message) as told:
+                trainer_of(env)
+            assert "\n" not in str(told.value)
 
 
 def test_normalising_a_dictionary_is_the_same_line():
@@ -238,9 +239,8 @@ def gaussian(x):
     return distributions.DiagonalGaussian(x, jnp.zeros_like(x))
 
 
-@pytest.mark.parametrize(
-    ("policy", "critic", "message"),
-    [
+def test_networks_that_do_not_fit_are_one_line(subtests):
+    for policy, critic, message in [
         (linear(3, distributions.Categorical), squeeze, r"must have 2 discrete actions for Plain"),
         (
             linear(2, gaussian),
@@ -253,13 +253,12 @@ def gaussian(x):
             lambda x: x,
             r"critic must return one value .* got float32\[3, 2, 1\]; a last axis of 1",
         ),
-    ],
-)
-def test_networks_that_do_not_fit_are_one_line(policy, critic, message):
-    env = Plain()
-    algorithm = po.a2c(policy, critic_of(critic))
-    with pytest.raises(ValueError, match=message):
-        po.make_trainer(env, env.default_params, algorithm, num_envs=2, num_steps=4)
+    ]:
+        with subtests.test(message):
+            env = Plain()
+            algorithm = po.a2c(policy, critic_of(critic))
+            with pytest.raises(ValueError, match=message):
+                po.make_trainer(env, env.default_params, algorithm, num_envs=2, num_steps=4)
 
 
 def test_a_categorical_policy_on_a_box_is_refused():
@@ -269,12 +268,15 @@ def test_a_categorical_policy_on_a_box_is_refused():
         po.make_trainer(env, params, algorithm, num_envs=2, num_steps=4)
 
 
-@pytest.mark.parametrize("make", [po.a2c, po.ppo, po.trpo, po.npg, po.reinforce])
-def test_modules_and_swapped_networks_are_one_line(make):
-    policy, critic = po.mlp_actor_critic(Plain(), Plain.default_params, **SMALL)
-    for wrong in ((critic, policy), (object(), critic), (policy, object())):
-        with pytest.raises(ValueError, match=r"(policy|critic) must be a (Policy|Critic) such as"):
-            make(*wrong)
+def test_modules_and_swapped_networks_are_one_line(subtests):
+    for make in [po.a2c, po.ppo, po.trpo, po.npg, po.reinforce]:
+        with subtests.test(str(make)):
+            policy, critic = po.mlp_actor_critic(Plain(), Plain.default_params, **SMALL)
+            for wrong in ((critic, policy), (object(), critic), (policy, object())):
+                with pytest.raises(
+                    ValueError, match=r"(policy|critic) must be a (Policy|Critic) such as"
+                ):
+                    make(*wrong)
 
 
 def test_nan_rewards_make_the_lane_diverge():
@@ -297,10 +299,10 @@ def test_seeds_are_keys_of_their_values():
     np.testing.assert_array_equal(large, jax.random.key_data(jax.random.key(2**31 + 3)))
 
 
-@pytest.mark.parametrize("seeds", [np.array([5, 2**32 + 5]), [-1], [1.0], 1.5, True, 0, [], "a"])
-def test_seeds_that_have_no_key_of_their_own_are_refused(seeds):
-    with pytest.raises(ValueError, match=r"^seeds must be"):
-        po.seed_keys(seeds)
+def test_seeds_that_have_no_key_of_their_own_are_refused(subtests):
+    for seeds in [np.array([5, 2**32 + 5]), [-1], [1.0], 1.5, True, 0, [], "a"]:
+        with subtests.test(str(seeds)), pytest.raises(ValueError, match=r"^seeds must be"):
+            po.seed_keys(seeds)
 
 
 def test_representations_are_short():

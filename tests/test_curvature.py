@@ -488,21 +488,22 @@ def assert_identical(new, old):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
-@pytest.mark.parametrize("mask", list(itertools.product([False, True], repeat=MAX_BACKTRACKS)))
-def test_line_search_takes_the_first_accepted_candidate(mask):
-    params, step = search_inputs()
-    result = search(params, step, 0.7, jnp.array(mask))
-    if not any(mask):
-        assert_identical(result.params, params)
-        assert result.fraction == 0.0
-        np.testing.assert_allclose(result.info["sum"], -1.5)
-    else:
-        fraction = 0.7 ** mask.index(True)
-        np.testing.assert_allclose(result.fraction, fraction, rtol=1e-14)
-        expected = jax.tree.map(lambda p, s: p + fraction * s, params, step)
-        np.testing.assert_allclose(flatten(result.params), flatten(expected), rtol=1e-14)
-        np.testing.assert_allclose(result.info["sum"], -1.5 + 15.0 * fraction, rtol=1e-14)
-    np.testing.assert_allclose(result.first_info["sum"], 13.5)
+def test_line_search_takes_the_first_accepted_candidate(subtests):
+    for mask in list(itertools.product([False, True], repeat=MAX_BACKTRACKS)):
+        with subtests.test(str(mask)):
+            params, step = search_inputs()
+            result = search(params, step, 0.7, jnp.array(mask))
+            if not any(mask):
+                assert_identical(result.params, params)
+                assert result.fraction == 0.0
+                np.testing.assert_allclose(result.info["sum"], -1.5)
+            else:
+                fraction = 0.7 ** mask.index(True)
+                np.testing.assert_allclose(result.fraction, fraction, rtol=1e-14)
+                expected = jax.tree.map(lambda p, s, f=fraction: p + f * s, params, step)
+                np.testing.assert_allclose(flatten(result.params), flatten(expected), rtol=1e-14)
+                np.testing.assert_allclose(result.info["sum"], -1.5 + 15.0 * fraction, rtol=1e-14)
+            np.testing.assert_allclose(result.first_info["sum"], 13.5)
 
 
 @jax.jit
@@ -567,15 +568,23 @@ def test_products_go_layer_by_layer_too(num_actions, hidden):
     mlp = MLP(hidden, num_actions, jnp.tanh, output_scale=1.0)
     params, obs, weight = random_mlp(mlp, num_samples=5)
 
-    def apply(params):
-        return Categorical(mlp.apply(params, obs))
+    @jax.jit
+    def matrices(params, obs, weight):
+        return [
+            as_matrix(
+                curvature.gauss_newton_product(
+                    lambda params: Categorical(mlp.apply(params, obs)),
+                    params,
+                    weight,
+                    0.1,
+                    jacobian=jacobian,
+                ),
+                params,
+            )
+            for jacobian in (linearized, layerwise)
+        ]
 
-    whole, by_layer = (
-        as_matrix(
-            curvature.gauss_newton_product(apply, params, weight, 0.1, jacobian=jacobian), params
-        )
-        for jacobian in (linearized, layerwise)
-    )
+    whole, by_layer = matrices(params, obs, weight)
     np.testing.assert_allclose(by_layer, whole, rtol=0, atol=1e-12)
 
 
@@ -583,26 +592,32 @@ def test_layerwise_parts_are_those_of_the_jacobian():
     mlp = MLP((3,), 3, jnp.tanh, output_scale=1.0)
     params, obs, _ = random_mlp(mlp, num_samples=4)
     flat, unravel = ravel_pytree(params)
+    direction = np.arange(flat.size, dtype=float)
 
     def differences(x):
         logits = mlp.apply(unravel(x), obs)
         return logits[:, :-1] - logits[:, -1:]
 
-    matrix = jax.jacobian(differences)(flat)
-    distribution, push, pull = layerwise(
-        lambda params: Categorical(mlp.apply(params, obs)), params, 4
-    )
-    np.testing.assert_array_equal(distribution.logits, mlp.apply(params, obs))
-    tangent = push(unravel(jnp.arange(flat.size, dtype=float))).logits
-    np.testing.assert_allclose(tangent[:, :-1], matrix @ jnp.arange(flat.size), atol=1e-12)
-    np.testing.assert_array_equal(tangent[:, -1], 0.0)
-    cotangent = jax.random.normal(jax.random.key(1), (4, 3))
+    @jax.jit
+    def parts(params, cotangent):
+        distribution, push, pull = layerwise(
+            lambda params: Categorical(mlp.apply(params, obs)), params, 4
+        )
+        tangent, pulled = push(unravel(direction)).logits, pull(Categorical(cotangent))
+        return distribution.logits, mlp.apply(params, obs), tangent, ravel_pytree(pulled)[0]
+
+    matrix = np.asarray(jax.jit(jax.jacobian(differences))(flat))
+    cotangent = np.random.default_rng(1).normal(size=(4, 3))
     cotangent -= cotangent.mean(axis=1, keepdims=True)
-    pulled = ravel_pytree(pull(Categorical(cotangent)))[0]
-    expected = jnp.einsum("bm,bmi->i", cotangent[:, :-1], matrix)
+    found, logits, tangent, pulled = parts(params, cotangent)
+    np.testing.assert_array_equal(found, logits)
+    np.testing.assert_allclose(tangent[:, :-1], matrix @ direction, atol=1e-12)
+    np.testing.assert_array_equal(tangent[:, -1], 0.0)
+    expected = np.einsum("bm,bmi->i", cotangent[:, :-1], matrix)
     np.testing.assert_allclose(pulled, expected, atol=1e-12)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def random_mlp(mlp, num_samples):
     keys = jax.random.split(jax.random.key(0), 4)
     params = mlp.init(keys[0], jnp.zeros(2))

@@ -54,6 +54,13 @@ def test_pages_are_made_from_the_results():
     assert done.returncode == 0, done.stdout
 
 
+def test_a_figure_that_is_typed_is_found():
+    pages = importlib.import_module("pages")
+    marked = "<!-- table a/b -->\n\n| 3.1 s |\n\n<!-- end of table -->"
+    assert pages.typed(f"Eight seeds, 500 steps, 95 %.\n{marked}") == []
+    assert pages.typed(f"It takes 3.1 s.\n{marked}\nIt is 2 % faster.") == ["3.1 s", "2 % faster"]
+
+
 def test_a_benchmark_keeps_what_it_printed(tmp_path, monkeypatch, capsys):
     measure, tables = importlib.import_module("measure"), importlib.import_module("tables")
     monkeypatch.setattr(measure, "OUT", tmp_path / "out")

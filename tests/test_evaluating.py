@@ -19,19 +19,19 @@ from purejax_po.experiment.results import evaluated, join
 from purejax_po.experiment.run import evaluating, plan
 from purejax_po.experiment.run.trainer import build_trainer
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 EVALUATED = {"evaluate_every": 3, "evaluation_episodes": 4}
 THRESHOLD = 9.5
 
 
 @pytest.fixture(scope="module")
-def plain(compile_quickly):
+def plain(compile_quickly, no_pictures):
     return po.run(tiny.experiment(), progress=False)
 
 
 @pytest.fixture(scope="module")
-def full(compile_quickly, tmp_path_factory):
+def full(compile_quickly, no_pictures, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "full"
     config = tiny.experiment(**EVALUATED, solve_return=THRESHOLD)
     return out, po.run(config, out, progress=False)
@@ -41,7 +41,7 @@ def full(compile_quickly, tmp_path_factory):
 def test_lanes_are_evaluated_as_each_alone(actions):
     trainer = build_trainer(tiny.experiment())
     hyperparams = trainer.algorithm.hyperparams
-    states = jax.vmap(lambda key: trainer.init(key, hyperparams))(po.seed_keys(3))
+    states = jax.jit(jax.vmap(lambda key: trainer.init(key, hyperparams)))(po.seed_keys(3))
     env_params = plan.repeat(range(3), hyperparams, trainer.env_params).env_params
     key = jax.random.key(7)
     options = {"num_episodes": 5, "num_steps": 100, "greedy": actions == "greedy"}
@@ -49,9 +49,10 @@ def test_lanes_are_evaluated_as_each_alone(actions):
     found = jax.jit(
         lambda params: evaluation.evaluate_lanes(key, trainer, env_params, params, **options)
     )(params)
+    whose = key, trainer.env, trainer.env_params, trainer.actor
+    evaluate = jax.jit(lambda own: po.evaluate(*whose, own, **options))
     for i in range(3):
-        own = jax.tree.map(lambda x, i=i: x[i], params)
-        alone = po.evaluate(key, trainer.env, trainer.env_params, trainer.actor, own, **options)
+        alone = evaluate(jax.tree.map(lambda x, i=i: x[i], params))
         jax.tree.map(lambda x, y, i=i: np.testing.assert_array_equal(x[i], y), found, alone)
 
 
@@ -134,22 +135,15 @@ def test_memory_and_frozen_statistics_are_those_of_the_final_policy(tmp_path):
     loaded = policies.load_policies(tmp_path / "run")
     trainer = loaded.study.trainer
     key = jax.random.fold_in(jax.random.key(evaluating.SEED), 0)
+    whose = key, trainer.env, trainer.env_params, trainer.actor
+    evaluate = jax.jit(lambda own: po.evaluate(*whose, own, num_episodes=16, num_steps=500))
     for i in range(2):
-        alone = po.evaluate(
-            key,
-            trainer.env,
-            trainer.env_params,
-            trainer.actor,
-            jax.tree.map(lambda x, i=i: x[i], loaded.params),
-            num_episodes=16,
-            num_steps=500,
-        )
+        alone = evaluate(jax.tree.map(lambda x, i=i: x[i], loaded.params))
         assert found["final_evaluation"].values[i] == np.mean(alone.episode_return)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_wrong_values_are_one_line(subtests):
+    for changes, message in [
         ({"evaluate_every": -1}, "evaluate_every must be a whole number ≥ 0, got -1"),
         ({"evaluate_every": 200}, "evaluate_every must be at most num_windows = 10, got 200"),
         ({"evaluate_every": 1, "evaluation_episodes": 0}, "evaluation_episodes must be"),
@@ -162,11 +156,10 @@ def test_memory_and_frozen_statistics_are_those_of_the_final_policy(tmp_path):
             {"evaluate_every": 1, "solve_return": 1.0, "stop_when_solved": 2.0},
             "solve_return must be None or as stop_when_solved, 2.0, got 1.0",
         ),
-    ],
-)
-def test_wrong_values_are_one_line(changes, message):
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
-        tiny.experiment(**changes).check()
+    ]:
+        told = message.replace("(", r"\(")
+        with subtests.test(message), pytest.raises(ValueError, match=told):
+            tiny.experiment(**changes).check()
 
 
 def test_a_configuration_without_the_fields_has_their_defaults():

@@ -453,9 +453,8 @@ def edited(table, index, value):
     return table
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_make_mdp_names_the_fault(subtests):
+    for change, message in [
         (
             {"transition": np.ones((2, 3))},
             r"transition must have a shape \[S, A, S\], got \[2, 3\]",
@@ -485,18 +484,17 @@ def edited(table, index, value):
         ({"discount": -0.1}, r"discount must be a number in \[0, 1\), got -0\.1"),
         ({"discount": np.nan}, r"discount must be a number in \[0, 1\), got nan"),
         ({"discount": "0.9x"}, r"discount must be a number in \[0, 1\), got '0\.9x'"),
-    ],
-)
-def test_make_mdp_names_the_fault(change, message):
-    arguments = {
-        "transition": UNIFORM,
-        "reward": np.zeros((2, 3)),
-        "start": [0.5, 0.5],
-        "discount": 0.9,
-    }
-    exact.make_mdp(**arguments)
-    with pytest.raises(ValueError, match=message):
-        exact.make_mdp(**(arguments | change))
+    ]:
+        with subtests.test(message):
+            arguments = {
+                "transition": UNIFORM,
+                "reward": np.zeros((2, 3)),
+                "start": [0.5, 0.5],
+                "discount": 0.9,
+            }
+            exact.make_mdp(**arguments)
+            with pytest.raises(ValueError, match=message):
+                exact.make_mdp(**(arguments | change))
 
 
 def test_make_mdp_takes_integer_tables_and_checks_shapes_under_tracing():
@@ -516,19 +514,16 @@ def test_make_mdp_takes_integer_tables_and_checks_shapes_under_tracing():
         jax.jit(exact.make_mdp)(UNIFORM, np.zeros((2, 2)), np.ones(2) / 2, 0.9)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_garnet_names_the_fault(subtests):
+    for arguments, message in [
         ((0, 3, 2, 0.9), "num_states must be a whole number ≥ 1, got 0"),
         ((5, 2.0, 2, 0.9), "num_actions must be a whole number ≥ 1, got 2.0"),
         ((5, 3, 0, 0.9), "branching must be a whole number ≥ 1, got 0"),
         ((5, 3, 6, 0.9), "branching must be at most num_states = 5, got 6"),
         ((5, 3, 2, 1.0), r"discount must be a number in \[0, 1\), got 1.0"),
-    ],
-)
-def test_garnet_names_the_fault(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        exact.garnet(jax.random.key(0), *arguments)
+    ]:
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            exact.garnet(jax.random.key(0), *arguments)
 
 
 def test_a_table_of_the_wrong_shape_is_refused():

@@ -20,6 +20,8 @@ from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.trainer import build_trainer
 from purejax_po.metrics import Log, Moments
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 TINY = po.PPOConfig(
     num_envs=2,
     num_steps=16,
@@ -69,13 +71,17 @@ def test_seeds_differ(three_seeds):
     assert len(np.unique(three_seeds["episode_return"].values, axis=0)) == 3
 
 
-@pytest.mark.parametrize(
-    ("num_lanes", "lanes_per_device", "expected"),
-    [(16, None, (2, 8)), (1, None, (1, 1)), (20, None, (2, 5)), (3, 2, (2, 2)), (64, None, (2, 8))],
-)
-def test_plan(num_lanes, lanes_per_device, expected):
-    workers, width = devices.share(num_lanes, lanes_per_device, num_devices=2)
-    assert (len(workers), width) == expected
+def test_plan(subtests):
+    for num_lanes, lanes_per_device, expected in [
+        (16, None, (2, 8)),
+        (1, None, (1, 1)),
+        (20, None, (2, 5)),
+        (3, 2, (2, 2)),
+        (64, None, (2, 8)),
+    ]:
+        with subtests.test(f"{num_lanes} {lanes_per_device}"):
+            workers, width = devices.share(num_lanes, lanes_per_device, num_devices=2)
+            assert (len(workers), width) == expected
 
 
 def test_last_block_is_padded_with_copies():
@@ -156,9 +162,8 @@ def test_run_directory(tmp_path):
     assert po.load_results(out).sizes["seed"] == 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_wrong_values_from_python(subtests):
+    for changes, message in [
         ({"algorithm": "ppo"}, "algorithm must be a configuration such as"),
         ({"num_seeds": True}, "num_seeds must be a whole number"),
         ({"algorithm": po.PPOConfig(hyperparams=po.TRPOHyperparams())}, "must be PPOHyperparams"),
@@ -176,11 +181,9 @@ def test_run_directory(tmp_path):
             "must be True or False, got 'off'",
         ),
         ({"env_params": {"gravity": "x"}}, "env_params.gravity must be a finite number, got 'x'"),
-    ],
-)
-def test_wrong_values_from_python(changes, message):
-    with pytest.raises(ValueError, match=message):
-        po.run(dataclasses.replace(CONFIG, **changes), progress=False)
+    ]:
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            po.run(dataclasses.replace(CONFIG, **changes), progress=False)
 
 
 def test_an_unknown_hyperparameter_names_the_nearest():
@@ -249,21 +252,23 @@ def test_bootstrap_interval_agrees_with_scipy():
     np.testing.assert_allclose([low, high], expected, atol=0.06)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_defaults_of_configuration_and_factory_agree(name):
-    import inspect
+def test_defaults_of_configuration_and_factory_agree(subtests):
+    for name in ALGORITHMS:
+        with subtests.test(name):
+            import inspect
 
-    config = ALGORITHMS[name]()
-    parameters = inspect.signature(type(config).factory).parameters
-    for option, parameter in parameters.items():
-        if parameter.kind is parameter.KEYWORD_ONLY and option != "hyperparams":
-            assert getattr(config, option) == parameter.default, option
+            config = ALGORITHMS[name]()
+            parameters = inspect.signature(type(config).factory).parameters
+            for option, parameter in parameters.items():
+                if parameter.kind is parameter.KEYWORD_ONLY and option != "hyperparams":
+                    assert getattr(config, option) == parameter.default, option
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_valid(name):
-    env, algorithm, total_steps = PRESETS[name]
-    po.ExperimentConfig(env=env, algorithm=algorithm, total_steps=total_steps).check()
+def test_presets_are_valid(subtests):
+    for name in PRESETS:
+        with subtests.test(name):
+            env, algorithm, total_steps = PRESETS[name]
+            po.ExperimentConfig(env=env, algorithm=algorithm, total_steps=total_steps).check()
 
 
 def test_a_monte_carlo_run_that_cuts_every_episode_says_so_once():

@@ -7,6 +7,8 @@ import pytest
 
 from purejax_po.experiment.results import statistics
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "exploration.py"
 
 

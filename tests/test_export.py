@@ -16,6 +16,8 @@ import purejax_po as po
 from purejax_po.cli import main
 from purejax_po.experiment import export
 
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
+
 
 def trained(out, env="CartPole-v1", **network):
     """A tiny run of PPO with normalised observations."""

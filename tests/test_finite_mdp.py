@@ -12,6 +12,8 @@ from purejax_po.environments import finite_mdp
 from purejax_po.environments.finite_mdp import EnvState, make_finite_mdp
 from purejax_po.networks import softmax_linear_policy
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 NUM_STATES, NUM_ACTIONS, DISCOUNT = 4, 2, 0.9
 FAILURE = 1e-6  # the probability that a statistical test fails by chance
 

@@ -19,7 +19,7 @@ from purejax_po.distributions import Categorical
 from purejax_po.networks import memoryless
 from purejax_po.types import Policy, Transition
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 ESTIMATORS = list(advantages.GROUP_ESTIMATORS)
 EVERY = GRPOOptions(group_size=2)

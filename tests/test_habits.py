@@ -18,6 +18,8 @@ from purejax_po.experiment.report import page
 from purejax_po.experiment.results import statistics
 from purejax_po.experiment.run import program, progress
 
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
+
 
 def test_a_second_run_of_one_shape_compiles_nothing(monkeypatch):
     program._compiled.clear()
@@ -173,20 +175,17 @@ def test_a_class_that_no_other_process_finds_is_not_stored(module, tmp_path):
     assert po.run(config, progress=False).sizes["seed"] == 5
 
 
-@pytest.mark.parametrize(
-    ("make", "told"),
-    [
+def test_a_keyword_in_the_wrong_place_is_told_its_place(subtests):
+    for make, told in [
         (lambda: po.run("ppo"), "config must be an ExperimentConfig, such as"),
         (lambda: po.PPOConfig(learning_rate=3.0), r"PPOConfig\(hyperparams=PPOHyperparams\(learn"),
         (lambda: po.PPOConfig(hidden=(3,)), r"PPOConfig\(network=NetworkConfig\(hidden=…\)\)"),
         (lambda: ExperimentConfig(seeds=3), "has no field seeds; did you mean num_seeds?"),
         (lambda: ExperimentConfig(num_epochs=3), r"ExperimentConfig\(algorithm=PPOConfig\(num_ep"),
         (lambda: po.NetworkConfig(width=3), "NetworkConfig has no field width"),
-    ],
-)
-def test_a_keyword_in_the_wrong_place_is_told_its_place(make, told):
-    with pytest.raises(ValueError, match=told):
-        make()
+    ]:
+        with subtests.test(told), pytest.raises(ValueError, match=told):
+            make()
 
 
 def test_derived_parameters_follow():

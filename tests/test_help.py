@@ -39,3 +39,16 @@ def test_other_commands_keep_theirs(capsys):
     with pytest.raises(SystemExit):
         cli.main(["render", "--help"])
     assert "what options" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["compare"], ["tune", "ppo"]])
+def test_help_fits_eighty_columns(arguments, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, "--help"])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "(default: )" not in shown
+    if arguments:
+        assert shown.index(" what options ") < shown.index(" where options ")
+        assert ("search options" in shown) == (arguments[0] == "tune")

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import purejax_po
 
 PACKAGE = Path(purejax_po.__file__).parent
@@ -158,11 +156,12 @@ def f():
     ]
 
 
-@pytest.mark.parametrize("part", sorted(ALLOWED))
-def test_a_part_imports_only_what_it_may(part):
-    for path in (path for path in FILES if part_of(path) == part):
-        wrong = parts_imported(path) - ALLOWED[part] - {part}
-        assert not wrong, f"{path.relative_to(PACKAGE)} imports {sorted(wrong)}"
+def test_a_part_imports_only_what_it_may(subtests):
+    for part in sorted(ALLOWED):
+        with subtests.test(part):
+            for path in (path for path in FILES if part_of(path) == part):
+                wrong = parts_imported(path) - ALLOWED[part] - {part}
+                assert not wrong, f"{path.relative_to(PACKAGE)} imports {sorted(wrong)}"
 
 
 def test_the_allowed_directions_have_no_cycle():
@@ -196,12 +195,13 @@ def test_training_knows_no_algorithm_and_algorithms_no_training():
     )
 
 
-@pytest.mark.parametrize("library", sorted(ONLY))
-def test_some_libraries_are_known_to_one_part_only(library):
-    for path in FILES:
-        names = set(imported(ast.walk(ast.parse(path.read_text())), path))
-        found = any(name == library or name.startswith(library + ".") for name in names)
-        assert not found or part_of(path) in ONLY[library], path.relative_to(PACKAGE)
+def test_some_libraries_are_known_to_one_part_only(subtests):
+    for library in sorted(ONLY):
+        with subtests.test(library):
+            for path in FILES:
+                names = set(imported(ast.walk(ast.parse(path.read_text())), path))
+                found = any(name == library or name.startswith(library + ".") for name in names)
+                assert not found or part_of(path) in ONLY[library], path.relative_to(PACKAGE)
 
 
 def rooms_imported(path):
@@ -211,11 +211,12 @@ def rooms_imported(path):
     return {name[2] for name in names if name[:2] == ["purejax_po", "experiment"] and name[2:]}
 
 
-@pytest.mark.parametrize("room", sorted(ROOMS))
-def test_a_room_of_the_host_layer_imports_only_what_it_may(room):
-    for path in (PACKAGE / "experiment" / room).rglob("*.py"):
-        wrong = rooms_imported(path) - ROOMS[room] - LEAVES - {room}
-        assert not wrong, f"{path.relative_to(PACKAGE)} imports {sorted(wrong)}"
+def test_a_room_of_the_host_layer_imports_only_what_it_may(subtests):
+    for room in sorted(ROOMS):
+        with subtests.test(room):
+            for path in (PACKAGE / "experiment" / room).rglob("*.py"):
+                wrong = rooms_imported(path) - ROOMS[room] - LEAVES - {room}
+                assert not wrong, f"{path.relative_to(PACKAGE)} imports {sorted(wrong)}"
 
 
 def test_every_room_has_its_rule():
@@ -226,13 +227,14 @@ def test_every_room_has_its_rule():
             assert rooms_imported(path) == set(), path
 
 
-@pytest.mark.parametrize("library", sorted(ONLY_IN_ROOMS))
-def test_some_libraries_are_known_to_one_room_only(library):
-    for path in (PACKAGE / "experiment").rglob("*.py"):
-        names = set(imported(ast.walk(ast.parse(path.read_text())), path))
-        if any(name == library or name.startswith(library + ".") for name in names):
-            place = path.relative_to(PACKAGE / "experiment").with_suffix("")
-            assert {place.parts[0], place.as_posix()} & ONLY_IN_ROOMS[library], place
+def test_some_libraries_are_known_to_one_room_only(subtests):
+    for library in sorted(ONLY_IN_ROOMS):
+        with subtests.test(library):
+            for path in (PACKAGE / "experiment").rglob("*.py"):
+                names = set(imported(ast.walk(ast.parse(path.read_text())), path))
+                if any(name == library or name.startswith(library + ".") for name in names):
+                    place = path.relative_to(PACKAGE / "experiment").with_suffix("")
+                    assert {place.parts[0], place.as_posix()} & ONLY_IN_ROOMS[library], place
 
 
 def test_importing_the_package_leaves_slow_libraries_for_later():

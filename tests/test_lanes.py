@@ -15,7 +15,7 @@ from purejax_po.experiment.run import block, devices, fit, memory, plan, pool, p
 from purejax_po.experiment.run.memory import Need
 from purejax_po.experiment.run.trainer import build_trainer
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 
 def test_memory_is_a_line_through_two_small_programs():
@@ -28,7 +28,7 @@ def test_memory_is_a_line_through_two_small_programs():
 
 
 @pytest.fixture(scope="module")
-def small(compile_quickly):
+def small(compile_quickly, no_pictures):
     trainer = build_trainer(tiny.experiment("ppo", lanes_per_device=None))
     hyperparams, env_params = trainer.algorithm.hyperparams, trainer.env_params
     return trainer, plan.repeat(np.arange(64), hyperparams, env_params)

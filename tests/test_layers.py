@@ -14,6 +14,8 @@ from purejax_po import networks
 from purejax_po.cli import main
 from purejax_po.networks import Convolutions, Layers
 
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
+
 
 def test_convolutions_are_those_of_xla():
     layers = Layers(kernels=(5, 3), strides=(2, 1))
@@ -96,19 +98,25 @@ def test_networks_with_memory_have_them_too():
         assert params["norms_0"]["scale"].shape == (8,)
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
+def test_mistakes_are_told_in_a_line(subtests, capsys):
+    for flags, message in [
         (["--network.kernels", "3", "3"], "network.kernels must be a number for each of 1"),
         (["--network.strides", "0"], "network.strides must be a whole number ≥ 1, got 0"),
         (["--network.kernels", "11"], "network.kernels and network.strides must leave a pixel"),
         (["--network.initialization", "he"], "network.initialization must be one of"),
-    ],
-)
-def test_mistakes_are_told_in_a_line(flags, message, capsys):
-    command = ["train", "ppo", "--env", "Breakout-MinAtar", "--network.channels", "4", *flags]
-    assert main(command) == 2
-    assert message in capsys.readouterr().err
+    ]:
+        with subtests.test(message):
+            command = [
+                "train",
+                "ppo",
+                "--env",
+                "Breakout-MinAtar",
+                "--network.channels",
+                "4",
+                *flags,
+            ]
+            assert main(command) == 2
+            assert message in capsys.readouterr().err
 
 
 def test_a_network_of_a_token_task_refuses_them():

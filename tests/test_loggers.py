@@ -13,6 +13,8 @@ import purejax_po as po
 from purejax_po import cli
 from purejax_po.experiment.run import loggers
 
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
+
 TINY = po.PPOConfig(
     num_envs=2,
     num_steps=16,

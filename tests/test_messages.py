@@ -22,9 +22,8 @@ from purejax_po.experiment.config import ALGORITHMS, NetworkConfig
 from purejax_po.experiment.results import join
 
 
-@pytest.mark.parametrize(
-    ("typed", "told"),
-    [
+def test_what_does_not_parse_is_one_short_line(subtests, capsys, tmp_path, monkeypatch):
+    for typed, told in [
         ("train ppo --set learning_rate=1,2", "sweep ppo --set learning_rate=1,2"),
         ("train ppo --set learning_rate 1 2", "sweep ppo --set learning_rate=1,2"),
         (
@@ -57,21 +56,19 @@ from purejax_po.experiment.results import join
         ("evaluate", "directory must be given, such as: purejax-po evaluate runs/"),
         ("compare", "algorithms must be given, such as: purejax-po compare ppo a2c"),
         ("report", "directories must be given, such as: purejax-po report runs/"),
-    ],
-)
-def test_what_does_not_parse_is_one_short_line(typed, told, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(typed.split()) == 2
-    errors = capsys.readouterr().err
-    assert errors.count("\n") == 1
-    assert len(errors) < 240
-    assert told in errors
-    assert not list(tmp_path.iterdir())
+    ]:
+        with subtests.test(told):
+            monkeypatch.chdir(tmp_path)
+            assert cli.main(typed.split()) == 2
+            errors = capsys.readouterr().err
+            assert errors.count("\n") == 1
+            assert len(errors) < 240
+            assert told in errors
+            assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("typed", "read"),
-    [
+def test_values_are_read_as_they_are_typed(subtests):
+    for typed, read in [
         (["ppo", "--network.hidden", "64 64"], "ppo --network.hidden 64 64"),
         (["ppo", "--network.hidden", "(64, 32)"], "ppo --network.hidden 64 32"),
         (["ppo", "--network.hidden="], "ppo --network.hidden"),
@@ -87,10 +84,9 @@ def test_what_does_not_parse_is_one_short_line(typed, told, capsys, tmp_path, mo
         (["a2c", "--normalize-advantage", "False"], "a2c --no-normalize-advantage"),
         (["--env-params", "a=1", "ppo", "--env-params=b=2"], "ppo --env-params a 1 b 2"),
         (["ppo", "--env-params", "gravity", "-9.8"], "ppo --env-params gravity -9.8"),
-    ],
-)
-def test_values_are_read_as_they_are_typed(typed, read):
-    assert arguments.normalize(["train", *typed]) == ["train", *read.split()]
+    ]:
+        with subtests.test(read):
+            assert arguments.normalize(["train", *typed]) == ["train", *read.split()]
 
 
 def test_flags_are_those_of_the_commands():
@@ -175,9 +171,8 @@ def test_ctrl_c_while_jax_is_imported_is_one_line(how, tmp_path):
     assert (done.returncode, done.stderr) == (130, "purejax-po: interrupted\n")
 
 
-@pytest.mark.parametrize(
-    ("make", "told"),
-    [
+def test_calls_say_where_an_argument_belongs(subtests):
+    for make, told in [
         (lambda: po.PPOConfig(64), r"PPOConfig\(num_envs=…\), got 64 without one"),
         (lambda: po.ppo(learning_rate=1e-3), r"hyperparams=PPOHyperparams\(learning_rate=…\)"),
         (lambda: po.ppo(lr=1e-3), r"lr is no argument of ppo but a hyperparameter: ppo\(policy"),
@@ -193,17 +188,15 @@ def test_ctrl_c_while_jax_is_imported_is_one_line(how, tmp_path):
             r"\(algorithm=PPOConfig\(hyperparams=PPOHyperparams\(learning_rate=…\)\)\)",
         ),
         (lambda: po.ExperimentConfig(num_envs=8), r"\(algorithm=PPOConfig\(num_envs=…\)\)"),
-    ],
-)
-def test_calls_say_where_an_argument_belongs(make, told):
-    with pytest.raises(ValueError, match=told) as error:
-        make()
-    assert "\n" not in str(error.value)
+    ]:
+        with subtests.test(told):
+            with pytest.raises(ValueError, match=told) as error:
+                make()
+            assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("call", "told"),
-    [
+def test_paths_results_and_seeds_are_checked(subtests):
+    for call, told in [
         (lambda: po.compare(["ppo"], out=3), "out must be a path, such as"),
         (lambda: po.resume_compare(3), "out must be a path"),
         (lambda: po.report(3), "paths must be a path"),
@@ -235,12 +228,11 @@ def test_calls_say_where_an_argument_belongs(make, told):
             lambda: po.evaluate_run("x", evaluation_seed=2**70),
             r"evaluation_seed must be below 2\^32",
         ),
-    ],
-)
-def test_paths_results_and_seeds_are_checked(call, told):
-    with pytest.raises(ValueError, match=told) as error:
-        call()
-    assert "\n" not in str(error.value)
+    ]:
+        with subtests.test(told):
+            with pytest.raises(ValueError, match=told) as error:
+                call()
+            assert "\n" not in str(error.value)
 
 
 def evaluation():
@@ -281,9 +273,8 @@ def trainer(env):
     return po.make_trainer(env, ENV_PARAMS, algorithm, num_envs=1, num_steps=4)
 
 
-@pytest.mark.parametrize(
-    ("make", "told"),
-    [
+def test_environments_spaces_and_seeds_are_checked(subtests):
+    for make, told in [
         (lambda: po.mlp_actor_critic("CartPole-v1", None), r"make_env\('CartPole-v1'\)"),
         (lambda: po.gru_actor_critic("CartPole-v1", None), "got the name 'CartPole-v1'"),
         (lambda: po.linear_critic("CartPole-v1", None), "got the name 'CartPole-v1'"),
@@ -314,12 +305,11 @@ def trainer(env):
         (lambda: po.seed_keys([2**70]), r"seeds must be whole numbers in \[0, 2\^32\), got 118059"),
         (lambda: jax.jit(po.seed_keys)(jnp.ones(2)), r"where they are traced, got float32\[2\]"),
         (lambda: jax.jit(po.seed_keys)(3), r"where they are traced, got int32\[\]"),
-    ],
-)
-def test_environments_spaces_and_seeds_are_checked(make, told):
-    with pytest.raises(ValueError, match=told) as error:
-        make()
-    assert "\n" not in str(error.value)
+    ]:
+        with subtests.test(told):
+            with pytest.raises(ValueError, match=told) as error:
+                make()
+            assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

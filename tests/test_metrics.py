@@ -11,6 +11,8 @@ from purejax_po import metrics
 from purejax_po._xla.finite import all_finite
 from purejax_po.metrics import Log, Moments
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 SIZE = 8  # one shape, so that every example runs the same compiled program
 numbers = st.lists(st.floats(-1e3, 1e3, allow_subnormal=False), min_size=SIZE, max_size=SIZE).map(
     np.array

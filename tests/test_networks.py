@@ -49,17 +49,16 @@ def outputs(policy, critic, obs):
 # --- orthogonal initialisation -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "shape", [(32, 8), (8, 32), (16, 16), (3, 3, 4, 24), (3, 3, 4, 48), (1, 5), (5, 1)]
-)
-def test_orthogonal_is_orthonormal_times_its_scale(shape):
-    scale = 0.01
-    kernel = jax.jit(networks.orthogonal(scale), static_argnums=1)(jax.random.key(0), shape)
-    assert kernel.shape == shape
-    assert kernel.dtype == jnp.float32
-    matrix = np.asarray(kernel).reshape(-1, shape[-1])
-    gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
-    np.testing.assert_allclose(gram, scale**2 * np.eye(len(gram)), atol=1e-6 * scale**2)
+def test_orthogonal_is_orthonormal_times_its_scale(subtests):
+    for shape in [(32, 8), (8, 32), (16, 16), (3, 3, 4, 24), (3, 3, 4, 48), (1, 5), (5, 1)]:
+        with subtests.test(str(shape)):
+            scale = 0.01
+            kernel = jax.jit(networks.orthogonal(scale), static_argnums=1)(jax.random.key(0), shape)
+            assert kernel.shape == shape
+            assert kernel.dtype == jnp.float32
+            matrix = np.asarray(kernel).reshape(-1, shape[-1])
+            gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
+            np.testing.assert_allclose(gram, scale**2 * np.eye(len(gram)), atol=1e-6 * scale**2)
 
 
 def test_orthogonal_keeps_its_precision_where_gram_schmidt_alone_would_lose_it():
@@ -183,34 +182,32 @@ def test_2048_lanes_initialise_without_a_deadlock():
 # --- observations --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("space", "size"),
-    [
+def test_observations_of_any_shape_and_type_become_float_vectors(subtests):
+    for space, size in [
         (spaces.Box(0.0, 1.0, (4, 3)), 12),
         (spaces.Box(0, 255, (2, 2, 3), dtype=jnp.uint8), 12),
         (spaces.Box(0, 9, (5,), dtype=jnp.int32), 5),
         (spaces.Box(0.0, 1.0, (1,)), 1),
         (spaces.Box(0.0, 1.0, ()), 1),
         (spaces.Discrete(7), 7),
-    ],
-)
-def test_observations_of_any_shape_and_type_become_float_vectors(space, size):
-    env = make_env(observation=space)
-    encode, example = networks.observation_encoder(env, None)
-    assert encode(example).shape == (size,)
-    obs = jnp.ones((6, 2, *space.shape), space.dtype)
-    encoded = encode(obs)
-    assert encoded.shape == (6, 2, size)
-    assert encoded.dtype == jnp.float32
-    if isinstance(space, spaces.Discrete):
-        np.testing.assert_array_equal(encoded[0, 0], np.eye(7)[1])
-    else:
-        is_image = len(space.shape) == 3  # 0 … 255 are brought into [0, 1]
-        np.testing.assert_allclose(encoded, 1.0 / 255.0 if is_image else 1.0, rtol=1e-6)
+    ]:
+        with subtests.test(f"{space}"):
+            env = make_env(observation=space)
+            encode, example = networks.observation_encoder(env, None)
+            assert encode(example).shape == (size,)
+            obs = jnp.ones((6, 2, *space.shape), space.dtype)
+            encoded = encode(obs)
+            assert encoded.shape == (6, 2, size)
+            assert encoded.dtype == jnp.float32
+            if isinstance(space, spaces.Discrete):
+                np.testing.assert_array_equal(encoded[0, 0], np.eye(7)[1])
+            else:
+                is_image = len(space.shape) == 3  # 0 … 255 are brought into [0, 1]
+                np.testing.assert_allclose(encoded, 1.0 / 255.0 if is_image else 1.0, rtol=1e-6)
 
-    distribution, value = outputs(*mlp_actor_critic(env, None, hidden=HIDDEN), obs)
-    assert distribution.logits.shape == (6, 2, 2)
-    assert value.shape == (6, 2)
+            distribution, value = outputs(*mlp_actor_critic(env, None, hidden=HIDDEN), obs)
+            assert distribution.logits.shape == (6, 2, 2)
+            assert value.shape == (6, 2)
 
 
 def test_encoding_keeps_the_order_and_leading_axes():
@@ -265,19 +262,16 @@ def test_networks_with_convolutions_see_where_things_are(make):
         assert "Convolutions_0" in str(params) or "convolutions" in str(params)
 
 
-@pytest.mark.parametrize(
-    ("space", "channels", "message"),
-    [
+def test_convolutions_need_images(subtests):
+    for space, channels, message in [
         (BOX, (4,), r"channels must be \(\) unless observations are images .* shape \(3,\)"),
         (IMAGE, (4, 4, 4), "of 7 × 7 pixels or more"),
         (spaces.Discrete(3), (4,), "channels must be"),
         (IMAGE, (0,), "channels must be"),
         (IMAGE, 16, "sequence of counts"),
-    ],
-)
-def test_convolutions_need_images(space, channels, message):
-    with pytest.raises(ValueError, match=message):
-        mlp_actor_critic(make_env(space), None, hidden=HIDDEN, channels=channels)
+    ]:
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            mlp_actor_critic(make_env(space), None, hidden=HIDDEN, channels=channels)
 
 
 def test_an_observation_space_that_cannot_be_served_is_named():
@@ -329,19 +323,19 @@ def test_wide_policies_of_few_actions_go_layer_by_layer(num_actions, hidden, by_
     assert found is (layerwise if by_layer else linearized)
 
 
-@pytest.mark.parametrize(
-    "space",
-    [
+def test_an_action_space_that_cannot_be_served_is_named(subtests):
+    for space in [
         spaces.Dict({"a": TWO_ACTIONS}),
         spaces.Tuple([TWO_ACTIONS, spaces.Box(0.0, 1.0, (1,))]),
         spaces.Tuple([]),
         spaces.Box(0.0, 1.0, (2, 2)),
         spaces.Box(0.0, 1.0, ()),
-    ],
-)
-def test_an_action_space_that_cannot_be_served_is_named(space):
-    with pytest.raises(ValueError, match=r"action space.*got (Dict|Tuple|Box)"):
-        mlp_actor_critic(make_env(action=space), None)
+    ]:
+        with (
+            subtests.test(str(space)),
+            pytest.raises(ValueError, match=r"action space.*got (Dict|Tuple|Box)"),
+        ):
+            mlp_actor_critic(make_env(action=space), None)
 
 
 def test_a_gaussian_policy_may_be_squashed():

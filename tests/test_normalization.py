@@ -18,7 +18,7 @@ from purejax_po.networks import softmax_linear_policy
 from purejax_po.training import make_train, make_trainer
 from purejax_po.types import Algorithm
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 NUM_ENVS, NUM_STEPS, NUM_UPDATES = 3, 20, 4
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -380,14 +380,19 @@ def test_the_normalising_actor_starts_without_statistics():
 # --- mistakes ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", BOTH)
-@pytest.mark.parametrize("wrong", [1, "yes", None])
-def test_options_are_true_or_false(name, wrong):
-    with pytest.raises(ValueError, match=f"^{name} must be True or False, got {wrong!r}$"):
-        trainer_of(**{name: wrong})
-    config: dict[str, Any] = {name: wrong}
-    with pytest.raises(ValueError, match=f"^{name} must be True or False, got {wrong!r}$"):
-        po.ExperimentConfig(**config).check()
+def test_options_are_true_or_false(subtests):
+    for wrong in [1, "yes", None]:
+        for name in BOTH:
+            with subtests.test(f"{name} {wrong}"):
+                with pytest.raises(
+                    ValueError, match=f"^{name} must be True or False, got {wrong!r}$"
+                ):
+                    trainer_of(**{name: wrong})
+                config: dict[str, Any] = {name: wrong}
+                with pytest.raises(
+                    ValueError, match=f"^{name} must be True or False, got {wrong!r}$"
+                ):
+                    po.ExperimentConfig(**config).check()
 
 
 def test_observations_that_are_no_floats_are_refused():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -28,7 +29,7 @@ class Mine(po.PPOConfig):
     """Passes of mine."""
     network: po.NetworkConfig = field(default_factory=lambda: po.NetworkConfig(hidden=(8,)))
 '''
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 TINY = ["--num-envs", "2", "--num-steps", "16", "--total-steps", "640", "--seeds", "2"]
 
 
@@ -54,21 +55,26 @@ def command(*arguments):
     return [sys.executable, "-P", "-c", program, *map(str, arguments)]
 
 
-def call(*arguments):
+def call(environment, *arguments):
     """A command in a process of its own, whose current folder is not on the path before."""
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=300, check=False
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, **environment},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_an_algorithm_is_trained_evaluated_and_reported_by_name(folder):
+def test_an_algorithm_is_trained_evaluated_and_reported_by_name(folder, compile_quickly):
     assert cli.main(["train", "my_pkg.mine:Mine", *TINY, "--out", "run"]) == 0
     stored = json.loads((folder / "run/config.json").read_text())["algorithm"]
     assert (stored["name"], stored["num_epochs"]) == ("my_pkg.mine:Mine", 1)
     assert json.loads((folder / "run/summary.json").read_text())["algorithm"] == "mine"
-    assert "evaluation" in call("evaluate", "run", "--episodes", 2)
+    assert "evaluation" in call(compile_quickly, "evaluate", "run", "--episodes", 2)
     assert cli.main(["resume", "run"]) == 0
     assert cli.main(["report", "run"]) == 0
     values = ["--set", "learning_rate=1e-4,1e-3"]
@@ -107,13 +113,14 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_wrong_name_is_one_line(name, folder, capsys):
-    assert cli.main(["train", name]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert MISTAKES[name] in line
-    with pytest.raises(ValueError, match="algorithm"):
-        specs.parse(name)
+def test_a_wrong_name_is_one_line(subtests, folder, capsys):
+    for name in MISTAKES:
+        with subtests.test(name):
+            assert cli.main(["train", name]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert MISTAKES[name] in line
+            with pytest.raises(ValueError, match="algorithm"):
+                specs.parse(name)
 
 
 def test_a_run_whose_algorithm_has_gone_says_so(folder, capsys):

@@ -3,6 +3,7 @@
 import json
 
 import grid
+import numpy as np
 import pytest
 import tiny
 
@@ -10,7 +11,7 @@ import purejax_po as po
 from purejax_po import cli, environments, named
 from purejax_po.environments import registry
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 MISTAKES = {
     "FiveValues": "step must return six values",
@@ -30,14 +31,15 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_each_mistake_is_found_and_named(name):
-    problems = po.check_env(getattr(grid, name)(), raises=False)
-    assert any(MISTAKES[name] in line for line in problems), problems
-    assert all("\n" not in line for line in problems)
-    assert len(problems) <= 3, problems
-    with pytest.raises(ValueError, match="must"):
-        po.check_env(f"grid:{name}")
+def test_each_mistake_is_found_and_named(subtests):
+    for name in MISTAKES:
+        with subtests.test(name):
+            problems = po.check_env(getattr(grid, name)(), raises=False)
+            assert any(MISTAKES[name] in line for line in problems), problems
+            assert all("\n" not in line for line in problems)
+            assert len(problems) <= 3, problems
+            with pytest.raises(ValueError, match="must"):
+                po.check_env(f"grid:{name}")
 
 
 @pytest.mark.parametrize("env", [grid.GRID, "grid:Grid", "grid:make", "CartPole-v1", "Pendulum-v1"])
@@ -61,11 +63,12 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_name_is_one_line(name, capsys):
-    assert cli.main(["train", "ppo", "--env", name]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert WRONG[name] in line
+def test_a_wrong_name_is_one_line(subtests, capsys):
+    for name in WRONG:
+        with subtests.test(name):
+            assert cli.main(["train", "ppo", "--env", name]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert WRONG[name] in line
 
 
 def test_options_that_an_environment_has_not_are_named():
@@ -132,3 +135,21 @@ def test_every_algorithm_trains_on_an_own_environment_from_the_command_line(name
     assert cli.main([*call, "--seeds", "2", "--total-steps", "640", "--out", str(out)]) == 0
     assert json.loads((out / "config.json").read_text())["env"] == "grid:Grid"
     assert cli.main(["evaluate", str(out), "--episodes", "3"]) == 0
+
+
+def test_an_own_environment_is_drawn_by_its_picture(tmp_path, monkeypatch):
+    config = tiny.experiment(algorithm=tiny.ALGORITHMS["a2c"], env="grid:Grid")
+    po.run(config, tmp_path / "run", progress=False)
+    refused = r"Grid cannot be drawn: .* no method picture|needs pygame"
+    with pytest.raises(ValueError, match=refused):
+        po.render(tmp_path / "run", seed=0)
+    drawn = []
+
+    def picture(self, state, env_params):
+        drawn.append(int(state.place))
+        return np.full((4, 4, 3), 60 * state.place, np.uint8)
+
+    monkeypatch.setattr(grid.Grid, "picture", picture, raising=False)
+    path, frames = po.render(tmp_path / "run", seed=0)
+    assert path.stat().st_size
+    assert frames == len(drawn)

@@ -15,7 +15,7 @@ import purejax_po as po
 from purejax_po import cli
 from purejax_po.algorithms import actor_critic
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 
 def with_networks(name, factory):
@@ -110,11 +110,12 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_factory_is_one_line(name, capsys):
-    assert cli.main(["train", "ppo", f"--network={name}"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith(WRONG[name])
+def test_a_wrong_factory_is_one_line(subtests, capsys):
+    for name in WRONG:
+        with subtests.test(name):
+            assert cli.main(["train", "ppo", f"--network={name}"]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.endswith(WRONG[name])
 
 
 def test_obs_ndim_maps_over_leading_axes():

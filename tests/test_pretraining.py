@@ -155,14 +155,15 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_demonstrations_that_do_not_fit_are_refused(chain, name):
-    env, env_params = chain
-    obs, action, message = MISTAKES[name]
-    policy = softmax_linear_policy(env, env_params)
-    with pytest.raises(ValueError, match=message) as error:
-        po.behaviour_clone(jax.random.key(0), env, env_params, policy, obs, action)
-    assert "\n" not in str(error.value)
+def test_demonstrations_that_do_not_fit_are_refused(subtests, chain):
+    for name in MISTAKES:
+        with subtests.test(name):
+            env, env_params = chain
+            obs, action, message = MISTAKES[name]
+            policy = softmax_linear_policy(env, env_params)
+            with pytest.raises(ValueError, match=message) as error:
+                po.behaviour_clone(jax.random.key(0), env, env_params, policy, obs, action)
+            assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

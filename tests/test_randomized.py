@@ -14,6 +14,8 @@ from purejax_po.cli import main
 from purejax_po.environments import randomized
 from purejax_po.experiment.config import ExperimentConfig
 
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
+
 KEYS = jax.random.split(jax.random.key(0), 2000)
 
 
@@ -76,9 +78,8 @@ def test_a_function_draws_too():
     assert set(drawn.tolist()) == {9.0, 10.0}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_mistakes_are_told_in_a_line(subtests, capsys):
+    for text, message in [
         ("h=1:2", "randomize of Pendulum-v1 must be one of"),
         ("max_steps_in_episode=1:2", "randomize of Pendulum-v1 must be one of"),
         ("g=2:1", "randomize g must have LOW ≤ HIGH, got 'g=2:1'"),
@@ -86,11 +87,10 @@ def test_a_function_draws_too():
         ("g=normal:1:0", "randomize g must have a standard deviation above 0"),
         ("g", "randomize must be NAME=LOW:HIGH"),
         ("g=a:b", "randomize must be NAME=LOW:HIGH"),
-    ],
-)
-def test_mistakes_are_told_in_a_line(text, message, capsys):
-    assert main(["train", "ppo", "--env", "Pendulum-v1", "--randomize", text]) == 2
-    assert message in capsys.readouterr().err
+    ]:
+        with subtests.test(message):
+            assert main(["train", "ppo", "--env", "Pendulum-v1", "--randomize", text]) == 2
+            assert message in capsys.readouterr().err
 
 
 def test_a_run_is_randomised_and_wrapped_and_evaluated_with_the_true_parameters(tmp_path, capsys):
@@ -109,10 +109,10 @@ def test_a_run_is_randomised_and_wrapped_and_evaluated_with_the_true_parameters(
     whole = ExperimentConfig.from_dict(config)
     env, env_params = dataclasses.replace(whole, randomize=()).make_env()
     policy = po.load_policy(out, seed=1)
-    expected = po.evaluate(
-        jax.random.key(0), env, env_params, policy.trainer.actor, policy.params,
-        num_episodes=5, num_steps=20,
-    )  # fmt: skip
+    whose = jax.random.key(0), env, env_params, policy.trainer.actor
+    expected = jax.jit(lambda p: po.evaluate(*whose, p, num_episodes=5, num_steps=20))(
+        policy.params
+    )
     found = evaluation["episode_return"].sel(seed=1)
     np.testing.assert_allclose(found, expected.episode_return, rtol=1e-5)
 

@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from built import built
 
 import purejax_po as po
 from purejax_po.algorithms import actor_critic, critics, units
+
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 NUM_ENVS, NUM_STEPS = 4, 12
 
@@ -50,21 +53,20 @@ def close(a, b):
 def test_steps_one_by_one_equal_the_unrolled_sequence(name, which):
     *pair, (carry, obs, start) = networks(name)
     network, params = pair[which]
-    outputs, memory = [], carry
+    outputs, memory, step = [], carry, jax.jit(network.step)
     for t in range(NUM_STEPS):
-        memory, output = network.step(params, memory, obs[t], start[t])
+        memory, output = step(params, memory, obs[t], start[t])
         outputs.append(output)
-    close(
-        jax.tree.map(lambda *x: jnp.stack(x), *outputs), network.unroll(params, carry, obs, start)
-    )
+    unrolled = jax.jit(network.unroll)(params, carry, obs, start)
+    close(jax.tree.map(lambda *x: jnp.stack(x), *outputs), unrolled)
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_memory_is_empty_where_an_episode_starts(which):
     *pair, (carry, obs, start) = networks("MemoryChain-bsuite")
     network, params = pair[which]
-    outputs = network.unroll(params, carry, obs, start)
-    others = network.unroll(params, carry + 1.0, obs, start)
+    unroll = jax.jit(network.unroll)
+    outputs, others = unroll(params, carry, obs, start), unroll(params, carry + 1.0, obs, start)
     begun = np.cumsum(start, axis=0) > 0
     for x, y in zip(jax.tree.leaves(outputs), jax.tree.leaves(others), strict=True):
         np.testing.assert_array_equal(x[begun], y[begun])
@@ -87,19 +89,23 @@ def test_values_of_successors_remember_what_came_before_them():
     _, (critic, params), (carry, obs, start) = networks("MemoryChain-bsuite")
     next_obs = jax.random.normal(jax.random.key(5), obs.shape)
     transition = po.Transition(obs, *[None] * 2, next_obs, *[None] * 2, start, *[None] * 2)
-    value, next_value = critics.values(critic, params, carry, transition)
-    close(value, critic.unroll(params, carry, obs, start))
+    value, next_value = jax.jit(lambda x: critics.values(critic, params, carry, x))(transition)
+    unroll = jax.jit(critic.unroll)
+    close(value, unroll(params, carry, obs, start))
+    # The episode so far, then the successor; what comes after it is not looked at.
+    one_more = jnp.concatenate([obs, obs[:1]]), jnp.concatenate([start, start[:1]])
     for t in range(NUM_STEPS):
-        so_far = jnp.concatenate([obs[: t + 1], next_obs[t : t + 1]])
-        starts = jnp.concatenate([start[: t + 1], jnp.zeros((1, NUM_ENVS), bool)])
-        close(next_value[t], critic.unroll(params, carry, so_far, starts)[-1])
+        so_far = one_more[0].at[t + 1].set(next_obs[t])
+        starts = one_more[1].at[t + 1].set(False)
+        close(next_value[t], unroll(params, carry, so_far, starts)[t + 1])
 
 
 # --- in algorithms -------------------------------------------------------------------------------
 
 
-def two_rollouts(make, **options):
-    """Two updates on chains of four steps: each one's state, rollout and info."""
+@functools.cache
+def compiled(make, **options):
+    """Networks, and two functions: the first state, and an update with what it got and gave."""
     env, env_params, pair = make_networks(memory_length=3)
     algorithm = built(make)(*pair, **options)
     seen = []
@@ -113,21 +119,30 @@ def two_rollouts(make, **options):
     trainer = po.make_trainer(env, env_params, spied, num_envs=NUM_ENVS, num_steps=NUM_STEPS - 1)
 
     @jax.jit
-    def run(key):
+    def step(hyperparams, state):
         seen.clear()
-        state = trainer.init(key, algorithm.hyperparams)
-        for _ in range(2):
-            state, _ = trainer.step(algorithm.hyperparams, state)
-        return list(seen)
+        state, _ = trainer.step(hyperparams, state)
+        return state, seen[0]
 
-    return pair, run(jax.random.key(0))
+    return pair, jax.jit(trainer.init), step
+
+
+def rollouts(make, hyperparams, number=2, **options):
+    """So many updates on chains of four steps: each one's state, rollout, new state and info."""
+    pair, init, step = compiled(make, **options)
+    state, found = init(jax.random.key(0), hyperparams), []
+    for _ in range(number):
+        state, one = step(hyperparams, state)
+        found.append(one)
+    return pair, found
 
 
 def test_a_rollout_and_its_first_carry_replay_to_what_acted():
-    (policy, _), updates = two_rollouts(po.a2c)
+    (policy, _), updates = rollouts(po.a2c, po.A2CHyperparams(), normalize_advantage=False)
+    unroll = jax.jit(policy.unroll)
     for i, (state, rollout, _, _) in enumerate(updates):
         transition, carry = rollout.transition, rollout.carry
-        replayed = policy.unroll(state.params.policy, carry[0], transition.obs, transition.start)
+        replayed = unroll(state.params.policy, carry[0], transition.obs, transition.start)
         close(replayed, transition.behaviour)
         # Eleven steps are not whole chains of four: the second rollout begins with a memory.
         assert (np.abs(carry[1]).sum() > 0) == (i > 0)
@@ -139,15 +154,16 @@ PLAIN = {"learning_rate": 1e6, "adam_eps": 1e6, "max_grad_norm": 1e9}
 
 
 def test_the_first_full_batch_epoch_of_ppo_is_a_step_of_a2c():
-    _, a2c = two_rollouts(po.a2c, normalize_advantage=False, hyperparams=po.A2CHyperparams(**PLAIN))
-    _, ppo = two_rollouts(
+    _, (a2c,) = rollouts(po.a2c, po.A2CHyperparams(**PLAIN), 1, normalize_advantage=False)
+    _, (ppo,) = rollouts(
         po.ppo,
+        po.PPOHyperparams(**PLAIN),
+        1,
         num_epochs=1,
         num_minibatches=1,
         normalize_advantage="off",
-        hyperparams=po.PPOHyperparams(**PLAIN),
     )
-    (before, _, expected, info), (_, _, found, _) = a2c[0], ppo[0]
+    (before, _, expected, info), (_, _, found, _) = a2c, ppo
     chex.assert_trees_all_close(found.params, expected.params, rtol=1e-4, atol=1e-6)
     moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), before.params, expected.params)
     assert min(jax.tree.leaves(moved)) > 3e-6
@@ -155,9 +171,9 @@ def test_the_first_full_batch_epoch_of_ppo_is_a_step_of_a2c():
 
 
 def test_minibatches_are_whole_environments_with_their_memory():
-    (_, critic), updates = two_rollouts(po.ppo, num_minibatches=NUM_ENVS)
-    state, rollout, found, _ = updates[1]
     hyperparams = po.PPOHyperparams()
+    (_, critic), updates = rollouts(po.ppo, hyperparams, num_minibatches=NUM_ENVS)
+    state, rollout, found, _ = updates[1]
     samples = actor_critic.make_samples(critic, state.params, rollout, hyperparams)
     sequences = units.of_rollout(samples, memoryless=False)
     sequence = jax.tree.map(lambda x: x[1:2], sequences)
@@ -189,7 +205,9 @@ def memory_chain(algorithm, memory, **changes):
 
 
 def test_a_run_with_memory_can_be_evaluated_and_its_policy_used(tmp_path):
-    config = memory_chain(po.PPOConfig, "gru", num_seeds=2, total_steps=512 * 10, num_windows=10)
+    network = po.NetworkConfig(hidden=(8,), memory="gru")
+    algorithm = dataclasses.replace(tiny.ALGORITHMS["ppo"], network=network)
+    config = memory_chain(po.PPOConfig, "gru", algorithm=algorithm, num_seeds=2, total_steps=320)
     po.run(config, tmp_path / "run", progress=False)
     evaluation = po.evaluate_run(tmp_path / "run", num_episodes=4)
     np.testing.assert_array_equal(evaluation["episode_length"], 11)

@@ -320,12 +320,16 @@ def test_train_ends_where_single_steps_end(result, logs_step_by_step):
     np.testing.assert_allclose(result.state.rollout.obs, state.rollout.obs, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("num_updates", "log_every", "expected"),
-    [(5, 2, [2, 2, 1]), (4, 2, [2, 2]), (3, 5, [3]), (3, 1, [1, 1, 1]), (1, 1, [1])],
-)
-def test_window_lengths(num_updates, log_every, expected):
-    np.testing.assert_array_equal(window_lengths(num_updates, log_every), expected)
+def test_window_lengths(subtests):
+    for num_updates, log_every, expected in [
+        (5, 2, [2, 2, 1]),
+        (4, 2, [2, 2]),
+        (3, 5, [3]),
+        (3, 1, [1, 1, 1]),
+        (1, 1, [1]),
+    ]:
+        with subtests.test(f"{num_updates} {log_every}"):
+            np.testing.assert_array_equal(window_lengths(num_updates, log_every), expected)
 
 
 def test_a_seed_names_its_key_whatever_its_neighbours():
@@ -334,15 +338,19 @@ def test_a_seed_names_its_key_whatever_its_neighbours():
     assert len({tuple(x) for x in np.asarray(data(seed_keys(100)))}) == 100
 
 
-@pytest.mark.parametrize("name", ["num_envs", "num_steps", "num_updates", "log_every"])
-def test_wrong_counts_are_named(name):
-    def make(num_envs=1, num_steps=1, num_updates=1, log_every=1):
-        trainer = make_trainer(ENV, ENV_PARAMS, ALGORITHM, num_envs=num_envs, num_steps=num_steps)
-        make_train(trainer, num_updates=num_updates, log_every=log_every)
+def test_wrong_counts_are_named(subtests):
+    for name in ["num_envs", "num_steps", "num_updates", "log_every"]:
+        with subtests.test(name):
 
-    for wrong in (0, -1, 1.5, True, "4", None):
-        with pytest.raises(ValueError, match=f"{name} must be a whole number ≥ 1, got"):
-            make(**{name: wrong})
+            def make(num_envs=1, num_steps=1, num_updates=1, log_every=1):
+                trainer = make_trainer(
+                    ENV, ENV_PARAMS, ALGORITHM, num_envs=num_envs, num_steps=num_steps
+                )
+                make_train(trainer, num_updates=num_updates, log_every=log_every)
+
+            for wrong in (0, -1, 1.5, True, "4", None):
+                with pytest.raises(ValueError, match=f"{name} must be a whole number ≥ 1, got"):
+                    make(**{name: wrong})
 
 
 # --- evaluation ----------------------------------------------------------------------------------

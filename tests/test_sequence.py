@@ -1,5 +1,7 @@
 """Sequence policies: a token at a time from a cache, and all at once, are the same."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ def played(request):
     options = {"length": 3, "symbols": 4}
     env, env_params = po.make_env(f"tokens/{task}", **options)
     policy = POLICIES[name](env, env_params)
-    params = policy.init(jax.random.key(0))
+    params = jax.jit(policy.init)(jax.random.key(0))
     params["head"] *= 200.0
 
     @jax.jit
@@ -51,12 +53,18 @@ def test_a_prompt_read_once_gives_what_reading_it_at_every_start_gives(played):
         np.testing.assert_allclose(a * valid, b * valid, atol=1e-5)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def unrolled(policy, params, obs, start, group_size=1):
+    """Logits of a whole output, whose prompt is read first."""
+    network = policy if group_size == 1 else policy.prompt.go_on
+    carry = policy.prompt.read(params, obs[0], group_size)
+    return network.unroll(params, carry, obs, start).logits
+
+
 @pytest.mark.parametrize("group_size", [1, GROUP])
 def test_step_equals_unroll(played, group_size):
     _, policy, params, ((transition, _), _) = played
-    network = policy if group_size == 1 else policy.prompt.go_on
-    carry = policy.prompt.read(params, transition.obs[0], group_size)
-    logits = network.unroll(params, carry, transition.obs, transition.start).logits
+    logits = unrolled(policy, params, transition.obs, transition.start, group_size)
     weight = np.asarray(transition.weight)[..., None]
     assert weight.sum() > NUM_ENVS
     assert np.ptp(logits * weight) > 1.0
@@ -77,10 +85,7 @@ def test_later_tokens_change_nothing(played):
     env, policy, params, ((transition, _), _) = played
     changed = transition.obs.at[..., env.prompt_length + 1 :].set(1)
     start = transition.start
-    before, after = (
-        policy.unroll(params, policy.prompt.read(params, obs[0], 1), obs, start).logits
-        for obs in (transition.obs, changed)
-    )
+    before, after = (unrolled(policy, params, obs, start) for obs in (transition.obs, changed))
     np.testing.assert_array_equal(before[:2], after[:2])
     assert (before[2:] != after[2:]).any()
 
@@ -91,10 +96,7 @@ def test_prompts_matter(played):
         return
     obs = transition.obs.at[..., 0].add(1)
     start = transition.start
-    before, after = (
-        policy.unroll(params, policy.prompt.read(params, o[0], 1), o, start).logits
-        for o in (transition.obs, obs)
-    )
+    before, after = (unrolled(policy, params, o, start) for o in (transition.obs, obs))
     assert (np.abs(before - after).max(axis=(0, 2)) > 1e-3).all()
 
 
@@ -104,9 +106,8 @@ class Endless(tokens.Copy):
         self.end_token = None
 
 
-@pytest.mark.parametrize(
-    ("env", "options", "message"),
-    [
+def test_what_a_sequence_policy_cannot_serve_is_named(subtests):
+    for env, options, message in [
         ("CartPole-v1", {}, "needs a token task such as tokens/copy, got CartPole-v1"),
         ("tokens/copy", {"hidden": ()}, "hidden must be one width"),
         ("tokens/copy", {"hidden": (8, 16)}, "hidden must be one width"),
@@ -114,12 +115,11 @@ class Endless(tokens.Copy):
         ("tokens/copy", {"num_heads": 3}, "num_heads must divide the width 32, got 3"),
         ("tokens/copy", {"mlp_ratio": 0}, "mlp_ratio must be a whole number ≥ 1, got 0"),
         (Endless, {}, "vocabulary of tokens/copy must have an end token, got None"),
-    ],
-)
-def test_what_a_sequence_policy_cannot_serve_is_named(env, options, message):
-    env, env_params = po.make_env(env) if isinstance(env, str) else (env(), None)
-    with pytest.raises(ValueError, match=message):
-        sequence.transformer_policy(env, env_params, **options)
+    ]:
+        with subtests.test(message):
+            made = po.make_env(env) if isinstance(env, str) else (env(), None)
+            with pytest.raises(ValueError, match=message):
+                sequence.transformer_policy(*made, **options)
 
 
 def test_a_gru_has_one_layer():
@@ -136,8 +136,8 @@ def test_a_prompt_is_read_once_for_any_algorithm_of_complete_episodes():
     for policy in (f(env, env_params) for f in POLICIES.values()):
         algorithm = po.reinforce(policy, critic, options)
         trainer = po.make_trainer(env, env_params, algorithm, num_envs=4, num_steps=env.max_tokens)
-        state = jax.jit(trainer.init)(jax.random.key(0), algorithm.hyperparams)
-        state, log = jax.jit(trainer.step)(algorithm.hyperparams, state)
+        train = jax.jit(po.make_train(trainer, num_updates=1))
+        state, log = train(jax.random.key(0), algorithm.hyperparams)
         assert state.diverged_at == -1
         assert log.info.mean["unfinished_episodes"] == 0.0
 

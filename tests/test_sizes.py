@@ -3,8 +3,6 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 import purejax_po
 
 PACKAGE = Path(purejax_po.__file__).parent
@@ -21,9 +19,10 @@ def test_no_file_is_long():
     assert {path: n for path, n in lengths.items() if n > MOST_LINES} == {}
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_an_algorithm_is_stated_on_two_screens(name):
-    assert len(FILES[f"algorithms/{name}.py"].splitlines()) <= MOST_OF_AN_ALGORITHM
+def test_an_algorithm_is_stated_on_two_screens(subtests):
+    for name in ALGORITHMS:
+        with subtests.test(name):
+            assert len(FILES[f"algorithms/{name}.py"].splitlines()) <= MOST_OF_AN_ALGORITHM
 
 
 def test_no_function_of_the_engine_is_long():

@@ -51,9 +51,8 @@ def executed(space):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("space", "kind", "sums"),
-    [
+def test_actions_are_those_of_the_space(subtests):
+    for space, kind, sums in [
         (spaces.Discrete(3), "discrete", [0, 1, 2]),
         (GYM.Discrete(3, start=5), "discrete", [5, 6, 7]),
         (GYM.MultiBinary(4), "multi_discrete", [0, 1, 2, 3, 4]),
@@ -61,11 +60,10 @@ def executed(space):
         (GYM.MultiDiscrete([2, 2], start=[4, -1]), "multi_discrete", [3, 4, 5]),
         (GYM.Box(2, 4, (1,), np.int32), "box", [2, 3, 4]),
         (GYM.Tuple((GYM.Discrete(2), GYM.Discrete(2, start=3))), "tuple", [3, 4, 5]),
-    ],
-)
-def test_actions_are_those_of_the_space(space, kind, sums):
-    assert kinds.kind(space) == kind
-    assert np.unique(executed(space)).tolist() == sums
+    ]:
+        with subtests.test(f"{space} {kind}"):
+            assert kinds.kind(space) == kind
+            assert np.unique(executed(space)).tolist() == sums
 
 
 @pytest.mark.parametrize(
@@ -104,9 +102,8 @@ def test_a_bound_far_away_beside_none_is_warned_of():
         po.mlp_actor_critic(env, env.default_params, hidden=(4,))
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "name"),
-    [
+def test_a_gaussian_is_scaled_to_a_box_far_from_unit_order(subtests):
+    for low, high, name in [
         (-1.0, 1.0, "DiagonalGaussian"),
         (-2.0, 2.0, "DiagonalGaussian"),
         (-np.inf, np.inf, "DiagonalGaussian"),
@@ -115,14 +112,13 @@ def test_a_bound_far_away_beside_none_is_warned_of():
         (-0.01, 0.01, "ScaledGaussian"),
         (0.0, 1.0, "ScaledGaussian"),
         (-1000.0, 1000.0, "ScaledGaussian"),
-    ],
-)
-def test_a_gaussian_is_scaled_to_a_box_far_from_unit_order(low, high, name):
-    env = Env(spaces.Box(low, high, (2,)))
-    policy = po.mlp_actor_critic(env, env.default_params, hidden=(4,))[0]
-    params = policy.init(jax.random.key(0))
-    found = jax.eval_shape(policy.step, params, (), jnp.zeros((1, 1)), jnp.ones(1, bool))[1]
-    assert type(found).__name__ == name
+    ]:
+        with subtests.test(f"{low} {high} {name}"):
+            env = Env(spaces.Box(low, high, (2,)))
+            policy = po.mlp_actor_critic(env, env.default_params, hidden=(4,))[0]
+            params = policy.init(jax.random.key(0))
+            found = jax.eval_shape(policy.step, params, (), jnp.zeros((1, 1)), jnp.ones(1, bool))[1]
+            assert type(found).__name__ == name
 
 
 def test_scaled_actions_cover_the_box_and_clipped_ones_its_edge():

@@ -190,9 +190,8 @@ def test_by_name():
     assert env_params.max_steps_in_episode == 50
 
 
-@pytest.mark.parametrize(
-    ("names", "words"),
-    [
+def test_mistakes_are_one_line(subtests):
+    for names, words in [
         (["frame_stak:4"], "did you mean frame_stack"),
         (["frame_stack"], "wrapper frame_stack needs a value, such as frame_stack:4"),
         (["frame_stack:x"], "takes a whole number, got 'frame_stack:x'"),
@@ -201,12 +200,11 @@ def test_by_name():
         (["reward_clip:-1"], "reward_clip must be a finite number > 0, got -1"),
         (["flatten_observation:2"], "takes no value"),
         ("frame_stack:4", "wrappers must be a list"),
-    ],
-)
-def test_mistakes_are_one_line(names, words):
-    with pytest.raises(ValueError, match=words) as told:
-        environments.make("CartPole-v1", wrappers=names)
-    assert "\n" not in str(told.value)
+    ]:
+        with subtests.test(str(names)):
+            with pytest.raises(ValueError, match=words) as told:
+                environments.make("CartPole-v1", wrappers=names)
+            assert "\n" not in str(told.value)
 
 
 def test_what_must_not_step_twice_is_refused():

@@ -7,6 +7,8 @@ import pytest
 
 from purejax_po import surrogates
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 EPS = 0.2
 RATIOS = jnp.array([0.1, 0.5, 0.79, 0.81, 0.95, 1.0, 1.05, 1.19, 1.21, 1.5, 3.0])
 ADVANTAGES = jnp.array([-2.0, -0.5, 0.5, 2.0])
@@ -18,19 +20,17 @@ def grid():
     return ratio.ravel(), advantage.ravel()
 
 
-@pytest.mark.parametrize(
-    ("ratio", "advantage", "expected"),
-    [
+def test_clip_by_hand(subtests):
+    for ratio, advantage, expected in [
         (1.5, 1.0, 1.2),  # better and already likelier by more than ε: clipped
         (0.5, 1.0, 0.5),  # better but less likely: not clipped
         (0.5, -1.0, -0.8),  # worse and already less likely: clipped at 1−ε
         (1.5, -1.0, -1.5),  # worse but likelier: not clipped
         (1.0, 3.0, 3.0),
-    ],
-)
-def test_clip_by_hand(ratio, advantage, expected):
-    value = surrogates.clip(jnp.float32(ratio), jnp.float32(advantage), EPS)
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    ]:
+        with subtests.test(f"{ratio} {advantage}"):
+            value = surrogates.clip(jnp.float32(ratio), jnp.float32(advantage), EPS)
+            np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
 def test_the_gradient_vanishes_exactly_where_clipping_would_help(grid):
@@ -85,9 +85,8 @@ def test_the_penalty_is_subtracted_and_a_weight_of_zero_takes_it_away(grid):
     )
 
 
-@pytest.mark.parametrize(
-    ("kl", "expected"),
-    [
+def test_beta_is_halved_or_doubled_beyond_the_thresholds_alone(subtests):
+    for kl, expected in [
         (0.0, 1.0),
         (1.99, 1.0),
         (2.0, 2.0),  # equal to the target over 1.5: unchanged
@@ -95,10 +94,9 @@ def test_the_penalty_is_subtracted_and_a_weight_of_zero_takes_it_away(grid):
         (4.5, 2.0),  # equal to 1.5 times the target: unchanged
         (4.51, 4.0),
         (1e9, 4.0),
-    ],
-)
-def test_beta_is_halved_or_doubled_beyond_the_thresholds_alone(kl, expected):
-    assert surrogates.adapt_kl_coef(jnp.float32(2.0), jnp.float32(kl), 3.0) == expected
+    ]:
+        with subtests.test(f"{kl}"):
+            assert surrogates.adapt_kl_coef(jnp.float32(2.0), jnp.float32(kl), 3.0) == expected
 
 
 def test_beta_never_underflows_and_zero_stays_zero():

@@ -35,12 +35,12 @@ def config(**changes):
 
 
 @pytest.fixture(scope="module")
-def swept(compile_quickly, tmp_path_factory):
+def swept(compile_quickly, no_pictures, tmp_path_factory):
     out = tmp_path_factory.mktemp("sweep") / "run"
     return po.run(config(), out, progress=False), out
 
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 
 # What a sweep is, without training
@@ -136,32 +136,30 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_gets_one_line(name, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assignments, expected = MISTAKES[name]
-    flags = [flag for assignment in assignments for flag in ("--set", assignment)]
-    assert cli.main(["sweep", "ppo", *flags]) == 2
-    errors = capsys.readouterr().err
-    assert errors.count("\n") == 1
-    assert errors.startswith("purejax-po: error: ")
-    assert expected in errors
-    assert not list(tmp_path.iterdir())
+def test_a_mistake_gets_one_line(subtests, capsys, tmp_path, monkeypatch):
+    for name in MISTAKES:
+        with subtests.test(name):
+            monkeypatch.chdir(tmp_path)
+            assignments, expected = MISTAKES[name]
+            flags = [flag for assignment in assignments for flag in ("--set", assignment)]
+            assert cli.main(["sweep", "ppo", *flags]) == 2
+            errors = capsys.readouterr().err
+            assert errors.count("\n") == 1
+            assert errors.startswith("purejax-po: error: ")
+            assert expected in errors
+            assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("axes", "message"),
-    [
+def test_wrong_values_from_python(subtests):
+    for axes, message in [
         ("learning_rate", "sweep must be values by name, got 'learning_rate'"),
         ({"learning_rate": 1e-3}, "sweep.learning_rate must hold at least one value, got 0.001"),
         ({"learning_rate": ()}, "sweep.learning_rate must hold at least one value"),
         ({"learning_rate": ("x",)}, "hyperparams.learning_rate must be a finite number > 0, got"),
         ({"discount": np.linspace(0, 1, 1000), "gae_lambda": np.linspace(0, 1, 1000)}, "at most"),
-    ],
-)
-def test_wrong_values_from_python(axes, message):
-    with pytest.raises(ValueError, match=message):
-        po.run(config(sweep=axes), progress=False)
+    ]:
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            po.run(config(sweep=axes), progress=False)
 
 
 # Trained

@@ -9,6 +9,8 @@ import tiny
 import purejax_po as po
 from purejax_po._xla import finite, flat, prng, products, shuffle, sums, switch
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 NONE = switch.Tricks(*(False for _ in switch.Tricks._fields))
 
 

@@ -115,9 +115,8 @@ def test_a_task_on_which_nothing_beats_random_has_no_scale(low):
     assert [len(x) for x in scaled["clipping, ε = 0.2"]] == [0]
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
+def test_a_mistake_is_one_line_and_exit_code_2(subtests, capsys, tmp_path):
+    for flags, words in [
         (["--tasks", "hoper"], ["tasks must be one of", "'hoper'", "did you mean hopper"]),
         (["--tasks", "hopper", "hopper"], ["tasks must be given once each"]),
         (["--log-to", "nowhere"], ["log_to must be one of", "'nowhere'"]),
@@ -127,13 +126,12 @@ def test_a_task_on_which_nothing_beats_random_has_no_scale(low):
         (["--scale", "0.001"], ["total_steps must be at least one update", "2048", "1000"]),
         (["--num-envs", "3"], ["num_envs must divide the horizon 2048, got 3"]),
         (["--seeds", "0"], ["num_seeds must be", "got 0"]),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(flags, words, capsys, tmp_path):
-    assert cli.main(["table1", *flags, "--out", str(tmp_path / "out")]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert all(word in line for word in words), line
-    assert not (tmp_path / "out").exists()
+    ]:
+        with subtests.test(str(flags)):
+            assert cli.main(["table1", *flags, "--out", str(tmp_path / "out")]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert all(word in line for word in words), line
+            assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_stops_is_one_line(monkeypatch, tmp_path, capsys):
@@ -158,7 +156,9 @@ def tiny(monkeypatch):
     monkeypatch.setattr(protocol, "GROUPS", {k: protocol.GROUPS[k] for k in ("clip", "trpo")})
 
 
-def test_a_table_is_planned_run_and_not_repeated(tiny, tmp_path, capsys, compile_quickly):
+def test_a_table_is_planned_run_and_not_repeated(
+    tiny, tmp_path, capsys, compile_quickly, no_pictures
+):
     flags = ["--tasks", "pendulum", "--algorithms", "ppo", "trpo", "--scale", "64e-6"]
     command = ["table1", *flags, "--seeds", "2", "--out", str(tmp_path)]
     assert cli.main([*command, "--plan"]) == 0

@@ -1,6 +1,7 @@
 """`check_algorithm` finds what is wrong with an algorithm, and says which property it is."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,9 +105,10 @@ WRONG = {
 
 @pytest.mark.parametrize("cls", list(WRONG))
 def test_each_mistake_is_named_by_its_property(cls):
+    with pytest.raises(AssertionError) as error:
+        check_algorithm(cls(), skip=SLOW)
     for told in WRONG[cls]:
-        with pytest.raises(AssertionError, match=told):
-            check_algorithm(cls(), skip=SLOW)
+        assert re.search(told, str(error.value))
 
 
 def test_a_class_that_cannot_be_stored_is_told():

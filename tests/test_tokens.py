@@ -8,6 +8,8 @@ import pytest
 import purejax_po as po
 from purejax_po.environments import tokens
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 # task -> outputs (prompt, output, share of right tokens, exact)
 SCORES = {
     "copy": [
@@ -44,40 +46,42 @@ SCORES = {
 }
 
 
-@pytest.mark.parametrize("task", SCORES)
-def test_what_outputs_earn(task):
-    env, env_params = po.make_env(f"tokens/{task}")
-    env_params = env_params.replace(exact_bonus=3.0)
-    step = jax.jit(env.step)
-    for prompt, output, share, exact in SCORES[task]:
-        nothing = [tokens.NONE] * env.max_tokens
-        state = tokens.EnvState(tokens=jnp.array(prompt + nothing), time=jnp.int32(0))
-        for t, token in enumerate(output):
-            obs, state, reward, terminated, _, info = step(
-                jax.random.key(t), state, jnp.int32(token), env_params
-            )
-            last = t == len(output) - 1
-            assert terminated == last
-            np.testing.assert_allclose(reward, (share + 3.0 * exact) * last, rtol=1e-6)
-        seen = prompt + output + nothing[len(output) :]
-        np.testing.assert_array_equal(info["final_observation"], seen)
-        np.testing.assert_array_equal(obs, state.tokens)
+def test_what_outputs_earn(subtests):
+    for task in SCORES:
+        with subtests.test(str(task)):
+            env, env_params = po.make_env(f"tokens/{task}")
+            env_params = env_params.replace(exact_bonus=3.0)
+            step = jax.jit(env.step)
+            for prompt, output, share, exact in SCORES[task]:
+                nothing = [tokens.NONE] * env.max_tokens
+                state = tokens.EnvState(tokens=jnp.array(prompt + nothing), time=jnp.int32(0))
+                for t, token in enumerate(output):
+                    obs, state, reward, terminated, _, info = step(
+                        jax.random.key(t), state, jnp.int32(token), env_params
+                    )
+                    last = t == len(output) - 1
+                    assert terminated == last
+                    np.testing.assert_allclose(reward, (share + 3.0 * exact) * last, rtol=1e-6)
+                seen = prompt + output + nothing[len(output) :]
+                np.testing.assert_array_equal(info["final_observation"], seen)
+                np.testing.assert_array_equal(obs, state.tokens)
 
 
-@pytest.mark.parametrize("task", SCORES)
-def test_prompts_are_symbols_and_differ(task):
-    env, env_params = po.make_env(f"tokens/{task}")
-    obs, state = jax.vmap(env.reset, in_axes=(0, None))(po.seed_keys(500), env_params)
-    prompt, rest = np.split(np.asarray(obs), [env.prompt_length], axis=1)
-    assert obs.dtype == jnp.int32
-    assert obs.shape[1:] == env.observation_space(env_params).shape
-    np.testing.assert_array_equal(rest, tokens.NONE)
-    np.testing.assert_array_equal(state.time, 0)
-    if env.prompt_length:
-        # every symbol turns up, and nothing else
-        np.testing.assert_array_equal(np.unique(prompt), np.arange(1, env.num_tokens))
-    assert env.num_tokens <= 16
-    assert env_params.max_steps_in_episode == env.max_tokens
+def test_prompts_are_symbols_and_differ(subtests):
+    for task in SCORES:
+        with subtests.test(str(task)):
+            env, env_params = po.make_env(f"tokens/{task}")
+            obs, state = jax.vmap(env.reset, in_axes=(0, None))(po.seed_keys(500), env_params)
+            prompt, rest = np.split(np.asarray(obs), [env.prompt_length], axis=1)
+            assert obs.dtype == jnp.int32
+            assert obs.shape[1:] == env.observation_space(env_params).shape
+            np.testing.assert_array_equal(rest, tokens.NONE)
+            np.testing.assert_array_equal(state.time, 0)
+            if env.prompt_length:
+                # every symbol turns up, and nothing else
+                np.testing.assert_array_equal(np.unique(prompt), np.arange(1, env.num_tokens))
+            assert env.num_tokens <= 16
+            assert env_params.max_steps_in_episode == env.max_tokens
 
 
 def test_prompts_of_brackets_close_nothing_that_is_not_open():
@@ -96,9 +100,8 @@ def test_an_answer_can_be_cut_by_a_short_context():
     assert not exact
 
 
-@pytest.mark.parametrize(
-    ("task", "options", "message"),
-    [
+def test_wrong_options_are_named(subtests):
+    for task, options, message in [
         ("copy", {"length": 0}, "length must be a whole number ≥ 1, got 0"),
         ("copy", {"symbols": 0}, "vocabulary must hold the end token and a symbol"),
         ("sort", {"symbols": 16}, "vocabulary must be at most 16 tokens"),
@@ -106,11 +109,9 @@ def test_an_answer_can_be_cut_by_a_short_context():
         ("length", {"longest": 5, "room": 5}, "room must be more than the longest output 5"),
         ("copy", {"lenght": 3}, "option of tokens/copy must be .*did you mean length"),
         ("addition", {"modulus": 99}, "vocabulary must be at most 16 tokens"),
-    ],
-)
-def test_wrong_options_are_named(task, options, message):
-    with pytest.raises(ValueError, match=message):
-        po.make_env(f"tokens/{task}", **options)
+    ]:
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            po.make_env(f"tokens/{task}", **options)
 
 
 def test_the_nearest_task_is_named():

@@ -328,36 +328,41 @@ def test_a_rejected_line_search_leaves_the_policy_as_it_is():
 
 
 @algorithms
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("field", ["reward", "obs", "next_obs"])
-def test_data_that_are_not_finite_change_nothing(name, field, value):
-    base = setup(name, "categorical")
-    leaf = getattr(base.rollout.transition, field)
-    state, _ = run_update(base, **{field: leaf.at[(3, 1) + (0,) * (leaf.ndim - 2)].set(value)})
-    if field == "next_obs" and np.isinf(value):  # tanh makes it finite
-        assert finite(state)
-    else:
-        assert identical(state, base.state)
+def test_data_that_are_not_finite_change_nothing(subtests, name):
+    for field in ["reward", "obs", "next_obs"]:
+        for value in [np.nan, np.inf, -np.inf]:
+            with subtests.test(f"{value} {field}"):
+                base = setup(name, "categorical")
+                leaf = getattr(base.rollout.transition, field)
+                state, _ = run_update(
+                    base, **{field: leaf.at[(3, 1) + (0,) * (leaf.ndim - 2)].set(value)}
+                )
+                if field == "next_obs" and np.isinf(value):  # tanh makes it finite
+                    assert finite(state)
+                else:
+                    assert identical(state, base.state)
 
 
 @algorithms
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_broken_critic_does_not_reach_the_policy(name, value):
-    base = setup(name, "categorical")
-    broken = jax.tree.map(lambda x: jnp.full_like(x, value), base.state.params.critic)
-    before = base.state._replace(params=base.state.params._replace(critic=broken))
-    state, _ = run_update(base, before)
-    assert identical(state, before)
+def test_a_broken_critic_does_not_reach_the_policy(subtests, name):
+    for value in [np.nan, np.inf]:
+        with subtests.test(str(value)):
+            base = setup(name, "categorical")
+            broken = jax.tree.map(lambda x, v=value: jnp.full_like(x, v), base.state.params.critic)
+            before = base.state._replace(params=base.state.params._replace(critic=broken))
+            state, _ = run_update(base, before)
+            assert identical(state, before)
 
 
 @algorithms
-@pytest.mark.parametrize("scale", [1e18, 1e25, 1e38])
-def test_huge_rewards_leave_everything_finite(name, scale):
-    base = setup(name, "categorical")
-    state, _ = run_update(base, reward=scale * base.rollout.transition.reward)
-    assert finite(state.params)
-    # Where only Adam's second moment overflows, its step is zero and the parameters stay finite.
-    assert finite(state.critic_optimizer)
+def test_huge_rewards_leave_everything_finite(subtests, name):
+    for scale in [1e18, 1e25, 1e38]:
+        with subtests.test(str(scale)):
+            base = setup(name, "categorical")
+            state, _ = run_update(base, reward=scale * base.rollout.transition.reward)
+            assert finite(state.params)
+            # Where only Adam's second moment overflows, its step is zero, the parameters finite.
+            assert finite(state.critic_optimizer)
 
 
 @pytest.mark.parametrize("name", ["trpo", "npg_dense_fixed"])
@@ -397,21 +402,24 @@ def singular(name: str) -> Setup:
 
 
 @algorithms
-@pytest.mark.parametrize("damping", [1e-30, 1e-6])
-def test_a_singular_fisher_matrix(name, damping):
-    base = singular(name)
-    hyperparams = base.algorithm.hyperparams.replace(damping=damping)
-    state, info = base.update(jax.random.key(2), hyperparams, base.state, base.rollout)
-    assert finite(state)
-    if name == "npg_dense_fixed" and info["step_fraction"] == 0.0:
-        # Elimination may fail in single precision, and must then move nothing.
-        assert identical(state.params.policy, base.state.params.policy)
-    else:
-        assert info["step_fraction"] > 0.0
-        assert info["improvement"] > 0.0
-        np.testing.assert_allclose(state.params.policy[0], state.params.policy[1], atol=1e-4)
-    if name == "trpo":
-        assert info["kl"] <= 0.01
+def test_a_singular_fisher_matrix(subtests, name):
+    for damping in [1e-30, 1e-6]:
+        with subtests.test(str(damping)):
+            base = singular(name)
+            hyperparams = base.algorithm.hyperparams.replace(damping=damping)
+            state, info = base.update(jax.random.key(2), hyperparams, base.state, base.rollout)
+            assert finite(state)
+            if name == "npg_dense_fixed" and info["step_fraction"] == 0.0:
+                # Elimination may fail in single precision, and must then move nothing.
+                assert identical(state.params.policy, base.state.params.policy)
+            else:
+                assert info["step_fraction"] > 0.0
+                assert info["improvement"] > 0.0
+                np.testing.assert_allclose(
+                    state.params.policy[0], state.params.policy[1], atol=1e-4
+                )
+            if name == "trpo":
+                assert info["kl"] <= 0.01
 
 
 @algorithms
@@ -620,7 +628,8 @@ def test_learning_comes_near_the_optimum_of_policy_iteration(name):
     )
     trainer = po.make_trainer(env, env_params, algorithm, num_envs=16, num_steps=64)
     train = po.make_train(trainer, num_updates=200, log_every=200)
-    train_seeds = jax.jit(jax.vmap(train, in_axes=(0, None, None)))
+    # Four seeds of each MDP, all in one program.
+    of_mdps = jax.jit(jax.vmap(jax.vmap(train, (0, None, None)), (None, None, 0)))
 
     @jax.jit
     def returns(mdp, theta):
@@ -629,9 +638,12 @@ def test_learning_comes_near_the_optimum_of_policy_iteration(name):
         uniform = exact.expected_return(mdp, jnp.full_like(theta, 1.0 / 3.0))
         return optimum, uniform, exact.expected_return(mdp, jax.nn.softmax(theta))
 
-    for mdp in map(positive_garnet, range(3)):
-        state, _ = train_seeds(po.seed_keys(4), hyperparams, make_finite_mdp(mdp, 50)[1])
-        for theta in state.algorithm.params.policy:
+    mdps = [positive_garnet(seed) for seed in range(3)]
+    of_each = [make_finite_mdp(mdp, 50)[1] for mdp in mdps]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *of_each)
+    state, _ = of_mdps(po.seed_keys(4), hyperparams, stacked)
+    for mdp, thetas in zip(mdps, state.algorithm.params.policy, strict=True):
+        for theta in thetas:
             optimum, uniform, result = returns(mdp, theta)
             assert uniform < 0.8 * optimum
             assert 0.98 * optimum < result < (1.0 + 1e-5) * optimum
@@ -655,26 +667,22 @@ def test_positive_hyperparameters(name):
                 ALGORITHMS[name](*tiny_networks(), hyperparams=kind(**{field: value}))
 
 
-@pytest.mark.parametrize(
-    ("name", "field", "value", "allowed"),
-    [
+def test_hyperparameters_in_an_interval(subtests):
+    for name, field, value, allowed in [
         ("trpo", "backtrack_coef", 0.0, r"in \(0, 1\)"),
         ("trpo", "backtrack_coef", 1.0, r"in \(0, 1\)"),
         ("npg", "step_size", 0.0, "> 0"),
         ("trpo", "discount", 1.1, r"in \[0, 1\]"),
         ("npg", "gae_lambda", -0.1, r"in \[0, 1\]"),
-    ],
-)
-def test_hyperparameters_in_an_interval(name, field, value, allowed):
-    kind = {"trpo": po.TRPOHyperparams, "npg": po.NPGHyperparams}[name]
-    with pytest.raises(ValueError, match=rf"hyperparams\.{field} .*{allowed}, got {value}"):
-        ALGORITHMS[name](*tiny_networks(), hyperparams=kind(**{field: value}))
+    ]:
+        with subtests.test(f"{name} {field} {value}"):
+            kind = {"trpo": po.TRPOHyperparams, "npg": po.NPGHyperparams}[name]
+            with pytest.raises(ValueError, match=rf"hyperparams\.{field} .*{allowed}, got {value}"):
+                ALGORITHMS[name](*tiny_networks(), hyperparams=kind(**{field: value}))
 
 
-@pytest.mark.parametrize("name", ["trpo", "npg"])
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_options(subtests):
+    for options, message in [
         ({"cg_iterations": 0}, "cg_iterations must be a whole number ≥ 1, got 0"),
         ({"cg_iterations": 2.5}, r"cg_iterations must be a whole number ≥ 1, got 2\.5"),
         ({"critic_epochs": 0}, "critic_epochs must be a whole number ≥ 1, got 0"),
@@ -685,11 +693,13 @@ def test_hyperparameters_in_an_interval(name, field, value, allowed):
             {"fisher": "hessian"},
             "fisher must be one of gauss_newton, kl_hessian, empirical, got 'hessian'",
         ),
-    ],
-)
-def test_options(name, options, message):
-    with pytest.raises(ValueError, match=message):
-        ALGORITHMS[name](*tiny_networks(), **options)
+    ]:
+        for name in ["trpo", "npg"]:
+            with (
+                subtests.test(f"{name}: {message}"),
+                pytest.raises(ValueError, match=message),
+            ):
+                ALGORITHMS[name](*tiny_networks(), **options)
 
 
 def test_options_of_one_algorithm():

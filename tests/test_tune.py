@@ -23,7 +23,7 @@ from purejax_po.experiment.store.run_store import read_config
 from purejax_po.experiment.tune import halving, outcome, rungs, search, shipped, trials
 from purejax_po.experiment.tune import space as spaces
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 SPACE = {
     "learning_rate": "log:1e-4..1e-2",
@@ -52,7 +52,7 @@ def of_storage(out):
 
 
 @pytest.fixture(scope="module")
-def tuned(compile_quickly, tmp_path_factory):
+def tuned(compile_quickly, no_pictures, tmp_path_factory):
     out = tmp_path_factory.mktemp("tune") / "search"
     return search_in(out), out
 
@@ -104,12 +104,13 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_in_spaces(name, tmp_path):
-    space, expected = MISTAKES[name]
-    with pytest.raises(ValueError, match=re.escape(expected)):
-        po.tune(experiment(), tmp_path / "out", space)
-    assert not list(tmp_path.iterdir())
+def test_mistakes_in_spaces(subtests, tmp_path):
+    for name in MISTAKES:
+        with subtests.test(name):
+            space, expected = MISTAKES[name]
+            with pytest.raises(ValueError, match=re.escape(expected)):
+                po.tune(experiment(), tmp_path / "out", space)
+            assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "quasi-random", "cmaes"])

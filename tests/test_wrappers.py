@@ -201,9 +201,8 @@ def test_a_distribution_may_be_a_function_of_key_and_parameters_and_wrappers_nes
     assert env.reset(jax.random.key(0), env_params)[1].theta != state.theta
 
 
-@pytest.mark.parametrize(
-    ("potential", "message"),
-    [
+def test_a_potential_that_is_no_function_of_the_state_is_refused(subtests):
+    for potential, message in [
         (3.0, "got 3.0"),
         (lambda state, action: 0.0, "missing 1 required positional argument: 'action'"),
         (lambda: 0.0, "takes 0 positional arguments but 1 was given"),
@@ -215,15 +214,16 @@ def test_a_distribution_may_be_a_function_of_key_and_parameters_and_wrappers_nes
         (lambda state: state.position > 0, r"got one that returns bool\[\]"),
         (lambda state: 1j * state.position, r"got one that returns complex64\[\]"),
         (lambda state: float(state.position), "Abstract tracer value encountered"),
-    ],
-)
-def test_a_potential_that_is_no_function_of_the_state_is_refused(potential, message):
-    env, _ = po.make_env("MountainCar-v0")
-    with pytest.raises(ValueError, match=message) as error:
-        po.shape_reward(env, potential, 0.99)
-    text = str(error.value)
-    assert text.startswith("potential must be a function of the state of MountainCar-v0 alone")
-    assert "\n" not in text
+    ]:
+        with subtests.test(message):
+            env, _ = po.make_env("MountainCar-v0")
+            with pytest.raises(ValueError, match=message) as error:
+                po.shape_reward(env, potential, 0.99)
+            text = str(error.value)
+            assert text.startswith(
+                "potential must be a function of the state of MountainCar-v0 alone"
+            )
+            assert "\n" not in text
 
 
 @pytest.mark.parametrize("discount", [-0.1, 1.5, np.nan, "much"])
@@ -237,9 +237,8 @@ def states(**leaves):
     return ChainState(**{"time": jnp.zeros(4, jnp.int32), **leaves})
 
 
-@pytest.mark.parametrize(
-    ("distribution", "message"),
-    [
+def test_states_of_the_wrong_form_are_refused(subtests):
+    for distribution, message in [
         (states(position=jnp.zeros((4, 2), jnp.int32)), r"got EnvState\(.*position int32\[2\]"),
         (states(position=jnp.zeros(4)), r"got EnvState\(.*position float32\[\]"),
         (states(position=jnp.zeros(3, jnp.int32)), r"leaves \[S, ...\] for one S ≥ 1, got"),
@@ -248,13 +247,12 @@ def states(**leaves):
         (jnp.arange(4), r"must hold states of Chain-v0 such as EnvState\(.*got int32\[\]"),
         (None, "for one S ≥ 1, got NoneType"),
         (lambda key, params: jnp.zeros(2), r"must draw states of Chain-v0 .*got float32\[2\]"),
-    ],
-)
-def test_states_of_the_wrong_form_are_refused(distribution, message):
-    env, _ = po.make_env("Chain-v0")
-    with pytest.raises(ValueError, match=message) as error:
-        po.reset_from(env, distribution)
-    assert "\n" not in str(error.value)
+    ]:
+        with subtests.test(message):
+            env, _ = po.make_env("Chain-v0")
+            with pytest.raises(ValueError, match=message) as error:
+                po.reset_from(env, distribution)
+            assert "\n" not in str(error.value)
 
 
 # Around wrappers, whose `step` alone knows how an episode ends

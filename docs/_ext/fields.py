@@ -74,6 +74,7 @@ def describe(hint: Any, source: str) -> str:
             if isinstance(allowed, Count):
                 return f"a whole number ≥ {allowed.minimum}"
         return describe(get_args(hint)[0], getattr(get_args(hint)[0], "__name__", source))
+    source = source.strip("'")
     origin = str(get_origin(hint))
     if origin == "typing.ClassVar":
         return "ClassVar"

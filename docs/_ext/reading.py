@@ -6,10 +6,13 @@ import re
 from typing import Any
 
 import fields
+import jax.typing
+import numpy.typing
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 from sphinx.ext.napoleon import docstring as napoleon
+from sphinx.util.typing import stringify_annotation
 
 SHORT = {
     "a whole number": "whole,",
@@ -18,7 +21,23 @@ SHORT = {
     "a number in ": "",
     "tuple[int, ...]": "whole numbers",
 }
+KINDS = {
+    "int": "whole",
+    "float": "a number",
+    "bool": "true, false",
+    "str": "a text",
+    "int | None": "whole, None",
+    "float | None": "a number, None",
+    "str | None": "a text, None",
+    "tuple[str, ...]": "texts",
+    "FactoryName": "a name, a function",
+    "bool | Progress": "true, false, a function",
+    "Sequence": "observers",
+}
+"""Types that stand for themselves in code, in words."""
 _MARKS = re.compile(r"(`[^`]*`)")
+_ARRAY = re.compile(r"~numpy\.ndarray\[tuple\[~typing\.Any, \.\.\.\], ~numpy\.dtype\[~?[\w.]+\]\]")
+_INTERVAL = re.compile(r"\([^()]* … [^()]*\)")
 
 
 def escaped(line: str) -> str:
@@ -36,9 +55,37 @@ def _escape(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[
     lines[:] = [escaped(line) for line in lines]
 
 
+def _keep_together(app: Any, doctree: nodes.document, name: str) -> None:
+    """Let no line break into an interval of a table's cell."""
+    for entry in doctree.findall(nodes.entry):
+        for text in list(entry.findall(nodes.Text)):
+            kept = _INTERVAL.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+            if kept != text:
+                text.parent.replace(text, nodes.Text(kept))
+
+
+def _name_unions(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str
+) -> tuple[str, str] | None:
+    """Say `ArrayLike` for the unions that it stands for; None: as it was."""
+    if signature is None:
+        return None
+    for union in {numpy.typing.ArrayLike, jax.typing.ArrayLike}:
+        written = stringify_annotation(union, "smart")
+        signature = signature.replace(written, "ArrayLike")
+        returned = (returned or "").replace(written, "ArrayLike")
+    return _ARRAY.sub("~numpy.ndarray", signature), _ARRAY.sub("~numpy.ndarray", returned)
+
+
 def _as_it_is(self: Any) -> list[str]:
     """A field's docstring has no type before its first colon."""
     return [str(line) for line in self._lines]
+
+
+def _as_prose(self: Any, preprocess_types: bool = False) -> list[tuple[str, str, list[str]]]:
+    """What a function returns is a sentence, whose first colon ends no type."""
+    lines = self._dedent(self._consume_to_next_section())
+    return [("", "", lines)] if lines else []
 
 
 class Fields(Directive):
@@ -101,9 +148,7 @@ def table(found: list[fields.Field]) -> list[str]:
     if not found:
         return []
     columns = ["name", "what it may be", "default", "meaning"]
-    given = [
-        ("``" + f.name + "``", _short(f.kind), _code(f.default), escaped(f.doc)) for f in found
-    ]
+    given = [("``" + f.name + "``", _short(f), _code(f.default), escaped(f.doc)) for f in found]
     kept = [i for i in range(4) if i == 0 or any(row[i] for row in given)]
     return list_table([[row[i] for i in kept] for row in [columns, *given]])
 
@@ -117,7 +162,10 @@ def list_table(rows: list[list[str]]) -> list[str]:
     return lines
 
 
-def _short(kind: str) -> str:
+def _short(field: fields.Field) -> str:
+    if field.kind.startswith("Callable[") and "→" in field.doc:
+        return "a function"
+    kind = KINDS.get(field.kind, field.kind)
     for long, short in SHORT.items():
         kind = kind.replace(long, short)
     return escaped(kind)
@@ -130,7 +178,10 @@ def _code(text: str) -> str:
 def setup(app: Any) -> dict[str, Any]:
     """Connect the hooks."""
     napoleon.GoogleDocstring._parse_attribute_docstring = _as_it_is  # type: ignore[method-assign]
+    napoleon.GoogleDocstring._consume_returns_section = _as_prose  # type: ignore[method-assign]
     app.add_directive("fields", Fields)
     app.add_directive("presets", Presets)
     app.connect("autodoc-process-docstring", _escape, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", _name_unions)
+    app.connect("doctree-resolved", _keep_together)
     return {"parallel_read_safe": True}

@@ -233,7 +233,8 @@ def entry(module: str, name: str, found: Any) -> str:
     if inspect.isfunction(found) or not inspect.isclass(found):
         return f".. autofunction:: {module}.{name}\n"
     listed = fields.of(found)
-    has_init = "__init__" in vars(found) and not listed
+    is_protocol = getattr(found, "_is_protocol", False)  # whose constructor is typing's
+    has_init = "__init__" in vars(found) and not listed and not is_protocol
     lines = [f".. autoclass:: {module}.{name}{'' if has_init or listed else '()'}"]
     if listed:
         lines = [f".. autoclass:: {module}.{name}()"]

@@ -11,6 +11,8 @@ from spo import SPO, SPOHyperparams, penalised
 import purejax_po as po
 from purejax_po.testing import check_algorithm
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 SMALL = SPO(
     num_envs=4,
     num_steps=16,

@@ -3,10 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from vmpo import VMPO, VMPOHyperparams, kl_loss, temperature_loss, top_half, weights
 
 import purejax_po as po
 from purejax_po.testing import check_algorithm
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 ADVANTAGE = jnp.array([3.0, -1.0, 0.5, 2.0, -2.0, 9.0])
 REAL = jnp.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.0])

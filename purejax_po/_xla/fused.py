@@ -9,6 +9,7 @@ not count is masked. On a CPU it is interpreted.
 It serves networks of dense layers. Under `jax.vmap` each lane is a program.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from purejax_po._xla import switch
+from purejax_po._xla import products, switch
 from purejax_po.types import Array, Params, PyTree, Structure
 
 Ref = Any
@@ -30,10 +31,11 @@ MOST_ROWS, MOST_UNITS = 256, 128
 """Of a minibatch, and of a layer: what the registers of a multiprocessor hold."""
 MOST_INFO = 16
 """Numbers that a kernel tells."""
-HEIGHT = 64
-"""Rows that are worked on at a time."""
+HEIGHT = 32
+"""Rows that are worked on at a time: with more of them registers are spilled."""
 DECAYS = 0.9, 0.999
 """Of Adam's moments, optax's defaults."""
+TANH = jnp.tanh, products.tanh
 
 
 class Adam(NamedTuple):
@@ -70,7 +72,7 @@ class Inside(NamedTuple):
     """What a gradient is computed of in the kernel; what is read late takes no registers before."""
 
     params: Callable[[str], Params]
-    """Tiles of the parameters in a field, by its name."""
+    """The parameters in a field, by its name: a tree of `Read`."""
     rows: Callable[[Array | int], PyTree]
     """Tiles of `height` rows of the minibatch from one on."""
     height: int
@@ -81,6 +83,8 @@ class Inside(NamedTuple):
     scalars: PyTree
 
 
+Read = Callable[[], Array]
+"""Reads a tile of parameters where it is used: what is kept over a loop takes registers in it."""
 Gradient = Callable[[Inside], tuple[Params, dict[str, Array]]]
 """The gradient of all parameters, as tiles, and an info."""
 
@@ -134,14 +138,13 @@ def step(
             first = len(jax.tree.leaves(like[:before]))
             part = jax.tree.structure(like[before])
             indices = range(first, first + part.num_leaves)
-            return jax.tree.unflatten(part, [tiles.read(old_refs[0], i) for i in indices])
+            read = functools.partial(tiles.read, old_refs[0])
+            return jax.tree.unflatten(part, [functools.partial(read, i) for i in indices])
 
         chunks = padded(size) // height
         inside = Inside(params, rows, height, chunks, lambda: rows(0, padded(size)), scalars)
         slope, info = gradient(inside)
-        slopes = [
-            jnp.where(tiles.places(i)[1], g, 0.0) for i, g in enumerate(jax.tree.leaves(slope))
-        ]
+        slopes = [tiles.masked(i, g) for i, g in enumerate(jax.tree.leaves(slope))]
         norm = jnp.sqrt(sum((jnp.sum(g * g) for g in slopes), jnp.float32(0.0)))
         info = {**info, "grad_norm": norm}
         kept = None if keeps is None else keeps(info, scalars)
@@ -183,17 +186,44 @@ def _launch(
     )
 
 
-def network(params: Params, x: Array, activation: Callable[[Array], Array]) -> Array:
+def network(
+    params: Params, x: Array, activation: Callable[[Array], Array]
+) -> tuple[Array, Callable[[Array], Params]]:
     """Dense layers of tiles: `[B, inputs] → [B, outputs]`, padded.
 
     Args:
-        params: flax's, by names that end in the layer's number.
+        params: flax's, by names that end in the layer's number, each a `Read`.
+
+    Returns:
+        The outputs, and the function from their gradient to those of the parameters.
     """
     names = sorted(params, key=lambda name: int(name.rsplit("_", 1)[1]))
-    for i, name in enumerate(names):
-        x = jnp.dot(x, params[name]["kernel"]) + params[name]["bias"]
-        x = activation(x) if i + 1 < len(names) else x
-    return x
+    inputs, sums = [], []
+    for name in names:
+        inputs.append(x)
+        x = jnp.dot(x, params[name]["kernel"]()) + params[name]["bias"]()
+        if name != names[-1]:
+            sums.append(x)
+            x = activation(x)
+
+    def back(slope: Array) -> Params:
+        found = {}
+        for i, name in reversed(list(enumerate(names))):
+            bias = jnp.sum(slope, axis=0, keepdims=True)
+            found[name] = {"kernel": jnp.dot(inputs[i].T, slope), "bias": bias}
+            if i > 0:
+                slope = jnp.dot(slope, params[name]["kernel"]().T)
+                slope = _before(activation, sums[i - 1], inputs[i], slope)
+        return found
+
+    return x, back
+
+
+def _before(activation: Callable[[Array], Array], x: Array, y: Array, slope: Array) -> Array:
+    """The gradient before an activation y(x): of tanh by y, so that nothing else is kept."""
+    if activation in TANH:
+        return slope * (1.0 - y * y)
+    return jax.vjp(activation, x)[1](slope)[0]
 
 
 def padded(size: int) -> int:
@@ -214,6 +244,7 @@ class _Tiles(NamedTuple):
 
     structure: Structure
     shapes: tuple[tuple[int, int], ...]
+    heights: tuple[int, ...]
     starts: tuple[int, ...]
 
     @classmethod
@@ -221,22 +252,29 @@ class _Tiles(NamedTuple):
         leaves, structure = jax.tree.flatten(like)
         shapes = tuple((math.prod(x.shape[:-1]), x.shape[-1]) for x in leaves)
         sizes = [rows * columns for rows, columns in shapes]
-        return cls(structure, shapes, tuple(sum(sizes[:i]) for i in range(len(sizes))))
+        heights = tuple(padded(len(x)) if x.ndim > 1 else 1 for x in leaves)
+        return cls(structure, shapes, heights, tuple(sum(sizes[:i]) for i in range(len(sizes))))
 
-    def places(self, i: int) -> tuple[Array, Array]:
-        """Indices of a tile's entries in the vector, and which of them there are."""
+    def places(self, i: int) -> tuple[Array, Array | None]:
+        """Indices of a tile's entries in the vector, and which there are; None if all."""
         rows, columns = self.shapes[i]
-        row = jnp.arange(padded(rows) if rows > 1 else 1)[:, None]
-        column = jnp.arange(padded(columns))[None, :]
-        return self.starts[i] + row * columns + column, (row < rows) & (column < columns)
+        height, width = self.heights[i], padded(columns)
+        row, column = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+        exists = None if (height, width) == (rows, columns) else (row < rows) & (column < columns)
+        return self.starts[i] + row * columns + column, exists
 
     def read(self, ref: Ref, i: int) -> Array:
         index, mask = self.places(i)
-        return plgpu.load(ref.at[index], mask=mask, other=0.0)
+        return plgpu.load(ref.at[index], mask=mask, other=None if mask is None else 0.0)
 
     def write(self, ref: Ref, i: int, x: Array) -> None:
         index, mask = self.places(i)
         plgpu.store(ref.at[index], x, mask=mask)
+
+    def masked(self, i: int, x: Array) -> Array:
+        """A tile with zeros for what pads it."""
+        mask = self.places(i)[1]
+        return x if mask is None else jnp.where(mask, x, 0.0)
 
 
 def _rows(ref: Ref, at: Array, exists: Array, like: Array) -> Array:

@@ -41,11 +41,11 @@ class PPOOptions:
     normalize_advantage: AdvantageNormalization = "minibatch"
     """Normalise advantages over the whole batch, over each minibatch, or not (off)."""
     clip_value: bool = True
-    """Clip the change of the value as that of the ratio (Engstrom et al. 2020, section 3)."""
+    """Clip the change of the value as the ratio is clipped (Engstrom et al. 2020, section 3)."""
     early_stop: bool = False
     """End an update once its mean KL exceeds hyperparams.target_kl."""
     kernels: Kernels = "xla"
-    """What makes a minibatch step: XLA, or a kernel for GPUs (dense layers; elsewhere slow)."""
+    """What computes a minibatch step: XLA, or one kernel of a GPU (dense layers; slow on a CPU)."""
 
     def check_batch(self, num_envs: int, num_steps: int, memoryless: bool = True) -> None:
         """Raise `ValueError` unless the minibatches split a rollout evenly."""

@@ -22,7 +22,6 @@ from purejax_po.types import (
     Array,
     Carry,
     Critic,
-    Dense,
     Distribution,
     Info,
     Key,
@@ -174,37 +173,49 @@ def _gradient_of(
         variance = advantages.weighted_mean(jnp.square(everything.advantage - mean), weight)
         deviation = jnp.sqrt(variance) + 1e-8
 
-        def chunk(name: str, part: Params, i: Array) -> tuple[Params, Info]:
+        def chunk(name: str, i: Array) -> tuple[Params, Info]:
             """The share of some rows in the gradient of one network, and in the means."""
-            batch, obs = inside.rows(i * inside.height)
-            seen = _samples(batch, kind, num_actions)
+            start = i * inside.height
+            layers = inside.params(name)["params"]
+            described = (policy if name == "policy" else critic).dense
+            assert described is not None  # `serves` has looked
+            obs = inside.rows(start)[1][0 if name == "policy" else -1]
+            dense = layers.get("mean", layers)
+            outputs, pull = fused.network(dense, obs, described.activation)
+            given = {"outputs": outputs}
+            if "log_std" in layers:
+                given["log_std"] = layers["log_std"]()
+            seen = _samples(inside.rows(start)[0], kind, num_actions)
             if normalizes:
                 seen = seen._replace(advantage=(seen.advantage - mean) / deviation)
-            head = functools.partial(_distribution, kind, num_actions)
             if name == "policy":
-                first, second = _given(policy, head, obs[0]), _constant(critic, seen.value)
+                head = functools.partial(_distribution, kind, num_actions)
+                first, second = _given(policy, head), _constant(critic, seen.value)
             else:
                 first = _constant(policy, seen.transition.behaviour)
-                second = _given(critic, _value, obs[1])
+                second = _given(critic, _value)
             loss = make_loss(first, second, numbers["loss"])
 
-            def of_one(part: Params) -> tuple[Array, Info]:
-                return loss(params._replace(**{name: part}), seen)
+            def of_outputs(given: Params) -> tuple[Array, Info]:
+                return loss(ActorCriticParams(given, given), seen)
 
-            _, pull, info = jax.vjp(of_one, part, has_aux=True)
+            _, slope_of, info = jax.vjp(of_outputs, given, has_aux=True)
             share = jnp.sum(seen.transition.weight) / jnp.where(total > 0, total, 1.0)
-            return pull(share)[0], jax.tree.map(lambda x: share * x, info)
+            (slope,) = slope_of(share)
+            found = pull(slope["outputs"])
+            if "log_std" in layers:
+                found = {"mean": found, "log_std": slope["log_std"]}
+            return {"params": found}, jax.tree.map(lambda x: share * x, info)
 
         def one(name: str) -> tuple[Params, Info]:
             """One network after the other: two backward passes at once need twice the registers."""
-            part = inside.params(name)
             if inside.chunks == 1:
-                return chunk(name, part, jnp.int32(0))
-            shapes = jax.eval_shape(lambda: chunk(name, part, jnp.int32(0)))
+                return chunk(name, jnp.int32(0))
+            shapes = jax.eval_shape(lambda: chunk(name, jnp.int32(0)))
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
             def more(i: Array, found: tuple[Params, Info]) -> tuple[Params, Info]:
-                return jax.tree.map(jnp.add, found, chunk(name, part, i))
+                return jax.tree.map(jnp.add, found, chunk(name, i))
 
             return jax.lax.fori_loop(0, inside.chunks, more, zeros)
 
@@ -219,8 +230,11 @@ def _gradient_of(
 def _data(policy: Policy, critic: Critic, samples: Samples) -> tuple[PyTree, type, int]:
     """What the kernel reads of samples `[S]`, the class of the distribution, and its size."""
     transition = samples.transition
-    described = [network.dense for network in (policy, critic)]
-    obs = [d.encode(transition.obs) for d in described if isinstance(d, Dense)]
+    encoders: list[Any] = [network.dense.encode for network in (policy, critic) if network.dense]
+    obs = [encode(transition.obs) for encode in encoders]
+    programs = [jax.make_jaxpr(encode)(transition.obs) for encode in encoders]
+    if len({str(x) for x in programs}) == 1 and not programs[0].consts:
+        del obs[1]  # both networks read the same
     behaviour = transition.behaviour
     leaves = tuple(jax.tree.leaves(behaviour))
     rest = samples._replace(
@@ -267,19 +281,13 @@ def _value(outputs: Array) -> Array:
     return jnp.sum(jnp.where(first, outputs, 0.0), axis=-1)
 
 
-def _given(network: Kind, head: Callable[..., Distribution | Array], obs: Array) -> Kind:
-    """The network on tiles: its layers see `obs`, which is encoded."""
-    assert network.dense is not None  # `serves` has looked
-    activation = network.dense.activation
+def _given(network: Kind, head: Callable[..., Distribution | Array]) -> Kind:
+    """The network whose parameters are its outputs, and the spread beside them."""
 
     def unroll(
         params: Params, carry: Carry, raw: Observation, start: Array
     ) -> Distribution | Array:
-        layers = params["params"]
-        if "log_std" in layers:
-            mean = fused.network(layers["mean"], obs, activation)
-            return head(mean, layers["log_std"])
-        return head(fused.network(layers, obs, activation))
+        return head(**params)
 
     return network._replace(unroll=unroll)
 

@@ -39,11 +39,11 @@ class REINFORCEOptions(critics.CriticOptions):
     """
 
     psi: weighting.Psi = "baseline"
-    """Weight of ∇log π: the episode's return, what is left of it, that minus a learned value, or a
-    bootstrapped estimate."""
+    """Weight of ∇log π: the episode's return, its rest from each step on, that minus a learned
+    value, or a bootstrapped estimate."""
     discount_states: bool = False
-    """Keep the factor γᵗ that practice drops and average over episodes: unbiased for the discounted
-    objective if psi is Monte-Carlo."""
+    """Keep the factor γᵗ, which most implementations drop, and average over episodes: unbiased for
+    the discounted objective if psi is Monte-Carlo."""
     normalize_advantage: bool = False
     """Bring the weights to mean 0 and standard deviation 1 over the rollout."""
     critic_epochs: checks.WholeNumber = 5

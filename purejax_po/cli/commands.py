@@ -46,13 +46,13 @@ class Train:
         default_factory=ExperimentConfig
     )
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
-    """TOML file of settings whose keys are the flags' names; flags win over it."""
+    """TOML file of settings whose keys are the flags' names; flags override it."""
     preset: str | None = None
-    """Start from tuned settings; `purejax-po algorithms` lists them. zoo: those of the algorithm on
-    the environment; `purejax-po zoo` lists them. Other flags still apply. GRPO on a token task
-    starts from the task's own."""
+    """Start from tuned settings, which `purejax-po algorithms` lists, or with zoo from those of the
+    algorithm on the environment, which `purejax-po zoo` lists. Other flags override them. GRPO on
+    a token task starts from the task's preset."""
     out: Path | None = None
-    """Directory for the run's files (default: runs/ALGORITHM-ENV; of a sweep or a search
+    """Directory for the run's files (default: runs/ALGORITHM-ENV; for a sweep or a search
     runs/sweep-ALGORITHM-ENV or runs/tune-ALGORITHM-ENV)."""
     overwrite: bool = False
     """Replace the run that the directory holds."""
@@ -104,7 +104,7 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """Continue what was interrupted; the results are those of an undisturbed run."""
+    """Continue an interrupted run, sweep, search or comparison, to the same results."""
 
     directory: Annotated[Path, tyro.conf.Positional]
     """The directory of the run, of the sweep, of the search or of the comparison."""
@@ -133,7 +133,7 @@ class Sweep(Train):
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="NAME=V,V,…")
     ] = ()
     """Values to try: learning_rate=1e-4,3e-4, or env_params.gravity=9.8,12. Repeat --set for each
-    further name; every seed trains at each combination."""
+    further name. Every seed trains at each combination."""
 
     def config(self) -> ExperimentConfig:
         """As `Train.config`, with the axes."""
@@ -148,16 +148,15 @@ class Compare:
     """Train several algorithms on one environment or more, with the same seeds."""
 
     algorithms: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Names; `purejax-po algorithms` lists them, and my_pkg.spo:SPO names a class of your own. Each
-    runs with its default settings, or with those that follow it: ppo=ppo-pendulum (a preset),
-    ppo:learning_rate=1e-3,num_epochs=8. LABEL= before it labels it: my=my_pkg.spo:SPO. A file has
-    its algorithm's settings and normalisation: ppo=best.toml. ppo=zoo takes those that were tuned
-    for each environment."""
+    """Names, which `purejax-po algorithms` lists; my_pkg.spo:SPO names a class of yours. Each runs
+    with its default settings, or with those that follow it: ppo=ppo-pendulum (a preset),
+    ppo:learning_rate=1e-3,num_epochs=8, ppo=zoo (those tuned for each environment), ppo=best.toml
+    (a file's settings and normalisation). LABEL= labels one: my=my_pkg.spo:SPO."""
     preset: Literal["zoo"] | None = None
-    """zoo: algorithms without settings of their own take those that were tuned for each
-    environment; `purejax-po zoo` lists them."""
+    """zoo: each algorithm without given settings takes those that were tuned for the environment;
+    `purejax-po zoo` lists them."""
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
-    """TOML file of settings whose keys are the flags' names, and `algorithms`; flags win over
+    """TOML file of settings whose keys are the flags' names, and `algorithms`; flags override
     it."""
     env: tuple[str, ...] = ("CartPole-v1",)
     """Environment ids; `purejax-po envs` lists them."""
@@ -170,15 +169,15 @@ class Compare:
     num_windows: int = 100
     """Points of each learning curve, at least 10."""
     evaluate_every: int = 0
-    """Windows between evaluations of every policy on common episodes; 0: none."""
+    """Windows between evaluations of every policy on the same episodes; 0: none."""
     evaluation_episodes: int = 16
     """Episodes of an evaluation."""
     evaluation_actions: EvaluationActions = "greedy"
     """The most likely actions, or sampled ones."""
     solve_return: float | None = None
-    """The evaluation's mean return at which a task counts as solved: results tell when."""
+    """The evaluation's mean return at which a task counts as solved; the results hold when."""
     stop_when_solved: float | None = None
-    """As solve_return, and a seed ends there: its state stays what it was."""
+    """As solve_return, and the seed's training ends there: its state no longer changes."""
     lanes_per_device: int | None = None
     """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
     normalize_observations: bool = False
@@ -231,18 +230,15 @@ class Compare:
 
 @dataclass(frozen=True, kw_only=True)
 class Table1:
-    """Run the PPO paper's Table 1 on Brax: eleven objectives, seven continuous-control tasks.
-
-    Runs that an earlier call with the same flags has finished are not repeated.
-    """
+    """Run the PPO paper's Table 1 on Brax: eleven objectives, seven tasks."""
 
     settings: Annotated[table1.Settings, tyro.conf.arg(name="")] = field(
         default_factory=table1.Settings
     )
     out: Path = Path("runs/table1")
-    """Directory for the runs, the table and the curves."""
+    """Directory for the runs, the table and the curves. Its complete runs are not repeated."""
     plan: bool = False
-    """Only print the plan and its cost."""
+    """Print the plan and the time it would take, and run nothing else."""
     host: HostFlags = field(default_factory=Host)
 
     def execute(self) -> int:

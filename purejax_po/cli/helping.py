@@ -2,11 +2,14 @@
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tyro._backends import _tyro_help_formatting as formatting  # tyro has no public way to group
 
+_COMMANDS = re.compile(r"\{\w+(?:,\w+){9,}\}")
+"""A list of commands that no line has room for."""
 Argument = Any
 """tyro's own description of a flag."""
 
@@ -25,9 +28,9 @@ GROUPS = (
         "what",
         "What is trained.",
         (
-            *("--env", "--preset", "--config", "--set", "--env-params", "--env-options"),
-            *("--wrappers", "--randomize"),
-            *("--seeds", "--first-seed"),
+            *("--env", "--seeds", "--set", "--preset", "--config", "--env-params"),
+            *("--env-options", "--wrappers", "--randomize", "--normalize-observations"),
+            *("--normalize-rewards", "--first-seed"),
         ),
     ),
     Group(
@@ -51,9 +54,17 @@ ADVANCED = Group(
     "advanced",
     "Rarely needed.",
     (
-        *("--normalize-observations", "--normalize-rewards", "--lanes-per-device"),
-        *("--matmul-precision", "--checkpoint-every", "--keep-checkpoints"),
-        *("--stop-on-divergence", "--compilation-cache"),
+        *("--lanes-per-device", "--matmul-precision", "--checkpoint-every"),
+        *("--keep-checkpoints", "--stop-on-divergence", "--compilation-cache"),
+    ),
+)
+SEARCH = Group(
+    "search",
+    "What `tune` searches, and how.",
+    (
+        *("--trials", "--space", "--search", "--finalists", "--finalist-seeds", "--fresh-seeds"),
+        *("--sampler", "--rungs", "--reduction", "--batch", "--programs", "--search-seed"),
+        *("--storage", "--study"),
     ),
 )
 ALGORITHM = Group("algorithm", "How the algorithm works; its floats are below.", ())
@@ -85,33 +96,52 @@ def placed(arguments: list[Argument]) -> list[Argument]:
     A flag that no group names is the algorithm's own.
     """
     flags = [argument.arg.lowered.name_or_flags[-1] for argument in arguments]
-    if not {"--env", "--total-steps", "--num-envs"} <= set(flags):
+    if not {"--env", "--total-steps", "--out"} <= set(flags):
         return arguments
+    order = (*GROUPS, SEARCH, ALGORITHM, *NESTED, ADVANCED)
+    places = {
+        flag: (group, j)
+        for group in (*GROUPS, SEARCH, ADVANCED)
+        for j, flag in enumerate(group.flags)
+    }
     found = []
-    places = {flag: (i, j) for i, g in enumerate(GROUPS) for j, flag in enumerate(g.flags)}
-    places |= {flag: (len(GROUPS) + 2, j) for j, flag in enumerate(ADVANCED.flags)}
     for number, (flag, argument) in enumerate(zip(flags, arguments, strict=True)):
-        prefix = argument.source_parser.extern_prefix
-        if flag in places:
-            rank = places[flag]
-            group = ADVANCED if rank[0] > len(GROUPS) else GROUPS[rank[0]]
-        elif prefix.startswith(NESTED):
-            found.append(((len(GROUPS) + 1, NESTED.index(prefix.split(".")[0]), number), argument))
-            continue
+        prefix = argument.source_parser.extern_prefix.split(".")[0]
+        if argument.arg.is_positional():
+            found.append(((-1, number), argument))
+        elif prefix in NESTED:
+            found.append(((order.index(prefix), number), argument))
         else:
-            rank, group = (len(GROUPS), number), ALGORITHM
-        put = _Placed(argument.arg, _Place(group.name, group.what))
-        found.append(((*rank, number), put))
+            group, place = places.get(flag, (ALGORITHM, number))
+            put = _Placed(argument.arg, _Place(group.name, group.what))
+            found.append(((order.index(group), place), put))
     return [argument for _, argument in sorted(found, key=lambda pair: pair[0])]
+
+
+def _tidy(argument: Argument) -> None:
+    """Let the help of a field flow, whose source breaks lines, and print no empty default."""
+    field = argument.field
+    text = field.helptext() if callable(field.helptext) else field.helptext
+    if text is not None:
+        paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
+        field.helptext = "\n\n".join(paragraphs)
+    default = field.default
+    is_empty = default is None or (isinstance(default, tuple | dict) and not default)
+    if is_empty or (argument.is_positional() and argument.lowered.nargs == "*"):
+        field.argconf = dataclasses.replace(field.argconf, help_behavior_hint="")
 
 
 @contextlib.contextmanager
 def grouped() -> Iterator[None]:
-    """Show flags in groups while a command line is parsed."""
+    """Show flags in groups while a command line is parsed, and texts without their line breaks."""
     original = formatting.format_help
 
     def format_help(prog: str, parser_spec: Any, args: Any, *rest: Any, **more: Any) -> Any:
-        return original(prog, parser_spec, placed(list(args)), *rest, **more)
+        arguments = list(args)
+        for argument in arguments:
+            _tidy(argument.arg)
+        usage, *lines = original(prog, parser_spec, placed(arguments), *rest, **more)
+        return [_COMMANDS.sub("COMMAND", usage), *lines]
 
     formatting.format_help = format_help
     try:

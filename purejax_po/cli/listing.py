@@ -59,7 +59,7 @@ def lines(found: list[Listed]) -> list[str]:
     for each in found:
         if each.note:
             room = WIDTH - width - 2
-            note = each.note if len(each.note) <= room else f"{each.note[: room - 1]}…"
+            note = each.note if len(each.note) <= room else each.note.partition(":")[0][:room]
             rows.append(f"{each.id:{width}}  {note}")
             library = environments.library_of(each.id)
             if library and not environments.is_installed(library):
@@ -82,7 +82,7 @@ def describe(name: str) -> Listed:
         observation = shape_of(env.observation_space(env_params))
         actions = actions_of(env.action_space(env_params))
     except ValueError as error:
-        return Listed(name, "", "", None, str(error))
+        return Listed(name, "", "", None, str(error).removeprefix(f"env {name} "))
     limit = getattr(env_params, "max_steps_in_episode", math.inf)
     return Listed(name, observation, actions, int(limit) if math.isfinite(limit) else None, "")
 

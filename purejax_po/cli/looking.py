@@ -27,18 +27,18 @@ PointFlags = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Build table, pictures and a self-contained report.html from runs that are complete."""
+    """Build table, pictures and a self-contained report.html from complete runs."""
 
     directories: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Directories of runs, or directories that hold runs (a comparison's). LABEL=DIR labels a run,
-    to tell runs of one algorithm apart."""
+    which distinguishes runs of one algorithm."""
     out: Path | None = None
     """Where to write (default: the directory, if there is one; else report)."""
     format: tuple[str, ...] = ("png",)
     """Files beside report.html: png, svg or pdf for pictures, csv or tex for the table."""
     rank_by: Literal["training", "evaluation"] | None = None
-    """What orders the runs, and what the pictures of final returns are of: the last tenth of
-    training, or the final evaluation. By default training, in the order of the runs."""
+    """The score that orders the runs and that the pictures of final returns show: of the last tenth
+    of training, or of the final evaluation. Default: training, in the order given."""
 
     def execute(self) -> int:
         """Print the table, and write the files."""
@@ -71,7 +71,7 @@ class Evaluate:
     episodes: int = 100
     """Episodes per seed."""
     sample: bool = False
-    """Sample actions rather than taking the most likely ones."""
+    """Sample actions, in place of the most likely ones."""
     point: PointFlags = ()
     """For a sweep: one value per axis, NAME=VALUE (default: the best point)."""
     env: str | None = None
@@ -80,8 +80,8 @@ class Evaluate:
     grid: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=V,V,…")
     ] = ()
-    """Values of a field of the environment's parameters to evaluate at: g=8,10,12. Again for each
-    further field; evaluation-grid.json holds the returns."""
+    """Values of a field of the environment's parameters to evaluate at: g=8,10,12. Repeat --grid
+    for each further field. evaluation-grid.json holds the returns."""
 
     def execute(self) -> int:
         """Print the returns, and write `evaluation.json` beside the run's results."""
@@ -162,7 +162,7 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Render:
-    """Draw an episode of one seed's final policy: an animated GIF, or a page for Brax."""
+    """Draw an episode of a seed's final policy: a GIF, or a page for Brax."""
 
     directory: Annotated[Path, tyro.conf.Positional]
     """The directory of the run."""
@@ -171,7 +171,7 @@ class Render:
     out: Path | None = None
     """The file to write (default: DIRECTORY/seed-SEED.gif, for Brax seed-SEED.html)."""
     point: PointFlags = ()
-    """For a sweep: one value per axis, NAME=VALUE."""
+    """For a sweep: one value per axis, NAME=VALUE (default: the best point)."""
 
     def execute(self) -> int:
         """Write the file."""
@@ -190,7 +190,7 @@ class Render:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write one seed's final policy for use without this package, with its model card."""
+    """Write a seed's final policy for use without this package, with a model card."""
 
     directory: Annotated[Path, tyro.conf.Positional]
     """The directory of the run."""
@@ -202,9 +202,9 @@ class Export:
     out: Path | None = None
     """Where the files go (default: DIRECTORY/export/seed-SEED)."""
     episodes: int = 100
-    """Greedy episodes whose mean return the card tells; 0 for none."""
+    """Greedy episodes whose mean return stands on the card; 0 for none."""
     point: PointFlags = ()
-    """Of a sweep, the value of each axis."""
+    """For a sweep: one value per axis, NAME=VALUE (default: the best point)."""
 
     def execute(self) -> int:
         """Write the files, and print their paths."""
@@ -246,14 +246,14 @@ class Algorithms:
 
 @dataclass(frozen=True, kw_only=True)
 class Zoo:
-    """List the tuned settings: what they reach with seeds that their search never saw."""
+    """List the tuned settings and the returns they reach with seeds that their search never saw."""
 
     algorithm: str | None = None
-    """Of this algorithm alone."""
+    """Only this algorithm."""
     env: str | None = None
-    """On this environment alone."""
+    """Only this environment."""
     json: bool = False
-    """As JSON, with all settings and all evidence."""
+    """Print JSON, with all settings and scores."""
 
     def execute(self) -> int:
         """Print one row for each pair of algorithm and environment."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 40
 """Of a table of points that a terminal has room for."""
+WORDS = ("algorithm", "program", "point")
+"""Columns that hold no numbers."""
 
 
 def print_run(dataset: "xr.Dataset") -> None:
@@ -94,7 +96,7 @@ def print_comparison(dataset: "xr.Dataset", rank_by: str | None = None) -> None:
     rows = report.table(dataset, rank_by)
     columns = [column for column in report.BRIEF if column in rows[0]]
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
+        table.add_column(column, justify="left" if i < 2 else "right")
     previous = None
     for row in rows:
         if previous not in (None, row["environment"]):
@@ -128,7 +130,7 @@ def print_columns(title: str, rows: "Sequence[dict[str, str]]") -> None:
 
     table = output.table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(rows[0]):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        table.add_column(column, justify="left" if i == 0 or column in WORDS else "right")
     for row in rows:
         table.add_row(*row.values())
     output.console().print(table)

@@ -21,21 +21,19 @@ def _budget() -> ExperimentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Tune(Train):
-    """Search for an algorithm's settings: trials and their seeds are lanes of a few programs.
-
-    What is chosen is trained again with seeds that the search never saw.
-    """
+    """Search for an algorithm's settings; trials are lanes of a few programs."""
 
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(default_factory=_budget)
     search: Annotated[Search, tyro.conf.arg(name="")] = field(default_factory=Search)
     space: str = "shipped"
-    """What is searched: shipped (the algorithm's own), none, or a TOML file's table [space]."""
+    """The space to search: shipped (the algorithm's), none, or a TOML file's table [space]."""
     axes: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(name="search", metavar="NAME=LOW..HIGH|log:LOW..HIGH|V,V,…"),
     ] = ()
     """Add a dimension to the space, or change one: learning_rate=log:1e-4..1e-2, num_envs=4,8,16,
-    hidden=64x64,128x128, normalize_observations=true,false. Again for each further name."""
+    hidden=64x64,128x128, normalize_observations=true,false. Repeat --search for each further
+    name."""
     in_file: tyro.conf.Suppress[tyro.conf.Fixed[dict[str, Any]]] = field(default_factory=dict)
     """The table [space] of the configuration file."""
 

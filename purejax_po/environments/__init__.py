@@ -71,7 +71,7 @@ def make(
 
 
 def from_legacy(env: Environment, max_steps_in_episode: int | None = None) -> Environment:
-    """Bring an environment written for gymnax before 1.0 to today's six values.
+    """Adapt an environment written for gymnax before 1.0 to today's six values.
 
     See `legacy.Legacy`; `(env, env.default_params)` are what `make` would return.
     """

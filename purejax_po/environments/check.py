@@ -44,15 +44,15 @@ class Walk(NamedTuple):
 def check_env(
     env: EnvName, env_params: EnvParams | None = None, *, raises: bool = True
 ) -> list[str]:
-    """List everything in an environment that training would stumble over.
+    """List everything in an environment that would break training.
 
-    It is traced once, then stepped with random valid actions, ended episodes included. What each of
-    its values has to be is said by `types.Environment`, of a mask of actions by `masks`.
+    It is traced once, then stepped with random valid actions, also past the ends of episodes. See
+    `types.Environment` for the values that it must return, and `masks` for masks of actions.
 
     Args:
         env: an environment, or what `make_env` takes.
         env_params: its parameters (default: `env.default_params`).
-        raises: raise an error for what is found, as gymnasium's `check_env` does.
+        raises: raise an error for the problems, as gymnasium's `check_env` does.
 
     Returns:
         The problems, a line each; none of a correct environment.

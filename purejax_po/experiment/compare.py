@@ -65,8 +65,8 @@ def compare(
         envs: environment ids, or environments.
         out: directory for the runs' files, pictures and the report; none are written without it.
         host: where and how the runs take place, as `run`.
-        preset: `"zoo"`: algorithms without settings of their own take those that were tuned for
-            each environment (`"ppo=zoo"` among the algorithms does so for one).
+        preset: `"zoo"`: each algorithm without given settings takes those that were tuned for
+            the environment (`"ppo=zoo"` among the algorithms does so for one).
         **settings: fields of `ExperimentConfig`, such as `num_seeds` and `total_steps`, and of
             `Host`: `overwrite=True` replaces the comparison that `out` already holds.
 
@@ -78,7 +78,7 @@ def compare(
         ValueError: for a bad algorithm, environment, pair of them, setting or directory, before
             anything is compiled.
         Interrupted: after SIGINT or SIGTERM, once the state is saved (with `out`); `resume_compare`
-            goes on.
+            continues.
     """
     where = {name: settings.pop(name) for name in WHERE if name in settings}
     host = (host or Host()).but(where)
@@ -147,7 +147,7 @@ def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Com
 
 
 def execute(comparison: Comparison, host: Host | None = None) -> "xr.Dataset":
-    """Train what is not done yet, and write the comparison's files; see `compare`."""
+    """Train what is not complete, and write the comparison's files; see `compare`."""
     if comparison.directory is None:
         return _execute(comparison, host or Host())
     with locks.hold(comparison.directory):

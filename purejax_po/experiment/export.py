@@ -33,7 +33,7 @@ TOLERANCE = 1e-5
 
 
 class Exported(NamedTuple):
-    """What was written."""
+    """The files that were written."""
 
     folder: Path
     files: dict[str, Path]
@@ -64,8 +64,8 @@ def export(
 ) -> Exported:
     """Write one seed's final policy in formats that need no training code, with its model card.
 
-    Inside are the normalisation of observations, the way that actions are brought into the
-    environment's space, and memory. The batch may have any size.
+    The files hold the normalisation of observations, the map of actions into the environment's
+    space, and memory. The batch may have any size.
 
     Args:
         out: the directory of a run.
@@ -75,7 +75,7 @@ def export(
             `onnx`; runs with ONNX Runtime alone) and `"safetensors"` (the raw parameters); one or
             several.
         point: as `load_policy`.
-        num_episodes: greedy episodes whose mean return the card tells; 0 for none.
+        num_episodes: greedy episodes whose mean return stands on the card; 0 for none.
 
     Returns:
         The paths.

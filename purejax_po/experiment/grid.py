@@ -44,7 +44,7 @@ def evaluate_grid(
         `episode_return` and `episode_length` with a dim for each field, and dims `seed`, `episode`.
 
     Raises:
-        ValueError: as `evaluate_run`; for a field that is not there or is no number.
+        ValueError: as `evaluate_run`; for an unknown field, or one that is no number.
     """
     policies.check_asked(num_episodes, evaluation_seed)
     found = policies.load_policies(out, point)

@@ -17,21 +17,21 @@ from purejax_po.types import Action, Array, Carry, Distribution, Key, Observatio
 class LoadedPolicy:
     """One seed's final policy: `policy(obs)` is the most likely action.
 
-    What belongs to the policy is inside: the normalisation of observations, its memory, and the
-    way that its actions are brought into the environment's space.
+    It holds the normalisation of observations, its memory, and the map of its actions into the
+    environment's space.
 
     Without memory, observations `[..., *obs_shape]` give actions `[..., *action_shape]`; one
     observation of a discrete task gives a whole number that Gymnasium's `step` takes. With memory,
     `policy(obs, memory)` takes one observation and what the policy remembers, `None` at an
     episode's start, and returns `(action, memory)`.
 
-    It may stand inside of `jax.jit` and `jax.vmap`, and it can be pickled: another process needs
-    this package, and the modules that the run names, but not the run's directory.
+    `jax.jit` and `jax.vmap` may contain it, and it can be pickled: another process needs this
+    package and the modules that the run names, but not the run's directory.
 
     Attributes:
         config: the experiment that it comes from, at its point of a sweep.
         seed: the seed's value.
-        params: what it acts with, NumPy leaves; of normalised observations with their moments.
+        params: its parameters, NumPy leaves; with the moments of normalised observations.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class LoadedPolicy:
         return self._told(self._act(obs, memory, key), obs)
 
     def distribution(self, obs: Observation, memory: Carry = None) -> Distribution:
-        """Return the distribution that actions are drawn from, before they are brought to bounds.
+        """Return the distribution of actions, before the bounds of the action space apply.
 
         Args:
             obs, memory: as `policy(obs, memory)`.
@@ -79,7 +79,7 @@ class LoadedPolicy:
         return self._distribution(obs, memory)[0]
 
     def step(self, obs: Observation, start: Array, memory: Carry) -> tuple[Action, Carry]:
-        """Act in N environments at once: the most likely actions, and what to remember.
+        """Act in N environments at once; returns the most likely actions, and the memory.
 
         Args:
             obs: `[N, *obs_shape]`.
@@ -90,7 +90,7 @@ class LoadedPolicy:
         return self._in_space(distribution.mode(), distribution), memory
 
     def initial_memory(self, num_envs: int) -> Carry:
-        """What a policy remembers at an episode's start, leaves `[num_envs, ...]`; `()`: none."""
+        """The memory at an episode's start, leaves `[num_envs, ...]`; `()`: none."""
         return self.trainer.actor.initial_carry(num_envs)
 
     @cached_property

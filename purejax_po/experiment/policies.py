@@ -164,7 +164,7 @@ def load_policy(
 
 
 def check_asked(num_episodes: int, evaluation_seed: int) -> None:
-    """Raise `ValueError` for what no evaluation takes."""
+    """Raise `ValueError` for arguments that no evaluation takes."""
     check_count("num_episodes", num_episodes)
     check_count("evaluation_seed", evaluation_seed, minimum=0)
     if evaluation_seed >= MOST_SEEDS:
@@ -223,13 +223,13 @@ def evaluate_run(
 ) -> "xr.Dataset":
     """Evaluate every finished seed's final policy on the same episodes, except diverged seeds.
 
-    Where training randomised the environment's parameters, these are the true ones.
+    If training randomised the environment's parameters, the evaluation uses the true ones.
 
     Args:
         out: the directory of a run.
         num_episodes: episodes per seed, each up to the environment's time limit.
         greedy: act by the distribution's mode rather than a sample.
-        evaluation_seed: decides the episodes' starts and noise, alike for every seed and run.
+        evaluation_seed: decides the episodes' starts and noise, the same for every seed and run.
         point: as `load_policy`.
         env: another environment with the same kind of observations and actions, by its id or as an
             object, such as `"gymnasium/Hopper-v5"` for a policy of `brax/hopper`.

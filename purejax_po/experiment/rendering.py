@@ -45,7 +45,8 @@ def render(
     Args:
         out: the directory of a run.
         path: the file to write (default: `OUT/seed-SEED.gif`): an animated GIF, or where a library
-            draws its own environments, as Brax, a page `.html`.
+            draws its own environments, as Brax, a page `.html`. An environment of yours is drawn by
+            its method `picture(state, env_params)`, which returns bytes `[height, width, 3]`.
         seed: the seed's value.
         point: as `load_policy`.
 
@@ -76,15 +77,28 @@ def render(
         infos = _play(trainer, act, seed)[2]
         path.write_text(draw_page(infos))
         return path, len(infos)
-    visualizer = _gif_visualizer()
+    picture = getattr(trainer.env, "picture", None)
+    visualizer = _gif_visualizer() if picture is None else None
     states, returns, _ = _play(trainer, act, seed)
+    if picture is not None:
+        _write([np.asarray(picture(state, env_params)) for state in states], path)
+        return path, len(states)
     try:
         _draw(visualizer(trainer.env, trainer.env_params, states, returns), path, progress)
     except (AttributeError, KeyError, TypeError):
         raise ValueError(
-            f"env {contract.name_of(trainer.env)} cannot be drawn: gymnax has no picture of it"
+            f"env {contract.name_of(trainer.env)} cannot be drawn: gymnax has no picture of it, "
+            "and it has no method picture(state, env_params)"
         ) from None
     return path, len(states)
+
+
+def _write(frames: list[np.ndarray], path: Path) -> None:
+    """Write images `[height, width, 3]` as a GIF."""
+    from PIL import Image
+
+    images = [Image.fromarray(np.uint8(frame)).quantize(64) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=100, loop=0)
 
 
 def _draw(visualizer: Any, path: Path, progress: Callable[[int, int], None]) -> None:
@@ -96,6 +110,8 @@ def _draw(visualizer: Any, path: Path, progress: Callable[[int, int], None]) -> 
     try:
         canvas = FigureCanvasAgg(visualizer.fig)
         visualizer.init()
+        if not hasattr(visualizer, "im"):
+            raise AttributeError("an environment that gymnax does not know")
         frames, total = [], len(visualizer.state_seq)
         for i in range(total):
             visualizer.update(i)

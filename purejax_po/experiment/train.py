@@ -42,25 +42,25 @@ def run(
     """Train every seed of an experiment, at each point of its sweep.
 
     A program is compiled once in a process: a second run of the same shape (other seeds,
-    hyperparameters or environment parameters) starts at once. In another process it is read from
-    the disk in a second.
+    hyperparameters or environment parameters) starts at once. Another process reads it from the
+    disk.
 
     Args:
         config: what to run.
         out: directory for the run's files; none are written without it.
         host: where and how it runs: devices, memory, a cluster, checkpoints, progress, loggers.
-        **where: fields of `Host`, which go before those of `host`: `overwrite=True` replaces the
+        **where: fields of `Host`, which override those of `host`: `overwrite=True` replaces the
             run that `out` holds; `progress=False` shows no bar, and a function is called after
             every window; `cluster="auto"` runs on Ray.
 
     Returns:
-        Results labelled by `seed` and `update`, in front of them the axes of a sweep (see
+        Results labelled by `seed` and `update`, after the axes of a sweep (see
         `results.to_dataset`).
 
     Raises:
         ValueError: for a bad configuration or directory, before anything is compiled.
         Interrupted: after SIGINT or SIGTERM, once the state is saved (with `out`); the message says
-            how to go on.
+            how to continue.
         StoppedError: if memory runs out, or a seed diverges under `stop_on_divergence`.
     """
     host = (host or Host()).but(where)
@@ -70,8 +70,8 @@ def run(
 def resume(out: str | os.PathLike[str], host: Host | None = None, **where: Any) -> "xr.Dataset":
     """Continue the run that a directory holds; its results are those of an undisturbed run.
 
-    Arguments, result and errors as `run`; a run that is complete already is read. The number of
-    devices and of workers may be another than before.
+    Arguments, result and errors as `run`; a complete run is only read. The numbers of devices and
+    of workers may differ from before.
     """
     host = (host or Host()).but(where)
     return without_frames(execute, prepare_resume(out, host), host)
@@ -181,7 +181,7 @@ def _finished(study: Study) -> "xr.Dataset | None":
     try:
         dataset = results.load(directory)
     except ValueError as error:
-        warnings.warn(f"{error}; it is made anew from the checkpoints", stacklevel=4)
+        warnings.warn(f"{error}; it is made again from the checkpoints", stacklevel=4)
         return None
     if not _is_of(dataset.attrs["config"], study.config):
         raise ValueError(

@@ -40,7 +40,7 @@ SEARCH_FIELDS = tuple(Search.__dataclass_fields__)
 
 
 class Tuned(NamedTuple):
-    """What a search has come to."""
+    """The outcome of a search."""
 
     best: ExperimentConfig
     """The chosen point, with the fresh seeds."""
@@ -61,23 +61,24 @@ def tune(
 ) -> Tuned:
     """Search for settings of an algorithm on an environment, within a budget of steps.
 
-    A batch of trials, each with all its seeds, is lanes of a few programs. At each rung the best
-    trials go on from their own state. The best of all are trained with further seeds, and the one
-    that is chosen once more with seeds that nothing was chosen by.
+    The trials of a batch, each with all its seeds, are lanes of a few programs. At each rung the
+    best trials continue from their own state. The best of all train with further seeds, and one of
+    them is chosen. It trains once more with seeds that played no part in the choice.
 
     Args:
-        config: what the space leaves open; `num_seeds` are each trial's, `total_steps` the budget.
+        config: the settings that the space does not have; `num_seeds` are each trial's,
+            `total_steps` the budget.
         out: directory for all files; Optuna's dashboard opens its `trials.log`.
         space: dimensions by name: `"log:1e-4..1e-2"`, `"0.1..0.3"`, or a list of values; of
-            hyperparameters and of what shapes programs (`num_envs`, `hidden`,
-            `normalize_observations`). By default the one that is shipped for the algorithm.
+            hyperparameters and of options that shape programs (`num_envs`, `hidden`,
+            `normalize_observations`). By default the algorithm's shipped space.
         host: where and how it runs, as `run`.
         **settings: fields of `Search`, such as `trials`, `batch` and `sampler`, and of `Host`.
 
     Raises:
         ValueError: for a bad configuration, space, setting, storage or directory, before anything
             is compiled.
-        Interrupted: after SIGINT or SIGTERM, once the state is saved; `resume_tune` goes on.
+        Interrupted: after SIGINT or SIGTERM, once the state is saved; `resume_tune` continues.
     """
     chosen = {name: settings.pop(name) for name in SEARCH_FIELDS if name in settings}
     host = (host or Host()).but(settings)

@@ -68,8 +68,8 @@ class ExperimentConfig:
     and evaluations are those of the wrapped environment."""
     randomize: tuple[str, ...] = ()
     """Fields of the environment's parameters that are drawn at every reset: gravity=8:12 uniformly,
-    gravity=log:5:20 uniformly in the logarithm, gravity=normal:10:1. Evaluations have the true
-    ones."""
+    gravity=log:5:20 uniformly in the logarithm, gravity=normal:10:1. Evaluations use the true
+    values."""
     num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 1
     """Independent training runs."""
     first_seed: int = 0
@@ -77,7 +77,7 @@ class ExperimentConfig:
     total_steps: int = 500_000
     """Environment steps per seed, rounded down to whole updates."""
     normalize_observations: bool = False
-    """Show policy and critic (obs − mean)/std, clipped to ±10; the moments run with training."""
+    """Show policy and critic (obs − mean)/std, clipped to ±10; training updates the moments."""
     normalize_rewards: bool = False
     """Train on reward / std of the running discounted return; results keep the true rewards."""
     matmul_precision: MatmulPrecision = "default"
@@ -86,16 +86,16 @@ class ExperimentConfig:
     num_windows: int = 100
     """Points of the learning curve, at least 10: updates are averaged in windows."""
     evaluate_every: int = 0
-    """Windows between evaluations of the policy on episodes of its own, which every seed and
-    algorithm has in common; the last window is followed by one. 0: none."""
+    """Windows between evaluations of the policy on separate episodes, the same for every seed and
+    algorithm. One evaluation follows the last window. 0: none."""
     evaluation_episodes: int = 16
     """Episodes of an evaluation."""
     evaluation_actions: EvaluationActions = "greedy"
     """The most likely actions, or sampled ones."""
     solve_return: float | None = None
-    """The evaluation's mean return at which a task counts as solved: results tell when."""
+    """The evaluation's mean return at which a task counts as solved; the results hold when."""
     stop_when_solved: float | None = None
-    """As solve_return, and a seed ends there: its state stays what it was."""
+    """As solve_return, and the seed's training ends there: its state no longer changes."""
     lanes_per_device: int | None = None
     """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
     sweep: tyro.conf.Suppress[tyro.conf.Fixed[dict[str, tuple[float, ...]]]] = field(

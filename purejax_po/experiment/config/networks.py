@@ -30,8 +30,8 @@ class NetworkConfig:
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers (units)."""
     channels: tuple[int, ...] = ()
-    """Of convolutions before the hidden layers, where observations are images, as MinAtar's;
-    without, images are flattened."""
+    """Channels of convolutions before the hidden layers, for observations that are images, such as
+    MinAtar's. Without them images are flattened."""
     kernels: tuple[int, ...] = ()
     """Sides of the convolutions (pixels), one for each of the channels; 3 by default. For Atari's
     84 × 84 images: channels 32 64 64, kernels 8 4 3, strides 4 2 1."""
@@ -40,8 +40,8 @@ class NetworkConfig:
     layer_norm: bool = False
     """Normalise each hidden layer over its units before its activation."""
     initialization: networks.Initialization = "orthogonal"
-    """Of the layers: orthogonal (the policy's last one × 0.01), or flax's default (variance 1 /
-    inputs)."""
+    """Initialisation of the layers: orthogonal (the policy's last one × 0.01), or flax's default
+    (variance 1 / inputs)."""
     activation: Literal["tanh", "relu", "silu", "elu"] = "tanh"
     """Activation of the hidden layers."""
     action_distribution: networks.ActionDistribution = "gaussian"
@@ -57,15 +57,15 @@ class NetworkConfig:
     mlp_ratio: int = 4
     """Hidden units of a transformer's feed-forward network for each unit of its width."""
     policy_fields: tuple[str, ...] = ()
-    """What the policy sees of observations that are a dictionary or a tuple ("0", "1", …): all but
-    the action_mask and privileged fields, unless these are named."""
+    """Fields that the policy sees of observations that are a dictionary or a tuple ("0", "1", …).
+    Default: all except action_mask and those that begin with privileged."""
     critic_fields: tuple[str, ...] = ()
-    """What the critic sees of them: all but the action_mask, unless these are named."""
+    """Fields that the critic sees. Default: all except action_mask."""
     mask_actions: bool = True
-    """Never take an action that an observation's action_mask says is not valid."""
+    """Never take an action that the observation's action_mask calls invalid."""
     factory: FactoryName = ""
-    """my_pkg.nets:make, your own function (env, env_params) → (policy, critic). It replaces all the
-    rest."""
+    """A function of yours, my_pkg.nets:make: (env, env_params) → (policy, critic). It replaces all
+    other settings."""
 
 
 def layers_of(network: NetworkConfig) -> networks.Layers:

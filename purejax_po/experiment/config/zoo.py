@@ -21,7 +21,7 @@ EVIDENCE = "evidence"
 
 
 class Entry(NamedTuple):
-    """Tuned settings and what they reach."""
+    """Tuned settings and the returns that they reach."""
 
     config: ExperimentConfig
     """Algorithm, environment, budget and normalisation; one seed."""

@@ -175,7 +175,7 @@ def points(dataset: "xr.Dataset") -> Iterator["xr.Dataset"]:
 def best(dataset: "xr.Dataset") -> "xr.Dataset":
     """Return the part of the point with the highest IQM of the final return.
 
-    Points at which a seed diverged come behind all others.
+    Points at which a seed diverged come after all others.
     """
 
     def merit(part: "xr.Dataset") -> tuple[bool, float]:
@@ -197,8 +197,8 @@ def summarize(dataset: "xr.Dataset") -> JSONObject:
 
     `final_return` is over seeds: interquartile mean with a 95 % bootstrap interval, mean, median,
     minimum and maximum of each seed's mean return at the end of training. Seeds that diverged or
-    ended no episode there are left out and listed. Of a sweep `points` holds one for each point;
-    `final_return` is that of the point `best`, which was chosen by it and so flatters it.
+    ended no episode there are left out and listed. For a sweep `points` holds one for each point;
+    `final_return` is that of the point `best`, which it selected, so it is biased upwards.
     With evaluation in training `final_evaluation` is the same of the last one, and `solved` tells
     how many seeds reached the threshold and after how many steps half of them had (null: never).
     """
@@ -304,7 +304,7 @@ def versions() -> dict[str, str]:
 def save(dataset: "xr.Dataset", path: Path) -> None:
     """Write a Dataset as netCDF-4, whole or not at all.
 
-    Times and devices are left to `summary.json`: the file depends on the results alone, to the bit.
+    `summary.json` holds times and devices: this file depends on the results alone, to the bit.
     """
     dataset = dataset.drop_attrs(deep=False).assign_attrs(
         {k: v for k, v in dataset.attrs.items() if k not in CIRCUMSTANCES}

@@ -59,7 +59,7 @@ def add(
 def ranked_by(dataset: "xr.Dataset", what: str) -> "xr.Dataset":
     """Return results whose `final_return` is that of training, or the final evaluation's.
 
-    All that ranks algorithms or points does so by `final_return`.
+    Every ranking of algorithms or points uses `final_return`.
 
     Raises:
         ValueError: for another name, or results without evaluation.

@@ -40,7 +40,7 @@ def load_runs(paths: Paths) -> "xr.Dataset":
 
     Args:
         paths: directories of runs, directories that hold runs, or `results.nc` files; or a mapping
-            from labels to them, which tells apart runs of one algorithm with other settings.
+            from labels to them, which distinguishes runs of one algorithm with other settings.
 
     Returns:
         Results with dims `seed`, `update` as a single run's, and in front of them `algorithm` and
@@ -161,7 +161,7 @@ def join(runs: Runs) -> "xr.Dataset":
 
 
 def split(dataset: "xr.Dataset") -> Runs:
-    """Undo `join`; what is left of the runs, if the Dataset is a part of a joined one.
+    """Undo `join`; of a part of a joined Dataset, return the parts of its runs.
 
     Returns:
         The runs by algorithm and environment; a single run's Dataset is its own only part.
@@ -209,8 +209,8 @@ def normalized_scores(
     Args:
         dataset: results of one or several runs.
         reference: by environment, the returns that become 0 and 1, e.g. those of a random and of
-            an optimal policy. By default the smallest and the largest final return of all the
-            algorithms at hand: then scores change with what is compared.
+            an optimal policy. By default the smallest and the largest final return of all
+            algorithms given: then scores depend on what is compared.
 
     Returns:
         By algorithm a list of `[seeds]`, one per environment. Algorithms without a final return on
@@ -240,7 +240,7 @@ def normalized_scores(
 
 
 def listed(paths: StrPath | Sequence[StrPath]) -> Iterator[StrPath]:
-    """Yield the paths, be they one or several."""
+    """Yield the paths, of one or of several."""
     if isinstance(paths, str | os.PathLike) or not isinstance(paths, Iterable):
         yield paths
     else:

@@ -55,12 +55,12 @@ def iqm(x: ArrayLike, axis: int = 0) -> Floats:
 
 
 def mean(x: ArrayLike, axis: int = 0) -> Floats:
-    """Mean, x̄ = Σ x / n: the easiest to move with one outlier."""
+    """Mean, x̄ = Σ x / n: one outlier can move it far."""
     return np.mean(np.asarray(x, float), axis=axis)
 
 
 def median(x: ArrayLike, axis: int = 0) -> Floats:
-    """Median: indifferent to nearly half of the scores, and with the widest interval."""
+    """Median: it ignores nearly half of the scores, and has the widest interval."""
     return np.median(np.asarray(x, float), axis=axis)
 
 
@@ -112,7 +112,7 @@ def bootstrap_interval(
 
     Source: Agarwal et al. 2021, section 4.1 (one task: the strata are a single one); the quantiles
     are those of the expanded percentile interval of Hesterberg 2015, What Teachers Should Know
-    About the Bootstrap, but for its factor √(n/(n−1)), which is for means: with it intervals of the
+    About the Bootstrap, without its factor √(n/(n−1)), which is for means: with it intervals of the
     IQM and of the median cover too much.
 
     Example:
@@ -239,8 +239,8 @@ def probability_of_improvement(
 ) -> Estimate:
     """P(X > Y) + P(X = Y)/2: how likely a run of X beats one of Y on a task drawn at random.
 
-    The Mann-Whitney U statistic over n·m, averaged over tasks. Where every run of one beats every
-    run of the other the interval is a point, which says too much.
+    The Mann-Whitney U statistic over n·m, averaged over tasks. If every run of one beats every run
+    of the other, the interval is a point, which is too narrow.
 
     Args:
         x, y: scores of the two algorithms, one `[seeds]` per task, the same tasks in the same
@@ -282,10 +282,10 @@ def paired_difference(
     num_resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Difference of two algorithms, seed by seed, where the evaluation episodes are common.
+    """Difference of two algorithms, seed by seed, evaluated on the same episodes.
 
-    dᵢ = mean over episodes of (x − y) for seed i: what makes an episode easy or hard is the same
-    for both and cancels. The interval resamples seeds; episodes are only averaged over.
+    dᵢ = mean over episodes of (x − y) for seed i. An easy or hard episode is the same for both and
+    cancels. The interval resamples seeds and averages over episodes.
 
     Args:
         x, y: `[seeds, episodes]`: both algorithms trained with the same seeds and evaluated on the
@@ -325,10 +325,10 @@ def seeds_needed(
     num_resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> int:
-    """How many seeds an interval of a given width needs, judged by the seeds at hand.
+    """How many seeds an interval of a given width needs, estimated from some seeds.
 
     The smallest m with 2 t_{m−1} σ/√m ≤ width, where σ/√n is the bootstrapped standard error of
-    the statistic of the n seeds at hand. With few of them σ is uncertain, and so is m.
+    the statistic of the n seeds given. With few seeds σ is uncertain, and so is m.
 
     Args:
         x: `[seeds]`, at least two.

@@ -36,8 +36,8 @@ def compiler_options(platform: str | None = None) -> CompilerOptions:
     """Return XLA's options for training programs, which `jax.jit` takes as `compiler_options`.
 
     Args:
-        platform: `"gpu"`, `"cpu"`, …; by default that of JAX's first device. What `XLA_FLAGS`
-            names stays as it is set there.
+        platform: `"gpu"`, `"cpu"`, …; by default that of JAX's first device. Options
+            in `XLA_FLAGS` stay as they are.
     """
     import jax
 
@@ -48,10 +48,10 @@ def compiler_options(platform: str | None = None) -> CompilerOptions:
 
 
 def use_compilation_cache(directory: str | os.PathLike[str] | None = None) -> Path | None:
-    """Keep compiled programs on disk, and use those that are there.
+    """Keep compiled programs on disk, and reuse them.
 
     A program compiled for one CPU may use instructions that another one lacks, so each kind of
-    CPU has a folder of its own.
+    CPU has a separate folder.
 
     Args:
         directory: where to; by default JAX's own setting if it has one, else

@@ -29,25 +29,25 @@ class Host:
     of each worker. Results depend only on lanes_per_device, whose default follows from the numbers
     of seeds and devices."""
     memory_gib: float | None = None
-    """Memory for the programs on each device (GiB), apart from Python's own. Default: four fifths
-    of what is free. lanes_per_device is chosen to fit."""
+    """Memory for the programs on each device (GiB), without Python's own. Default: four fifths of
+    the free memory. lanes_per_device is chosen to fit."""
     cluster: str | None = None
     """Run on a Ray cluster: HOST:PORT, or auto (the cluster that this machine belongs to, else a
     new one). All its machines must see the directory."""
     max_workers: int | None = None
-    """Use at most so many workers of a cluster. A worker is a process with one GPU, or with the
+    """Use at most this many workers of a cluster. A worker is a process with one GPU, or with the
     cores of one machine."""
     checkpoint_every: float = 1.0
     """Minutes between checkpoints; 0 saves after every window."""
     keep_checkpoints: int = 2
     """Checkpoints to keep while a seed trains."""
     stop_on_divergence: bool = False
-    """Stop when a seed diverges, rather than freeze it and go on with the others."""
+    """Stop when a seed diverges, in place of freezing it and continuing with the others."""
     log_to: tuple[str, ...] = ()
     """Where to log besides log.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online), or a
     logger of your own: my_pkg.logs:MyLogger, (directory, config) → Observer."""
     compilation_cache: bool = True
-    """Keep compiled programs on disk, so that a second run of the same shape starts in seconds."""
+    """Keep compiled programs on disk, so that a second run of the same shape need not compile."""
     overwrite: tyro.conf.Suppress[bool] = False
     """Replace the run that the directory holds."""
     progress: tyro.conf.Suppress[tyro.conf.Fixed[bool | Progress]] = True

@@ -19,11 +19,11 @@ from purejax_po.types import JSONObject
 
 
 class StoppedError(RuntimeError):
-    """A run that cannot go on; the message is one line, and what was saved is intact."""
+    """A run cannot continue; the message is one line, and saved files are intact."""
 
 
 class Window(NamedTuple):
-    """A window of a block that is done."""
+    """A finished window of a block."""
 
     block: int
     number: int
@@ -33,7 +33,7 @@ class Window(NamedTuple):
     evaluation: np.ndarray | None = None
     """Mean returns of the evaluation that followed it, `[num_real]`; None if none did."""
     ended: np.ndarray | None = None
-    """Which lanes had ended before it, for they had solved their task; bool `[num_real]` or one."""
+    """Which lanes had ended before it because they solved their task; bool `[num_real]` or one."""
 
 
 class Record(NamedTuple):
@@ -71,7 +71,7 @@ class Observer(Protocol):
         ...
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the rest."""
         ...
 
 

@@ -22,6 +22,8 @@ ANSWER_SECONDS = 5.0
 PRELOAD = "RAY_preload_python_modules"
 """Names what workers import while their cluster starts, before they are asked for."""
 PRELOADED = "purejax_po.experiment.run.ray_pool"
+PRIORITY = {"RAY_worker_niceness": "0"}
+"""Workers of a cluster of our own run at the priority that threads have."""
 
 _own: list[str] = []
 """The cluster that this process has started for itself, if it has."""
@@ -49,7 +51,9 @@ def connect(address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     if found is None:
         options.update(_node_ip_address=LOOPBACK, include_dashboard=False)
-    environment = python_path() | {PRELOAD: preloaded(_has_gpus())} if found is None else {}
+    environment = {}
+    if found is None:
+        environment = {**python_path(), **PRIORITY, PRELOAD: preloaded(_has_gpus())}
     with _in_environment(environment), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*os\.fork\(\).*")
         try:

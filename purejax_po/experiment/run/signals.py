@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to stop; the message says what is saved, and how to go on."""
+    """A signal stopped the run; the message says what is saved, and how to continue."""
 
     def __init__(
         self, signal_number: int, *, saved_to: Path | None = None, message: str = "interrupted"

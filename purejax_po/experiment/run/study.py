@@ -239,7 +239,7 @@ class _Loop:
                 logs[block] = self._take_result(block, result)
                 continue
             stored, damaged = store.newest(block)
-            instead = "an older one is used" if stored else "its seeds start anew"
+            instead = "an older one is used" if stored else "its seeds start again"
             problems += [f"{problem}; {instead}" for problem in damaged]
             self._known_problems.update(damaged)
             if stored is not None:
@@ -247,14 +247,14 @@ class _Loop:
                 self._note(stored)
         if problems and not logs:
             raise CheckpointError(
-                f"{problems[0].rpartition(';')[0]}; there is no other one: start anew "
+                f"{problems[0].rpartition(';')[0]}; there is no other one: start again "
                 f"(purejax-po train … --out {store.directory} --overwrite)"
             )
         for problem in problems:
             warnings.warn(problem, stacklevel=4)
         if not logs and (store.directory / layout.LOG).exists():
             warnings.warn(
-                f"{store.directory} holds no checkpoint: all seeds start anew", stacklevel=4
+                f"{store.directory} holds no checkpoint: all seeds start again", stacklevel=4
             )
         self._seen = {block: found.log.info.count.shape[1] for block, found in logs.items()}
         self._tell_of_steps_before()

@@ -24,7 +24,7 @@ def check_complete(directory: Path) -> None:
     if is_old(directory) and not (directory / layout.SUMMARY).exists():
         raise ValueError(
             f"{directory} was begun by purejax-po 0.1, whose checkpoints this version cannot go on "
-            "from: complete it there, or start anew (--overwrite)"
+            "from: complete it there, or start again (--overwrite)"
         )
 
 

@@ -177,7 +177,7 @@ def train_rung(
             if not memory.is_exhausted(error):
                 raise
             raise StoppedError(
-                f"out of memory with {width} lanes on each device; search anew with fewer "
+                f"out of memory with {width} lanes on each device; search again with fewer "
                 "(--lanes-per-device)"
             ) from None
         finally:
@@ -224,7 +224,7 @@ def _result(store: RunStore, block: int, num_real: int) -> Arrays:
     """State and log of a block's lanes, by the names that a block goes on from."""
     stored = store.result(block)
     if stored is None:
-        raise StoppedError(f"{store.directory} has lost block {block}: start anew with --overwrite")
+        raise StoppedError(f"{store.directory} lost block {block}: start again with --overwrite")
     found = {}
     for name, array in stored.arrays.items():
         for ours, theirs in AS_STATE.items():

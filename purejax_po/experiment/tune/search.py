@@ -39,29 +39,30 @@ MOST_TRIALS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How a space is searched."""
+    """How to search a space."""
 
     trials: int = 64
-    """Points to try."""
+    """Settings to try."""
     batch: int = 16
     """Trials side by side: with all their seeds they are lanes of a few programs."""
     programs: int = 2
-    """Programs of a batch at most: different combinations of what shapes a program."""
+    """Most programs of a batch. A program has one combination of the choices that shape it."""
     sampler: str = "tpe"
-    """Who proposes points: tpe, random, quasi-random, cmaes or gp (which needs torch)."""
+    """Optuna's sampler that proposes trials: tpe, random, quasi-random, cmaes or gp (which needs
+    torch)."""
     search_seed: int = 0
-    """Of the sampler."""
+    """The sampler's seed."""
     rungs: int = 3
-    """How often trials are judged, the last time at the end; 1 trains all to the end."""
+    """How often trials are compared, the last time at the end; 1 trains all to the end."""
     reduction: int = 2
-    """At each rung one of so many trials goes on, from its own state."""
+    """At each rung one trial in this many continues, from its own state."""
     finalists: int = 4
-    """Best trials that are trained with further seeds before one of them is chosen; 0 chooses by
-    the search alone."""
+    """Best trials that train with further seeds before one of them is chosen; 0 chooses by the
+    search alone."""
     finalist_seeds: int = 12
     """Further seeds of each finalist."""
     fresh_seeds: int = 16
-    """Seeds that the chosen point is trained with at the end; the search never sees them."""
+    """Seeds with which the chosen settings train at the end; the search never sees them."""
     storage: str = ""
     """Optuna's storage: a file or the URL of a database (default: trials.log in the directory)."""
     study: str = ""
@@ -218,7 +219,7 @@ def read_batch(folder: Path) -> Batch | None:
         trained = None if data["trained"] is None else [_trained(x) for x in data["trained"]]
         return Batch(trials, data["attributes"], trained)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}; start anew with --overwrite") from None
+        raise ValueError(f"{path} is damaged: {error}; start again with --overwrite") from None
 
 
 def _trained(data: JSONObject) -> Trained:

@@ -1,8 +1,8 @@
 """Trials: Optuna's samplers propose batches of them, and its storage keeps what came of each.
 
-A batch is proposed by a study in memory that is told all finished trials before it, and by a
-sampler that is made anew with a seed of the batch's own. So what is proposed depends on the results
-before it alone: a search that was killed goes on with the trials that it would have had.
+A study in memory proposes a batch: it is told all finished trials before it, and its sampler has a
+seed of that batch. So a proposal depends on the results before it alone, and a search that was
+killed continues with the trials that it would have had.
 """
 
 import datetime

@@ -137,13 +137,14 @@ CHOICES = ("ppo", *GROUPS)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the table is of."""
+    """Tasks, algorithms and size of the table."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
-    """Of the seven."""
+    """Tasks, all seven by default."""
     algorithms: tuple[str, ...] = ("ppo",)
-    """ppo is the paper's eleven settings, in the programs clip, adaptive_kl and fixed_kl, of which
-    clip=0.2 and clip=none are settings; npg, trpo, a2c and reinforce are a setting each."""
+    """ppo stands for the paper's eleven settings. clip, adaptive_kl and fixed_kl stand for its
+    settings of one program, clip=0.2 or clip=none for a single one. npg, trpo, a2c and reinforce
+    are one setting each."""
     num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 3
     """Runs of every setting on every task."""
     first_seed: int = 0
@@ -151,8 +152,8 @@ class Settings:
     scale: float = 1.0
     """Share of the paper's million steps."""
     num_envs: int = 1
-    """Environments that share a horizon of 2048 steps. The paper has 1; 4 × 512 is faster, and cuts
-    episodes more often, where the critic's value stands in for the rest."""
+    """Environments that share a horizon of 2048 steps. The paper has 1. 4 × 512 is faster; it cuts
+    episodes more often, and the critic's value then replaces the rest."""
     lanes_per_device: int | None = None
     """Runs side by side on each device; chosen by default."""
 
