@@ -713,3 +713,11 @@ def test_thirty_kills(tmp_path, name, signal_name):
             command = [*program, "resume", out, *often]
     subprocess.run([*program, "resume", out], check=True, timeout=1200)
     assert (out / "results.nc").read_bytes() == (expected / "results.nc").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"lanes_per_device": "x"}', '{"lanes_per_device": -3}']
+)
+def test_a_plan_that_cannot_be_one_is_as_if_lost(tmp_path, text):
+    (tmp_path / "plan.json").write_text(text)
+    assert run_store.read_plan(tmp_path) == {}

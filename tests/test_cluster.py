@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import psutil
@@ -42,6 +43,64 @@ def test_a_fault_ends_in_the_same_bits(scenario, tmp_path, environment):
     command = [*ALONE, sys.executable, str(HERE / "cluster_faults.py"), scenario, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.strip().endswith("ok"), done.stdout + done.stderr
+
+
+def test_what_workers_preload_leaves_gpus_alone(environment):
+    """A process takes a part of each GPU that it sees as soon as JAX makes an array."""
+    code = """
+import importlib
+from jax._src import xla_bridge
+from purejax_po.experiment.run.ray_cluster import preloaded
+for name in preloaded(has_gpus=True).split(","):
+    importlib.import_module(name)
+assert not xla_bridge.backends_are_initialized()
+"""
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_a_run_whose_workers_are_all_refused_ends():
+    from purejax_po.experiment.run.plan import Plan
+    from purejax_po.experiment.run.ray_pool import RayPool
+
+    host = po.Host(cluster="auto", max_workers=1)
+    plan = Plan(po.ExperimentConfig(num_seeds=2), 1, "cpu")
+    pool = object.__new__(RayPool)
+    vars(pool).update(_host=host, _plan=plan, _threads=1, _refusals=1, _is_stopping=False)
+    vars(pool).update(_members=[], _receipts=[], _waiting=deque([0, 1]))
+    (failure,) = pool.poll(0.1)
+    assert "no worker is left whose device is cpu" in str(failure.error)
+
+
+def test_the_address_of_a_later_run_is_not_that_of_an_earlier_one(monkeypatch):
+    from purejax_po.experiment.run import ray_cluster
+
+    called = []
+    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: called.append("left"))
+    monkeypatch.setattr(ray_cluster, "_joined", ["head:1"])
+    for address in ("head:1", "auto"):
+        ray_cluster.connect(address)
+    assert called == []
+    with pytest.raises(ValueError, match=r"got 127\.0\.0\.1:1: nobody answers"):
+        ray_cluster.connect("127.0.0.1:1")
+    assert called == ["left"]
+
+
+BESIDE = """
+import subprocess, sys
+from purejax_po.experiment.run import ray_cluster
+ray_cluster.connect("auto")
+if sys.argv[1:] == ["first"]:
+    subprocess.run([sys.executable, "-c", sys.stdin.read(), "second"], check=True)
+assert ray_cluster.is_own()
+ray_cluster.leave()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_joins_no_cluster_that_ends_with_another_run(environment):
+    command = [*ALONE, sys.executable, "-c", BESIDE, "first"]
+    subprocess.run(command, env=environment, input=BESIDE, text=True, check=True)
 
 
 @pytest.mark.slow

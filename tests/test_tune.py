@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ import purejax_po as po
 from purejax_po import cli
 from purejax_po.experiment import tuning
 from purejax_po.experiment.config import ALGORITHMS, ExperimentConfig
+from purejax_po.experiment.run.observers import StoppedError, Window
+from purejax_po.experiment.run.pool import Loss
+from purejax_po.experiment.run.signals import StopSignal
 from purejax_po.experiment.store.run_store import read_config
 from purejax_po.experiment.tune import halving, outcome, rungs, search, shipped, trials
 from purejax_po.experiment.tune import space as spaces
@@ -333,3 +337,14 @@ def test_the_command_reads_its_file_and_flags(tmp_path, monkeypatch):
     assert (config.algorithm.name, config.num_seeds, out) == ("trpo", 2, tmp_path)
     assert space == {"max_kl": "log:1e-3..0.1", "num_envs": "4,8"}
     assert settings == dataclasses.replace(search.Search(), trials=6, batch=2)
+
+
+def test_a_block_that_only_repeats_windows_is_given_up():
+    plan = SimpleNamespace(lengths=[1], steps_per_update=5, num_real=lambda block: 2)
+    store = SimpleNamespace(result=lambda block: None)
+    events = [Window(0, 0, None), Loss(0, "it died")]
+    pool = SimpleNamespace(submit=lambda block: None, poll=lambda seconds: events)
+    told = []
+    with pytest.raises(StoppedError, match="block 0 loses its workers: it died"):
+        rungs._loop(pool, plan, store, [0], StopSignal(), told.append)
+    assert told == [10]

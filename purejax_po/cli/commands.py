@@ -246,6 +246,8 @@ class Table1:
         try:
             jobs = table1.jobs(self.settings, self.out)
             self.host.check()
+            if not self.plan:
+                self.host.connect()  # before JAX is used here: workers have the accelerators
             for job in jobs:
                 table1.check_same(job)
                 loggers.check(self.host.log_to, job.config, job.directory)

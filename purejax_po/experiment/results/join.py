@@ -93,7 +93,7 @@ def find_runs(path: Path) -> list[tuple[str | None, Path]]:
     if (path / COMPARISON).exists():
         runs = read_comparison(path)["runs"]
         return [(run["algorithm"], path / run["directory"]) for run in runs]
-    below = sorted(p.parent for p in path.glob("*/config.json"))
+    below = sorted(p.parent for p in path.glob(f"*/{layout.CONFIG}"))
     if not below:
         raise ValueError(f"paths must hold runs, got {path}, which is and holds no run")
     return [(None, place) for place in below]

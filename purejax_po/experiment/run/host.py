@@ -25,8 +25,9 @@ class Host:
     """Where and how a run takes place; its results do not depend on it."""
 
     num_devices: int | None = None
-    """Devices to use (a CPU core counts as one); all by default. Results depend only on
-    lanes_per_device, whose default follows from the numbers of seeds and devices."""
+    """Devices to use (a CPU core counts as one); all by default. On a cluster of CPUs: the cores
+    of each worker. Results depend only on lanes_per_device, whose default follows from the numbers
+    of seeds and devices."""
     memory_gib: float | None = None
     """Memory for the programs on each device (GiB), without Python's own. Default: four fifths of
     the free memory. lanes_per_device is chosen to fit."""

@@ -5,7 +5,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ from ray.exceptions import RaySystemError
 LOOPBACK = "127.0.0.1"
 ANSWER_SECONDS = 5.0
 """That a cluster has to answer."""
-OWN_CLUSTER = {
-    "RAY_preload_python_modules": "purejax_po.experiment.run.ray_pool,gymnax",
-    "RAY_worker_niceness": "0",
-}
-"""A cluster of our own: its workers import these before they are asked for, and run at the priority
-that threads have."""
+PRELOAD = "RAY_preload_python_modules"
+"""Names what workers import while their cluster starts, before they are asked for."""
+PRELOADED = "purejax_po.experiment.run.ray_pool"
+PRIORITY = {"RAY_worker_niceness": "0"}
+"""Workers of a cluster of our own run at the priority that threads have."""
 
 _own: list[str] = []
 """The cluster that this process has started for itself, if it has."""
+_joined: list[str] = []
+"""The address of the cluster that this process has joined, if it has joined one."""
 
 
 def connect(address: str) -> None:
@@ -40,23 +41,43 @@ def connect(address: str) -> None:
     """
     leave_accelerators()
     if ray.is_initialized():
-        return
+        if not _joined or address in ("auto", *_joined):
+            return
+        ray.shutdown()  # an earlier run's, which goes on
+        _joined.clear()
     found = _running() if address == "auto" else address
     if found is not None and not _answers(found):
         raise _no_cluster(found, "nobody answers there")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     if found is None:
         options.update(_node_ip_address=LOOPBACK, include_dashboard=False)
-    environment = {**python_path(), **OWN_CLUSTER} if found is None else {}
+    environment = {}
+    if found is None:
+        environment = {**python_path(), **PRIORITY, PRELOAD: preloaded(_has_gpus())}
     with _in_environment(environment), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*os\.fork\(\).*")
         try:
             ray.init(found or "local", **options)
         except (ConnectionError, RuntimeError, ValueError, RaySystemError) as error:
             raise _no_cluster(address, str(error).strip().partition("\n")[0]) from None
-    if found is None:
-        _own.append(address)
+    (_joined if found else _own).append(address)
     _keep_token_private()
+
+
+def preloaded(has_gpus: bool) -> str:
+    """What workers of a cluster of our own import before they are asked for.
+
+    gymnax makes arrays while it is imported: every process would take a part of each GPU, before
+    it is told which one is its own.
+    """
+    return PRELOADED if has_gpus else f"{PRELOADED},gymnax"
+
+
+def _has_gpus() -> bool:
+    """Whether Ray will find GPUs on this machine."""
+    accelerators = importlib.import_module("ray._private.accelerators")
+    manager = accelerators.get_accelerator_manager_for_resource("GPU")
+    return manager is not None and manager.get_current_node_num_accelerators() > 0
 
 
 def is_own() -> bool:
@@ -90,7 +111,21 @@ def _running() -> str | None:
     if told := os.environ.get("RAY_ADDRESS"):
         return told
     services = importlib.import_module("ray._private.services")
-    return next((found for found in sorted(services.find_gcs_addresses()) if _answers(found)), None)
+    found = sorted(services.find_gcs_addresses() - _of_other_runs())
+    return next((address for address in found if _answers(address)), None)
+
+
+def _of_other_runs() -> set[str]:
+    """The clusters that other processes have started for a run of theirs, with which they end."""
+    import psutil
+
+    found = set()
+    for process in psutil.process_iter(["cmdline"]):
+        flags = [x for x in process.info["cmdline"] or [] if x.startswith("--gcs-address=")]
+        with suppress(psutil.Error):
+            if flags and process.environ().get(PRELOAD, "").startswith(PRELOADED):
+                found.add(flags[0].partition("=")[2])
+    return found
 
 
 def _answers(address: str) -> bool:

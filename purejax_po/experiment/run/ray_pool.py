@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.run import compilation, memory, ray_cluster
@@ -190,6 +190,9 @@ class RayPool:
         events, self._receipts = self._receipts, []
         self._grow()
         self._hand_out()
+        if self._plan and self._waiting and not self._members:
+            reason = f"no worker is left whose device is {self._plan.device_kind}"
+            return [*events, Failure(-1, StoppedError(f"{reason}; {self._refusals} are not used"))]
         awaited = {m.answer: m for m in self._members if m.answer is not None}
         if events or not awaited:
             return events
@@ -252,10 +255,10 @@ class RayPool:
         answer, member.answer = member.answer, None
         try:
             said = ray.get(answer)
-        except RayActorError as error:
-            return self._lose(member, error)
         except RayTaskError as error:
             return [Failure(min(member.blocks, default=-1), _cause(error))]
+        except RayError as error:  # also where Ray ends it for its memory
+            return self._lose(member, error)
         if isinstance(said, str):
             warnings.warn(f"a worker of the cluster is not used: {said}", stacklevel=6)
             self._refusals += 1
@@ -269,9 +272,9 @@ class RayPool:
         member.answer = member.actor.poll.remote()
         return said
 
-    def _lose(self, member: _Member, error: RayActorError) -> list[Event]:
+    def _lose(self, member: _Member, error: RayError) -> list[Event]:
         """Forget a worker that has vanished; its blocks are lost."""
-        self._members.remove(member)
+        self._dismiss(member)  # it may be there, and cannot be reached
         if member.threads:
             return [Loss(block, _why(error)) for block in sorted(member.blocks)]
         if any(words in str(error) for words in LOST_WITH_ITS_NODE):

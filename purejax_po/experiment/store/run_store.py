@@ -271,9 +271,10 @@ def read_plan(directory: Path) -> JSONObject:
     """Read what was noted when a run began; of its checkpoints, if that is lost; else nothing."""
     try:
         found = json.loads((directory / layout.PLAN).read_text())
-        if isinstance(found, dict):
+        width = found["lanes_per_device"]
+        if type(width) is int and width > 0 and isinstance(found.get("versions", {}), dict):
             return found
-    except (OSError, ValueError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
     for path in sorted((directory / layout.BLOCKS).glob("*/[!.]*")):
         try:

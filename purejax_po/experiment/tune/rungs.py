@@ -6,6 +6,7 @@ the same program. A lane does not depend on its neighbours, so the choice change
 """
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.results.dataset import FINAL_FRACTION
 from purejax_po.experiment.run import memory
 from purejax_po.experiment.run import plan as plans
-from purejax_po.experiment.run.block import Receipt
+from purejax_po.experiment.run.block import Problem, Receipt
 from purejax_po.experiment.run.fit import Wish
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError, Window
@@ -171,7 +172,7 @@ def train_rung(
         try:
             fit = pool.fit(Wish(fixed=width, memory_gib=host.memory_gib))
             pool.begin(replace(plan, device_kind=fit.device_kind), store, time.time())
-            _loop(pool, plan, todo, stop, tell)
+            _loop(pool, plan, store, todo, stop, tell)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if not memory.is_exhausted(error):
                 raise
@@ -233,23 +234,33 @@ def _result(store: RunStore, block: int, num_real: int) -> Arrays:
 
 
 def _loop(
-    pool: Pool, plan: Rung, todo: Sequence[int], stop: StopSignal, tell: Callable[[int], None]
+    pool: Pool,
+    plan: Rung,
+    store: RunStore,
+    todo: Sequence[int],
+    stop: StopSignal,
+    tell: Callable[[int], None],
 ) -> None:
     """Hand out the blocks, and take what comes, until none is open."""
     for block in todo:
         pool.submit(block)
     is_open, losses, is_stopping = set(todo), dict.fromkeys(todo, 0), False
+    seen = dict.fromkeys(todo, 0)
     while is_open:
         if stop and not is_stopping:
             is_stopping = True
             pool.stop()
         for event in pool.poll(POLL_SECONDS):
             match event:
-                case Window():
-                    losses[event.block] = 0
+                case Window() if event.number >= seen[event.block]:  # else known: run again
+                    losses[event.block], seen[event.block] = 0, event.number + 1
                     length = plan.lengths[event.number] * plan.steps_per_update
                     tell(length * plan.num_real(event.block))
+                case Problem():
+                    warnings.warn(event.message, stacklevel=6)
                 case Receipt():
+                    is_open.discard(event.block)
+                case Loss() if store.result(event.block) is not None:  # its receipt got lost alone
                     is_open.discard(event.block)
                 case Loss():
                     losses[event.block] += 1
