@@ -207,7 +207,8 @@ def memory_chain(algorithm, memory, **changes):
 def test_a_run_with_memory_can_be_evaluated_and_its_policy_used(tmp_path):
     network = po.NetworkConfig(hidden=(8,), memory="gru")
     algorithm = dataclasses.replace(tiny.ALGORITHMS["ppo"], network=network)
-    config = memory_chain(po.PPOConfig, "gru", algorithm=algorithm, num_seeds=2, total_steps=320)
+    config = memory_chain(po.PPOConfig, "gru")
+    config = dataclasses.replace(config, algorithm=algorithm, num_seeds=2, total_steps=320)
     po.run(config, tmp_path / "run", progress=False)
     evaluation = po.evaluate_run(tmp_path / "run", num_episodes=4)
     np.testing.assert_array_equal(evaluation["episode_length"], 11)

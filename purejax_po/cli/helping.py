@@ -122,7 +122,7 @@ def _tidy(argument: Argument) -> None:
     """Let the help of a field flow, whose source breaks lines, and print no empty default."""
     field = argument.field
     text = field.helptext() if callable(field.helptext) else field.helptext
-    if text is not None:
+    if isinstance(text, str):
         paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
         field.helptext = "\n\n".join(paragraphs)
     default = field.default

@@ -78,11 +78,11 @@ def render(
         path.write_text(draw_page(infos))
         return path, len(infos)
     picture = getattr(trainer.env, "picture", None)
-    visualizer = _gif_visualizer() if picture is None else None
     states, returns, _ = _play(trainer, act, seed)
     if picture is not None:
         _write([np.asarray(picture(state, env_params)) for state in states], path)
         return path, len(states)
+    visualizer = _gif_visualizer()
     try:
         _draw(visualizer(trainer.env, trainer.env_params, states, returns), path, progress)
     except (AttributeError, KeyError, TypeError):

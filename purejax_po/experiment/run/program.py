@@ -87,7 +87,8 @@ def compile_once(
     if key is None:
         return compile_program(trainer, lanes, num_updates, workers)
     settings = (*map(setting, SETTINGS), switch.on())
-    whole = key, len(lanes.seed), num_updates, tuple(map(str, workers)), settings
+    devices = tuple(dict.fromkeys(map(str, workers)))
+    whole = key, len(lanes.seed), num_updates, devices, settings
     start = time.perf_counter()
     if whole in _compiled:
         program = _compiled.pop(whole)._replace(

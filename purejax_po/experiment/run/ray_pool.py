@@ -215,7 +215,7 @@ class RayPool:
         self._members.append(member)
         return member
 
-    def _environment(self) -> dict[str, Any] | None:
+    def _environment(self) -> JSONObject | None:
         """Environment variables of a worker: JAX's, and where Python finds a user's modules.
 
         XLA runs the programs of all threads in one pool; with fewer they wait for each other. A
