@@ -78,11 +78,12 @@ def render(
         path.write_text(draw_page(infos))
         return path, len(infos)
     picture = getattr(trainer.env, "picture", None)
-    states, returns, _ = _play(trainer, act, seed)
     if picture is not None:
+        states, _, _ = _play(trainer, act, seed)
         _write([np.asarray(picture(state, env_params)) for state in states], path)
         return path, len(states)
     visualizer = _gif_visualizer()
+    states, returns, _ = _play(trainer, act, seed)
     try:
         _draw(visualizer(trainer.env, trainer.env_params, states, returns), path, progress)
     except (AttributeError, KeyError, TypeError):
