@@ -25,7 +25,7 @@ from purejax_po.testing import probes, properties
 from purejax_po.testing.properties import without_counters
 from purejax_po.testing.subject import ENV, ENV_PARAMS, NUM_UPDATES, Subject, subject
 from purejax_po.testing.trees import as_numpy, assert_equal, differs, lane_of, repeated
-from purejax_po.training import Result, make_train, make_trainer, seed_keys
+from purejax_po.training import make_train, make_trainer, seed_keys
 
 NUM_ENVS, NUM_STEPS, NUM_LANES = 4, 16, 64
 HIDDEN = (8,)
@@ -226,10 +226,6 @@ ALGORITHMS = {
 }
 
 
-ONE_EACH = [name for name in ALGORITHMS if "_" not in name]
-"""Every algorithm once: what another row of it estimates has no part in the tests of these."""
-
-
 class Compiled(Subject):
     """A row's trainer on CartPole, compiled once for all tests."""
 
@@ -237,7 +233,7 @@ class Compiled(Subject):
     init_lanes: Any
     """`init` of all lanes: `(keys, hyperparams, env_params)`."""
     step_lanes: Any
-    """`step` of all lanes, the program that every test of many lanes runs."""
+    """`step` of all lanes: `(hyperparams, TrainState, env_params)`."""
 
 
 @pytest.fixture(scope="module", params=list(ALGORITHMS))
@@ -252,17 +248,8 @@ def compiled(request, compile_quickly):
     @jax.jit
     @jax.vmap
     def step_lanes(hyperparams, state, env_params):
-        found.traces["run_lanes"] += 1
         return found.trainer.step(hyperparams, state, env_params)
 
-    def run_lanes(keys, hyperparams, env_params):
-        state, logs = init_lanes(keys, hyperparams, env_params), []
-        for _ in range(NUM_UPDATES):
-            state, log = step_lanes(hyperparams, state, env_params)
-            logs.append(log)
-        return Result(state, jax.tree.map(lambda *x: np.stack(x, axis=1), *logs))
-
-    found = found._replace(run_lanes=run_lanes)
     found.row, found.init_lanes, found.step_lanes = row, init_lanes, step_lanes
     return found
 
@@ -435,9 +422,14 @@ class Switches(environment.Environment):
         return spaces.Box(0.0, 1.0, (1,))
 
 
-@pytest.mark.parametrize("name", ONE_EACH)
-def test_several_discrete_actions_give_finite_updates(name):
-    env, env_params = Switches(), environment.EnvParams(max_steps_in_episode=5)
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("actions", ["continuous", "multi-discrete"])
+def test_other_action_spaces_give_finite_updates(name, actions):
+    if actions == "continuous":
+        env, env_params = gymnax.make("Pendulum-v1")
+        env_params = env_params.replace(max_steps_in_episode=NUM_STEPS)  # whole episodes for all
+    else:
+        env, env_params = Switches(), environment.EnvParams(max_steps_in_episode=5)
     row = ALGORITHMS[name]
     trainer, hyperparams = make(row, env, env_params, hidden=()), row.hyperparams
 
@@ -455,13 +447,13 @@ def test_several_discrete_actions_give_finite_updates(name):
     assert log.info.mean["entropy"] > 0
 
 
-@pytest.mark.parametrize("name", ONE_EACH)
-def test_normalisation_and_continuous_actions_in_every_algorithm(name):
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_normalisation_and_squashed_actions_in_every_algorithm(name):
     """Lane 1 diverges in the second update: its statistics freeze, its neighbours' do not."""
     env, env_params = gymnax.make("Pendulum-v1")
     env_params = env_params.replace(max_steps_in_episode=NUM_STEPS)  # whole episodes for all
     row = ALGORITHMS[name]
-    networks = mlp_actor_critic(env, env_params, hidden=())
+    networks = mlp_actor_critic(env, env_params, hidden=(), action_distribution="tanh_gaussian")
     trainer = make_trainer(
         env,
         env_params,
@@ -496,7 +488,7 @@ def test_normalisation_and_continuous_actions_in_every_algorithm(name):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(as_numpy((healthy.algorithm, log))))
 
 
-@pytest.mark.parametrize("name", ONE_EACH)
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_squashed_policies_learn_to_aim(name):
     """Near a bound and in the middle; what is executed is tanh(u), scaled to the bounds.
 

@@ -72,11 +72,12 @@ def test_a_broken_off_run_ends_in_the_same_bits(undisturbed, tmp_path, number):
     assert_same_run(out, expected)
 
 
-def test_resuming_a_complete_run_changes_nothing(whole, tmp_path):
+def test_resuming_a_complete_run_changes_nothing(undisturbed, tmp_path):
+    _, expected = undisturbed
     out = tmp_path / "run"
-    shutil.copytree(whole, out)
+    shutil.copytree(expected, out)
     po.resume(out, progress=False)
-    assert_same_run(out, whole)
+    assert_same_run(out, expected)
 
 
 def test_the_time_of_a_run_is_counted_once(tmp_path):
@@ -468,12 +469,13 @@ def test_an_object_store_is_refused_in_one_line(tmp_path, monkeypatch, out):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_log_is_written_anew_from_the_checkpoints(whole, tmp_path):
+def test_a_damaged_log_is_written_anew_from_the_checkpoints(undisturbed, tmp_path):
+    name, expected = undisturbed
     out = tmp_path / "run"
-    run_until(out, 13)
+    run_until(out, 13, name=name)
     (out / "log.jsonl").write_bytes(b'12\n{"updbte": 1, "seeds": [0]}\n\xff\xfe\n{"update": 2, "s')
     po.resume(out, progress=False)
-    assert_same_run(out, whole)
+    assert_same_run(out, expected)
 
 
 @pytest.fixture
@@ -540,13 +542,14 @@ def test_a_field_that_config_json_lacks_has_its_default(whole, tmp_path):
     assert po.evaluate_run(out, num_episodes=1).sizes["seed"] == 5
 
 
-def test_results_that_are_lost_are_made_anew(whole, tmp_path):
+def test_results_that_are_lost_are_made_anew(undisturbed, tmp_path):
+    _, expected = undisturbed
     out = tmp_path / "run"
-    shutil.copytree(whole, out)
+    shutil.copytree(expected, out)
     (out / "results.nc").unlink()
     with pytest.warns(UserWarning, match="made again from the checkpoints"):
         po.resume(out, progress=False)
-    assert_same_run(out, whole)
+    assert_same_run(out, expected)
 
 
 def test_policies_come_out(undisturbed):

@@ -118,7 +118,7 @@ def test_faults_at_size(scenario, tmp_path, environment):
 FLAGS = [
     *("ppo", "--seeds", "8", "--num-envs", "2", "--num-steps", "16", "--network.hidden", "8"),
     *("--num-epochs", "1", "--num-minibatches", "2", "--lanes-per-device", "2"),
-    *("--num-windows", "40", "--total-steps", "64000"),
+    *("--num-windows", "40", "--total-steps", "256000"),
 ]
 OFTEN = ["--checkpoint-every", "0", "--cluster", "auto"]
 

@@ -125,7 +125,8 @@ def test_an_update_by_kernels_is_the_plain_one(space):
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(1800)
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=CASES)
 def test_many_updates_by_kernels_are_the_plain_ones(case):
     check(case)
