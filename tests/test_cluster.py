@@ -7,10 +7,12 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -81,9 +83,64 @@ def test_the_address_of_a_later_run_is_not_that_of_an_earlier_one(monkeypatch):
     for address in ("head:1", "auto"):
         ray_cluster.connect(address)
     assert called == []
-    with pytest.raises(ValueError, match=r"got 127\.0\.0\.1:1: nobody answers"):
+    with pytest.raises(ValueError, match=r"got 127\.0\.0\.1:1: no server of Ray answers"):
         ray_cluster.connect("127.0.0.1:1")
     assert called == ["left"]
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.0 400 Bad request"])
+def test_a_server_that_is_not_of_ray_is_refused(answer, monkeypatch):
+    from purejax_po.experiment.run import ray_cluster
+
+    monkeypatch.setattr(ray_cluster, "ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
+
+        def serve():
+            connection = server.accept()[0]
+            connection.sendall(answer)
+            return connection
+
+        connection = threads.submit(serve)
+        host, port = server.getsockname()
+        with pytest.raises(ValueError, match=f"got {host}:{port}: no server of Ray answers there"):
+            ray_cluster.connect(f"{host}:{port}")
+        connection.result().close()
+
+
+def test_a_run_says_what_it_waits_for_on_a_full_cluster(tmp_path, environment):
+    code = """
+import sys, warnings
+import purejax_po as po
+from purejax_po.experiment.run import ray_cluster, ray_pool
+import ray
+ray_cluster.connect("auto")
+hold = ray.remote(ray_pool.deque).options(num_cpus=ray.cluster_resources()["CPU"]).remote()
+ray_pool.PATIENCE_SECONDS = 0.5
+def show(message, *_, **__):
+    print(message)
+    ray.kill(hold)
+warnings.showwarning = show
+po.run(po.ExperimentConfig(total_steps=2_048), sys.argv[1], cluster="auto")
+"""
+    command = [*ALONE, sys.executable, "-c", code, str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no worker of the cluster has begun yet: it needs CPU" in done.stdout
+    assert "CPU 0, GPU 0 are free; the run waits" in done.stdout
+
+
+def test_ray_that_was_imported_without_tokens_is_refused(environment):
+    code = """
+import ray
+import purejax_po as po
+from purejax_po.experiment.run import ray_cluster
+ray_cluster.connect("auto")
+"""
+    for name in ("RAY_AUTH_MODE", "RAY_ADDRESS"):
+        environment.pop(name, None)
+    command = [*ALONE, sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "set RAY_AUTH_MODE=token in the environment" in done.stderr
 
 
 BESIDE = """

@@ -3,13 +3,16 @@
 import importlib
 import os
 import socket
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_AUTH_MODE", "token")
+# Ray reads this when it is imported.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled" if "ray" in sys.modules else "token")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -19,6 +22,9 @@ from ray.exceptions import RaySystemError
 LOOPBACK = "127.0.0.1"
 ANSWER_SECONDS = 5.0
 """That a cluster has to answer."""
+SETTINGS_FRAME = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""With which both sides of HTTP/2 begin: RFC 9113, section 6.5; the fourth byte is its type."""
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS_FRAME
 PRELOAD = "RAY_preload_python_modules"
 """Names what workers import while their cluster starts, before they are asked for."""
 PRELOADED = "purejax_po.experiment.run.ray_pool"
@@ -29,6 +35,8 @@ _own: list[str] = []
 """The cluster that this process has started for itself, if it has."""
 _joined: list[str] = []
 """The address of the cluster that this process has joined, if it has joined one."""
+_ending: list[threading.Thread] = []
+"""Who ends the cluster of our own, if it is under way."""
 
 
 def connect(address: str) -> None:
@@ -40,6 +48,8 @@ def connect(address: str) -> None:
         ValueError: if there is no such cluster, or it refuses.
     """
     leave_accelerators()
+    if not _own:
+        leave()  # waits for an earlier one's end
     if ray.is_initialized():
         if not _joined or address in ("auto", *_joined):
             return
@@ -47,7 +57,12 @@ def connect(address: str) -> None:
         _joined.clear()
     found = _running() if address == "auto" else address
     if found is not None and not _answers(found):
-        raise _no_cluster(found, "nobody answers there")
+        raise _no_cluster(found, "no server of Ray answers there")
+    if found is None and os.environ["RAY_AUTH_MODE"] != "token":
+        raise ValueError(
+            "cluster is a new one with token authentication, but ray was imported without: set "
+            "RAY_AUTH_MODE=token in the environment before `import ray`"
+        )
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     if found is None:
         options.update(_node_ip_address=LOOPBACK, include_dashboard=False)
@@ -129,11 +144,16 @@ def _of_other_runs() -> set[str]:
 
 
 def _answers(address: str) -> bool:
-    """Whether anybody listens at HOST:PORT."""
+    """Whether a server of gRPC listens at HOST:PORT, as Ray's is; Ray waits for ever for others."""
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), ANSWER_SECONDS):
-            return True
+        with socket.create_connection((host, int(port)), ANSWER_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS") == "1":
+                return True
+            connection.settimeout(ANSWER_SECONDS)
+            connection.sendall(GREETING)
+            header = connection.makefile("rb").read(len(SETTINGS_FRAME))
+            return len(header) == len(SETTINGS_FRAME) and header[3] == SETTINGS_FRAME[3]
     except (OSError, ValueError, OverflowError):
         return False
 
@@ -161,7 +181,15 @@ def _keep_token_private() -> None:
 
 
 def leave() -> None:
-    """End the cluster that was started for this process; any other one goes on."""
+    """Begin to end the cluster that was started for this process; any other one goes on.
+
+    Ray takes more than a second, in which the caller may do something else. A second call waits.
+    """
     if _own:
         _own.clear()
-        ray.shutdown()
+        _ending.append(threading.Thread(target=ray.shutdown, name="end of the cluster"))
+        _ending[-1].start()
+        return
+    while _ending:
+        _ending[-1].join()
+        _ending.pop()

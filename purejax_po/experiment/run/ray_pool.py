@@ -38,6 +38,8 @@ LOST_WITH_ITS_NODE = "its node has died", "never ran"
 """What Ray says of a worker that has not failed: all that wait for a node are lost with it."""
 POLL_SECONDS = 1.0
 """That a worker gathers windows before it answers; the end of a block is told at once."""
+PATIENCE_SECONDS = 30.0
+"""That the first worker has to be there, before it is said what the run waits for."""
 CLOSE_SECONDS = 60.0
 """That workers have to save what is under way."""
 PASSED_ON = ("JAX_", "XLA_", "PUREJAX_PO_")
@@ -163,6 +165,8 @@ class RayPool:
         number = max(1, number) * self._threads
         member = self._hire()
         asked = wish._replace(num_workers=number)
+        if not ray.wait([member.actor.__ray_ready__.remote()], timeout=PATIENCE_SECONDS)[0]:
+            warnings.warn(self._what_it_waits_for(), stacklevel=4)
         try:
             fit: Any = ray.get(member.actor.fit.remote(asked))
         except RayTaskError as error:
@@ -172,6 +176,15 @@ class RayPool:
                 f"a worker of the cluster has died while it compiled: {_why(error)}"
             ) from None
         return fit._replace(num_workers=number)
+
+    def _what_it_waits_for(self) -> str:
+        free = ray.available_resources()
+        needs = (f"{kind[4:-1].upper()} {n:g}" for kind, n in self._resources.items())
+        there = (f"{kind} {free.get(kind, 0):g}" for kind in ("CPU", "GPU"))
+        return (
+            f"no worker of the cluster has begun yet: it needs {', '.join(needs)}, and "
+            f"{', '.join(there)} are free; the run waits"
+        )
 
     def begin(self, plan: Plan, store: Store, begun: float) -> None:
         """As `Pool`."""
@@ -307,10 +320,12 @@ class RayPool:
         self._waiting.clear()
 
     def close(self) -> None:
-        """As `Pool`; a cluster that was started for this process ends with it."""
-        if not ray.is_initialized():
-            return
-        self._leave()
+        """As `Pool`; a cluster that was started for this process ends with it.
+
+        The second call waits for the end: pictures are drawn in between.
+        """
+        if self._members:
+            self._leave()
         ray_cluster.leave()
 
 
