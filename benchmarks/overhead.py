@@ -1,6 +1,6 @@
 """What the host layer costs: a run with progress, log and checkpoints beside a bare jitted scan.
 
-    python benchmarks/overhead.py [--seeds 16] [--steps 4000000] [--repeats 3]
+    python benchmarks/overhead.py [--seeds 16] [--steps 4000000] [--rounds 3] [--keep]
 
 Both train the same seeds on as many threads with the same number of lanes in each program; the bare
 one is `jax.jit(jax.vmap(train))` and nothing else. Runs are interleaved; the ratio is that of the
@@ -8,13 +8,13 @@ medians, beside its smallest and largest value.
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
+from measure import Figure, add_keep, interleave, ratios, table, write
 
 import purejax_po as po
 from purejax_po.experiment.run import devices
@@ -47,27 +47,29 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--steps", type=int, default=4_000_000, help="environment steps per seed")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--checkpoint-every", type=float, default=1.0, help="minutes")
+    add_keep(parser)
     arguments = parser.parse_args()
     config = po.ExperimentConfig(num_seeds=arguments.seeds, total_steps=arguments.steps)
     workers, width = devices.share(arguments.seeds)
     bare = bare_scan(config, width, len(workers))
-    ratios, times = [], []
-    for _ in range(arguments.repeats):
-        without = bare()
+
+    def run():
         with tempfile.TemporaryDirectory() as out:
             dataset = po.run(config, Path(out) / "run", checkpoint_every=arguments.checkpoint_every)
-        times.append((without, dataset.attrs["run_seconds"]))
-        ratios.append(times[-1][1] / times[-1][0])
-        print(f"bare scan {times[-1][0]:.1f} s, run {times[-1][1]:.1f} s, ratio {ratios[-1]:.3f}")
-    bare_median, run_median = (statistics.median(column) for column in zip(*times, strict=True))
-    print(
-        f"{config.algorithm.name} on {config.env}, {arguments.seeds} seeds × {arguments.steps:,} "
-        f"steps, {width} lanes on each of {len(workers)} workers, checkpoints every "
-        f"{arguments.checkpoint_every:g} min: median run / bare = {run_median / bare_median:.3f} "
-        f"(min {min(ratios):.3f}, max {max(ratios):.3f})"
-    )
+        return dataset.attrs["run_seconds"]
+
+    found = interleave({"bare": bare, "run": run}, arguments.rounds)
+    row = {
+        "seeds × steps": f"{arguments.seeds} × {arguments.steps:,}",
+        "lanes on each worker": f"{width} on {len(workers)}",
+        "checkpoints every, min": f"{arguments.checkpoint_every:g}",
+        "bare scan, s": Figure.of(found["bare"]).show(".1f"),
+        "run, s": Figure.of(found["run"]).show(".1f"),
+        "run / bare scan": ratios(found["run"], found["bare"]).show(".3f"),
+    }
+    write("overhead", {"rows": [row]}, table([row]), {"cost": [row]})
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ import math
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -254,6 +257,36 @@ def test_a_search_that_is_killed_goes_on_with_the_same_trials(
     assert of_storage(tmp_path / "killed") == of_storage(out)
     assert again.summary["fresh"] == result.summary["fresh"]
     assert again.best == result.best
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_search_whose_process_is_killed_three_times(tmp_path):
+    flags = [
+        "--env", "CartPole-v1", "--seeds", "3", "--num-envs", "2", "--num-steps", "16",
+        "--network.hidden", "8", "--total-steps", "200000", "--trials", "24", "--batch", "8",
+        "--search", "learning_rate=log:1e-4..1e-2", "num_epochs=2,4", "--finalists", "2",
+        "--fresh-seeds", "4",
+    ]  # fmt: skip
+    program, out = [sys.executable, "-m", "purejax_po"], tmp_path / "search"
+    begun = time.monotonic()
+    whole = tmp_path / "whole"
+    subprocess.run([*program, "tune", "ppo", *flags, "--out", whole], check=True, timeout=900)
+    seconds = 0.33 * (time.monotonic() - begun)
+    command = [*program, "tune", "ppo", *flags, "--out", out]
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=seconds)
+        process.kill()
+        process.wait(timeout=60)
+        if (out / search.TUNE).exists():
+            command = [*program, "resume", out]
+    subprocess.run([*program, "resume", out], check=True, timeout=900)
+    for name in (search.TABLE, search.BEST):
+        assert (out / name).read_text() == (whole / name).read_text()
+    summaries = [json.loads((path / search.SUMMARY).read_text()) for path in (out, whole)]
+    assert summaries[0]["fresh"] == summaries[1]["fresh"]
 
 
 def test_a_signal_saves_what_is_under_way(tuned, tmp_path, monkeypatch):
