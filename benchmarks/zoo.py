@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import zoo_search
+import zoo_tasks
 from measure import Rows, add_keep, commit, data, keep, kept_as
 
 import purejax_po as po
@@ -40,9 +41,7 @@ def confirm(
     """Train a cell's best candidate with the fresh seeds, and write its file."""
     found = zoo_search.search(algorithm, env, place / "search", num_shapes=num_shapes)
     chosen = zoo_search.best(found.finals)
-    config = po.ExperimentConfig(
-        algorithm=zoo_search.settings_of(chosen), env=env, total_steps=zoo_search.BUDGETS[env]
-    )
+    config = zoo_search.experiment(zoo_search.settings_of(chosen), env)
     dataset = train_fresh(config, place)
     entry = zoo.Entry(config, {**reached(dataset), **searched(found, algorithm, env)})
     zoo.write(entry, folder)
@@ -105,7 +104,7 @@ def reached(dataset: Any) -> dict[str, Any]:
 
 def searched(found: zoo_search.Search, algorithm: str, env: str) -> dict[str, Any]:
     """What a file says of the search that its settings come from."""
-    tried, last = zoo_search.SEARCH_SEEDS, zoo_search.FINAL_SEEDS
+    tried, last = zoo_search.SEARCH_SEEDS, zoo_search.final_seeds(env)
     chosen = zoo_search.best(found.finals)
     return {
         "search_score": round(chosen.score or float("nan"), 3),
@@ -136,7 +135,7 @@ def page(place: Path) -> Path:
 
 def cells() -> Rows:
     """Return a row for each cell that the package holds, an environment after the other."""
-    order = list(zoo_search.BUDGETS)
+    order = list(zoo_tasks.TASKS)
     entries = sorted(
         zoo.entries().values(), key=lambda x: (order.index(x.env), -x.evidence["iqm"], x.algorithm)
     )
@@ -165,8 +164,8 @@ def _interval(evidence: dict[str, Any], prefix: str) -> str:
 def main() -> None:
     """Run the parts of the cells that are asked for."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=list(zoo_search.FLOATS), help="algorithms")
-    parser.add_argument("--env", nargs="+", default=list(zoo_search.BUDGETS))
+    parser.add_argument("--only", nargs="+", default=list(zoo_tasks.FLOATS), help="algorithms")
+    parser.add_argument("--env", nargs="+", default=list(zoo_tasks.TASKS))
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=(*PARTS, AGAIN))
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--shapes", type=int, help="of programs that a search tries at most")

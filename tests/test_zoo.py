@@ -73,13 +73,28 @@ def test_what_is_written_reads_back(folder):
 
 
 def test_drawn_floats_begin_with_the_defaults(search):
-    for name, shapes in search.SHAPES.items():
+    for name, shapes in search.zoo_tasks.SHAPES.items():
         columns = search.draw(name, 5, seed=0)
         default = entry.parse(["train", name]).config().algorithm
         for column, values in columns.items():
             assert values[0] == pytest.approx(getattr(default.hyperparams, column), rel=1e-2)
         for shape in shapes:
             dataclasses.replace(default, **shape).check()
+
+
+def test_every_cell_can_be_searched(search):
+    tasks = search.zoo_tasks
+    for env, task in tasks.TASKS.items():
+        assert 0 < task.final_seeds <= len(search.FINAL_SEEDS)
+        for name in tasks.FLOATS:
+            default = entry.parse(["train", name]).config().algorithm
+            columns = search.draw(name, 3, 0, env)
+            for shape in tasks.shapes_of(name, env):
+                rows = ({key: column[i] for key, column in columns.items()} for i in range(3))
+                for row in rows:
+                    floats = default.hyperparams.replace(**row)
+                    algorithm = dataclasses.replace(default, hyperparams=floats, **shape)
+                    search.experiment(algorithm, env).check()
 
 
 def test_the_preset_is_what_flags_start_from(folder):
