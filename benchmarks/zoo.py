@@ -33,6 +33,7 @@ AGAIN = "again"
 OUT = Path("runs/zoo")
 EVALUATE_EVERY = 10
 """Windows of a hundred."""
+ENDS = ("iqm", "ci_high")
 
 
 def confirm(
@@ -156,6 +157,29 @@ def cells() -> Rows:
     ]
 
 
+def references() -> Rows:
+    """Return a row for each public reference of a cell that the package holds."""
+    rows = []
+    for found in zoo_tasks.REFERENCES:
+        if (entry := zoo.entries().get((found.algorithm, found.env))) is None:
+            continue
+        best = [max(entry.evidence[x], entry.evidence[f"evaluation_{x}"]) for x in ENDS]
+        reached = "yes" if best[0] >= found.mean else "within the interval"
+        rows.append(
+            {
+                "environment": found.env,
+                "algorithm": found.algorithm,
+                "steps per seed": f"{entry.config.total_steps:,}",
+                "return, IQM": _interval(entry.evidence, ""),
+                "greedy policy, IQM": _interval(entry.evidence, "evaluation_"),
+                "reference, mean": f"{found.mean:.2f}",
+                "its steps": f"{found.total_steps:,}",
+                "reached": reached if best[1] >= found.mean else "no",
+            }
+        )
+    return rows
+
+
 def _interval(evidence: dict[str, Any], prefix: str) -> str:
     iqm, low, high = (evidence[f"{prefix}{name}"] for name in ("iqm", "ci_low", "ci_high"))
     return f"{iqm:.2f} ({low:.2f} … {high:.2f})"
@@ -183,7 +207,7 @@ def main() -> None:
     if "page" in arguments.parts:
         print(page(arguments.out))
         if given := kept_as("zoo"):
-            keep(given, {"cells": data(cells())})
+            keep(given, {"cells": data(cells()), "references": data(references())})
 
 
 if __name__ == "__main__":

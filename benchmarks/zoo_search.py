@@ -18,6 +18,7 @@ from purejax_po.experiment import files as atomic
 from purejax_po.experiment.config import algorithm_config
 from purejax_po.experiment.config.stored import from_dict, to_dict
 from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.run.devices import choose_width, lanes_per_core
 from purejax_po.experiment.run.trainer import build_trainer
 from purejax_po.training import seed_keys, window_lengths
 
@@ -27,8 +28,6 @@ FRESH_SEEDS = range(16)
 """Of what is reported of a cell."""
 FINAL_SEEDS = range(1_000_100, 1_000_116)
 """Of the finalists, which are not the search's either; a task says how many."""
-LANES = 24
-"""Of a program, side by side."""
 WINDOWS = 50
 
 
@@ -51,7 +50,7 @@ class Search(NamedTuple):
 
 
 def search(algorithm: str, env: str, place: Path, num_shapes: int | None = None) -> Search:
-    """Try candidates of every shape, until one reaches the highest return that there is.
+    """Try candidates of one shape after the other, until one reaches what the task calls enough.
 
     What a file holds already is read.
 
@@ -63,7 +62,7 @@ def search(algorithm: str, env: str, place: Path, num_shapes: int | None = None)
     found: list[Candidate] = []
     stem = f"{algorithm}-{env.replace('/', '-')}"
     for i, shape in enumerate(zoo_tasks.shapes_of(algorithm, env)[:num_shapes]):
-        if found and (best(found).score or -np.inf) >= TASKS[env].ceiling:
+        if found and (best(found).score or -np.inf) >= TASKS[env].enough:
             break
         tried = functools.partial(_try, algorithm, env, shape, seed=i)
         found += _kept(place / f"{stem}-{i}.json", tried)
@@ -74,6 +73,7 @@ def search(algorithm: str, env: str, place: Path, num_shapes: int | None = None)
 def _kept(path: Path, make: Callable[[], list[Candidate]]) -> list[Candidate]:
     """What a file holds, or what is made and written there."""
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_json(path, [candidate._asdict() for candidate in make()])
     return [Candidate(**row) for row in json.loads(path.read_text())]
 
@@ -151,9 +151,9 @@ def train(algorithms: Sequence[Any], env: str, seeds: Sequence[int]) -> list[Can
     trainer = build_trainer(config)
     run_one = po.make_train(trainer, num_updates=config.num_updates, log_every=config.log_every)
     lanes = [(algorithm, seed) for algorithm in algorithms for seed in seeds]
-    width = min(LANES, len(lanes))
+    width = choose_width(len(lanes), 1, "cpu", lanes_per_core(config.algorithm))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=po.compiler_options())
     def run(keys: Any, hyperparams: Any) -> Any:
         def one(key: Any, hyperparams: Any) -> Any:
             found = run_one(key, hyperparams)

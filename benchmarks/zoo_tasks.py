@@ -65,8 +65,8 @@ class Task(NamedTuple):
 
     total_steps: int
     """Environment steps per seed."""
-    ceiling: float = float("inf")
-    """Return beyond which nothing is left to search for."""
+    enough: float = float("inf")
+    """Return at which no further shape is tried."""
     settings: Mapping[str, Any] = {}
     """Fields of the experiment: normalisation, wrappers."""
     floats: Floats = {}  # noqa: RUF012 - never changed
@@ -92,21 +92,24 @@ def episodes(num_envs: int, length: int) -> list[dict[str, Any]]:
 TASKS: dict[str, Task] = {
     "CartPole-v1": Task(
         100_000,
-        ceiling=499.5,
+        enough=499.5,
         shapes={
             "a2c": [
-                {"num_envs": 8, "num_steps": 32},
-                {"num_envs": 16, "num_steps": 16},
                 {"num_envs": 8, "num_steps": 8},
+                {"num_envs": 8, "num_steps": 8, "normalize_advantage": False},
+                {"num_envs": 8, "num_steps": 16, "normalize_advantage": False},
+                {"num_envs": 8, "num_steps": 4},
+                {"num_envs": 4, "num_steps": 8, "normalize_advantage": False},
             ]
         },
         candidates=16,
         finalists=5,
         final_seeds=16,
     ),
-    "Acrobot-v1": Task(200_000),
+    "Acrobot-v1": Task(200_000, enough=-82.5, candidates=6),
     "Pendulum-v1": Task(
         400_000,
+        enough=-150.0,
         settings=NORMALIZED,
         floats={
             "learning_rate": Log(5e-4, 5e-3),
@@ -120,10 +123,12 @@ TASKS: dict[str, Task] = {
             "a2c": [{"num_envs": 8, "num_steps": 16}, {"num_envs": 16, "num_steps": 16}],
             "reinforce": episodes(4, 200),
         },
+        candidates=6,
     ),
-    "Catch-bsuite": Task(100_000, ceiling=0.999, shapes={"reinforce": episodes(32, 9)}),
+    "Catch-bsuite": Task(100_000, enough=0.999, shapes={"reinforce": episodes(32, 9)}),
     "MountainCar-v0": Task(
         1_000_000,
+        enough=-110.0,
         settings=NORMALIZED,
         floats={"gae_lambda": Uniform(0.95, 0.99), "discount": (0.99, 0.995)},
         shapes={
@@ -138,6 +143,7 @@ TASKS: dict[str, Task] = {
     ),
     "MountainCarContinuous-v0": Task(
         100_000,
+        enough=92.0,
         settings={**NORMALIZED, "wrappers": ("action_repeat:8",)},
         floats={
             "gae_lambda": Uniform(0.9, 0.98),
@@ -146,7 +152,7 @@ TASKS: dict[str, Task] = {
         },
         shapes={"reinforce": episodes(8, 125)},
     ),
-    "DeepSea-bsuite": Task(200_000, ceiling=0.989, shapes={"reinforce": episodes(32, 8)}),
+    "DeepSea-bsuite": Task(200_000, enough=0.989, shapes={"reinforce": episodes(32, 8)}),
     "FourRooms-misc": Task(200_000),
     "PointRobot-misc": Task(200_000, shapes={"reinforce": episodes(8, 100)}),
     "Reacher-misc": Task(200_000, shapes={"reinforce": episodes(8, 100)}),
@@ -163,3 +169,33 @@ def floats_of(algorithm: str, env: str) -> Floats:
     """Ranges of a cell's search."""
     own = TASKS[env].floats
     return {name: own.get(name, values) for name, values in FLOATS[algorithm].items()}
+
+
+class Reference(NamedTuple):
+    """What a public zoo reports."""
+
+    algorithm: str
+    env: str
+    mean: float
+    """Of the deterministic policy of one run, over episodes."""
+    total_steps: int
+
+
+REFERENCES = (
+    Reference("a2c", "CartPole-v1", 500.0, 500_000),
+    Reference("trpo", "CartPole-v1", 500.0, 100_000),
+    Reference("ppo", "CartPole-v1", 500.0, 100_000),
+    Reference("a2c", "Acrobot-v1", -83.353, 500_000),
+    Reference("trpo", "Acrobot-v1", -83.114, 100_000),
+    Reference("ppo", "Acrobot-v1", -73.506, 1_000_000),
+    Reference("a2c", "Pendulum-v1", -162.965, 1_000_000),
+    Reference("trpo", "Pendulum-v1", -174.631, 100_000),
+    Reference("ppo", "Pendulum-v1", -172.225, 100_000),
+    Reference("a2c", "MountainCar-v0", -111.263, 1_000_000),
+    Reference("trpo", "MountainCar-v0", -107.278, 100_000),
+    Reference("ppo", "MountainCar-v0", -110.423, 1_000_000),
+    Reference("a2c", "MountainCarContinuous-v0", 91.166, 100_000),
+    Reference("trpo", "MountainCarContinuous-v0", 92.489, 50_000),
+    Reference("ppo", "MountainCarContinuous-v0", 88.343, 20_000),
+)
+"""Source: github.com/DLR-RM/rl-baselines3-zoo, benchmark.md at commit 0088472."""
