@@ -50,7 +50,7 @@ class Search(NamedTuple):
 
 
 def search(algorithm: str, env: str, place: Path, num_shapes: int | None = None) -> Search:
-    """Try candidates of one shape after the other, until one reaches what the task calls enough.
+    """Try candidates of one shape after the other, until enough of them are good.
 
     What a file holds already is read.
 
@@ -59,10 +59,11 @@ def search(algorithm: str, env: str, place: Path, num_shapes: int | None = None)
         place: directory of the files.
         num_shapes: shapes to try at most.
     """
+    task = TASKS[env]
     found: list[Candidate] = []
     stem = f"{algorithm}-{env.replace('/', '-')}"
     for i, shape in enumerate(zoo_tasks.shapes_of(algorithm, env)[:num_shapes]):
-        if found and (best(found).score or -np.inf) >= TASKS[env].enough:
+        if sum(_score(x) >= task.enough for x in found) >= task.finalists:
             break
         tried = functools.partial(_try, algorithm, env, shape, seed=i)
         found += _kept(place / f"{stem}-{i}.json", tried)
@@ -80,7 +81,11 @@ def _kept(path: Path, make: Callable[[], list[Candidate]]) -> list[Candidate]:
 
 def best(candidates: Sequence[Candidate]) -> Candidate:
     """The candidate with the highest score."""
-    return max(candidates, key=lambda x: -np.inf if x.score is None else x.score)
+    return max(candidates, key=_score)
+
+
+def _score(candidate: Candidate) -> float:
+    return -np.inf if candidate.score is None else candidate.score
 
 
 def settings_of(candidate: Candidate) -> Any:
@@ -135,7 +140,7 @@ def _try(algorithm: str, env: str, shape: Mapping[str, Any], seed: int) -> list[
 
 def _finals(candidates: Sequence[Candidate], env: str) -> list[Candidate]:
     """Train the best candidates with further seeds: with few of them luck is what is best."""
-    order = sorted(candidates, key=lambda x: -np.inf if x.score is None else x.score)
+    order = sorted(candidates, key=_score)
     programs: dict[str, list[Any]] = {}
     for candidate in order[-TASKS[env].finalists :]:
         shape = {k: v for k, v in candidate.algorithm.items() if k != "hyperparams"}
@@ -184,7 +189,8 @@ def train(algorithms: Sequence[Any], env: str, seeds: Sequence[int]) -> list[Can
         Candidate(to_dict(algorithm), float(x.mean()) if sound.all() else None, seconds)
         for algorithm, x, sound in zip(algorithms, final, is_sound, strict=True)
     ]
-    scores = [-np.inf if x.score is None else x.score for x in found]
     told = f"{len(algorithms)} candidates × {len(seeds)} seeds, {seconds * len(algorithms):.0f} s"
-    print(f"{found[0].algorithm['name']} on {env}: {told}, best {max(scores):.1f}", flush=True)
+    print(
+        f"{found[0].algorithm['name']} on {env}: {told}, best {_score(best(found)):.1f}", flush=True
+    )
     return found
