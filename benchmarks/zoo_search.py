@@ -128,7 +128,7 @@ def draw(algorithm: str, number: int, seed: int, env: str = "") -> dict[str, lis
 
 def _try(algorithm: str, env: str, shape: Mapping[str, Any], seed: int) -> list[Candidate]:
     """Train all candidates of one shape."""
-    number = TASKS[env].candidates
+    number = TASKS[env].candidates * (2 if algorithm in zoo_tasks.QUICK else 1)
     default = dataclasses.replace(algorithm_config(algorithm)(), **shape)
     columns = draw(algorithm, number, seed, env)
     rows = [{name: values[i] for name, values in columns.items()} for i in range(number)]
