@@ -97,11 +97,10 @@ TASKS: dict[str, Task] = {
         enough=499.5,
         shapes={
             "a2c": [
-                {"num_envs": 8, "num_steps": 8},
-                {"num_envs": 8, "num_steps": 4},
                 {"num_envs": 8, "num_steps": 8, "normalize_advantage": False},
                 {"num_envs": 8, "num_steps": 16, "normalize_advantage": False},
-                {"num_envs": 4, "num_steps": 8, "normalize_advantage": False},
+                {"num_envs": 8, "num_steps": 32, "normalize_advantage": False},
+                {"num_envs": 8, "num_steps": 8},
             ]
         },
         finalists=5,
