@@ -67,7 +67,9 @@ def search(algorithm: str, env: str, place: Path, num_shapes: int | None = None)
             break
         tried = functools.partial(_try, algorithm, env, shape, seed=i)
         found += _kept(place / f"{stem}-{i}.json", tried)
-    finals = _kept(place / f"{stem}-finals-{len(found)}.json", lambda: _finals(found, env))
+    finals = _kept(
+        place / f"{stem}-finals-{len(found)}.json", lambda: _finals(found, algorithm, env)
+    )
     return Search(found, finals)
 
 
@@ -128,7 +130,7 @@ def draw(algorithm: str, number: int, seed: int, env: str = "") -> dict[str, lis
 
 def _try(algorithm: str, env: str, shape: Mapping[str, Any], seed: int) -> list[Candidate]:
     """Train all candidates of one shape."""
-    number = TASKS[env].candidates * (2 if algorithm in zoo_tasks.QUICK else 1)
+    number = TASKS[env].candidates * zoo_tasks.times(algorithm)
     default = dataclasses.replace(algorithm_config(algorithm)(), **shape)
     columns = draw(algorithm, number, seed, env)
     rows = [{name: values[i] for name, values in columns.items()} for i in range(number)]
@@ -138,11 +140,11 @@ def _try(algorithm: str, env: str, shape: Mapping[str, Any], seed: int) -> list[
     return train(tried, env, SEARCH_SEEDS)
 
 
-def _finals(candidates: Sequence[Candidate], env: str) -> list[Candidate]:
+def _finals(candidates: Sequence[Candidate], algorithm: str, env: str) -> list[Candidate]:
     """Train the best candidates with further seeds: with few of them luck is what is best."""
     order = sorted(candidates, key=_score)
     programs: dict[str, list[Any]] = {}
-    for candidate in order[-TASKS[env].finalists :]:
+    for candidate in order[-TASKS[env].finalists * zoo_tasks.times(algorithm) :]:
         shape = {k: v for k, v in candidate.algorithm.items() if k != "hyperparams"}
         programs.setdefault(json.dumps(shape), []).append(settings_of(candidate))
     return [found for same in programs.values() for found in train(same, env, final_seeds(env))]

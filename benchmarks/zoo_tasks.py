@@ -59,7 +59,7 @@ SHAPES: Shapes = {
 }
 """What shapes a program: each is one."""
 QUICK = ("a2c", "reinforce")
-"""One step of gradient ascent per rollout: so quick that twice as many candidates are tried."""
+"""One step of gradient ascent per rollout: so quick that twice as many settings are tried."""
 
 
 class Task(NamedTuple):
@@ -99,11 +99,11 @@ TASKS: dict[str, Task] = {
             "a2c": [
                 {"num_envs": 8, "num_steps": 8, "normalize_advantage": False},
                 {"num_envs": 8, "num_steps": 16, "normalize_advantage": False},
-                {"num_envs": 8, "num_steps": 32, "normalize_advantage": False},
-                {"num_envs": 8, "num_steps": 8},
+                {"num_envs": 16, "num_steps": 8, "normalize_advantage": False},
             ]
         },
-        finalists=5,
+        candidates=16,
+        finalists=6,
         final_seeds=16,
     ),
     "Acrobot-v1": Task(
@@ -174,6 +174,11 @@ TASKS: dict[str, Task] = {
 def shapes_of(algorithm: str, env: str) -> Sequence[Mapping[str, Any]]:
     """What shapes the programs of a cell's search."""
     return TASKS[env].shapes.get(algorithm, SHAPES[algorithm])
+
+
+def times(algorithm: str) -> int:
+    """Factor of the numbers of candidates and of finalists."""
+    return 2 if algorithm in QUICK else 1
 
 
 def floats_of(algorithm: str, env: str) -> Floats:
