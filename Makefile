@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Minutes that the benchmark may spend on its grid of algorithms, environments and lanes.
 MINUTES ?= 5
-DEMO_ALGORITHMS := reinforce=zoo a2c=zoo npg trpo=zoo ppo=zoo
+DEMO_ALGORITHMS := reinforce a2c npg trpo ppo
+DEMO_ENVS := CartPole-v1 Acrobot-v1
 
 .PHONY: help demo test test-slow lint format docs benchmark benchmark-quick benchmark-gpu notebooks lock clean
 
@@ -19,9 +20,9 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: $(READY)  ## compare five algorithms on CartPole-v1, 32 seeds each: table, pictures, report (demo/)
-	$(BIN)/purejax-po compare $(DEMO_ALGORITHMS) --env CartPole-v1 --seeds 32 --total-steps 100000 \
-	  --out demo --overwrite
+demo: $(READY)  ## compare five tuned algorithms on two environments, 32 seeds each: table, pictures, report (demo/)
+	$(BIN)/purejax-po compare $(DEMO_ALGORITHMS) --preset zoo --env $(DEMO_ENVS) --seeds 32 \
+	  --total-steps 100000 --out demo --overwrite
 
 test: lint  ## lint, types and all tests but the slow ones
 	$(BIN)/python -m pytest -n 2 --dist worksteal

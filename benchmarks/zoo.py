@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import zoo_search
+import zoo_tasks
 from measure import Rows, add_keep, commit, data, keep, kept_as
 
 import purejax_po as po
@@ -32,6 +33,7 @@ AGAIN = "again"
 OUT = Path("runs/zoo")
 EVALUATE_EVERY = 10
 """Windows of a hundred."""
+ENDS = ("iqm", "ci_high")
 
 
 def confirm(
@@ -40,9 +42,7 @@ def confirm(
     """Train a cell's best candidate with the fresh seeds, and write its file."""
     found = zoo_search.search(algorithm, env, place / "search", num_shapes=num_shapes)
     chosen = zoo_search.best(found.finals)
-    config = po.ExperimentConfig(
-        algorithm=zoo_search.settings_of(chosen), env=env, total_steps=zoo_search.BUDGETS[env]
-    )
+    config = zoo_search.experiment(zoo_search.settings_of(chosen), env)
     dataset = train_fresh(config, place)
     entry = zoo.Entry(config, {**reached(dataset), **searched(found, algorithm, env)})
     zoo.write(entry, folder)
@@ -105,7 +105,7 @@ def reached(dataset: Any) -> dict[str, Any]:
 
 def searched(found: zoo_search.Search, algorithm: str, env: str) -> dict[str, Any]:
     """What a file says of the search that its settings come from."""
-    tried, last = zoo_search.SEARCH_SEEDS, zoo_search.FINAL_SEEDS
+    tried, last = zoo_search.SEARCH_SEEDS, zoo_search.final_seeds(env)
     chosen = zoo_search.best(found.finals)
     return {
         "search_score": round(chosen.score or float("nan"), 3),
@@ -136,7 +136,7 @@ def page(place: Path) -> Path:
 
 def cells() -> Rows:
     """Return a row for each cell that the package holds, an environment after the other."""
-    order = list(zoo_search.BUDGETS)
+    order = list(zoo_tasks.TASKS)
     entries = sorted(
         zoo.entries().values(), key=lambda x: (order.index(x.env), -x.evidence["iqm"], x.algorithm)
     )
@@ -157,6 +157,29 @@ def cells() -> Rows:
     ]
 
 
+def references() -> Rows:
+    """Return a row for each public reference of a cell that the package holds."""
+    rows = []
+    for found in zoo_tasks.REFERENCES:
+        if (entry := zoo.entries().get((found.algorithm, found.env))) is None:
+            continue
+        best = [max(entry.evidence[x], entry.evidence[f"evaluation_{x}"]) for x in ENDS]
+        reached = "yes" if best[0] >= found.mean else "within the interval"
+        rows.append(
+            {
+                "environment": found.env,
+                "algorithm": found.algorithm,
+                "steps per seed": f"{entry.config.total_steps:,}",
+                "return, IQM": _interval(entry.evidence, ""),
+                "greedy policy, IQM": _interval(entry.evidence, "evaluation_"),
+                "reference, mean": f"{found.mean:.2f}",
+                "its steps": f"{found.total_steps:,}",
+                "reached": reached if best[1] >= found.mean else "no",
+            }
+        )
+    return rows
+
+
 def _interval(evidence: dict[str, Any], prefix: str) -> str:
     iqm, low, high = (evidence[f"{prefix}{name}"] for name in ("iqm", "ci_low", "ci_high"))
     return f"{iqm:.2f} ({low:.2f} … {high:.2f})"
@@ -165,8 +188,8 @@ def _interval(evidence: dict[str, Any], prefix: str) -> str:
 def main() -> None:
     """Run the parts of the cells that are asked for."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=list(zoo_search.FLOATS), help="algorithms")
-    parser.add_argument("--env", nargs="+", default=list(zoo_search.BUDGETS))
+    parser.add_argument("--only", nargs="+", default=list(zoo_tasks.FLOATS), help="algorithms")
+    parser.add_argument("--env", nargs="+", default=list(zoo_tasks.TASKS))
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=(*PARTS, AGAIN))
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--shapes", type=int, help="of programs that a search tries at most")
@@ -184,7 +207,7 @@ def main() -> None:
     if "page" in arguments.parts:
         print(page(arguments.out))
         if given := kept_as("zoo"):
-            keep(given, {"cells": data(cells())})
+            keep(given, {"cells": data(cells()), "references": data(references())})
 
 
 if __name__ == "__main__":

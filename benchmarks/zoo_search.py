@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import zoo_tasks
+from zoo_tasks import TASKS
 
 import purejax_po as po
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment.config import algorithm_config
 from purejax_po.experiment.config.stored import from_dict, to_dict
 from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.run.devices import choose_width, lanes_per_core
 from purejax_po.experiment.run.trainer import build_trainer
 from purejax_po.training import seed_keys, window_lengths
 
@@ -23,86 +26,9 @@ SEARCH_SEEDS = range(1_000_000, 1_000_003)
 """Of every candidate; no seed of a result is among them."""
 FRESH_SEEDS = range(16)
 """Of what is reported of a cell."""
-FINAL_SEEDS = range(1_000_100, 1_000_108)
-"""Of the finalists, which are not the search's either."""
-FINALISTS = 3
-CANDIDATES = 8
-"""Of each shape; the first one has the default floats."""
-LANES = 18
-"""Of a program, side by side."""
+FINAL_SEEDS = range(1_000_100, 1_000_116)
+"""Of the finalists, which are not the search's either; a task says how many."""
 WINDOWS = 50
-
-BUDGETS = {
-    "CartPole-v1": 100_000,
-    "Acrobot-v1": 100_000,
-    "Pendulum-v1": 200_000,
-    "Catch-bsuite": 100_000,
-    "MountainCar-v0": 200_000,
-    "MountainCarContinuous-v0": 200_000,
-    "DeepSea-bsuite": 200_000,
-    "FourRooms-misc": 200_000,
-    "PointRobot-misc": 200_000,
-    "Reacher-misc": 200_000,
-}
-"""Environment steps per seed."""
-
-
-CEILINGS = {"CartPole-v1": 499.5, "Catch-bsuite": 0.999}
-"""Returns beyond which nothing is left to search for."""
-
-
-class Log(NamedTuple):
-    """Floats whose logarithm is uniform."""
-
-    low: float
-    high: float
-
-
-class Uniform(NamedTuple):
-    """Floats that are uniform."""
-
-    low: float
-    high: float
-
-
-Floats = Mapping[str, Log | Uniform | Sequence[float]]
-ACTOR_CRITIC: Floats = {
-    "learning_rate_decay": (0.0, 1.0),
-    "discount": (0.97, 0.98, 0.99, 0.995),
-    "gae_lambda": Uniform(0.8, 0.98),
-    "entropy_coef": (0.0, 0.001, 0.01),
-}
-NATURAL: Floats = {
-    "max_kl": Log(0.005, 0.1),
-    "discount": (0.97, 0.98, 0.99, 0.995),
-    "gae_lambda": Uniform(0.8, 0.98),
-    "critic_learning_rate": Log(1e-3, 1e-2),
-}
-FLOATS: dict[str, Floats] = {
-    "ppo": {"learning_rate": Log(3e-4, 5e-3), "clip_eps": Uniform(0.1, 0.3), **ACTOR_CRITIC},
-    "a2c": {"learning_rate": Log(5e-4, 1e-2), **ACTOR_CRITIC},
-    "reinforce": {
-        "learning_rate": Log(1e-3, 2e-2),
-        "critic_learning_rate": Log(1e-3, 2e-2),
-        "discount": (0.97, 0.98, 0.99, 0.995),
-    },
-    "npg": NATURAL,
-    "trpo": NATURAL,
-}
-SHAPES: dict[str, list[dict[str, Any]]] = {
-    "ppo": [
-        {"num_envs": 8, "num_steps": 32, "num_epochs": 10, "num_minibatches": 4},
-        {"num_envs": 8, "num_steps": 128, "num_epochs": 10, "num_minibatches": 8},
-    ],
-    "a2c": [{"num_envs": 8, "num_steps": 8}, {"num_envs": 8, "num_steps": 32}],
-    "reinforce": [
-        {"num_envs": 2, "num_steps": 500},
-        {"num_envs": 4, "num_steps": 500, "normalize_advantage": True},
-    ],
-    "npg": [{}, {"num_envs": 8, "num_steps": 64, "critic_minibatch_size": 64}],
-    "trpo": [{}, {"num_envs": 8, "num_steps": 64, "critic_minibatch_size": 64}],
-}
-"""What shapes a program: each is one."""
 
 
 class Candidate(NamedTuple):
@@ -123,44 +49,45 @@ class Search(NamedTuple):
     """The best candidates, with further seeds: the first of them is chosen."""
 
 
-def search(
-    algorithm: str,
-    env: str,
-    place: Path,
-    number: int = CANDIDATES,
-    num_shapes: int | None = None,
-) -> Search:
-    """Try candidates of every shape, until one reaches the highest return that there is.
+def search(algorithm: str, env: str, place: Path, num_shapes: int | None = None) -> Search:
+    """Try candidates of one shape after the other, until enough of them are good.
 
     What a file holds already is read.
 
     Args:
         algorithm, env: the cell.
         place: directory of the files.
-        number: candidates of each shape.
         num_shapes: shapes to try at most.
     """
+    task = TASKS[env]
     found: list[Candidate] = []
     stem = f"{algorithm}-{env.replace('/', '-')}"
-    for i, shape in enumerate(SHAPES[algorithm][:num_shapes]):
-        if found and (best(found).score or -np.inf) >= CEILINGS.get(env, np.inf):
+    for i, shape in enumerate(zoo_tasks.shapes_of(algorithm, env)[:num_shapes]):
+        if sum(_score(x) >= task.enough for x in found) >= task.finalists:
             break
-        tried = functools.partial(_try, algorithm, env, shape, number, seed=i)
+        tried = functools.partial(_try, algorithm, env, shape, seed=i)
         found += _kept(place / f"{stem}-{i}.json", tried)
-    finals = _kept(place / f"{stem}-finals-{len(found)}.json", lambda: _finals(found, env))
+    finals = _kept(
+        place / f"{stem}-finals-{len(found)}.json", lambda: _finals(found, algorithm, env)
+    )
     return Search(found, finals)
 
 
 def _kept(path: Path, make: Callable[[], list[Candidate]]) -> list[Candidate]:
     """What a file holds, or what is made and written there."""
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_json(path, [candidate._asdict() for candidate in make()])
     return [Candidate(**row) for row in json.loads(path.read_text())]
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:
     """The candidate with the highest score."""
-    return max(candidates, key=lambda x: -np.inf if x.score is None else x.score)
+    return max(candidates, key=_score)
+
+
+def _score(candidate: Candidate) -> float:
+    return -np.inf if candidate.score is None else candidate.score
 
 
 def settings_of(candidate: Candidate) -> Any:
@@ -168,29 +95,44 @@ def settings_of(candidate: Candidate) -> Any:
     return from_dict(candidate.algorithm)
 
 
-def draw(algorithm: str, number: int, seed: int) -> dict[str, Any]:
-    """Draw floats `[number]` by name, the first ones the defaults."""
+def final_seeds(env: str) -> range:
+    """The seeds of an environment's finalists."""
+    return FINAL_SEEDS[: TASKS[env].final_seeds]
+
+
+def experiment(algorithm: Any, env: str) -> po.ExperimentConfig:
+    """The experiment of a cell, with one seed."""
+    task = TASKS[env]
+    return po.ExperimentConfig(
+        algorithm=algorithm, env=env, total_steps=task.total_steps, **task.settings
+    )
+
+
+def draw(algorithm: str, number: int, seed: int, env: str = "") -> dict[str, list[float]]:
+    """Draw floats `[number]` by name, the first ones the defaults where the task has none."""
     rng = np.random.default_rng([seed, *algorithm.encode()])
     default = algorithm_config(algorithm)().hyperparams
+    own = TASKS[env].floats if env else {}
+    ranges = zoo_tasks.floats_of(algorithm, env) if env else zoo_tasks.FLOATS[algorithm]
     columns = {}
-    for name, values in FLOATS[algorithm].items():
-        if isinstance(values, Log):
+    for name, values in ranges.items():
+        if isinstance(values, zoo_tasks.Log):
             column = np.exp(rng.uniform(*np.log(values), number))
-        elif isinstance(values, Uniform):
+        elif isinstance(values, zoo_tasks.Uniform):
             column = rng.uniform(*values, number)
         else:
             column = rng.choice(values, number)
-        column[0] = getattr(default, name)
+        if name not in own:
+            column[0] = getattr(default, name)
         columns[name] = [float(f"{x:.3g}") for x in column]
     return columns
 
 
-def _try(
-    algorithm: str, env: str, shape: dict[str, Any], number: int, seed: int
-) -> list[Candidate]:
+def _try(algorithm: str, env: str, shape: Mapping[str, Any], seed: int) -> list[Candidate]:
     """Train all candidates of one shape."""
+    number = TASKS[env].candidates * zoo_tasks.times(algorithm)
     default = dataclasses.replace(algorithm_config(algorithm)(), **shape)
-    columns = draw(algorithm, number, seed)
+    columns = draw(algorithm, number, seed, env)
     rows = [{name: values[i] for name, values in columns.items()} for i in range(number)]
     tried = [
         dataclasses.replace(default, hyperparams=default.hyperparams.replace(**row)) for row in rows
@@ -198,28 +140,27 @@ def _try(
     return train(tried, env, SEARCH_SEEDS)
 
 
-def _finals(candidates: Sequence[Candidate], env: str) -> list[Candidate]:
+def _finals(candidates: Sequence[Candidate], algorithm: str, env: str) -> list[Candidate]:
     """Train the best candidates with further seeds: with few of them luck is what is best."""
-    order = sorted(candidates, key=lambda x: -np.inf if x.score is None else x.score)
-    found: list[Candidate] = []
-    for candidate in order[-FINALISTS:]:
-        found += train([settings_of(candidate)], env, FINAL_SEEDS)
-    return found
+    order = sorted(candidates, key=_score)
+    programs: dict[str, list[Any]] = {}
+    for candidate in order[-TASKS[env].finalists * zoo_tasks.times(algorithm) :]:
+        shape = {k: v for k, v in candidate.algorithm.items() if k != "hyperparams"}
+        programs.setdefault(json.dumps(shape), []).append(settings_of(candidate))
+    return [found for same in programs.values() for found in train(same, env, final_seeds(env))]
 
 
 def train(algorithms: Sequence[Any], env: str, seeds: Sequence[int]) -> list[Candidate]:
     """Train settings that differ in their floats alone, each with all seeds."""
     start = time.perf_counter()
-    config = po.ExperimentConfig(
-        algorithm=algorithms[0], env=env, total_steps=BUDGETS[env], num_windows=WINDOWS
-    )
+    config = dataclasses.replace(experiment(algorithms[0], env), num_windows=WINDOWS)
     config.check()
     trainer = build_trainer(config)
     run_one = po.make_train(trainer, num_updates=config.num_updates, log_every=config.log_every)
     lanes = [(algorithm, seed) for algorithm in algorithms for seed in seeds]
-    width = min(LANES, len(lanes))
+    width = choose_width(len(lanes), 1, "cpu", lanes_per_core(config.algorithm))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=po.compiler_options())
     def run(keys: Any, hyperparams: Any) -> Any:
         def one(key: Any, hyperparams: Any) -> Any:
             found = run_one(key, hyperparams)
@@ -250,7 +191,8 @@ def train(algorithms: Sequence[Any], env: str, seeds: Sequence[int]) -> list[Can
         Candidate(to_dict(algorithm), float(x.mean()) if sound.all() else None, seconds)
         for algorithm, x, sound in zip(algorithms, final, is_sound, strict=True)
     ]
-    scores = [-np.inf if x.score is None else x.score for x in found]
     told = f"{len(algorithms)} candidates × {len(seeds)} seeds, {seconds * len(algorithms):.0f} s"
-    print(f"{found[0].algorithm['name']} on {env}: {told}, best {max(scores):.1f}", flush=True)
+    print(
+        f"{found[0].algorithm['name']} on {env}: {told}, best {_score(best(found)):.1f}", flush=True
+    )
     return found

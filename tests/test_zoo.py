@@ -73,13 +73,29 @@ def test_what_is_written_reads_back(folder):
 
 
 def test_drawn_floats_begin_with_the_defaults(search):
-    for name, shapes in search.SHAPES.items():
+    for name, shapes in search.zoo_tasks.SHAPES.items():
         columns = search.draw(name, 5, seed=0)
         default = entry.parse(["train", name]).config().algorithm
         for column, values in columns.items():
             assert values[0] == pytest.approx(getattr(default.hyperparams, column), rel=1e-2)
         for shape in shapes:
             dataclasses.replace(default, **shape).check()
+
+
+def test_every_cell_can_be_searched(search):
+    tasks = search.zoo_tasks
+    assert {reference.env for reference in tasks.REFERENCES} <= tasks.TASKS.keys()
+    for env, task in tasks.TASKS.items():
+        assert 0 < task.final_seeds <= len(search.FINAL_SEEDS)
+        for name in tasks.FLOATS:
+            default = entry.parse(["train", name]).config().algorithm
+            columns = search.draw(name, 3, 0, env)
+            for shape in tasks.shapes_of(name, env):
+                rows = ({key: column[i] for key, column in columns.items()} for i in range(3))
+                for row in rows:
+                    floats = default.hyperparams.replace(**row)
+                    algorithm = dataclasses.replace(default, hyperparams=floats, **shape)
+                    search.experiment(algorithm, env).check()
 
 
 def test_the_preset_is_what_flags_start_from(folder):
@@ -109,6 +125,16 @@ def test_a_comparison_takes_each_pair_s_settings(folder):
         assert found["a2c:num_envs=2", env].config.algorithm == po.A2CConfig(num_envs=2)
     with pytest.raises(ValueError, match="preset must be"):
         compare.prepare(["ppo"], envs, preset="best")
+
+
+def test_a_comparison_takes_the_wrappers_that_settings_are_for(folder):
+    config = po.ExperimentConfig(
+        algorithm=tiny.ALGORITHMS["a2c"], env="Pendulum-v1", wrappers=("action_repeat:2",)
+    )
+    zoo.write(zoo.Entry(config, EVIDENCE), zoo.FOLDER)
+    zoo.entries.cache_clear()
+    found = compare.prepare(["a2c"], "Pendulum-v1", preset="zoo", total_steps=320).experiments
+    assert found["a2c", "Pendulum-v1"].config.wrappers == config.wrappers
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,8 @@ def _settled(named: specs.Named, env: EnvName) -> tuple[str, AlgorithmConfig, di
         return named.label, named.algorithm, named.settings
     config = zoo.find(named.algorithm.name, ExperimentConfig(env=env).env_name).config
     changed = specs.changed(config.algorithm, named.zoo, named.label)
-    return named.label, changed, specs.of_a_file(config)
+    around = {"wrappers": config.wrappers} if config.wrappers else {}
+    return named.label, changed, {**specs.of_a_file(config), **around}
 
 
 def _named(algorithm: str | AlgorithmConfig) -> specs.Named:

@@ -1,0 +1,217 @@
+"""What the zoo's searches try on each environment: steps, ranges of floats, shapes of programs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class Log(NamedTuple):
+    """Floats whose logarithm is uniform."""
+
+    low: float
+    high: float
+
+
+class Uniform(NamedTuple):
+    """Floats that are uniform."""
+
+    low: float
+    high: float
+
+
+Floats = Mapping[str, Log | Uniform | Sequence[float]]
+Shapes = Mapping[str, Sequence[Mapping[str, Any]]]
+
+ACTOR_CRITIC: Floats = {
+    "learning_rate_decay": (0.0, 1.0),
+    "discount": (0.97, 0.98, 0.99, 0.995),
+    "gae_lambda": Uniform(0.8, 0.98),
+    "entropy_coef": (0.0, 0.001, 0.01),
+}
+NATURAL: Floats = {
+    "max_kl": Log(0.005, 0.1),
+    "discount": (0.97, 0.98, 0.99, 0.995),
+    "gae_lambda": Uniform(0.8, 0.98),
+    "critic_learning_rate": Log(1e-3, 1e-2),
+}
+FLOATS: dict[str, Floats] = {
+    "ppo": {"learning_rate": Log(3e-4, 5e-3), "clip_eps": Uniform(0.1, 0.3), **ACTOR_CRITIC},
+    "a2c": {"learning_rate": Log(5e-4, 1e-2), **ACTOR_CRITIC},
+    "reinforce": {
+        "learning_rate": Log(1e-3, 2e-2),
+        "critic_learning_rate": Log(1e-3, 2e-2),
+        "discount": (0.97, 0.98, 0.99, 0.995),
+    },
+    "npg": NATURAL,
+    "trpo": NATURAL,
+}
+SHAPES: Shapes = {
+    "ppo": [
+        {"num_envs": 8, "num_steps": 32, "num_epochs": 10, "num_minibatches": 4},
+        {"num_envs": 8, "num_steps": 128, "num_epochs": 10, "num_minibatches": 8},
+    ],
+    "a2c": [{"num_envs": 8, "num_steps": 8}, {"num_envs": 8, "num_steps": 32}],
+    "reinforce": [
+        {"num_envs": 2, "num_steps": 500},
+        {"num_envs": 4, "num_steps": 500, "normalize_advantage": True},
+    ],
+    "npg": [{}, {"num_envs": 8, "num_steps": 64, "critic_minibatch_size": 64}],
+    "trpo": [{}, {"num_envs": 8, "num_steps": 64, "critic_minibatch_size": 64}],
+}
+"""What shapes a program: each is one."""
+QUICK = ("a2c", "reinforce")
+"""One step of gradient ascent per rollout: so quick that twice as many settings are tried."""
+
+
+class Task(NamedTuple):
+    """How an environment is searched."""
+
+    total_steps: int
+    """Environment steps per seed."""
+    enough: float = float("inf")
+    """Once as many candidates as there are finalists reach it, no further shape is tried."""
+    settings: Mapping[str, Any] = {}
+    """Fields of the experiment: normalisation, wrappers."""
+    floats: Floats = {}  # noqa: RUF012 - never changed
+    """Ranges in place of an algorithm's own, of the floats that it has."""
+    shapes: Shapes = {}  # noqa: RUF012 - never changed
+    """In place of an algorithm's own."""
+    candidates: int = 8
+    """Of each shape; the first one has the default floats, but for those of `floats`."""
+    finalists: int = 3
+    final_seeds: int = 8
+    """Of each finalist."""
+
+
+NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
+
+
+def episodes(num_envs: int, length: int) -> list[dict[str, Any]]:
+    """REINFORCE's shapes where an episode has at most `length` steps: one of each environment."""
+    shape = {"num_envs": num_envs, "num_steps": length, "critic_minibatch_size": 2 * length}
+    return [{**shape, "normalize_advantage": True}, shape]
+
+
+TASKS: dict[str, Task] = {
+    "CartPole-v1": Task(
+        100_000,
+        enough=499.5,
+        shapes={
+            "a2c": [
+                {"num_envs": 8, "num_steps": 8, "normalize_advantage": False},
+                {"num_envs": 8, "num_steps": 16, "normalize_advantage": False},
+                {"num_envs": 16, "num_steps": 8, "normalize_advantage": False},
+            ]
+        },
+        candidates=16,
+        finalists=6,
+        final_seeds=16,
+    ),
+    "Acrobot-v1": Task(
+        200_000,
+        enough=-83.0,
+        shapes={
+            "a2c": [
+                {"num_envs": 8, "num_steps": 8},
+                {"num_envs": 8, "num_steps": 16},
+                {"num_envs": 8, "num_steps": 16, "normalize_advantage": False},
+            ]
+        },
+        candidates=6,
+    ),
+    "Pendulum-v1": Task(
+        400_000,
+        enough=-150.0,
+        settings=NORMALIZED,
+        floats={
+            "learning_rate": Log(5e-4, 5e-3),
+            "discount": (0.9, 0.95),
+            "gae_lambda": Uniform(0.9, 0.98),
+            "entropy_coef": (0.0, 0.001),
+            "max_kl": Log(0.01, 0.1),
+        },
+        shapes={
+            "ppo": [{"num_envs": 8, "num_steps": 64, "num_epochs": 10, "num_minibatches": 8}],
+            "a2c": [{"num_envs": 8, "num_steps": 16}, {"num_envs": 16, "num_steps": 16}],
+            "reinforce": episodes(4, 200),
+        },
+        candidates=6,
+    ),
+    "Catch-bsuite": Task(100_000, enough=0.999, shapes={"reinforce": episodes(32, 9)}),
+    "MountainCar-v0": Task(
+        1_000_000,
+        enough=-110.0,
+        settings=NORMALIZED,
+        floats={"gae_lambda": Uniform(0.95, 0.99), "discount": (0.99, 0.995)},
+        shapes={
+            "ppo": [{"num_envs": 16, "num_steps": 16, "num_epochs": 4, "num_minibatches": 4}],
+            "a2c": [{"num_envs": 16, "num_steps": 8}],
+            "npg": [{"num_envs": 16, "num_steps": 128}],
+            "trpo": [{"num_envs": 16, "num_steps": 128}],
+            "reinforce": episodes(8, 200),
+        },
+        candidates=5,
+        finalists=2,
+    ),
+    "MountainCarContinuous-v0": Task(
+        100_000,
+        enough=92.0,
+        settings={**NORMALIZED, "wrappers": ("action_repeat:8",)},
+        floats={
+            "gae_lambda": Uniform(0.9, 0.98),
+            "discount": (0.99, 0.999),
+            "entropy_coef": (0.0,),
+        },
+        shapes={"reinforce": episodes(8, 125)},
+    ),
+    "DeepSea-bsuite": Task(200_000, enough=0.989, shapes={"reinforce": episodes(32, 8)}),
+    "FourRooms-misc": Task(200_000),
+    "PointRobot-misc": Task(200_000, shapes={"reinforce": episodes(8, 100)}),
+    "Reacher-misc": Task(200_000, shapes={"reinforce": episodes(8, 100)}),
+}
+"""By environment."""
+
+
+def shapes_of(algorithm: str, env: str) -> Sequence[Mapping[str, Any]]:
+    """What shapes the programs of a cell's search."""
+    return TASKS[env].shapes.get(algorithm, SHAPES[algorithm])
+
+
+def times(algorithm: str) -> int:
+    """Factor of the numbers of candidates and of finalists."""
+    return 2 if algorithm in QUICK else 1
+
+
+def floats_of(algorithm: str, env: str) -> Floats:
+    """Ranges of a cell's search."""
+    own = TASKS[env].floats
+    return {name: own.get(name, values) for name, values in FLOATS[algorithm].items()}
+
+
+class Reference(NamedTuple):
+    """What a public zoo reports."""
+
+    algorithm: str
+    env: str
+    mean: float
+    """Of the deterministic policy of one run, over episodes."""
+    total_steps: int
+
+
+REFERENCES = (
+    Reference("a2c", "CartPole-v1", 500.0, 500_000),
+    Reference("trpo", "CartPole-v1", 500.0, 100_000),
+    Reference("ppo", "CartPole-v1", 500.0, 100_000),
+    Reference("a2c", "Acrobot-v1", -83.353, 500_000),
+    Reference("trpo", "Acrobot-v1", -83.114, 100_000),
+    Reference("ppo", "Acrobot-v1", -73.506, 1_000_000),
+    Reference("a2c", "Pendulum-v1", -162.965, 1_000_000),
+    Reference("trpo", "Pendulum-v1", -174.631, 100_000),
+    Reference("ppo", "Pendulum-v1", -172.225, 100_000),
+    Reference("a2c", "MountainCar-v0", -111.263, 1_000_000),
+    Reference("trpo", "MountainCar-v0", -107.278, 100_000),
+    Reference("ppo", "MountainCar-v0", -110.423, 1_000_000),
+    Reference("a2c", "MountainCarContinuous-v0", 91.166, 100_000),
+    Reference("trpo", "MountainCarContinuous-v0", 92.489, 50_000),
+    Reference("ppo", "MountainCarContinuous-v0", 88.343, 20_000),
+)
+"""Source: github.com/DLR-RM/rl-baselines3-zoo, benchmark.md at commit 0088472."""
