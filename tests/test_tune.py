@@ -264,15 +264,15 @@ def test_a_search_that_is_killed_goes_on_with_the_same_trials(
 def test_a_search_whose_process_is_killed_three_times(tmp_path):
     flags = [
         "--env", "CartPole-v1", "--seeds", "3", "--num-envs", "2", "--num-steps", "16",
-        "--network.hidden", "8", "--total-steps", "200000", "--trials", "24", "--batch", "8",
-        "--search", "learning_rate=log:1e-4..1e-2", "num_epochs=2,4", "--finalists", "2",
-        "--fresh-seeds", "4",
+        "--network.hidden", "8", "--total-steps", "400000", "--trials", "24", "--batch", "8",
+        "--search", "learning_rate=log:1e-4..1e-2", "--search", "num_epochs=2,4",
+        "--finalists", "2", "--fresh-seeds", "4",
     ]  # fmt: skip
     program, out = [sys.executable, "-m", "purejax_po"], tmp_path / "search"
     begun = time.monotonic()
     whole = tmp_path / "whole"
     subprocess.run([*program, "tune", "ppo", *flags, "--out", whole], check=True, timeout=900)
-    seconds = 0.33 * (time.monotonic() - begun)
+    seconds = 0.2 * (time.monotonic() - begun)  # the cache of programs is filled
     command = [*program, "tune", "ppo", *flags, "--out", out]
     for _ in range(3):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
