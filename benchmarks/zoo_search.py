@@ -153,7 +153,9 @@ def _finals(candidates: Sequence[Candidate], algorithm: str, env: str) -> list[C
 def train(algorithms: Sequence[Any], env: str, seeds: Sequence[int]) -> list[Candidate]:
     """Train settings that differ in their floats alone, each with all seeds."""
     start = time.perf_counter()
-    config = dataclasses.replace(experiment(algorithms[0], env), num_windows=WINDOWS)
+    config = experiment(algorithms[0], env)
+    steps = TASKS[env].search_steps or config.total_steps
+    config = dataclasses.replace(config, num_windows=WINDOWS, total_steps=steps)
     config.check()
     trainer = build_trainer(config)
     run_one = po.make_train(trainer, num_updates=config.num_updates, log_every=config.log_every)
