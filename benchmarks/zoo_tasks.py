@@ -35,7 +35,7 @@ NATURAL: Floats = {
 }
 FLOATS: dict[str, Floats] = {
     "ppo": {"learning_rate": Log(3e-4, 5e-3), "clip_eps": Uniform(0.1, 0.3), **ACTOR_CRITIC},
-    "a2c": {"learning_rate": Log(5e-4, 1e-2), **ACTOR_CRITIC},
+    "a2c": {"learning_rate": Log(5e-4, 4e-3), **ACTOR_CRITIC},
     "reinforce": {
         "learning_rate": Log(1e-3, 2e-2),
         "critic_learning_rate": Log(1e-3, 2e-2),
