@@ -68,7 +68,8 @@ def shown(entry: zoo.Entry) -> str:
 
 def train_fresh(config: po.ExperimentConfig, place: Path) -> Any:
     """Train with the seeds that no search has seen."""
-    fresh = zoo_search.FRESH_SEEDS[: zoo_tasks.TASKS[config.env_name].fresh_seeds]
+    number = zoo_tasks.num_fresh(config.algorithm.name, config.env_name)
+    fresh = zoo_search.FRESH_SEEDS[:number]
     config = dataclasses.replace(
         config, num_seeds=len(fresh), first_seed=fresh.start, evaluate_every=EVALUATE_EVERY
     )

@@ -24,8 +24,8 @@ from purejax_po.training import seed_keys, window_lengths
 
 SEARCH_SEEDS = range(1_000_000, 1_000_003)
 """Of every candidate; no seed of a result is among them."""
-FRESH_SEEDS = range(16)
-"""Of what is reported of a cell."""
+FRESH_SEEDS = range(64)
+"""Of what is reported of a cell, which may take the first ones of them."""
 FINAL_SEEDS = range(1_000_100, 1_000_116)
 """Of the finalists, which are not the search's either; a task says how many."""
 WINDOWS = 50

@@ -201,6 +201,11 @@ def times(algorithm: str) -> int:
     return 2 if algorithm in QUICK else 1
 
 
+def num_fresh(algorithm: str, env: str) -> int:
+    """Number of fresh seeds of a cell: more where they cost seconds."""
+    return TASKS[env].fresh_seeds * (4 if algorithm in QUICK else 1)
+
+
 def floats_of(algorithm: str, env: str) -> Floats:
     """Ranges of a cell's search."""
     own = TASKS[env].floats
