@@ -68,7 +68,8 @@ def shown(entry: zoo.Entry) -> str:
 
 def train_fresh(config: po.ExperimentConfig, place: Path) -> Any:
     """Train with the seeds that no search has seen."""
-    fresh = zoo_search.FRESH_SEEDS
+    number = zoo_tasks.num_fresh(config.algorithm.name, config.env_name)
+    fresh = zoo_search.FRESH_SEEDS[:number]
     config = dataclasses.replace(
         config, num_seeds=len(fresh), first_seed=fresh.start, evaluate_every=EVALUATE_EVERY
     )
@@ -110,6 +111,7 @@ def searched(found: zoo_search.Search, algorithm: str, env: str) -> dict[str, An
     return {
         "search_score": round(chosen.score or float("nan"), 3),
         "search_candidates": len(found.candidates),
+        "search_steps": zoo_tasks.TASKS[env].search_steps or zoo_tasks.TASKS[env].total_steps,
         "search_seeds": [tried.start, len(tried)],
         "finalists": len(found.finals),
         "final_seeds": [last.start, len(last)],

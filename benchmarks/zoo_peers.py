@@ -20,7 +20,7 @@ from purejax_po.experiment.config import zoo
 from purejax_po.experiment.config.stored import to_dict
 from purejax_po.experiment.results.statistics import bootstrap_interval, iqm
 
-CELLS = {"CartPole-v1": 50_000, "Acrobot-v1": 50_000, "Pendulum-v1": 100_000}
+CELLS = {"CartPole-v1": 50_000, "Acrobot-v1": 50_000, "Pendulum-v1": 50_000}
 """Environment steps per seed: few, so that a slow peer ends, and learning shows."""
 PEERS = (peers.REJAX, peers.SB3)
 SEEDS = 16

@@ -24,8 +24,8 @@ from purejax_po.training import seed_keys, window_lengths
 
 SEARCH_SEEDS = range(1_000_000, 1_000_003)
 """Of every candidate; no seed of a result is among them."""
-FRESH_SEEDS = range(16)
-"""Of what is reported of a cell."""
+FRESH_SEEDS = range(64)
+"""Of what is reported of a cell, which may take the first ones of them."""
 FINAL_SEEDS = range(1_000_100, 1_000_116)
 """Of the finalists, which are not the search's either; a task says how many."""
 WINDOWS = 50
@@ -153,7 +153,9 @@ def _finals(candidates: Sequence[Candidate], algorithm: str, env: str) -> list[C
 def train(algorithms: Sequence[Any], env: str, seeds: Sequence[int]) -> list[Candidate]:
     """Train settings that differ in their floats alone, each with all seeds."""
     start = time.perf_counter()
-    config = dataclasses.replace(experiment(algorithms[0], env), num_windows=WINDOWS)
+    config = experiment(algorithms[0], env)
+    steps = TASKS[env].search_steps or config.total_steps
+    config = dataclasses.replace(config, num_windows=WINDOWS, total_steps=steps)
     config.check()
     trainer = build_trainer(config)
     run_one = po.make_train(trainer, num_updates=config.num_updates, log_every=config.log_every)

@@ -80,6 +80,10 @@ class Task(NamedTuple):
     finalists: int = 3
     final_seeds: int = 8
     """Of each finalist."""
+    search_steps: int | None = None
+    """Of candidates and finalists, if fewer than `total_steps`."""
+    fresh_seeds: int = 16
+    """Fewer where they would take an hour of a core."""
 
 
 NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
@@ -90,6 +94,21 @@ def episodes(num_envs: int, length: int) -> list[dict[str, Any]]:
     shape = {"num_envs": num_envs, "num_steps": length, "critic_minibatch_size": 2 * length}
     return [{**shape, "normalize_advantage": True}, shape]
 
+
+MINATAR = Task(
+    10_000_000,
+    floats={"learning_rate": Log(5e-4, 5e-3), "learning_rate_decay": (1.0,)},
+    shapes={
+        "ppo": [{"num_envs": 64, "num_steps": 128, "num_epochs": 4, "num_minibatches": 8}],
+        "a2c": [{"num_envs": 64, "num_steps": 8}],
+    },
+    candidates=5,
+    finalists=2,
+    final_seeds=4,
+    search_steps=1_000_000,
+    fresh_seeds=4,
+)
+"""Searches at a tenth of the steps: a cell takes a core half an hour as it is."""
 
 TASKS: dict[str, Task] = {
     "CartPole-v1": Task(
@@ -167,6 +186,7 @@ TASKS: dict[str, Task] = {
     "FourRooms-misc": Task(200_000),
     "PointRobot-misc": Task(200_000, shapes={"reinforce": episodes(8, 100)}),
     "Reacher-misc": Task(200_000, shapes={"reinforce": episodes(8, 100)}),
+    **{f"{game}-MinAtar": MINATAR for game in ("Breakout", "SpaceInvaders", "Asterix", "Freeway")},
 }
 """By environment."""
 
@@ -179,6 +199,11 @@ def shapes_of(algorithm: str, env: str) -> Sequence[Mapping[str, Any]]:
 def times(algorithm: str) -> int:
     """Factor of the numbers of candidates and of finalists."""
     return 2 if algorithm in QUICK else 1
+
+
+def num_fresh(algorithm: str, env: str) -> int:
+    """Number of fresh seeds of a cell: more where they cost seconds."""
+    return TASKS[env].fresh_seeds * (4 if algorithm in QUICK else 1)
 
 
 def floats_of(algorithm: str, env: str) -> Floats:
