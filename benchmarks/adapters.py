@@ -1,10 +1,10 @@
 """Other libraries' environments: what PPO and TRPO learn on them, and how fast they step.
 
-    python benchmarks/adapters.py [NAME ...] [--only speed ppo trpo] [--out runs/adapters] [--keep]
+    python benchmarks/adapters.py [NAME ...] [--only speed random ppo trpo] [--keep]
 
-A cell is an environment's speed (with random actions' returns), or one algorithm's training on it.
-Each is a process of its own and a JSON file below `--out`; what is there already is read. Settings
-were chosen on seeds from 1000 on; the table's seeds begin at 0. Needs the libraries' extras.
+A cell is an environment's speed, random actions' returns, or one algorithm's training on it. Each
+is a process of its own and a JSON file below `--out`; what is there already is read. Settings were
+chosen on seeds from 1000 on; the table's seeds begin at 0. Needs the libraries' extras.
 """
 
 import argparse
@@ -40,7 +40,8 @@ def run(name: str, kind: str, args: argparse.Namespace) -> None:
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     if kind == "speed":
         found = cells.speed(name, num_envs=16, num_steps=args.num_steps, rounds=args.rounds)
-        found["random"] = cells.random_returns(name, seeds)
+    elif kind == "random":
+        found = {"returns": cells.random_returns(name, seeds)}
     else:
         found = cells.learn(name, kind, seeds)
     atomic.write_json(path_of(args.out, name, kind), found)
@@ -56,10 +57,10 @@ def interval(values: list[float]) -> str:
 
 def row(name: str, kind: str, out: Path) -> dict[str, str] | None:
     """One algorithm on one environment; None while its cells are not there."""
-    paths = path_of(out, name, "speed"), path_of(out, name, kind)
+    paths = [path_of(out, name, x) for x in (*cells.KINDS[:2], kind)]
     if not all(path.exists() for path in paths):
         return None
-    stepped, found = (json.loads(path.read_text()) for path in paths)
+    stepped, random, found = (json.loads(path.read_text()) for path in paths)
     threshold = cells.TASKS[name].threshold
     solved = sum(x >= threshold for x in found["returns"]) if threshold is not None else None
     of = len(found["returns"])
@@ -68,7 +69,7 @@ def row(name: str, kind: str, out: Path) -> dict[str, str] | None:
         "algorithm": kind.upper(),
         "steps per seed": f"{found['steps']:,}",
         "return": interval(found["returns"]),
-        "random actions": interval(stepped["random"]),
+        "random actions": interval(random["returns"]),
         "seeds that solve it": "–" if solved is None else f"{solved} of {of} (≥ {threshold:g})",
         "training, steps/s": f"{found['steps_per_second']:,.0f}",
         "library's own stepping": f"{stepped['library']:,.0f}",
@@ -105,7 +106,7 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, *map(str, own)], check=False)
     if args.here:
         return
-    found = [row(name, kind, args.out) for name in names for kind in cells.KINDS[1:]]
+    found = [row(name, kind, args.out) for name in names for kind in cells.KINDS[2:]]
     rows: list[dict[str, Any]] = [x for x in found if x is not None]
     if not rows:
         return

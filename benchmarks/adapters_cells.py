@@ -14,7 +14,7 @@ from purejax_po import spaces
 from purejax_po.environments.adapters import raw
 from purejax_po.experiment.config import algorithm_config
 
-KINDS = ("speed", "ppo", "trpo")
+KINDS = ("speed", "random", "ppo", "trpo")
 EPISODES = 16
 """Of random actions, for each seed."""
 
