@@ -22,11 +22,11 @@ import purejax_po as po
 from purejax_po.experiment import files as atomic
 
 NOTE = (
-    "One core. 8 seeds: mean of the greedy policies' returns with a 95 % bootstrap interval over "
-    "seeds, and the same of uniformly random actions. Solved: the mean over a seed's evaluation "
-    "episodes reaches the threshold. Training includes updates and evaluation, not compiling. "
-    "Library and adapter: random actions, 16 environments, resets included; best round, and the "
-    "median ratio of interleaved rounds."
+    "One core. Returns: mean of the trained policies' over separate episodes (greedy on Playground, "
+    "sampled on grids, of which they see a part), with a 95 % bootstrap interval over seeds and "
+    "their number; the same of uniformly random actions. Solved: the mean over a seed's episodes "
+    "reaches the threshold. Training: updates and evaluation, without compiling. Stepping: random "
+    "actions in 16 environments, with resets; best round, median ratio of interleaved rounds."
 )
 
 
