@@ -61,7 +61,7 @@ TASKS = {
         900.0, 262_144, CONTROL_PPO, CONTROL_TRPO, {**CONTROL, "evaluation_episodes": 8}
     ),
     "playground/CheetahRun": Task(
-        None, 98_304, CONTROL_PPO, CONTROL_TRPO, {**CONTROL, "evaluation_episodes": 4}
+        None, 196_608, CONTROL_PPO, CONTROL_TRPO, {**CONTROL, "evaluation_episodes": 4}
     ),
 }
 """On grids of navix the return is 1 at the goal, so 0.95 is all of 16 episodes; on those of
