@@ -27,7 +27,7 @@ class Task(NamedTuple):
     steps: int
     """Of each seed."""
     ppo: Mapping[str, Any]
-    """Options of PPO; `hyperparams` and `network` by field."""
+    """Options of PPO, `hyperparams` by field, and `steps` if they differ."""
     trpo: Mapping[str, Any]
     run: Mapping[str, Any] = {}
     """Fields of the experiment."""
@@ -51,6 +51,13 @@ CONTROL_PPO = {
     "hyperparams": {"learning_rate": 1e-3, "entropy_coef": 0.0, "discount": 0.99},
 }
 CONTROL_TRPO = {"num_envs": 8, "num_steps": 256, "hyperparams": {"max_kl": 0.02}}
+BALANCE_TRPO = {
+    "num_envs": 8,
+    "num_steps": 1024,  # whole episodes: batches of parts of them make it forget how to balance
+    "critic_minibatch_size": 256,
+    "hyperparams": {"max_kl": 0.01},
+    "steps": 786_432,
+}
 
 TASKS = {
     "navix/Navix-Empty-8x8-v0": Task(0.95, 131_072, GRID_PPO, GRID_TRPO, GRID),
@@ -58,7 +65,7 @@ TASKS = {
     "xminigrid/MiniGrid-Empty-8x8": Task(0.9, 131_072, GRID_PPO, GRID_TRPO, GRID),
     "xminigrid/MiniGrid-DoorKey-5x5": Task(0.9, 262_144, GRID_PPO, GRID_TRPO, GRID),
     "playground/CartpoleBalance": Task(
-        900.0, 262_144, CONTROL_PPO, CONTROL_TRPO, {**CONTROL, "evaluation_episodes": 8}
+        900.0, 262_144, CONTROL_PPO, BALANCE_TRPO, {**CONTROL, "evaluation_episodes": 8}
     ),
     "playground/CheetahRun": Task(
         None, 196_608, CONTROL_PPO, CONTROL_TRPO, {**CONTROL, "evaluation_episodes": 4}
@@ -74,13 +81,13 @@ def config_of(name: str, kind: str, seeds: Sequence[int]) -> po.ExperimentConfig
     options = dict(getattr(task, kind))
     default = algorithm_config(kind)()
     options["hyperparams"] = default.hyperparams.replace(**options.get("hyperparams", {}))
-    options["network"] = po.NetworkConfig(**options.get("network", {}))
+    steps = options.pop("steps", task.steps)
     return po.ExperimentConfig(
         algorithm=dataclasses.replace(default, **options),
         env=name,
         num_seeds=len(seeds),
         first_seed=seeds[0],
-        total_steps=task.steps,
+        total_steps=steps,
         num_windows=20,
         evaluate_every=20,
         **task.run,
