@@ -27,7 +27,7 @@ class Task(NamedTuple):
     steps: int
     """Of each seed."""
     ppo: Mapping[str, Any]
-    """Options of PPO, `hyperparams` by field, and `steps` if they differ."""
+    """Options of PPO; `hyperparams` by field; `run`: fields of the experiment that differ."""
     trpo: Mapping[str, Any]
     run: Mapping[str, Any] = {}
     """Fields of the experiment."""
@@ -55,8 +55,9 @@ BALANCE_TRPO = {
     "num_envs": 8,
     "num_steps": 1024,  # whole episodes: batches of parts of them make it forget how to balance
     "critic_minibatch_size": 256,
-    "hyperparams": {"max_kl": 0.01},
-    "steps": 786_432,
+    "hyperparams": {"max_kl": 0.02},
+    # With nothing left to learn its steps stay as long, and can lose what it knows.
+    "run": {"total_steps": 524_288, "evaluate_every": 1, "stop_when_solved": 950.0},
 }
 
 TASKS = {
@@ -76,21 +77,19 @@ XLand-MiniGrid it is 1 − 0.9·t/limit, so 0.9 is the goal within a ninth of th
 
 
 def config_of(name: str, kind: str, seeds: Sequence[int]) -> po.ExperimentConfig:
-    """The experiment of a cell; one evaluation, after training."""
+    """The experiment of a cell, with one evaluation, after training, unless it says otherwise."""
     task = TASKS[name]
     options = dict(getattr(task, kind))
     default = algorithm_config(kind)()
     options["hyperparams"] = default.hyperparams.replace(**options.get("hyperparams", {}))
-    steps = options.pop("steps", task.steps)
+    fields = {"total_steps": task.steps, "num_windows": 20, "evaluate_every": 20}
+    fields |= {**task.run, **options.pop("run", {})}
     return po.ExperimentConfig(
         algorithm=dataclasses.replace(default, **options),
         env=name,
         num_seeds=len(seeds),
         first_seed=seeds[0],
-        total_steps=steps,
-        num_windows=20,
-        evaluate_every=20,
-        **task.run,
+        **fields,
     )
 
 
