@@ -57,11 +57,13 @@ def interval(values: list[float]) -> str:
 
 
 def row(name: str, kind: str, out: Path) -> dict[str, str] | None:
-    """One algorithm on one environment; None while its cells are not there."""
-    paths = [path_of(out, name, x) for x in (*cells.KINDS[:2], kind)]
+    """One algorithm on one environment; None while it is not trained, or chance not played."""
+    paths = [path_of(out, name, x) for x in ("random", kind)]
     if not all(path.exists() for path in paths):
         return None
-    stepped, random, found = (json.loads(path.read_text()) for path in paths)
+    random, found = (json.loads(path.read_text()) for path in paths)
+    path = path_of(out, name, "speed")
+    stepped = json.loads(path.read_text()) if path.exists() else {}
     threshold = cells.TASKS[name].threshold
     solved = sum(x >= threshold for x in found["returns"]) if threshold is not None else None
     of = len(found["returns"])
@@ -73,9 +75,9 @@ def row(name: str, kind: str, out: Path) -> dict[str, str] | None:
         "random actions": interval(random["returns"]),
         "seeds that solve it": "–" if solved is None else f"{solved} of {of} (≥ {threshold:g})",
         "training, steps/s": f"{found['steps_per_second']:,.0f}",
-        "library's own stepping": f"{stepped['library']:,.0f}",
-        "adapter's stepping": f"{stepped['adapter']:,.0f}",
-        "ratio": f"{stepped['ratio']:.2f}",
+        "library's own stepping": f"{stepped['library']:,.0f}" if stepped else "–",
+        "adapter's stepping": f"{stepped['adapter']:,.0f}" if stepped else "–",
+        "ratio": f"{stepped['ratio']:.2f}" if stepped else "–",
     }
 
 
