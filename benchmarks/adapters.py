@@ -57,13 +57,13 @@ def interval(values: list[float]) -> str:
 
 
 def row(name: str, kind: str, out: Path) -> dict[str, str] | None:
-    """One algorithm on one environment; None while it is not trained, or chance not played."""
-    paths = [path_of(out, name, x) for x in ("random", kind)]
-    if not all(path.exists() for path in paths):
+    """One algorithm on one environment, a dash for a cell that is not there; None untrained."""
+    found, random, stepped = (
+        json.loads(path.read_text()) if (path := path_of(out, name, x)).exists() else None
+        for x in (kind, "random", "speed")
+    )
+    if found is None:
         return None
-    random, found = (json.loads(path.read_text()) for path in paths)
-    path = path_of(out, name, "speed")
-    stepped = json.loads(path.read_text()) if path.exists() else {}
     threshold = cells.TASKS[name].threshold
     solved = sum(x >= threshold for x in found["returns"]) if threshold is not None else None
     of = len(found["returns"])
@@ -72,7 +72,7 @@ def row(name: str, kind: str, out: Path) -> dict[str, str] | None:
         "algorithm": kind.upper(),
         "steps per seed": f"{found['steps']:,}",
         "return": interval(found["returns"]),
-        "random actions": interval(random["returns"]),
+        "random actions": interval(random["returns"]) if random else "–",
         "seeds that solve it": "–" if solved is None else f"{solved} of {of} (≥ {threshold:g})",
         "training, steps/s": f"{found['steps_per_second']:,.0f}",
         "library's own stepping": f"{stepped['library']:,.0f}" if stepped else "–",

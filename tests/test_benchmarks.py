@@ -346,7 +346,7 @@ def test_a_report_on_lanes_names_what_was_and_what_was_not_measured():
     assert [x["lanes_per_worker"] for x in figures(found, 4096)["cells"]] == [1, 8, 64, 8]
 
 
-def test_a_row_of_adapters_waits_for_its_cells(tmp_path):
+def test_a_row_of_adapters_has_dashes_for_cells_that_are_not_there(tmp_path):
     from adapters import path_of, row
 
     name = "navix/Navix-Empty-8x8-v0"  # solved from 0.95 on
