@@ -1,143 +1,122 @@
-"""Steps per second of a library's own vmapped stepping, of its adapter, and of PPO on it.
+"""Other libraries' environments: what PPO and TRPO learn on them, and how fast they step.
 
-    python benchmarks/adapters.py navix/Navix-Empty-8x8-v0 --total-steps 300000
+    python benchmarks/adapters.py [NAME ...] [--only speed random ppo trpo] [--keep]
 
-Both sides step the same number of environments with random actions in one scan, with resets: the
-library's by what it offers itself (a select between reset and step where it offers none).
+A cell is an environment's speed, random actions' returns, or one algorithm's training on it. Each
+is a process of its own and a JSON file below `--out`; what is there already is read. Settings were
+chosen on seeds from 1000 on; the table's seeds begin at 0. Needs the libraries' extras.
 """
 
 import argparse
-import time
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import adapters_cells as cells
 import numpy as np
+from measure import add_keep, data, keep, kept_as, save, table
 
 import purejax_po as po
-from purejax_po import spaces
-from purejax_po.environments.adapters import raw
+from purejax_po.experiment import files as atomic
+
+NOTE = (
+    "One core. Returns: mean of the trained policies' over separate episodes (greedy actions on "
+    "Playground, sampled ones on grids, of which policies see a part), with a 95 % bootstrap "
+    "interval over seeds and their number; the same of uniformly random actions. Solved: the mean "
+    "over a seed's episodes reaches the threshold. Training: updates and evaluation, without "
+    "compiling. Stepping: random actions in 16 environments, with resets; best round, median ratio "
+    "of interleaved rounds."
+)
 
 
-def library_step(env: Any) -> Any:
-    """`(reset, step)` of the library itself, `key → state` and `(key, state, action) → state`."""
-    library, game = env.name.partition("/")[0], env.game
-    if library == "navix":
-        return lambda key: game.reset(raw(key)), lambda key, state, action: game.step(state, action)
-    if library == "xminigrid":
-        import xminigrid
-        from xminigrid.wrappers import GymAutoResetWrapper
-
-        game, rules = xminigrid.make(env.name.partition("/")[2])
-        game = GymAutoResetWrapper(game)
-        return (
-            lambda key: game.reset(rules, raw(key)),
-            lambda key, state, action: game.step(rules, state, action),
-        )
-
-    def step(key: Any, state: Any, action: Any) -> Any:
-        new, count = game.step(state[0], action), state[1] + 1
-        ended = (new.done > 0) | (count >= env.default_params.max_steps_in_episode)
-        # As Playground's own training wrapper: back to the episode's first state.
-        first = state[2]
-        data, obs = jax.tree.map(lambda x, y: jnp.where(ended, x, y), first, (new.data, new.obs))
-        return new.replace(data=data, obs=obs), jnp.where(ended, 0, count), first
-
-    def reset(key: Any) -> Any:
-        state = game.reset(raw(key))
-        return state, jnp.int32(0), (state.data, state.obs)
-
-    return reset, step
+def path_of(out: Path, name: str, kind: str) -> Path:
+    """The file of a cell."""
+    return out / f"{name.replace('/', '-')}.{kind}.json"
 
 
-def adapter_step(env: Any, env_params: Any) -> Any:
-    """The same of the adapter."""
-    return (
-        lambda key: env.reset(key, env_params)[1],
-        lambda key, state, action: env.step(key, state, action, env_params)[1],
+def run(name: str, kind: str, args: argparse.Namespace) -> None:
+    """Compute one cell, and write its file."""
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    if kind == "speed":
+        found = cells.speed(name, num_envs=16, num_steps=args.num_steps, rounds=args.rounds)
+    elif kind == "random":
+        found = {"returns": cells.random_returns(name, seeds)}
+    else:
+        found = cells.learn(name, kind, seeds)
+    atomic.write_json(path_of(args.out, name, kind), found)
+
+
+def interval(values: list[float]) -> str:
+    """The mean over seeds, its interval, and how many they are."""
+    low, high = po.statistics.bootstrap_interval(np.array(values), po.statistics.mean)
+    digits = 2 if max(map(abs, values)) < 10 else 0
+    mean = float(np.mean(values))
+    return f"{mean:.{digits}f} ({low:.{digits}f} … {high:.{digits}f}; {len(values)})"
+
+
+def row(name: str, kind: str, out: Path) -> dict[str, str] | None:
+    """One algorithm on one environment, a dash for a cell that is not there; None untrained."""
+    found, random, stepped = (
+        json.loads(path.read_text()) if (path := path_of(out, name, x)).exists() else None
+        for x in (kind, "random", "speed")
     )
-
-
-def rounds_of(pair: Any, env: Any, num_envs: int, num_steps: int) -> Any:
-    """Return a function that makes `num_envs` × `num_steps` random steps: steps per second."""
-    reset, step = pair
-    space = env.action_space(None)
-
-    def draw(key: Any) -> Any:
-        if spaces.kind(space) == "discrete":
-            return jax.random.randint(key, (num_envs,), 0, space.n)
-        return jax.random.uniform(key, (num_envs, *space.shape), minval=-1.0)
-
-    @jax.jit
-    def run(key: Any, state: Any) -> Any:
-        def body(state: Any, key: Any) -> Any:
-            act_key, step_key = jax.random.split(key)
-            keys = jax.random.split(step_key, num_envs)
-            return jax.vmap(step)(keys, state, draw(act_key)), None
-
-        return jax.lax.scan(body, state, jax.random.split(key, num_steps))[0]
-
-    state = jax.jit(jax.vmap(reset))(jax.random.split(jax.random.key(0), num_envs))
-    state = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state)
-    state = jax.block_until_ready(run(jax.random.key(1), state))
-
-    def timed(i: int) -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(run(jax.random.key(i), state))
-        return num_envs * num_steps / (time.perf_counter() - start)
-
-    return timed
-
-
-def learn(env: Any, env_params: Any, args: argparse.Namespace) -> None:
-    """Train PPO with several seeds and print the learning curve."""
-    continuous = spaces.kind(env.action_space(env_params)) == "box"
-    chosen = {"action_distribution": "tanh_gaussian"} if continuous else {}
-    networks = po.mlp_actor_critic(env, env_params, hidden=(64, 64), **chosen)
-    algorithm = po.ppo(*networks, po.PPOOptions(num_epochs=4, num_minibatches=8))
-    trainer = po.make_trainer(
-        env, env_params, algorithm, num_envs=args.num_envs, num_steps=128,
-        normalize_observations=continuous,
-    )  # fmt: skip
-    updates = args.total_steps // trainer.steps_per_update
-    train = po.make_train(trainer, num_updates=updates, log_every=-(-updates // 6))
-    run = jax.jit(jax.vmap(train, in_axes=(0, None)))
-    keys = po.seed_keys(range(args.seeds))
-    began = time.perf_counter()
-    compiled = run.lower(keys, algorithm.hyperparams).compile()
-    print(f"  compiled in {time.perf_counter() - began:.0f} s", flush=True)
-    began = time.perf_counter()
-    result = jax.block_until_ready(compiled(keys, algorithm.hyperparams))
-    seconds = time.perf_counter() - began
-    returns = np.asarray(result.log.episode_return.mean)
-    print(f"  PPO {args.seeds * updates * trainer.steps_per_update / seconds:,.0f} steps/s")
-    for seed, curve in enumerate(returns):
-        print(f"  seed {seed}: mean returns in sixths of training", *(f"{x:.3f}" for x in curve))
+    if found is None:
+        return None
+    threshold = cells.TASKS[name].threshold
+    solved = sum(x >= threshold for x in found["returns"]) if threshold is not None else None
+    of = len(found["returns"])
+    return {
+        "environment": f"`{name}`",
+        "algorithm": kind.upper(),
+        "steps per seed": f"{found['steps']:,}",
+        "return": interval(found["returns"]),
+        "random actions": interval(random["returns"]) if random else "–",
+        "seeds that solve it": "–" if solved is None else f"{solved} of {of} (≥ {threshold:g})",
+        "training, steps/s": f"{found['steps_per_second']:,.0f}",
+        "library's own stepping": f"{stepped['library']:,.0f}" if stepped else "–",
+        "adapter's stepping": f"{stepped['adapter']:,.0f}" if stepped else "–",
+        "ratio": f"{stepped['ratio']:.2f}" if stepped else "–",
+    }
 
 
 def main() -> None:
-    """Print rates and curves of each environment."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="+")
-    parser.add_argument("--num-envs", type=int, default=16)
-    parser.add_argument("--num-steps", type=int, default=1000)
-    parser.add_argument("--total-steps", type=int, default=0)
+    """Run the cells that are missing, and print the table."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("names", nargs="*", help=f"by default {' '.join(cells.TASKS)}")
+    parser.add_argument("--only", nargs="+", choices=cells.KINDS, default=list(cells.KINDS))
+    parser.add_argument("--out", type=Path, default=Path("runs/adapters"))
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--num-steps", type=int, default=1000, help="of a round of stepping")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--here", action="store_true", help="one cell, in this process")
+    add_keep(parser)
     args = parser.parse_args()
-    for name in args.names:
-        env, env_params = po.make_env(name)
-        print(f"{name}, {args.num_envs} environments", flush=True)
-        pairs = library_step(env), adapter_step(env, env_params)
-        sides = [rounds_of(pair, env, args.num_envs, args.num_steps) for pair in pairs]
-        # In turns, since the machine may be at other work meanwhile.
-        rates = np.array([[side(i) for side in sides] for i in range(args.rounds)])
-        (bare, ours), ratio = rates.max(axis=0), np.median(rates[:, 1] / rates[:, 0])
-        print(
-            f"  library {bare:,.0f}, adapter {ours:,.0f} steps/s (best); ratio {ratio:.2f} (median)"
-        )
-        if args.total_steps:
-            learn(env, env_params, args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    names = args.names or list(cells.TASKS)
+    for name in names:
+        for kind in args.only:
+            if path_of(args.out, name, kind).exists():
+                continue
+            if args.here:
+                run(name, kind, args)
+                continue
+            own = [name, "--only", kind, "--out", args.out, "--seeds", args.seeds, "--here"]
+            own += ["--first-seed", args.first_seed, "--num-steps", args.num_steps]
+            own += ["--rounds", args.rounds]
+            subprocess.run([sys.executable, __file__, *map(str, own)], check=False)
+    if args.here:
+        return
+    found = [row(name, kind, args.out) for name in names for kind in cells.KINDS[2:]]
+    rows: list[dict[str, Any]] = [x for x in found if x is not None]
+    if not rows:
+        return
+    print(table(rows))
+    save("adapters", {"rows": rows}, table(rows))
+    if given := kept_as("adapters"):
+        keep(given, {"learned": data(rows)}, NOTE)
 
 
 if __name__ == "__main__":

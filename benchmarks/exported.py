@@ -1,6 +1,6 @@
 """Exported policies where this package is not installed: the same actions, and file sizes.
 
-    python benchmarks/exported.py
+    python benchmarks/exported.py [--keep]
 
 Trains small policies (MLP, normalised and squashed, GRU, convolutions), exports each as ONNX and
 as StableHLO, and lets two other interpreters act with the files: one that has ONNX Runtime and
@@ -10,7 +10,6 @@ the extra `onnx`.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -18,10 +17,16 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from measure import add_keep, data, keep, kept_as, table
 
 import purejax_po as po
 
 NUM_ROWS, NUM_STEPS = 64, 5
+NOTE = (
+    "ONNX: a virtual environment with ONNX Runtime and NumPy, without JAX and this package. "
+    "StableHLO: one with jax and flatbuffers, without this package. Five steps of 64 observations; "
+    "a discrete action that is the same counts as 0."
+)
 POLICIES = {
     "MLP": ("CartPole-v1", {}, False),
     "MLP 64 × 64, normalised": ("CartPole-v1", {"hidden": (64, 64)}, True),
@@ -65,7 +70,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--onnx-python", help="an interpreter with onnxruntime alone")
     parser.add_argument("--jax-python", help="an interpreter with jax alone")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    add_keep(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -74,17 +79,24 @@ def main() -> int:
             "stablehlo": args.jax_python
             or new(folder / "jax", f"jax=={jax.__version__}", "flatbuffers"),
         }
-        print("| policy | environment | format | kB | largest difference of an action |")
-        print("|---|---|---|---|---|", flush=True)
         rows = []
         for name in POLICIES:
             for row in measure(name, folder, pythons):
                 rows.append(row)
-                size, worst = f"{row['bytes'] / 1000:.1f}", f"{row['difference']:.1g}"
-                told = (row["policy"], row["env"], row["format"], size, worst)
-                print(f"| {' | '.join(told)} |", flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+                print(row, flush=True)
+    told = [
+        {
+            "policy": row["policy"],
+            "environment": f"`{row['env']}`",
+            "format": row["format"],
+            "kB": f"{row['bytes'] / 1000:.1f}",
+            "largest difference of an action": f"{row['difference']:.1g}",
+        }
+        for row in rows
+    ]
+    print(table(told))
+    if given := kept_as("exported"):
+        keep(given, {"actions": data(told)}, NOTE)
     return int(max(row["difference"] for row in rows) > 1e-6)
 
 

@@ -1,9 +1,11 @@
 """The kernels of one update on a CPU core: what each kind takes, by JAX's profiler.
 
     python benchmarks/kernels.py [--algorithm ppo] [--networks-alone 1] [--quick]
+    python benchmarks/kernels.py --env brax/hopper:spring --lanes 1
 
-One worker in one thread, with the lanes that the package gives a core; `--networks-alone 1` is of
-the program of `networks_alone.py`, PPO's networks and nothing else. Where a kernel belongs shows
+One worker in one thread, with the lanes that the package gives a core unless `--lanes` are given,
+and with the settings that `peers.py` has for an environment; `--networks-alone 1` is of the program
+of `networks_alone.py`, PPO's networks and nothing else. Where a kernel belongs shows
 in how often an update runs it; what it does, in the compiled program's text. Products have their
 operations counted; the rates of `limit.py` are measured beside them. The profiler lengthens every
 kernel: the difference to updates without it, in equal parts, is taken off all of them.
@@ -23,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import limit
 import measure
+import peers
 from jax.profiler import ProfileData
 from networks_alone import NetworksAlone
 from timed import Timed
@@ -142,15 +145,22 @@ def group(hlo: str, run: Callable[[], Any]) -> dict[tuple[int, str], tuple[int, 
     return found
 
 
-def compiled(config: AlgorithmConfig, networks_alone: bool) -> tuple[Timed | NetworksAlone, Any]:
+def settings_of(algorithm: str, env: str) -> AlgorithmConfig:
+    """The defaults, or what the algorithm is compared with its peers at."""
+    pairs = [x for x in peers.PAIRS if (x.algorithm, x.env) == (algorithm, env)]
+    return algorithm_config(algorithm)(**(pairs[0].settings if pairs else {}))
+
+
+def compiled(
+    config: AlgorithmConfig, env: str, width: int, networks_alone: bool
+) -> tuple[Timed | NetworksAlone, Any]:
     """Return training, or of PPO its networks alone, for one core, and the program of it."""
-    width = devices.lanes_per_core(config)
     if not networks_alone:
-        training = Timed(config, limit.ENV, range(width), UPDATES, width)
+        training = Timed(config, env, range(width), UPDATES, width)
         (program,) = training.program.window.values()
         return training, program
-    if not isinstance(config, po.PPOConfig):
-        measure.refuse(f"--networks-alone 1 is of ppo, not of {config.name}")
+    if not isinstance(config, po.PPOConfig) or env != limit.ENV:
+        measure.refuse(f"--networks-alone 1 is of ppo on {limit.ENV}, got {config.name} on {env}")
     alone = NetworksAlone(config, width, UPDATES, width)
     (program,) = alone.programs.values()
     return alone, program
@@ -160,14 +170,17 @@ def main() -> None:
     """Print the table of kinds."""
     if any(name not in os.environ for name in SETTINGS):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **SETTINGS})
-    arguments = measure.arguments(__doc__, algorithm="ppo", networks_alone=0)
+    arguments = measure.arguments(
+        __doc__, algorithm="ppo", networks_alone=0, env=limit.ENV, lanes=0
+    )
     if jax.default_backend() != "cpu":
         measure.refuse("kernels.py is for a CPU: set JAX_PLATFORMS=cpu")
-    config = algorithm_config(arguments.algorithm)()
-    timed, program = compiled(config, arguments.networks_alone)
+    config = settings_of(arguments.algorithm, arguments.env)
+    width = arguments.lanes or devices.lanes_per_core(config)
+    timed, program = compiled(config, arguments.env, width, arguments.networks_alone)
     timed.windows = 10
     speeds = [timed.run() for _ in range(3 if arguments.quick else 15)][1:]
-    steps = devices.lanes_per_core(config) * config.num_envs * config.num_steps
+    steps = width * config.num_envs * config.num_steps
     whole = steps / statistics.median(speeds) * 1e6
     timed.windows = 1
     groups = group(program.as_text(), timed.run)
@@ -194,7 +207,7 @@ def main() -> None:
     title = f"{config.name}, its networks alone" if arguments.networks_alone else config.name
     text = (
         f"## Kernels of an update, {title}\n\n{measure.table(shown)}\n\n"
-        f"{devices.lanes_per_core(config)} lanes on one core in one thread, {limit.ENV}:"
+        f"{width} lanes on one core in one thread, {arguments.env}:"
         f" {whole / 1e3:.2f} ms an update, the median, {needed / 1e3:.2f} of it in products and"
         f" tanh; {profiled / 1e3:.2f} ms in kernels by the profiler, so {each:.2f} µs were taken"
         f" off each of {launches} launches. Kinds below 1 % are not shown. One such core reaches"
@@ -208,6 +221,8 @@ def main() -> None:
         "profiled_us": profiled,
     }
     suffix = "_networks_alone" if arguments.networks_alone else ""
+    if arguments.env != limit.ENV:
+        suffix += "_" + re.split(r"[/:]", arguments.env)[1]
     measure.write(f"kernels_{config.name}{suffix}", figures, text, {"kernels": shown})
 
 

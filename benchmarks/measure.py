@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -151,7 +152,9 @@ def kept_as(name: str) -> str | None:
 
 
 def commit() -> str:
-    """Return the commit that is checked out, with a + if files differ from it."""
+    """Return the commit that is checked out, with a + if files differ from it; or nothing."""
+    if not shutil.which("git"):
+        return ""
 
     def git(*arguments: str) -> str:
         found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)

@@ -24,11 +24,14 @@ def scripts():
         patch.syspath_prepend(str(BENCHMARKS))
         yield
         for name in (
+            "adapters",
+            "adapters_cells",
             "gpu_hlo",
             "gpu_program",
             "gpu_targets",
             "kernels",
             "limit",
+            "masks",
             "measure",
             "networks_alone",
             "peers",
@@ -341,3 +344,35 @@ def test_a_report_on_lanes_names_what_was_and_what_was_not_measured():
     assert "4096 seeds in blocks of 8: 9 (8 … 10) env steps/s, 90% (80% … 100%)" in report
     assert "- trpo on CartPole-v1, (1, 8) lanes: no time left" in report
     assert [x["lanes_per_worker"] for x in figures(found, 4096)["cells"]] == [1, 8, 64, 8]
+
+
+def test_a_row_of_adapters_has_dashes_for_cells_that_are_not_there(tmp_path):
+    from adapters import path_of, row
+
+    name = "navix/Navix-Empty-8x8-v0"  # solved from 0.95 on
+    path_of(tmp_path, name, "random").write_text(json.dumps({"returns": [0.1, 0.3]}))
+    assert row(name, "ppo", tmp_path) is None
+    found = {"steps": 1024, "returns": [1.0, 0.9], "steps_per_second": 5e4}
+    path_of(tmp_path, name, "ppo").write_text(json.dumps(found))
+    told = row(name, "ppo", tmp_path)
+    assert told["seeds that solve it"] == "1 of 2 (≥ 0.95)"
+    assert told["return"].startswith("0.95 (")
+    assert told["return"].endswith("; 2)")
+    assert told["random actions"].startswith("0.20 (")
+    assert told["ratio"] == "–"
+    stepped = {"library": 1e5, "adapter": 9e4, "ratio": 0.9}
+    path_of(tmp_path, name, "speed").write_text(json.dumps(stepped))
+    assert row(name, "ppo", tmp_path)["ratio"] == "0.90"
+
+
+def test_differences_of_masks_are_paired_by_seed():
+    from masks import row
+
+    one = {what: [x + 1.0 for x in range(8)] for what in ("all episodes", "last sixth")}
+    other = {what: [float(x) for x in range(8)] for what in one}
+    found = {"name": "levers", "algorithm": "ppo", "steps": 1024, "masks": one, "no masks": other}
+    told = row({**found, "invalid": [0, 1_000_000]})
+    assert told["difference, all episodes"] == "1.00 (1.00 … 1.00)"
+    assert told["last sixth, without"] == "3.50"
+    assert told["invalid actions"] == "0 of 1,000,000"
+    assert row(found)["invalid actions"] == "–"

@@ -26,6 +26,7 @@ from purejax_po.experiment.store.run_store import read_config
 from purejax_po.experiment.tune import halving, outcome, rungs, search, shipped, trials
 from purejax_po.experiment.tune import space as spaces
 
+pytest.importorskip("optuna", reason="the extra tune")
 pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
 SPACE = {
