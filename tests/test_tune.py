@@ -263,26 +263,27 @@ def test_a_search_that_is_killed_goes_on_with_the_same_trials(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_search_whose_process_is_killed_three_times(tmp_path):
+    """In the first batch, in the second, and while the fresh seeds train."""
     flags = [
         "--env", "CartPole-v1", "--seeds", "3", "--num-envs", "2", "--num-steps", "16",
-        "--network.hidden", "8", "--total-steps", "400000", "--trials", "24", "--batch", "8",
+        "--network.hidden", "8", "--total-steps", "400000", "--trials", "16", "--batch", "8",
         "--search", "learning_rate=log:1e-4..1e-2", "--search", "num_epochs=2,4",
-        "--finalists", "2", "--fresh-seeds", "4",
+        "--finalists", "2", "--fresh-seeds", "16",
     ]  # fmt: skip
     program, out = [sys.executable, "-m", "purejax_po"], tmp_path / "search"
-    begun = time.monotonic()
     whole = tmp_path / "whole"
     subprocess.run([*program, "tune", "ppo", *flags, "--out", whole], check=True, timeout=900)
-    seconds = 0.2 * (time.monotonic() - begun)  # the cache of programs is filled
     command = [*program, "tune", "ppo", *flags, "--out", out]
-    for _ in range(3):
+    for begun in (search.batch_folder(out, 0), search.batch_folder(out, 1), out / search.FRESH):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not begun.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=seconds)
+            process.wait(timeout=1.0)
         process.kill()
         process.wait(timeout=60)
-        if (out / search.TUNE).exists():
-            command = [*program, "resume", out]
+        command = [*program, "resume", out]
     subprocess.run([*program, "resume", out], check=True, timeout=900)
     for name in (search.TABLE, search.BEST):
         assert (out / name).read_text() == (whole / name).read_text()
