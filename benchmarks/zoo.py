@@ -4,8 +4,8 @@
 
 Runs what is not there yet, cell by cell, and may be broken off. `confirm` trains each cell's best
 candidate with seeds that no search has seen, and writes `purejax_po/zoo/`; `page` writes
-`results.nc`, `results.json` and `report.html`, for all environments and for each of them; with
-`--keep` also the table of all cells that the package holds. `again` trains the settings that the
+`results.nc`, `results.json` and `report.html`, for all environments and for each of them. `table
+--keep` writes the table of all cells that the package holds. `again` trains the settings that the
 package holds, without a search, and writes what they reach and cost.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import zoo_search
 import zoo_tasks
-from measure import Rows, add_keep, commit, data, keep, kept_as
+from measure import Rows, add_keep, commit, data, keep, kept_as, table
 
 import purejax_po as po
 from purejax_po.experiment import files as atomic
@@ -28,7 +28,7 @@ from purejax_po.experiment.config import zoo
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import join
 
-PARTS = ("search", "confirm", "page")
+PARTS = ("search", "confirm", "page", "table")
 AGAIN = "again"
 OUT = Path("runs/zoo")
 EVALUATE_EVERY = 10
@@ -208,6 +208,8 @@ def main() -> None:
                 again(algorithm, env, arguments.out)
     if "page" in arguments.parts:
         print(page(arguments.out))
+    if "table" in arguments.parts:
+        print(table(cells()))
         if given := kept_as("zoo"):
             keep(given, {"cells": data(cells()), "references": data(references())})
 
