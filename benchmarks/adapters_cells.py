@@ -39,6 +39,8 @@ GRID_PPO = {
     "num_minibatches": 8,
     "hyperparams": {"learning_rate": 1e-3, "entropy_coef": 0.01},
 }
+EMPTY_PPO = {**GRID_PPO, "hyperparams": {"learning_rate": 1e-3, "entropy_coef": 0.03}}
+"""With 0.01 one seed of eight never found NAVIX's goal."""
 GRID_TRPO = {"num_envs": 16, "num_steps": 64, "hyperparams": {"max_kl": 0.02}}
 GRID = {"evaluation_actions": "sampled"}
 """Policies without memory see a part of the grid: without chance they can go in circles."""
@@ -61,7 +63,7 @@ BALANCE_TRPO = {
 }
 
 TASKS = {
-    "navix/Navix-Empty-8x8-v0": Task(0.95, 131_072, GRID_PPO, GRID_TRPO, GRID),
+    "navix/Navix-Empty-8x8-v0": Task(0.95, 131_072, EMPTY_PPO, GRID_TRPO, GRID),
     "navix/Navix-DoorKey-5x5-v0": Task(0.95, 262_144, GRID_PPO, GRID_TRPO, GRID),
     "xminigrid/MiniGrid-Empty-8x8": Task(0.9, 131_072, GRID_PPO, GRID_TRPO, GRID),
     "xminigrid/MiniGrid-DoorKey-5x5": Task(0.9, 262_144, GRID_PPO, GRID_TRPO, GRID),
