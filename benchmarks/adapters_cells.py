@@ -40,7 +40,7 @@ GRID_PPO = {
     "hyperparams": {"learning_rate": 1e-3, "entropy_coef": 0.01},
 }
 EMPTY_PPO = {**GRID_PPO, "hyperparams": {"learning_rate": 1e-3, "entropy_coef": 0.03}}
-"""With 0.01 one seed of eight never found NAVIX's goal."""
+"""With 0.01 one of the table's seeds never found the goal; 0.03 was tried on seeds 1000 to 1015."""
 GRID_TRPO = {"num_envs": 16, "num_steps": 64, "hyperparams": {"max_kl": 0.02}}
 GRID = {"evaluation_actions": "sampled"}
 """Policies without memory see a part of the grid: without chance they can go in circles."""
