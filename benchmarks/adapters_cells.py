@@ -39,6 +39,10 @@ GRID_PPO = {
     "num_minibatches": 8,
     "hyperparams": {"learning_rate": 1e-3, "entropy_coef": 0.01},
 }
+EMPTY_PPO = {**GRID_PPO, "normalize_advantage": "off"}
+"""Normalised, the critic's noise ended the exploration of one seed of the table's eight before it
+had found the goal once, with entropy_coef 0.01 and with 0.03; this was tried on seeds 1000 to 1015.
+"""
 GRID_TRPO = {"num_envs": 16, "num_steps": 64, "hyperparams": {"max_kl": 0.02}}
 GRID = {"evaluation_actions": "sampled"}
 """Policies without memory see a part of the grid: without chance they can go in circles."""
@@ -61,7 +65,7 @@ BALANCE_TRPO = {
 }
 
 TASKS = {
-    "navix/Navix-Empty-8x8-v0": Task(0.95, 131_072, GRID_PPO, GRID_TRPO, GRID),
+    "navix/Navix-Empty-8x8-v0": Task(0.95, 131_072, EMPTY_PPO, GRID_TRPO, GRID),
     "navix/Navix-DoorKey-5x5-v0": Task(0.95, 262_144, GRID_PPO, GRID_TRPO, GRID),
     "xminigrid/MiniGrid-Empty-8x8": Task(0.9, 131_072, GRID_PPO, GRID_TRPO, GRID),
     "xminigrid/MiniGrid-DoorKey-5x5": Task(0.9, 262_144, GRID_PPO, GRID_TRPO, GRID),
