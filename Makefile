@@ -20,8 +20,8 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: $(READY)  ## compare five tuned algorithms on two environments, 32 seeds each: table, pictures, report (demo/)
-	$(BIN)/purejax-po compare $(DEMO_ALGORITHMS) --preset zoo --env $(DEMO_ENVS) --seeds 32 \
+demo: $(READY)  ## compare five tuned algorithms on two environments, 16 seeds each: table, pictures, report (demo/)
+	$(BIN)/purejax-po compare $(DEMO_ALGORITHMS) --preset zoo --env $(DEMO_ENVS) --seeds 16 \
 	  --total-steps 100000 --out demo --overwrite
 
 test: lint  ## lint, types and all tests but the slow ones
