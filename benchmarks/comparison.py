@@ -1,4 +1,4 @@
-"""The documentation's first comparison: five algorithms with the zoo's settings, as `make demo`.
+"""The first comparison of the documentation: the settings of the zoo, `make demo` with more seeds.
 
     python benchmarks/comparison.py [--out demo] [--keep]
 
