@@ -168,8 +168,11 @@ def test_a_search_has_the_same_trials_on_a_cluster(tmp_path, environment):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("scenario", ["same_bits", "worker_lost", "node_lost", "node_added"])
-def test_faults_at_size(scenario, tmp_path, environment):
-    test_a_fault_ends_in_the_same_bits(scenario, tmp_path, {**environment, "PUREJAX_PO_BIG": "1"})
+def test_faults_at_size(scenario, tmp_path):
+    """Here training takes the time: with all of XLA's optimisations."""
+    path = f"{HERE}{os.pathsep}{HERE.parent}"
+    environment = {**os.environ, "PYTHONPATH": path, "PUREJAX_PO_BIG": "1"}
+    test_a_fault_ends_in_the_same_bits(scenario, tmp_path, environment)
 
 
 FLAGS = [
