@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# Ray reads this when it is imported.
-os.environ.setdefault("RAY_AUTH_MODE", "disabled" if "ray" in sys.modules else "token")
+if "ray" not in sys.modules:  # it reads this when it is imported
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -58,7 +58,7 @@ def connect(address: str) -> None:
     found = _running() if address == "auto" else address
     if found is not None and not _answers(found):
         raise _no_cluster(found, "no server of Ray answers there")
-    if found is None and os.environ["RAY_AUTH_MODE"] != "token":
+    if found is None and os.environ.get("RAY_AUTH_MODE") != "token":
         raise ValueError(
             "cluster is a new one with token authentication, but ray was imported without: set "
             "RAY_AUTH_MODE=token in the environment before `import ray`"
