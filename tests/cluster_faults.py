@@ -27,7 +27,7 @@ from purejax_po.experiment.run.observers import Window
 from purejax_po.experiment.run.pool import Loss
 
 SIZE = {"num_seeds": 8, "total_steps": 32 * 20 * 40, "num_windows": 20}
-MANY, LONG = {"num_seeds": 32}, {"num_seeds": 80}
+MANY, LONG = {"num_seeds": 32}, {"num_seeds": 200}
 BIG = {"num_seeds": 64, "total_steps": 500_000, "num_windows": 100, "lanes_per_device": 8}
 
 
