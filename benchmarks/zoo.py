@@ -68,7 +68,7 @@ def shown(entry: zoo.Entry) -> str:
 
 def train_fresh(config: po.ExperimentConfig, place: Path) -> Any:
     """Train with the seeds that no search has seen."""
-    number = zoo_tasks.num_fresh(config.algorithm.name, config.env_name)
+    number = zoo_tasks.num_fresh(config.algorithm.name)
     fresh = zoo_search.FRESH_SEEDS[:number]
     config = dataclasses.replace(
         config, num_seeds=len(fresh), first_seed=fresh.start, evaluate_every=EVALUATE_EVERY

@@ -179,7 +179,10 @@ class RayPool:
 
     def _what_it_waits_for(self) -> str:
         free = ray.available_resources()
-        needs = (f"{kind[4:-1].upper()} {n:g}" for kind, n in self._resources.items())
+        needs = (
+            f"{kind.removeprefix('num_').removesuffix('s').upper()} {n:g}"
+            for kind, n in self._resources.items()
+        )
         there = (f"{kind} {free.get(kind, 0):g}" for kind in ("CPU", "GPU"))
         return (
             f"no worker of the cluster has begun yet: it needs {', '.join(needs)}, and "
@@ -324,7 +327,7 @@ class RayPool:
 
         The second call waits for the end: pictures are drawn in between.
         """
-        if self._members:
+        if self._members and ray.is_initialized():
             self._leave()
         ray_cluster.leave()
 
