@@ -47,14 +47,24 @@ def give_back():
         ctypes.CDLL(None).malloc_trim(0)
 
 
+@pytest.fixture(scope="session")
+def forget():
+    """Let go of every program: what is needed again comes out of the cache of compilations."""
+
+    def forget():
+        program._compiled.clear()
+        jax.clear_caches()
+        gc.collect()
+        give_back()
+
+    return forget
+
+
 @pytest.fixture(scope="module", autouse=True)
-def forget_programs():
+def forget_programs(forget):
     """Programs of one file seldom serve the next: kept, they fill a worker with gigabytes."""
     yield
-    program._compiled.clear()
-    jax.clear_caches()
-    gc.collect()
-    give_back()
+    forget()
 
 
 @pytest.fixture(autouse=True)

@@ -237,7 +237,7 @@ class Compiled(Subject):
 
 
 @pytest.fixture(scope="module", params=list(ALGORITHMS))
-def compiled(request, compile_quickly):
+def compiled(request, compile_quickly, forget):
     row = ALGORITHMS[request.param]
     shape = {"num_envs": NUM_ENVS, "num_steps": row.num_steps}
     networks = mlp_actor_critic(ENV, ENV_PARAMS, hidden=HIDDEN)
@@ -251,7 +251,8 @@ def compiled(request, compile_quickly):
         return found.trainer.step(hyperparams, state, env_params)
 
     found.row, found.init_lanes, found.step_lanes = row, init_lanes, step_lanes
-    return found
+    yield found
+    forget()  # the next algorithm needs none of them
 
 
 @pytest.fixture(scope="module")
