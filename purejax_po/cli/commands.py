@@ -21,7 +21,7 @@ from purejax_po.experiment.layout import BLOCKS, RUN_FILES, SWEEP
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import loggers
-from purejax_po.experiment.run.compilation import use_no_compilation_cache, use_one_thread
+from purejax_po.experiment.run.compilation import use_one_thread
 from purejax_po.experiment.run.devices import keeps_one_core_busy
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError
@@ -283,8 +283,6 @@ def _execute(found: "Study | comparison.Comparison", host: Host) -> int:
     An interruption or a full disk gives one line.
     """
     out = Path(found.directory or ".")
-    if not host.compilation_cache:
-        use_no_compilation_cache()
     try:
         if isinstance(found, comparison.Comparison):
             dataset = comparison.execute(found, host)

@@ -5,7 +5,6 @@ import sys
 
 from purejax_po.cli import output, tables
 from purejax_po.experiment import tuning
-from purejax_po.experiment.run.compilation import use_no_compilation_cache
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError
 from purejax_po.experiment.run.signals import Interrupted
@@ -22,8 +21,6 @@ RETURNS = ("iqm", "ci_low", "ci_high", "mean", "median", "min", "max")
 def run(prepared: Tuning, host: Host) -> int:
     """Run a search and print its table; returns the exit code."""
     out = shlex.quote(str(prepared.directory))
-    if not host.compilation_cache:
-        use_no_compilation_cache()
     try:
         found = tuning.execute(prepared, host)
     except Interrupted as stop:

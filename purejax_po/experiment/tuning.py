@@ -16,7 +16,7 @@ from purejax_po.experiment import layout, train
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.plots import tuning as pictures
 from purejax_po.experiment.run import devices
-from purejax_po.experiment.run.compilation import use_compilation_cache
+from purejax_po.experiment.run.compilation import compilation_cache
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError
 from purejax_po.experiment.run.signals import Interrupted, StopSignal, stop_signal
@@ -171,11 +171,8 @@ def _width(config: ExperimentConfig, settings: Search) -> int:
 
 def execute(tuning: Tuning, host: Host | None = None) -> Tuned:
     """Search, and write the files; see `tune`."""
-    host = host or Host()
-    if host.compilation_cache:
-        use_compilation_cache()
-    directory = tuning.directory
-    with stop_signal() as stop, locks.hold(directory):
+    host, directory = host or Host(), tuning.directory
+    with compilation_cache(host.compilation_cache), stop_signal() as stop, locks.hold(directory):
         try:
             if not tuning.is_resumed:
                 _begin(tuning)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 
-from purejax_po.contract import name_of
+from purejax_po.contract import is_deterministic, name_of
 from purejax_po.experiment import layout
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.results import dataset as results
@@ -215,7 +215,7 @@ class _Loop:
     def _warn_of_environment(self) -> None:
         """Warn if a run goes on whose environment's state is in no checkpoint."""
         env = self._study.trainer.env
-        if not getattr(env, "deterministic", True):
+        if not is_deterministic(env):
             warnings.warn(
                 f"{self._study.directory} goes on with new episodes, since those of {name_of(env)} "
                 "are in no checkpoint: what follows differs from a run without interruption",

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from purejax_po.experiment import layout
-from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.config import ExperimentConfig, sweep
 from purejax_po.experiment.results.dataset import FINAL_FRACTION
 from purejax_po.experiment.run import memory
 from purejax_po.experiment.run import plan as plans
@@ -67,16 +67,14 @@ class Rung(Plan):
 
     def labels(self, block: int) -> Labels:
         """Name the lanes of a block."""
-        numbers = self.numbers(block)
-        seeds = (self.config.first_seed + numbers % self.config.num_seeds).tolist()
-        trials = (numbers // self.config.num_seeds).tolist()
+        trials, seeds = (x.tolist() for x in sweep.split(self.config, self.numbers(block)))
         names = [f"trial-{t}/seed-{s}" for t, s in zip(trials, seeds, strict=True)]
         return Labels({"seeds": seeds, "trial": trials}, names)
 
     def make(self, numbers: np.ndarray, trainer: Trainer) -> Lanes:
         """Make the lanes that have these numbers."""
-        lanes = plans.make_lanes(self.config, numbers % self.config.num_seeds, trainer)
-        rows = numbers // self.config.num_seeds
+        lanes = plans.make_lanes(self.config, numbers, trainer)
+        rows, _ = sweep.split(self.config, numbers)
         changes = {}
         for name in self.points[0]:
             like = getattr(lanes.hyperparams, name)
