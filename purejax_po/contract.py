@@ -171,6 +171,11 @@ def name_of(env: object) -> str:
     return str(getattr(env, "name", type(env).__name__))
 
 
+def is_deterministic(env: object) -> bool:
+    """Whether key and state decide each step: not where the environment is on the host."""
+    return getattr(env, "deterministic", True)
+
+
 def is_legacy(env: object) -> bool:
     """Whether a class says how an episode ends as gymnax did before 1.0, and not as it does now."""
     old, new = (

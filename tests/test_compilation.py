@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
+from jax.experimental.compilation_cache import compilation_cache
 
 import purejax_po as po
 from purejax_po import cli
@@ -76,6 +78,20 @@ def test_without_a_home_there_is_a_warning(monkeypatch):
             assert po.use_compilation_cache() is None
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_a_run_without_the_cache_keeps_nothing_and_a_later_one_does(compile_quickly, tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    compilation_cache.reset_cache()
+    try:
+        for number, is_on in enumerate([False, True]):
+            config = tiny.experiment(lanes_per_device=1 + number)  # a program of its own
+            po.run(config, progress=False, compilation_cache=is_on, num_devices=1)
+            assert any("window" in name for name in kept(tmp_path)) is is_on
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "render"])

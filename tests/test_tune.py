@@ -20,7 +20,7 @@ from purejax_po import cli
 from purejax_po.experiment import tuning
 from purejax_po.experiment.config import ALGORITHMS, ExperimentConfig
 from purejax_po.experiment.run.observers import StoppedError, Window
-from purejax_po.experiment.run.pool import Loss
+from purejax_po.experiment.run.pool import Loss, run_all
 from purejax_po.experiment.run.signals import StopSignal
 from purejax_po.experiment.store.run_store import read_config
 from purejax_po.experiment.tune import halving, outcome, rungs, search, shipped, trials
@@ -132,12 +132,11 @@ def test_a_batch_depends_on_the_results_before_it_alone(sampler):
         )  # fmt: skip
         assert first == again
         assert json.loads(json.dumps(first)) == json.loads(json.dumps(again))
-        assert len({tuple(t.params[name] for name in shape) for t in first.trials}) <= 2
-        seen |= {t.params["learning_rate"] for t in first.trials}
-        attributes = first.attributes
+        proposed, attributes = first
+        assert len({tuple(t.params[name] for name in shape) for t in proposed}) <= 2
+        seen |= {t.params["learning_rate"] for t in proposed}
         history += [
-            t._replace(reports={10: -float(i)}, is_complete=i < 4)
-            for i, t in enumerate(first.trials)
+            t._replace(reports={10: -float(i)}, is_complete=i < 4) for i, t in enumerate(proposed)
         ]
     assert len(seen) == 24
 
@@ -380,6 +379,7 @@ def test_a_block_that_only_repeats_windows_is_given_up():
     events = [Window(0, 0, None), Loss(0, "it died")]
     pool = SimpleNamespace(submit=lambda block: None, poll=lambda seconds: events)
     told = []
-    with pytest.raises(StoppedError, match="block 0 loses its workers: it died"):
-        rungs._loop(pool, plan, store, [0], StopSignal(), told.append)
+    on_window = rungs._first_seen(plan, told.append)
+    with pytest.raises(StoppedError, match=r"block 0 has lost 5 workers .* the last one: it died"):
+        run_all(pool, [0], store, StopSignal(), on_window=on_window)
     assert told == [10]

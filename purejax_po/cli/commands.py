@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from purejax_po.cli import output, tables, tuned
+from purejax_po.cli import output, tables
+from purejax_po.early import PROGRAM
 from purejax_po.experiment import compare as comparison
 from purejax_po.experiment import train, tuning
 from purejax_po.experiment.config import PRESETS, ExperimentConfig, PPOConfig, sweep, zoo
@@ -21,18 +22,17 @@ from purejax_po.experiment.layout import BLOCKS, RUN_FILES, SWEEP
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import loggers
-from purejax_po.experiment.run.compilation import use_no_compilation_cache, use_one_thread
+from purejax_po.experiment.run.compilation import use_one_thread
 from purejax_po.experiment.run.devices import keeps_one_core_busy
 from purejax_po.experiment.run.host import Host
-from purejax_po.experiment.run.observers import StoppedError
 from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.run.study import Study
 from purejax_po.experiment.run.trainer import EVALUATION
 from purejax_po.experiment.store.arrays import MANIFEST
 from purejax_po.experiment.store.run_store import read_config
+from purejax_po.experiment.tune.search import BEST, Tuning
+from purejax_po.experiment.tune.search import FILES as TUNING_FILES
 from purejax_po.studies import ppo_table1 as table1
-
-PROGRAM = output.PROGRAM
 
 HostFlags = Annotated[Host, tyro.conf.arg(name="")]
 
@@ -64,25 +64,22 @@ class Train:
 
     def execute(self) -> int:
         """Run the experiment, then print its table."""
-        try:
-            config = self.config()
-            self._check_file(config)
-            kind = "sweep-" if config.sweep else ""
-            name = f"{kind}{comparison.place_of(config.algorithm.name, config.env)}"
-            out = self.out or Path("runs") / name
-            if (
-                self.preset not in (None, zoo.PRESET)
-                and PRESETS[self.preset].algorithm.name != config.algorithm.name
-            ):
-                raise ValueError(
-                    f"preset must be one for {config.algorithm.name}, got {self.preset!r}, "
-                    f"which is for {PRESETS[self.preset].algorithm.name}"
-                )
-            _prepare_process(config)
-            host = replace(self.host, overwrite=self.overwrite)
-            study = train.prepare(config, out, host)
-        except ValueError as error:
-            return output.fail(error)
+        config = self.config()
+        self._check_file(config)
+        kind = "sweep-" if config.sweep else ""
+        name = f"{kind}{comparison.place_of(config.algorithm.name, config.env)}"
+        out = self.out or Path("runs") / name
+        if (
+            self.preset not in (None, zoo.PRESET)
+            and PRESETS[self.preset].algorithm.name != config.algorithm.name
+        ):
+            raise ValueError(
+                f"preset must be one for {config.algorithm.name}, got {self.preset!r}, "
+                f"which is for {PRESETS[self.preset].algorithm.name}"
+            )
+        _prepare_process(config)
+        host = replace(self.host, overwrite=self.overwrite)
+        study = train.prepare(config, out, host)
         if self.preset is not None:
             print(f"{PROGRAM}: preset {self.preset}", file=sys.stderr)
         return _execute(study, host)
@@ -112,17 +109,12 @@ class Resume:
 
     def execute(self) -> int:
         """Run what is left, then print the table."""
-        try:
-            if tuning.is_tuning(self.directory):
-                return tuned.run(tuning.prepare_resume(self.directory, self.host), self.host)
-            if comparison.is_comparison(self.directory):
-                found = comparison.prepare_resume(self.directory, self.host)
-            else:
-                _prepare_process(read_config(self.directory))
-                found = train.prepare_resume(self.directory, self.host)
-        except ValueError as error:
-            return output.fail(error)
-        return _execute(found, self.host)
+        if tuning.is_tuning(self.directory):
+            return run_search(tuning.prepare_resume(self.directory, self.host), self.host)
+        if comparison.is_comparison(self.directory):
+            return _execute(comparison.prepare_resume(self.directory, self.host), self.host)
+        _prepare_process(read_config(self.directory))
+        return _execute(train.prepare_resume(self.directory, self.host), self.host)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,23 +200,16 @@ class Compare:
             "wrappers",
             "randomize",
         )
-        try:
-            if not self.algorithms:
-                raise ValueError(
-                    f"algorithms must be given, such as: {PROGRAM} compare ppo a2c "
-                    f"--env CartPole-v1 (all: {PROGRAM} algorithms)"
-                )
-            host = replace(self.host, overwrite=self.overwrite)
-            prepared = comparison.prepare(
-                self.algorithms,
-                self.env,
-                self.out,
-                host,
-                preset=self.preset,
-                **{name: getattr(self, name) for name in settings},
+        if not self.algorithms:
+            raise ValueError(
+                f"algorithms must be given, such as: {PROGRAM} compare ppo a2c "
+                f"--env CartPole-v1 (all: {PROGRAM} algorithms)"
             )
-        except ValueError as error:
-            return output.fail(error)
+        host = replace(self.host, overwrite=self.overwrite)
+        given = {name: getattr(self, name) for name in settings}
+        prepared = comparison.prepare(
+            self.algorithms, self.env, self.out, host, preset=self.preset, **given
+        )
         return _execute(prepared, host)
 
 
@@ -255,14 +240,9 @@ class Table1:
             if self.plan:
                 return 0
             found = table1.execute(jobs, self.out, self.host)
-        except ValueError as error:
-            return output.fail(error)
         except Interrupted as stop:
             print(f"{PROGRAM}: interrupted; to go on: the same command again", file=sys.stderr)
             return 128 + stop.signal_number
-        except StoppedError as error:
-            print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-            return 1
         tables.print_columns("Table 1: scores, 95 % intervals over seeds", table1.cells(found))
         output.console().print(
             f"files: {self.out}{os.sep}{{{', '.join(table1.FILES)}}}", soft_wrap=True
@@ -283,8 +263,6 @@ def _execute(found: "Study | comparison.Comparison", host: Host) -> int:
     An interruption or a full disk gives one line.
     """
     out = Path(found.directory or ".")
-    if not host.compilation_cache:
-        use_no_compilation_cache()
     try:
         if isinstance(found, comparison.Comparison):
             dataset = comparison.execute(found, host)
@@ -294,11 +272,6 @@ def _execute(found: "Study | comparison.Comparison", host: Host) -> int:
         hint = f"; to go on: {PROGRAM} resume {shlex.quote(str(out))}" if stop.is_saved else ""
         print(f"{PROGRAM}: interrupted{hint or ' before training'}", file=sys.stderr)
         return 128 + stop.signal_number
-    except ValueError as error:  # a checkpoint that cannot be used, memory for no lane
-        return output.fail(error)
-    except StoppedError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 1
     except OSError as error:
         reason = f"{out} cannot be written: {error.strerror or error}"
         print(f"{PROGRAM}: error: {reason}; {_what_is_left(out, error)}", file=sys.stderr)
@@ -312,6 +285,23 @@ def _execute(found: "Study | comparison.Comparison", host: Host) -> int:
     tables.print_run(dataset)
     files = [*RUN_FILES, *[SWEEP] * bool(results.swept(dataset))]
     output.console().print(f"files: {out}{os.sep}{{{', '.join(files)}}}", soft_wrap=True)
+    return 0
+
+
+def run_search(prepared: Tuning, host: Host) -> int:
+    """Run a search and print its table; returns the exit code."""
+    place = prepared.directory
+    try:
+        found = tuning.execute(prepared, host)
+    except Interrupted as stop:
+        hint = f"to go on: {PROGRAM} resume {shlex.quote(str(place))}"
+        print(f"{PROGRAM}: interrupted; {hint}", file=sys.stderr)
+        return 128 + stop.signal_number
+    tables.print_tuned(found)
+    files = [name for name in TUNING_FILES if (place / name).exists()]
+    output.console().print(f"files: {place}/{{{', '.join(files)}}}", soft_wrap=True)
+    best = shlex.quote(str(place / BEST))
+    output.console().print(f"to train it: {PROGRAM} train --config {best}", soft_wrap=True)
     return 0
 
 

@@ -19,10 +19,10 @@ from purejax_po.cli.commands import Compare, Resume, Sweep, Table1, Train
 from purejax_po.cli.listing import Envs
 from purejax_po.cli.looking import Algorithms, Evaluate, Export, Render, Report, Zoo
 from purejax_po.cli.tune import Tune
+from purejax_po.early import PROGRAM
 from purejax_po.experiment.config import ALGORITHMS, PRESETS, TASK_PRESETS, zoo
+from purejax_po.experiment.run.observers import StoppedError
 from purejax_po.experiment.run.signals import Interrupted, stop_signal
-
-PROGRAM = output.PROGRAM
 
 COMMANDS: dict[str, type] = {
     "train": Train,
@@ -60,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return code
     except ValueError as error:
         return output.fail(error)
+    except StoppedError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 1
     except Interrupted as stop:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return 128 + stop.signal_number

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from purejax_po.cli import output, own, tables
+from purejax_po.early import PROGRAM
 from purejax_po.experiment import export as exporting
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import grid, policies, rendering
@@ -17,8 +19,6 @@ from purejax_po.experiment.config.file import as_settings
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run.compilation import use_compilation_cache
-
-PROGRAM = output.PROGRAM
 
 PointFlags = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
@@ -42,18 +42,13 @@ class Report:
 
     def execute(self) -> int:
         """Print the table, and write the files."""
-        try:
-            if not self.directories:
-                raise ValueError(
-                    f"directories must be given, such as: {PROGRAM} report runs/ppo-CartPole-v1 "
-                    "runs/trpo-CartPole-v1 (where train and compare put their files)"
-                )
-            paths = report.labelled(self.directories)
-            dataset, path = report.report(
-                paths, self.out, formats=self.format, rank_by=self.rank_by
+        if not self.directories:
+            raise ValueError(
+                f"directories must be given, such as: {PROGRAM} report runs/ppo-CartPole-v1 "
+                "runs/trpo-CartPole-v1 (where train and compare put their files)"
             )
-        except ValueError as error:
-            return output.fail(error)
+        paths = report.labelled(self.directories)
+        dataset, path = report.report(paths, self.out, formats=self.format, rank_by=self.rank_by)
         if results.swept(dataset):
             tables.print_points(dataset)
         else:
@@ -85,23 +80,18 @@ class Evaluate:
 
     def execute(self) -> int:
         """Print the returns, and write `evaluation.json` beside the run's results."""
-        try:
-            atomic.check_path("directory", self.directory)
-            use_compilation_cache()
-            point = sweep.parse_point(self.point) or policies.best_point(self.directory)
-            if self.grid and self.env:
-                raise ValueError("grid must be of the run's own environment, got env too")
-            if self.grid:
-                return self._on_grid(point)
-            evaluation = policies.evaluate_run(
-                self.directory,
-                num_episodes=self.episodes,
-                greedy=not self.sample,
-                point=point,
-                env=self.env,
-            )
-        except ValueError as error:
-            return output.fail(error)
+        point = _begin(self.directory, self.point)
+        if self.grid and self.env:
+            raise ValueError("grid must be of the run's own environment, got env too")
+        if self.grid:
+            return self._on_grid(point)
+        evaluation = policies.evaluate_run(
+            self.directory,
+            num_episodes=self.episodes,
+            greedy=not self.sample,
+            point=point,
+            env=self.env,
+        )
         means = evaluation["episode_return"].mean("episode").values
         name = f"evaluation-{self.env.replace('/', '-')}" if self.env else "evaluation"
         found = {
@@ -175,15 +165,10 @@ class Render:
 
     def execute(self) -> int:
         """Write the file."""
-        try:
-            atomic.check_path("directory", self.directory)
-            use_compilation_cache()
-            point = sweep.parse_point(self.point) or policies.best_point(self.directory)
-            path, frames = rendering.render(
-                self.directory, self.out, seed=self.seed, point=point, progress=_tell_tenths
-            )
-        except ValueError as error:
-            return output.fail(error)
+        point = _begin(self.directory, self.point)
+        path, frames = rendering.render(
+            self.directory, self.out, seed=self.seed, point=point, progress=_tell_tenths
+        )
         output.console().print(f"{path}: {frames} frames", soft_wrap=True)
         return 0
 
@@ -208,19 +193,15 @@ class Export:
 
     def execute(self) -> int:
         """Write the files, and print their paths."""
-        try:
-            atomic.check_path("directory", self.directory)
-            use_compilation_cache()
-            found = exporting.export(
-                self.directory,
-                self.out,
-                seed=self.seed,
-                to=self.to,
-                point=sweep.parse_point(self.point) or policies.best_point(self.directory),
-                num_episodes=self.episodes,
-            )
-        except ValueError as error:
-            return output.fail(error)
+        point = _begin(self.directory, self.point)
+        found = exporting.export(
+            self.directory,
+            self.out,
+            seed=self.seed,
+            to=self.to,
+            point=point,
+            num_episodes=self.episodes,
+        )
         for path in (*found.files.values(), found.card):
             size = path.stat().st_size / 1000
             output.console().print(f"{path}: {size:.1f} kB", soft_wrap=True)
@@ -264,7 +245,7 @@ class Zoo:
         ]
         if not found:
             known = sorted({f"{algorithm} on {env}" for algorithm, env in zoo.entries()})
-            return output.fail(ValueError(f"zoo has no such pair; it has {', '.join(known)}"))
+            raise ValueError(f"zoo has no such pair; it has {', '.join(known)}")
         found.sort(key=lambda entry: (entry.env, -entry.evidence["iqm"]))
         if self.json:
             rows = [
@@ -275,6 +256,13 @@ class Zoo:
         else:
             tables.print_columns("zoo: final return over fresh seeds", [*map(_zoo_row, found)])
         return 0
+
+
+def _begin(directory: Path, point: Sequence[str]) -> dict[str, float]:
+    """Keep compiled programs, and return the point at which a run is looked at."""
+    atomic.check_path("directory", directory)
+    use_compilation_cache()
+    return sweep.parse_point(point) or policies.best_point(directory)
 
 
 def _zoo_row(entry: zoo.Entry) -> dict[str, str]:

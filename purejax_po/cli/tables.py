@@ -1,5 +1,6 @@
-"""What the command line prints: a table for a run, a sweep, a comparison, an evaluation, a plan."""
+"""What the command line prints: a table for a run, a sweep, a search, a comparison, a plan."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,14 +8,21 @@ from typing import TYPE_CHECKING
 from purejax_po.cli import output
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.tune.space import describe
 from purejax_po.studies import ppo_table1 as table1
 from purejax_po.types import JSONObject
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from purejax_po.experiment import tuning
+
 MOST_ROWS = 40
 """Of a table of points that a terminal has room for."""
+MOST_TRIALS = 10
+"""Of a search, the best ones."""
+RETURNS = ("iqm", "ci_low", "ci_high", "mean", "median", "min", "max")
+"""What is known of a return over seeds."""
 WORDS = ("algorithm", "program", "point")
 """Columns that hold no numbers."""
 
@@ -70,8 +78,6 @@ def point(point: dict[str, float]) -> str:
 
 def print_points(dataset: "xr.Dataset") -> None:
     """Print one row for each point of a sweep; of many, for the best ones."""
-    from rich import box
-
     rows = report.table(dataset)
     left_out = max(0, len(rows) - MOST_ROWS)
     if left_out:
@@ -79,31 +85,17 @@ def print_points(dataset: "xr.Dataset") -> None:
         order = sorted(range(len(rows)), key=lambda i: -math.inf if iqms[i] is None else iqms[i])
         rows = [rows[i] for i in reversed(order[-MOST_ROWS:])]
     title = "final return over seeds" + (f"; {left_out} lower points left out" * bool(left_out))
-    table = output.table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     columns = [*results.swept(dataset), "IQM", "95 % CI", "diverged", ""]
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*[row[column] for column in columns])
-    output.console().print(table)
+    shown = [{column: row[column] for column in columns} for row in rows]
+    print_columns(title, shown, are_numbers=True)
 
 
 def print_comparison(dataset: "xr.Dataset", rank_by: str | None = None) -> None:
-    """Print one row for each run."""
-    from rich import box
-
-    table = output.table(title="final return over seeds", box=box.SIMPLE_HEAD, pad_edge=False)
+    """Print one row for each run; a line divides the environments."""
     rows = report.table(dataset, rank_by)
     columns = [column for column in report.BRIEF if column in rows[0]]
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < 2 else "right")
-    previous = None
-    for row in rows:
-        if previous not in (None, row["environment"]):
-            table.add_section()
-        table.add_row(*[row[column] for column in columns])
-        previous = row["environment"]
-    output.console().print(table)
+    shown = [{column: row[column] for column in columns} for row in rows]
+    print_columns("final return over seeds", shown, divide_by="environment")
 
 
 def print_plan(costs: "Sequence[table1.Cost]") -> None:
@@ -124,21 +116,67 @@ def print_plan(costs: "Sequence[table1.Cost]") -> None:
     print_columns("plan: environment steps of all lanes, time by a probe of each task", rows)
 
 
-def print_columns(title: str, rows: "Sequence[dict[str, str]]") -> None:
-    """Print rows that have the same columns."""
+def print_columns(
+    title: str,
+    rows: "Sequence[dict[str, str]]",
+    *,
+    divide_by: str | None = None,
+    are_numbers: bool = False,
+) -> None:
+    """Print rows that have the same columns.
+
+    Args:
+        title: above them.
+        rows: cells by column.
+        divide_by: the column between whose values there is a line.
+        are_numbers: of all columns, also of the first one; none is broken into lines.
+    """
     from rich import box
 
     table = output.table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(rows[0]):
-        table.add_column(column, justify="left" if i == 0 or column in WORDS else "right")
-    for row in rows:
-        table.add_row(*row.values())
+        is_left = not are_numbers and (i == 0 or column in WORDS)
+        table.add_column(column, justify="left" if is_left else "right", no_wrap=are_numbers)
+    for _, group in itertools.groupby(rows, lambda row: divide_by and row[divide_by]):
+        for row in group:
+            table.add_row(*row.values())
+        table.add_section()
     output.console().print(table)
 
 
-def return_rows(final_return: dict[str, float | None], of: str = "final") -> dict[str, str]:
+def print_tuned(found: "tuning.Tuned") -> None:
+    """Print the best trials, what was chosen, and its score in the search beside the fresh one."""
+    scored = [row for row in found.trials if row["score"] is not None]
+    scored.sort(key=lambda row: (row["state"] != "complete", -row["score"]))
+    told = found.summary
+    title = f"the best of {told['num_trials']} trials, {told['num_complete']} of them to the end"
+    print_columns(title, [_trial_row(row) for row in scored[:MOST_TRIALS]])
+    seen, fresh = told["search"], told["fresh"]
+    rows = {
+        "chosen": f"trial {told['chosen']['trial']}: {describe(told['chosen']['params'])}",
+        "score in the search, IQM": f"{seen['iqm']:.1f}  ({len(seen['seeds'])} seeds)",
+        **return_rows(fresh, "fresh"),
+        "fresh seeds": f"{fresh['seeds'][0]} … {fresh['seeds'][-1]}, which the search never saw",
+    }
+    if fresh["diverged"]:
+        rows["diverged"] = f"{fresh['diverged']} of the fresh seeds; left out of the statistics"
+    print_rows(f"{told['algorithm']} on {told['env']}, {told['total_steps']:,} steps", rows)
+
+
+def _trial_row(row: JSONObject) -> dict[str, str]:
+    return {
+        "trial": str(row["trial"]),
+        "IQM": f"{row['score']:.1f}",
+        "steps": f"{row['steps']:,}",
+        "point": describe(
+            {k: v for k, v in row.items() if k not in ("trial", "score", "steps", "state")}
+        ),
+    }
+
+
+def return_rows(final_return: JSONObject, of: str = "final") -> dict[str, str]:
     """Rows of a return over seeds."""
-    final = {k: "-" if v is None else f"{v:.1f}" for k, v in final_return.items()}
+    final = {k: "-" if (v := final_return[k]) is None else f"{v:.1f}" for k in RETURNS}
     return {
         f"{of} return, IQM": f"{final['iqm']}  (95 % CI {final['ci_low']} … {final['ci_high']})",
         "mean, median": f"{final['mean']}, {final['median']}",

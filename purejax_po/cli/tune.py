@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from purejax_po.cli import output, tuned
-from purejax_po.cli.commands import Train
+from purejax_po.cli.commands import Train, run_search
 from purejax_po.experiment import compare, tuning
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.tune import space as spaces
@@ -39,17 +38,12 @@ class Tune(Train):
 
     def execute(self) -> int:
         """Search, then print the best trials and the score of what was chosen."""
-        try:
-            config = self.config()
-            self._check_file(config)
-            name = f"tune-{compare.place_of(config.algorithm.name, config.env_name)}"
-            host = replace(self.host, overwrite=self.overwrite)
-            prepared = tuning.prepare(
-                config, self.out or Path("runs") / name, self._space(), self.search, host
-            )
-        except ValueError as error:
-            return output.fail(error)
-        return tuned.run(prepared, host)
+        config = self.config()
+        self._check_file(config)
+        name = f"tune-{compare.place_of(config.algorithm.name, config.env_name)}"
+        host = replace(self.host, overwrite=self.overwrite)
+        out = self.out or Path("runs") / name
+        return run_search(tuning.prepare(config, out, self._space(), self.search, host), host)
 
     def _space(self) -> JSONObject:
         """What is searched: the space, with the dimensions that are given one by one."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from purejax_po import spaces
 from purejax_po.checks import Range, check_count, check_number
-from purejax_po.contract import name_of
+from purejax_po.contract import is_deterministic, name_of
 from purejax_po.environments.around import Found, Remembering, State, Wrapper
 from purejax_po.environments.boxes import box, dictionary, ravel, with_spaces
 from purejax_po.observations import (
@@ -66,7 +66,7 @@ def action_repeat(env: Environment, count: int) -> Environment:
     Source: Mnih et al. 2015, Human-level control through deep reinforcement learning, methods.
     """
     check_count("action_repeat", count)
-    if not getattr(env, "deterministic", True):
+    if not is_deterministic(env):
         raise ValueError(
             f"action_repeat takes steps that may not count, and {name_of(env)} cannot step without "
             "effect"

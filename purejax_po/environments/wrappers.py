@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from purejax_po.checks import Range, check_number
-from purejax_po.contract import check_traceable, name_of
+from purejax_po.contract import check_traceable, is_deterministic, name_of
 from purejax_po.environments.around import (
     Found,
     Proxy,
@@ -241,7 +241,7 @@ class _StartedFrom(Wrapper):
 
 def _check_time_limit(env: Environment) -> None:
     """Raise `ValueError` unless a time limit among the parameters is all that cuts an episode."""
-    if not getattr(env, "deterministic", True):
+    if not is_deterministic(env):
         raise ValueError(f"shape_reward steps twice, and {name_of(env)} cannot step without effect")
     if hasattr(env.default_params, "max_steps_in_episode"):
         return

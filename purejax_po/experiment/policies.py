@@ -63,12 +63,12 @@ def load_policies(
     place, values = sweep.find(config, point)
     study = train.prepare(config.at(values))
     numbers, diverged, params = _load_params(Path(out), config, study.trainer)
-    chosen = numbers // config.num_seeds == place
+    places, seeds = sweep.split(config, numbers)
+    chosen = places == place
     if not chosen.any():
         raise ValueError(f"{out} holds no trained policy: no seed has finished at this point yet")
-    seeds = config.first_seed + numbers[chosen] % config.num_seeds
     params = jax.tree.map(lambda x: x[chosen], params)
-    return TrainedPolicies(study, seeds, diverged[chosen], params)
+    return TrainedPolicies(study, seeds[chosen], diverged[chosen], params)
 
 
 def _load_params(

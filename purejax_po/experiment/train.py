@@ -16,7 +16,7 @@ from purejax_po.experiment.report.run_files import write_run
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import loggers
 from purejax_po.experiment.run import study as driver
-from purejax_po.experiment.run.compilation import use_compilation_cache
+from purejax_po.experiment.run.compilation import compilation_cache
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import Bar
 from purejax_po.experiment.run.pool import open_pool
@@ -148,9 +148,8 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
     if study.is_resumed and (dataset := _finished(study)) is not None:
         return dataset
     directory = study.directory
-    if host.compilation_cache:
-        use_compilation_cache()
     with ExitStack() as stack:
+        stack.enter_context(compilation_cache(host.compilation_cache))
         stop = stack.enter_context(stop_signal())
         stop.saves = directory is not None
         if directory is not None:

@@ -16,7 +16,7 @@ from purejax_po.experiment import layout, train
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.plots import tuning as pictures
 from purejax_po.experiment.run import devices
-from purejax_po.experiment.run.compilation import use_compilation_cache
+from purejax_po.experiment.run.compilation import compilation_cache
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError
 from purejax_po.experiment.run.signals import Interrupted, StopSignal, stop_signal
@@ -171,11 +171,8 @@ def _width(config: ExperimentConfig, settings: Search) -> int:
 
 def execute(tuning: Tuning, host: Host | None = None) -> Tuned:
     """Search, and write the files; see `tune`."""
-    host = host or Host()
-    if host.compilation_cache:
-        use_compilation_cache()
-    directory = tuning.directory
-    with stop_signal() as stop, locks.hold(directory):
+    host, directory = host or Host(), tuning.directory
+    with compilation_cache(host.compilation_cache), stop_signal() as stop, locks.hold(directory):
         try:
             if not tuning.is_resumed:
                 _begin(tuning)
@@ -210,7 +207,7 @@ def _execute(tuning: Tuning, host: Host, stop: StopSignal) -> Tuned:
         record.begin(tuning.space, len(history), batch.trials)
         if batch.trained is None:
             batch = _train(work, tuning, number, batch, record, len(history))
-            _tell(count, tuning, number, history, batch)
+            count.tell(tuning, number, [*history, *batch.results()])
         record.finish(len(history), batch.results())
         attributes = batch.attributes
         history += batch.results()
@@ -244,7 +241,7 @@ def _batch(
     if (known := search.read_batch(folder)) is not None:
         return known
     settings, config = tuning.search, tuning.config
-    proposal = records.propose(
+    trials, attributes = records.propose(
         tuning.space,
         settings.sampler,
         settings.search_seed,
@@ -256,7 +253,7 @@ def _batch(
         num_shapes=settings.programs,
         first=spaces.params_of(config, tuning.space) if number == 0 else None,
     )
-    batch = Batch(proposal.trials, proposal.attributes)
+    batch = Batch(trials, attributes)
     search.write_batch(folder, batch)
     return batch
 
@@ -264,7 +261,7 @@ def _batch(
 def _train(
     work: Work, tuning: Tuning, number: int, batch: Batch, record: Record, first: int
 ) -> Batch:
-    """Train a batch, and keep what became of it; its states go."""
+    """Train a batch, and keep what became of it."""
     folder = search.batch_folder(tuning.directory, number)
 
     def report(trained: list[Trained]) -> None:
@@ -273,7 +270,11 @@ def _train(
 
     points = [trial.params for trial in batch.trials]
     trained = train_batch(work, points, folder, tuning.search.halving, report)
-    batch = batch._replace(trained=trained)
+    return _keep(folder, batch._replace(trained=trained))
+
+
+def _keep(folder: Path, batch: Batch) -> Batch:
+    """Write what became of a batch; its states go."""
     search.write_batch(folder, batch)
     for states in folder.glob("program-*"):
         shutil.rmtree(states, ignore_errors=True)
@@ -315,14 +316,11 @@ def _finalists(work: Work, tuning: Tuning, seeds: range, points: Sequence[Params
     """Train the finalists with further seeds."""
     folder = tuning.directory / search.FINALISTS
     known = search.read_batch(folder)
-    trials = [Trial(dict(point), {}) for point in points]
     if known is not None and known.trained is not None:
         return known.trained
     work = work._replace(config=search.at_seeds(work.config, seeds))
     trained = train_batch(work, points, folder, Halving(1))
-    search.write_batch(folder, Batch(trials, {}, trained))
-    for states in folder.glob("program-*"):
-        shutil.rmtree(states, ignore_errors=True)
+    _keep(folder, Batch([Trial(dict(point), {}) for point in points], {}, trained))
     return trained
 
 
@@ -344,29 +342,18 @@ class _Count:
     def __call__(self, steps: int) -> None:
         self._steps += steps
 
-    def tell(self, text: str) -> None:
-        """Print a line, with the steps and the time since the last one."""
+    def tell(self, tuning: Tuning, number: int, known: Sequence[Trial]) -> None:
+        """Print a line of a batch and all trials so far, and the steps and the time it took."""
+        best = [f"best {known[i].value:.4g} (trial {i})" for i in outcome.best(known, 1)]
+        line = (
+            f"{tuning.config.algorithm.name} on {tuning.config.env_name}: batch {number + 1} of "
+            f"{tuning.search.num_batches}, {len(known)} trials, {(*best, 'none is complete')[0]}"
+        )
         now = time.perf_counter()
         if not self._is_quiet:
-            line = f"{text}; {self._steps:,} steps in {now - self._began:.0f} s"
-            print(line, file=sys.stderr, flush=True)
+            took = f"{self._steps:,} steps in {now - self._began:.0f} s"
+            print(f"{line}; {took}", file=sys.stderr, flush=True)
         self._began, self._steps = now, 0
-
-
-def _tell(
-    count: _Count, tuning: Tuning, number: int, history: Sequence[Trial], batch: Batch
-) -> None:
-    """Tell what a batch has come to."""
-    known = [*history, *batch.results()]
-    best = outcome.best(known, 1)
-    shown = "none is complete"
-    if best:
-        shown = f"best {known[best[0]].value:.4g} (trial {best[0]})"
-    settings = tuning.search
-    count.tell(
-        f"{tuning.config.algorithm.name} on {tuning.config.env_name}: batch {number + 1} of "
-        f"{settings.num_batches}, {len(known)} trials, {shown}"
-    )
 
 
 def space_of(name: str, algorithm: str) -> JSONObject:

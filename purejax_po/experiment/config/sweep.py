@@ -142,16 +142,22 @@ def columns(
     config: ExperimentConfig, numbers: Sequence[int] | np.ndarray
 ) -> dict[str, list[float]]:
     """Return what tells lanes apart, by their numbers: `seeds`, and a list for each axis."""
+    places, seeds = split(config, np.asarray(numbers))
     named = axes(config)
-    shape = (*map(len, named.values()), config.num_seeds)
-    *places, seeds = np.unravel_index(np.asarray(numbers), shape)
+    *along, _ = np.unravel_index(places, (*map(len, named.values()), 1))  # 1: there may be no axis
     return {
-        "seeds": (config.first_seed + seeds).tolist(),
+        "seeds": seeds.tolist(),
         **{
             name: [values[i] for i in place]
-            for (name, values), place in zip(named.items(), places, strict=True)
+            for (name, values), place in zip(named.items(), along, strict=True)
         },
     }
+
+
+def split(config: ExperimentConfig, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which point lanes are at, and their seeds, by the lanes' numbers."""
+    places, seeds = np.divmod(numbers, config.num_seeds)
+    return places, config.first_seed + seeds
 
 
 def names(config: ExperimentConfig, numbers: Sequence[int] | np.ndarray) -> list[str]:

@@ -4,6 +4,8 @@ import hashlib
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from platform import machine, processor
 
@@ -94,13 +96,24 @@ def use_one_thread() -> None:
         os.environ.setdefault("PJRT_NPROC", "1")
 
 
-def use_no_compilation_cache() -> None:
-    """Keep no compiled program, even where JAX's own setting names a folder for them."""
+@contextmanager
+def compilation_cache(is_on: bool) -> Iterator[None]:
+    """Keep compiled programs on disk, from now on; or none meanwhile, whatever JAX's setting is."""
     import jax
-    from jax.experimental.compilation_cache import compilation_cache
+    from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
+    if is_on:
+        use_compilation_cache()
+        yield
+        return
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # what was compiled before has settled that it is used
+    reset_cache()  # what was compiled before has settled that it is used
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        reset_cache()
 
 
 def _kind_of_cpu() -> str:

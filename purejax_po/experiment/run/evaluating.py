@@ -63,7 +63,7 @@ def check(config: ExperimentConfig, trainer: Trainer) -> None:
         ValueError: for episodes without an end, too many of them, or an environment on the host,
             where those of an evaluation would not leave those of training alone.
     """
-    if not getattr(trainer.env, "deterministic", True):
+    if not contract.is_deterministic(trainer.env):
         raise ValueError(
             f"evaluate_every must be 0 for {config.env_name}, whose episodes take place outside "
             f"of JAX, got {config.evaluate_every}; purejax-po evaluate takes the final policies"

@@ -116,7 +116,7 @@ class Plan:
 
 def make_lanes(config: ExperimentConfig, numbers: np.ndarray, trainer: Trainer) -> Lanes:
     """Make the lanes that have these numbers: a seed, and the values at a point of the sweep."""
-    seeds = config.first_seed + numbers % config.num_seeds
+    places, seeds = sweep.split(config, numbers)
     everywhere = repeat(seeds, trainer.algorithm.hyperparams, trainer.env_params)
     changes: dict[bool, dict[str, np.ndarray]] = {False: {}, True: {}}
     table = list(itertools.product(*config.sweep.values()))
@@ -124,7 +124,7 @@ def make_lanes(config: ExperimentConfig, numbers: np.ndarray, trainer: Trainer) 
         is_env, bare = name.startswith(ENV_PARAMS), name.removeprefix(ENV_PARAMS)
         like = getattr(everywhere.env_params if is_env else everywhere.hyperparams, bare)
         column = np.asarray([float(row[i]) for row in table], like.dtype)
-        changes[is_env][bare] = column[numbers // config.num_seeds]
+        changes[is_env][bare] = column[places]
     swept = everywhere.env_params.replace(**changes[True])
     return everywhere._replace(
         hyperparams=everywhere.hyperparams.replace(**changes[False]),

@@ -6,6 +6,9 @@ go through the store.
 
 import queue
 import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Collection
 from typing import NamedTuple, Protocol
 
 import jax
@@ -17,12 +20,18 @@ from purejax_po.experiment.run.block import Problem, Receipt, Work, run_block
 from purejax_po.experiment.run.evaluating import Evaluator, compile_evaluator
 from purejax_po.experiment.run.fit import Wish
 from purejax_po.experiment.run.host import Host
-from purejax_po.experiment.run.observers import Window
+from purejax_po.experiment.run.observers import StoppedError, Window
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.program import Program
+from purejax_po.experiment.run.signals import StopSignal
 from purejax_po.experiment.run.trainer import program_key
+from purejax_po.experiment.store.arrays import CheckpointError
 from purejax_po.experiment.store.run_store import Store
 from purejax_po.types import Device, Shapes, Trainer
+
+MOST_LOSSES = 5
+"""Workers that a block may lose in a row without a new window."""
+POLL_SECONDS = 0.5
 
 
 class Fit(NamedTuple):
@@ -171,6 +180,75 @@ class Threads:
         for thread in self._threads:
             thread.join()
         self._threads = []
+
+
+def run_all(
+    pool: Pool,
+    todo: Collection[int],
+    store: Store,
+    stop: StopSignal,
+    *,
+    on_window: Callable[[Window], bool],
+    on_finished: Callable[[int], None] = lambda block: None,
+    known_problems: Collection[str] = (),
+    how_to_go_on: str = "",
+) -> None:
+    """Hand out blocks, and take what comes, until none is open.
+
+    Args:
+        pool: who runs them, and has begun.
+        todo: the blocks.
+        store: where their results are.
+        stop: asked after every look at the pool; what is under way is saved then.
+        on_window: takes each window; whether it is one that nobody had seen.
+        on_finished: takes each block that has a result.
+        known_problems: what the user has been told already.
+        how_to_go_on: for the user, where the run ends.
+
+    Raises:
+        StoppedError: if a block loses one worker after the other.
+    """
+    for block in todo:
+        pool.submit(block)
+    is_open, losses, is_stopping = set(todo), Counter[int](), False
+    while is_open:
+        if stop and not is_stopping:
+            is_stopping = True
+            pool.stop()
+        for event in pool.poll(POLL_SECONDS):
+            match event:
+                case Window():
+                    if on_window(event):
+                        losses[event.block] = 0
+                case Problem() if event.message not in known_problems:
+                    warnings.warn(event.message, stacklevel=6)
+                case Receipt():
+                    is_open.discard(event.block)
+                    if event.is_finished:
+                        on_finished(event.block)
+                case Loss() if _has_result(store, event.block):  # its receipt got lost alone
+                    is_open.discard(event.block)
+                    on_finished(event.block)
+                case Loss():
+                    losses[event.block] += 1
+                    if losses[event.block] >= MOST_LOSSES:
+                        raise StoppedError(
+                            f"block {event.block} has lost {MOST_LOSSES} workers without a new "
+                            f"window, the last one: {event.reason}{how_to_go_on}"
+                        )
+                    if is_stopping:
+                        is_open.discard(event.block)
+                    else:
+                        pool.submit(event.block)
+                case Failure():
+                    raise event.error
+
+
+def _has_result(store: Store, block: int) -> bool:
+    try:
+        return store.result(block) is not None
+    except CheckpointError:
+        return False
 
 
 def open_pool(config: ExperimentConfig, trainer: Trainer, host: Host) -> Pool:

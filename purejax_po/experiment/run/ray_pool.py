@@ -54,8 +54,8 @@ class Worker:
 
         for name, value in settings.items():
             jax.config.update(name, value)
-        if where.pop("compilation_cache"):
-            compilation.use_compilation_cache()
+        self._cache = compilation.compilation_cache(where.pop("compilation_cache"))
+        self._cache.__enter__()  # until the process ends
         self._config = ExperimentConfig.from_dict(config)
         self._host = Host(**where)
         self._pool = Threads(self._config, build_trainer(self._config), self._host)

@@ -5,7 +5,6 @@ A run that begins, one that is resumed, and one that has lost a worker are the s
 
 import time
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,13 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 
-from purejax_po.contract import name_of
+from purejax_po.contract import is_deterministic, name_of
 from purejax_po.experiment import layout
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import block as blocks
 from purejax_po.experiment.run import loggers, memory
-from purejax_po.experiment.run.block import Problem, Receipt
 from purejax_po.experiment.run.fit import Wish
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import (
@@ -36,7 +34,7 @@ from purejax_po.experiment.run.observers import (
 )
 from purejax_po.experiment.run.outcome import dataset_of
 from purejax_po.experiment.run.plan import Labels, Plan
-from purejax_po.experiment.run.pool import Failure, Fit, Loss, Pool
+from purejax_po.experiment.run.pool import Fit, Pool, run_all
 from purejax_po.experiment.run.signals import StopSignal
 from purejax_po.experiment.store import run_store
 from purejax_po.experiment.store.arrays import CheckpointError
@@ -51,10 +49,6 @@ from purejax_po.types import JSONObject, Trainer
 
 if TYPE_CHECKING:
     import xarray as xr
-
-MOST_LOSSES = 5
-"""Workers that a block may lose in a row without a new window."""
-POLL_SECONDS = 0.5
 
 RESULTS_COPIES = 3
 """How often the windows' logs are held at the end: as they came, joined, and in the Dataset."""
@@ -155,7 +149,7 @@ class _Loop:
                 stack.callback(observer.close)
             todo = [b for b in range(self._plan.num_blocks) if b not in self._results]
             self._pool.begin(self._plan, self._store, time.time() - self._seconds_before)
-            self._loop(todo, stop)
+            self._run(todo, stop)
         seconds = self._seconds_before + time.perf_counter() - started
         dataset = self._dataset()
         lane_steps = self._plan.updates[-1] * self._plan.steps_per_update
@@ -215,7 +209,7 @@ class _Loop:
     def _warn_of_environment(self) -> None:
         """Warn if a run goes on whose environment's state is in no checkpoint."""
         env = self._study.trainer.env
-        if not getattr(env, "deterministic", True):
+        if not is_deterministic(env):
             warnings.warn(
                 f"{self._study.directory} goes on with new episodes, since those of {name_of(env)} "
                 "are in no checkpoint: what follows differs from a run without interruption",
@@ -282,52 +276,22 @@ class _Loop:
         self._results[block] = record, stored.arrays[".diverged_at"]
         return record
 
-    def _loop(self, todo: list[int], stop: StopSignal) -> None:
-        """Hand out the blocks, and take what comes, until none is open."""
-        for block in todo:
-            self._pool.submit(block)
-        is_open, losses, is_stopping = set(todo), Counter[int](), False
-        while is_open:
-            if stop and not is_stopping:
-                is_stopping = True
-                self._pool.stop()
-            for event in self._pool.poll(POLL_SECONDS):
-                match event:
-                    case Window():
-                        if self._observe(event):
-                            losses[event.block] = 0
-                    case Problem() if event.message not in self._known_problems:
-                        warnings.warn(event.message, stacklevel=6)
-                    case Receipt():
-                        is_open.discard(event.block)
-                        if event.is_finished:
-                            self._finish(event.block)
-                    case Loss() if self._has_result(event.block):  # its receipt got lost alone
-                        is_open.discard(event.block)
-                        self._finish(event.block)
-                    case Loss():
-                        losses[event.block] += 1
-                        self._give_up_after(losses[event.block], event)
-                        if is_stopping:
-                            is_open.discard(event.block)
-                        else:
-                            self._pool.submit(event.block)
-                    case Failure():
-                        self.had_saved = self._has_saved()
-                        raise event.error
-
-    def _has_result(self, block: int) -> bool:
+    def _run(self, todo: list[int], stop: StopSignal) -> None:
+        """Run blocks to their ends."""
         try:
-            return self._store.result(block) is not None
-        except CheckpointError:
-            return False
-
-    def _give_up_after(self, number: int, loss: Loss) -> None:
-        if number >= MOST_LOSSES:
-            raise StoppedError(
-                f"block {loss.block} has lost {number} workers without a new window, the last one: "
-                f"{loss.reason}; to go on: purejax-po resume {self._study.directory}"
+            run_all(
+                self._pool,
+                todo,
+                self._store,
+                stop,
+                on_window=self._observe,
+                on_finished=self._finish,
+                known_problems=self._known_problems,
+                how_to_go_on=f"; to go on: purejax-po resume {self._study.directory}",
             )
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            self.had_saved = self._has_saved()
+            raise
 
     def _observe(self, window: Window) -> bool:
         """Tell the observers of a window, unless they know it; those that got lost come first."""

@@ -6,7 +6,7 @@ the same program. A lane does not depend on its neighbours, so the choice change
 """
 
 import time
-import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,16 +17,15 @@ import jax
 import numpy as np
 
 from purejax_po.experiment import layout
-from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.config import ExperimentConfig, sweep
 from purejax_po.experiment.results.dataset import FINAL_FRACTION
 from purejax_po.experiment.run import memory
 from purejax_po.experiment.run import plan as plans
-from purejax_po.experiment.run.block import Problem, Receipt
 from purejax_po.experiment.run.fit import Wish
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError, Window
 from purejax_po.experiment.run.plan import Labels, Plan
-from purejax_po.experiment.run.pool import Failure, Loss, Pool, open_pool
+from purejax_po.experiment.run.pool import open_pool, run_all
 from purejax_po.experiment.run.program import Lanes
 from purejax_po.experiment.run.signals import StopSignal
 from purejax_po.experiment.store.arrays import Arrays
@@ -34,9 +33,6 @@ from purejax_po.experiment.store.run_store import RunStore, config_hash
 from purejax_po.training import window_lengths
 from purejax_po.types import JSONObject, Trainer
 
-MOST_LOSSES = 5
-"""Of the workers of a block in a row."""
-POLL_SECONDS = 0.5
 AS_STATE = {".state": "['state']", ".log": "['log']"}
 """What a leaf of a result is called in a state that a block goes on from."""
 
@@ -67,16 +63,14 @@ class Rung(Plan):
 
     def labels(self, block: int) -> Labels:
         """Name the lanes of a block."""
-        numbers = self.numbers(block)
-        seeds = (self.config.first_seed + numbers % self.config.num_seeds).tolist()
-        trials = (numbers // self.config.num_seeds).tolist()
+        trials, seeds = (x.tolist() for x in sweep.split(self.config, self.numbers(block)))
         names = [f"trial-{t}/seed-{s}" for t, s in zip(trials, seeds, strict=True)]
         return Labels({"seeds": seeds, "trial": trials}, names)
 
     def make(self, numbers: np.ndarray, trainer: Trainer) -> Lanes:
         """Make the lanes that have these numbers."""
-        lanes = plans.make_lanes(self.config, numbers % self.config.num_seeds, trainer)
-        rows = numbers // self.config.num_seeds
+        lanes = plans.make_lanes(self.config, numbers, trainer)
+        rows, _ = sweep.split(self.config, numbers)
         changes = {}
         for name in self.points[0]:
             like = getattr(lanes.hyperparams, name)
@@ -172,7 +166,7 @@ def train_rung(
         try:
             fit = pool.fit(Wish(fixed=width, memory_gib=host.memory_gib))
             pool.begin(replace(plan, device_kind=fit.device_kind), store, time.time())
-            _loop(pool, plan, store, todo, stop, tell)
+            run_all(pool, todo, store, stop, on_window=_first_seen(plan, tell))
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if not memory.is_exhausted(error):
                 raise
@@ -233,45 +227,19 @@ def _result(store: RunStore, block: int, num_real: int) -> Arrays:
     return found
 
 
-def _loop(
-    pool: Pool,
-    plan: Rung,
-    store: RunStore,
-    todo: Sequence[int],
-    stop: StopSignal,
-    tell: Callable[[int], None],
-) -> None:
-    """Hand out the blocks, and take what comes, until none is open."""
-    for block in todo:
-        pool.submit(block)
-    is_open, losses, is_stopping = set(todo), dict.fromkeys(todo, 0), False
-    seen = dict.fromkeys(todo, 0)
-    while is_open:
-        if stop and not is_stopping:
-            is_stopping = True
-            pool.stop()
-        for event in pool.poll(POLL_SECONDS):
-            match event:
-                case Window() if event.number >= seen[event.block]:  # else known: run again
-                    losses[event.block], seen[event.block] = 0, event.number + 1
-                    length = plan.lengths[event.number] * plan.steps_per_update
-                    tell(length * plan.num_real(event.block))
-                case Problem():
-                    warnings.warn(event.message, stacklevel=6)
-                case Receipt():
-                    is_open.discard(event.block)
-                case Loss() if store.result(event.block) is not None:  # its receipt got lost alone
-                    is_open.discard(event.block)
-                case Loss():
-                    losses[event.block] += 1
-                    if losses[event.block] >= MOST_LOSSES:
-                        raise StoppedError(f"block {event.block} loses its workers: {event.reason}")
-                    if is_stopping:
-                        is_open.discard(event.block)
-                    else:
-                        pool.submit(event.block)
-                case Failure():
-                    raise event.error
+def _first_seen(plan: Rung, tell: Callable[[int], None]) -> Callable[[Window], bool]:
+    """Return what tells of the steps of a window when it comes for the first time."""
+    seen = Counter[int]()
+
+    def on_window(window: Window) -> bool:
+        if window.number < seen[window.block]:  # the block is run again
+            return False
+        seen[window.block] = window.number + 1
+        length = plan.lengths[window.number] * plan.steps_per_update
+        tell(length * plan.num_real(window.block))
+        return True
+
+    return on_window
 
 
 def _scores(group: Group, alive: Sequence[int], plan: Rung, store: RunStore) -> Scores:

@@ -5,12 +5,11 @@ seed of that batch. So a proposal depends on the results before it alone, and a 
 killed continues with the trials that it would have had.
 """
 
-import datetime
 import importlib.util
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 OWNER = "purejax_po"
 """The attribute of a study that tells whose it is."""
+FIXED = "fixed_params"
+"""The attribute of a trial that was given parameters: no note of a sampler's."""
 NEEDS = {"gp": ("torch",), "cmaes": ("cmaes",)}
 """Packages that samplers need besides."""
 INSTALL = "pip install 'purejax-po[tune]'"
@@ -48,72 +49,39 @@ class Trial(NamedTuple):
         return self.reports[max(self.reports)] if self.is_complete else None
 
 
-class Proposal(NamedTuple):
-    """A batch of points to train."""
-
-    trials: list[Trial]
-    attributes: JSONObject
-    """A sampler's notes about the study."""
+SAMPLERS = ("tpe", "random", "quasi-random", "cmaes", "gp")
 
 
-def _tpe(seed: int, batch: int) -> "BaseSampler":
-    import optuna
-
-    del batch
-    return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-
-
-def _random(seed: int, batch: int) -> "BaseSampler":
-    import optuna
-
-    del batch
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _quasi_random(seed: int, batch: int) -> "BaseSampler":
-    import optuna
-
-    return optuna.samplers.QMCSampler(
-        seed=seed - batch,  # one sequence, of which each batch has a part
-        scramble=True,
-        independent_sampler=optuna.samplers.RandomSampler(seed=seed),
-        warn_asynchronous_seeding=False,
-        warn_independent_sampling=False,
-    )
-
-
-def _cmaes(seed: int, batch: int) -> "BaseSampler":
-    import optuna
-
-    del batch
-    return optuna.samplers.CmaEsSampler(
-        seed=seed,
-        independent_sampler=optuna.samplers.RandomSampler(seed=seed),
-        consider_pruned_trials=True,
-        warn_independent_sampling=False,
-    )
-
-
-def _gp(seed: int, batch: int) -> "BaseSampler":
-    import optuna
-
-    del batch
-    return optuna.samplers.GPSampler(seed=seed)
-
-
-SAMPLERS: dict[str, Callable[[int, int], "BaseSampler"]] = {
-    "tpe": _tpe,
-    "random": _random,
-    "quasi-random": _quasi_random,
-    "cmaes": _cmaes,
-    "gp": _gp,
-}
-"""Makers of samplers, of a seed and the batch's number."""
+def _sampler(name: str, seed: int, batch: int) -> "BaseSampler":
+    """Make one of `SAMPLERS`."""
+    samplers = _optuna().samplers
+    match name:
+        case "tpe":
+            return samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        case "random":
+            return samplers.RandomSampler(seed=seed)
+        case "quasi-random":
+            return samplers.QMCSampler(
+                seed=seed - batch,  # one sequence, of which each batch has a part
+                scramble=True,
+                independent_sampler=samplers.RandomSampler(seed=seed),
+                warn_asynchronous_seeding=False,
+                warn_independent_sampling=False,
+            )
+        case "cmaes":
+            return samplers.CmaEsSampler(
+                seed=seed,
+                independent_sampler=samplers.RandomSampler(seed=seed),
+                consider_pruned_trials=True,
+                warn_independent_sampling=False,
+            )
+        case _:
+            return samplers.GPSampler(seed=seed)
 
 
 def check(sampler: str) -> None:
     """Raise `ValueError` for an unknown sampler, or one whose packages are not installed."""
-    check_choice("sampler", sampler, tuple(SAMPLERS))
+    check_choice("sampler", sampler, SAMPLERS)
     if importlib.util.find_spec("optuna") is None:
         raise ValueError(f"tune needs optuna, which is not installed: {INSTALL}")
     for package in NEEDS.get(sampler, ()):
@@ -133,8 +101,8 @@ def propose(
     shape: Sequence[str] = (),
     num_shapes: int = 1,
     first: Params | None = None,
-) -> Proposal:
-    """Propose a batch of points.
+) -> tuple[list[Trial], JSONObject]:
+    """Propose a batch of points; returns them, and the sampler's notes about the study.
 
     Args:
         space: to search.
@@ -152,9 +120,8 @@ def propose(
     optuna = _optuna()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of experimental samplers
-        study = optuna.create_study(
-            direction="maximize", sampler=SAMPLERS[sampler](1000 * seed + batch, batch)
-        )
+        made = _sampler(sampler, 1000 * seed + batch, batch)
+        study = optuna.create_study(direction="maximize", sampler=made)
         for name, value in attributes.items():
             study._storage.set_study_system_attr(study._study_id, name, value)
         study.add_trials([_frozen(space, trial) for trial in history])
@@ -165,24 +132,12 @@ def propose(
             elif i >= num_shapes and shape:
                 leader = asked[i % num_shapes].params
                 study.enqueue_trial({name: leader[name] for name in shape})
-            trial = study.ask()
-            for name, dimension in space.items():
-                _suggest(trial, name, dimension)
-            asked.append(trial)
-        notes = [{k: v for k, v in t.system_attrs.items() if _is_note(k)} for t in asked]
-        found = [Trial(dict(t.params), n) for t, n in zip(asked, notes, strict=True)]
-        return Proposal(found, dict(study.system_attrs))
-
-
-def _is_note(name: str) -> bool:
-    """Whether an attribute is a sampler's, and not of a trial whose parameters were given."""
-    return name != "fixed_params"
-
-
-def _suggest(trial: "optuna.Trial", name: str, dimension: Any) -> Any:
-    if isinstance(dimension, Range):
-        return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.is_log)
-    return trial.suggest_categorical(name, dimension.values)
+            asked.append(study.ask(_distributions(space)))
+        found = []
+        for trial in asked:
+            notes = {k: v for k, v in trial.system_attrs.items() if k != FIXED}
+            found.append(Trial(dict(trial.params), notes))
+        return found, dict(study.system_attrs)
 
 
 def _distributions(space: Space) -> dict[str, "BaseDistribution"]:
@@ -198,25 +153,21 @@ def _distributions(space: Space) -> dict[str, "BaseDistribution"]:
 
 def _frozen(space: Space, trial: Trial, is_running: bool = False) -> Any:
     optuna = _optuna()
-    state = optuna.trial.TrialState.COMPLETE
-    if is_running or not trial.is_complete:
-        state = optuna.trial.TrialState.PRUNED
-    made = optuna.trial.create_trial(
-        state=state,
-        value=trial.reports[max(trial.reports)] if trial.reports else None,
+    has_value = trial.reports and not is_running
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState.RUNNING if is_running else _state(trial),
+        value=trial.reports[max(trial.reports)] if has_value else None,
         params=trial.params,
         distributions=_distributions(space),
         system_attrs=trial.attributes,
         intermediate_values=trial.reports,
     )
-    if is_running:
-        made.state, made.values, made.datetime_complete = (
-            optuna.trial.TrialState.RUNNING,
-            None,
-            None,
-        )
-        made.datetime_start = datetime.datetime.now()
-    return made
+
+
+def _state(trial: Trial) -> "optuna.trial.TrialState":
+    """What has become of a trial, as Optuna has it."""
+    states = _optuna().trial.TrialState
+    return states.COMPLETE if trial.is_complete else states.PRUNED
 
 
 class Record:
@@ -273,11 +224,9 @@ class Record:
 
     def finish(self, first: int, trials: Sequence[Trial]) -> None:
         """Tell what became of trials; again does no harm."""
-        states = _optuna().trial.TrialState
         self.report(first, trials)
         for number, trial in enumerate(trials, first):
-            state = states.COMPLETE if trial.is_complete else states.PRUNED
-            self.study.tell(number, trial.value, state, skip_if_finished=True)
+            self.study.tell(number, trial.value, _state(trial), skip_if_finished=True)
 
 
 def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
