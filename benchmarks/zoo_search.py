@@ -103,7 +103,7 @@ def final_seeds(env: str) -> range:
 def fresh_seeds(algorithm: str, env: str) -> range:
     """The seeds of what is reported of a cell."""
     first = zoo_tasks.SEEN.get((algorithm, env), 0)
-    return FRESH_SEEDS[first : first + zoo_tasks.num_fresh(algorithm)]
+    return FRESH_SEEDS[first : first + zoo_tasks.num_fresh(algorithm, env)]
 
 
 def experiment(algorithm: Any, env: str) -> po.ExperimentConfig:

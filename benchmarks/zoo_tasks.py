@@ -233,9 +233,9 @@ def times(algorithm: str) -> int:
     return 2 if algorithm in QUICK else 1
 
 
-def num_fresh(algorithm: str) -> int:
+def num_fresh(algorithm: str, env: str) -> int:
     """Number of fresh seeds of a cell: more where they cost seconds."""
-    return 64 if algorithm in QUICK else 16
+    return 64 if algorithm in QUICK and TASKS[env].total_steps <= 200_000 else 16
 
 
 SEEN: Mapping[tuple[str, str], int] = {("ppo", "Pendulum-v1"): 16}

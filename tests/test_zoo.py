@@ -55,7 +55,7 @@ def test_fresh_seeds_are_never_the_search_s(search):
     for name in search.zoo_tasks.FLOATS:
         for env in search.zoo_tasks.TASKS:
             reported = search.fresh_seeds(name, env)
-            assert len(reported) == search.zoo_tasks.num_fresh(name)
+            assert len(reported) == search.zoo_tasks.num_fresh(name, env)
             assert set(reported) <= set(search.FRESH_SEEDS)
     for found in zoo.entries().values():
         evidence = found.evidence
