@@ -68,8 +68,7 @@ def shown(entry: zoo.Entry) -> str:
 
 def train_fresh(config: po.ExperimentConfig, place: Path) -> Any:
     """Train with the seeds that no search has seen."""
-    number = zoo_tasks.num_fresh(config.algorithm.name)
-    fresh = zoo_search.FRESH_SEEDS[:number]
+    fresh = zoo_search.fresh_seeds(config.algorithm.name, config.env_name)
     config = dataclasses.replace(
         config, num_seeds=len(fresh), first_seed=fresh.start, evaluate_every=EVALUATE_EVERY
     )
@@ -90,15 +89,17 @@ def reached(dataset: Any) -> dict[str, Any]:
     summary = po.summarize(dataset)
     final, evaluated, seeds = summary["final_return"], summary["final_evaluation"], dataset["seed"]
     cell = f"{summary['algorithm']} --env {summary['env']}"
+    first = int(seeds[0])
+    given = f"{len(seeds)} --first-seed {first}" if first else f"{len(seeds)}"
     return {
         "num_seeds": len(seeds),
-        "first_seed": int(seeds[0]),
+        "first_seed": first,
         **{key: round(final[key], 3) for key in ("iqm", "ci_low", "ci_high", "mean", "min", "max")},
         **{f"evaluation_{key}": round(evaluated[key], 3) for key in ("iqm", "ci_low", "ci_high")},
         "diverged": len(summary["diverged_seeds"]),
         "run_seconds": round(summary["run_seconds"], 1),
         "steps_per_second": round(summary["env_steps_per_second"]),
-        "command": f"purejax-po train {cell} --preset zoo --seeds {len(seeds)}",
+        "command": f"purejax-po train {cell} --preset zoo --seeds {given}",
         "commit": commit(),
         "jax": summary["versions"]["jax"],
     }

@@ -25,7 +25,7 @@ from purejax_po.training import seed_keys, window_lengths
 SEARCH_SEEDS = range(1_000_000, 1_000_003)
 """Of every candidate; no seed of a result is among them."""
 FRESH_SEEDS = range(64)
-"""Of what is reported of a cell, which may take the first ones of them."""
+"""Of what is reported of a cell, which may take some of them."""
 FINAL_SEEDS = range(1_000_100, 1_000_116)
 """Of the finalists, which are not the search's either; a task says how many."""
 WINDOWS = 50
@@ -98,6 +98,12 @@ def settings_of(candidate: Candidate) -> Any:
 def final_seeds(env: str) -> range:
     """The seeds of an environment's finalists."""
     return FINAL_SEEDS[: TASKS[env].final_seeds]
+
+
+def fresh_seeds(algorithm: str, env: str) -> range:
+    """The seeds of what is reported of a cell."""
+    first = zoo_tasks.SEEN.get((algorithm, env), 0)
+    return FRESH_SEEDS[first : first + zoo_tasks.num_fresh(algorithm, env)]
 
 
 def experiment(algorithm: Any, env: str) -> po.ExperimentConfig:

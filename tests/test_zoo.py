@@ -52,6 +52,11 @@ def folder(monkeypatch, tmp_path):
 def test_fresh_seeds_are_never_the_search_s(search):
     assert set(search.FRESH_SEEDS).isdisjoint({*search.SEARCH_SEEDS, *search.FINAL_SEEDS})
     assert set(search.SEARCH_SEEDS).isdisjoint(search.FINAL_SEEDS)
+    for name in search.zoo_tasks.FLOATS:
+        for env in search.zoo_tasks.TASKS:
+            reported = search.fresh_seeds(name, env)
+            assert len(reported) == search.zoo_tasks.num_fresh(name, env)
+            assert set(reported) <= set(search.FRESH_SEEDS)
     for found in zoo.entries().values():
         evidence = found.evidence
         fresh = range(evidence["first_seed"], evidence["first_seed"] + evidence["num_seeds"])
