@@ -22,12 +22,12 @@ import purejax_po as po
 from purejax_po.experiment import files as atomic
 
 NOTE = (
-    "One core. Returns: mean of the trained policies' over separate episodes (greedy actions on "
+    "Returns: mean of the trained policies' over separate episodes (greedy actions on "
     "Playground, sampled ones on grids, of which policies see a part), with a 95 % bootstrap "
     "interval over seeds and their number; the same of uniformly random actions. Solved: the mean "
-    "over a seed's episodes reaches the threshold. Training: updates and evaluation, without "
-    "compiling. Stepping: random actions in 16 environments, with resets; best round, median ratio "
-    "of interleaved rounds."
+    "over a seed's episodes reaches the threshold. Training: updates and evaluation on one core, "
+    "without compiling. Stepping: random actions in 16 environments, with resets, on all cores; "
+    "best round, median ratio of interleaved rounds."
 )
 
 
