@@ -22,18 +22,24 @@ import purejax_po as po
 from purejax_po.experiment import files as atomic
 
 NOTE = (
-    "One core. Returns: mean of the trained policies' over separate episodes (greedy actions on "
+    "Returns: mean of the trained policies' over separate episodes (greedy actions on "
     "Playground, sampled ones on grids, of which policies see a part), with a 95 % bootstrap "
     "interval over seeds and their number; the same of uniformly random actions. Solved: the mean "
-    "over a seed's episodes reaches the threshold. Training: updates and evaluation, without "
-    "compiling. Stepping: random actions in 16 environments, with resets; best round, median ratio "
-    "of interleaved rounds."
+    "over a seed's episodes reaches the threshold. Training: updates and evaluation on one core, "
+    "without compiling. Stepping: random actions in 16 environments, with resets, on all cores; "
+    "best round, median ratio of interleaved rounds."
 )
 
 
 def path_of(out: Path, name: str, kind: str) -> Path:
     """The file of a cell."""
     return out / f"{name.replace('/', '-')}.{kind}.json"
+
+
+def cell(out: Path, name: str, kind: str) -> dict[str, Any] | None:
+    """What a cell's file holds, if it is there."""
+    path = path_of(out, name, kind)
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def run(name: str, kind: str, args: argparse.Namespace) -> None:
@@ -58,10 +64,7 @@ def interval(values: list[float]) -> str:
 
 def row(name: str, kind: str, out: Path) -> dict[str, str] | None:
     """One algorithm on one environment, a dash for a cell that is not there; None untrained."""
-    found, random, stepped = (
-        json.loads(path.read_text()) if (path := path_of(out, name, x)).exists() else None
-        for x in (kind, "random", "speed")
-    )
+    found, random = cell(out, name, kind), cell(out, name, "random")
     if found is None:
         return None
     threshold = cells.TASKS[name].threshold
@@ -75,9 +78,19 @@ def row(name: str, kind: str, out: Path) -> dict[str, str] | None:
         "random actions": interval(random["returns"]) if random else "–",
         "seeds that solve it": "–" if solved is None else f"{solved} of {of} (≥ {threshold:g})",
         "training, steps/s": f"{found['steps_per_second']:,.0f}",
-        "library's own stepping": f"{stepped['library']:,.0f}" if stepped else "–",
-        "adapter's stepping": f"{stepped['adapter']:,.0f}" if stepped else "–",
-        "ratio": f"{stepped['ratio']:.2f}" if stepped else "–",
+    }
+
+
+def speed_row(name: str, out: Path) -> dict[str, str] | None:
+    """How fast an environment steps; None if its cell is not there."""
+    stepped = cell(out, name, "speed")
+    if stepped is None:
+        return None
+    return {
+        "environment": f"`{name}`",
+        "library's own, steps/s": f"{stepped['library']:,.0f}",
+        "adapter, steps/s": f"{stepped['adapter']:,.0f}",
+        "ratio": f"{stepped['ratio']:.2f}",
     }
 
 
@@ -109,14 +122,17 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, *map(str, own)], check=False)
     if args.here:
         return
-    found = [row(name, kind, args.out) for name in names for kind in cells.KINDS[2:]]
-    rows: list[dict[str, Any]] = [x for x in found if x is not None]
-    if not rows:
+    learned = [row(name, kind, args.out) for name in names for kind in cells.KINDS[2:]]
+    found = {"learned": learned, "speed": [speed_row(name, args.out) for name in names]}
+    tables = {key: [x for x in rows if x is not None] for key, rows in found.items()}
+    tables = {key: rows for key, rows in tables.items() if rows}
+    if not tables:
         return
-    print(table(rows))
-    save("adapters", {"rows": rows}, table(rows))
+    text = "\n\n".join(map(table, tables.values()))
+    print(text)
+    save("adapters", {"rows": tables}, text)
     if given := kept_as("adapters"):
-        keep(given, {"learned": data(rows)}, NOTE)
+        keep(given, {key: data(rows) for key, rows in tables.items()}, NOTE)
 
 
 if __name__ == "__main__":

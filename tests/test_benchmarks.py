@@ -26,6 +26,7 @@ def scripts():
         for name in (
             "adapters",
             "adapters_cells",
+            "beside_brax",
             "gpu_hlo",
             "gpu_program",
             "gpu_targets",
@@ -347,22 +348,24 @@ def test_a_report_on_lanes_names_what_was_and_what_was_not_measured():
 
 
 def test_a_row_of_adapters_has_dashes_for_cells_that_are_not_there(tmp_path):
-    from adapters import path_of, row
+    from adapters import path_of, row, speed_row
 
     name = "navix/Navix-Empty-8x8-v0"  # solved from 0.95 on
     path_of(tmp_path, name, "random").write_text(json.dumps({"returns": [0.1, 0.3]}))
     assert row(name, "ppo", tmp_path) is None
     found = {"steps": 1024, "returns": [1.0, 0.9], "steps_per_second": 5e4}
     path_of(tmp_path, name, "ppo").write_text(json.dumps(found))
+    assert row(name, "ppo", tmp_path)["random actions"].startswith("0.20 (")
+    path_of(tmp_path, name, "random").unlink()
     told = row(name, "ppo", tmp_path)
     assert told["seeds that solve it"] == "1 of 2 (≥ 0.95)"
     assert told["return"].startswith("0.95 (")
     assert told["return"].endswith("; 2)")
-    assert told["random actions"].startswith("0.20 (")
-    assert told["ratio"] == "–"
+    assert told["random actions"] == "–"
+    assert speed_row(name, tmp_path) is None
     stepped = {"library": 1e5, "adapter": 9e4, "ratio": 0.9}
     path_of(tmp_path, name, "speed").write_text(json.dumps(stepped))
-    assert row(name, "ppo", tmp_path)["ratio"] == "0.90"
+    assert speed_row(name, tmp_path)["ratio"] == "0.90"
 
 
 def test_differences_of_masks_are_paired_by_seed():
@@ -376,3 +379,14 @@ def test_differences_of_masks_are_paired_by_seed():
     assert told["last sixth, without"] == "3.50"
     assert told["invalid actions"] == "0 of 1,000,000"
     assert row(found)["invalid actions"] == "–"
+
+
+def test_what_a_part_adds_is_the_difference_to_the_part_before():
+    from beside_brax import ADDED, PARTS, SIDES, rows_of
+
+    seconds = {part: [1e-3 * (i + 1) ** 2] * 3 for i, part in enumerate(PARTS)}
+    rows = rows_of(dict.fromkeys(SIDES, seconds))
+    assert [row["part"] for row in rows] == [*ADDED, "an update"]
+    column = [row["ours, ms"].partition(" ")[0] for row in rows]
+    assert column == ["1.00", "3.00", "5.00", "7.00", "9.00", "25.00"]
+    assert rows[-1]["Brax's trainer, share"] == "100%"

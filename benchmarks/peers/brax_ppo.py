@@ -63,9 +63,36 @@ def make(name):
     return envs.get_environment(task, **({"backend": backend} if backend else {})), EPISODE_LENGTH
 
 
-def run(job):
+def options(job, length):
+    """Return the arguments of its training that our settings become."""
     settings, hyperparams = job["settings"], job["settings"]["hyperparams"]
-    network, (env, length) = settings["network"], make(job["env"])
+    network = settings["network"]
+    return {
+        "episode_length": length,
+        "num_envs": settings["num_envs"],
+        "unroll_length": settings["num_steps"],
+        "batch_size": settings["num_envs"] // settings["num_minibatches"],
+        "num_minibatches": settings["num_minibatches"],
+        "num_updates_per_batch": settings["num_epochs"],
+        "learning_rate": hyperparams["learning_rate"],
+        "discounting": hyperparams["discount"],
+        "gae_lambda": hyperparams["gae_lambda"],
+        "clipping_epsilon": hyperparams["clip_eps"],
+        "entropy_cost": hyperparams["entropy_coef"],
+        "vf_loss_coefficient": hyperparams["value_coef"],
+        "max_grad_norm": hyperparams["max_grad_norm"],
+        "network_factory": functools.partial(
+            networks.make_ppo_networks,
+            policy_hidden_layer_sizes=tuple(network["hidden"]),
+            value_hidden_layer_sizes=tuple(network["hidden"]),
+            activation=getattr(nn, network["activation"]),
+            distribution_type="normal",
+        ),
+    }
+
+
+def run(job):
+    env, length = make(job["env"])
     rates, returns, compile_seconds = [], [], 0.0
     for seed in job["seeds"]:
         parts = []
@@ -76,26 +103,7 @@ def run(job):
             num_eval_envs=job["episodes"],
             progress_fn=lambda _, metrics, parts=parts: parts.append(metrics),
             seed=seed,
-            episode_length=length,
-            num_envs=settings["num_envs"],
-            unroll_length=settings["num_steps"],
-            batch_size=settings["num_envs"] // settings["num_minibatches"],
-            num_minibatches=settings["num_minibatches"],
-            num_updates_per_batch=settings["num_epochs"],
-            learning_rate=hyperparams["learning_rate"],
-            discounting=hyperparams["discount"],
-            gae_lambda=hyperparams["gae_lambda"],
-            clipping_epsilon=hyperparams["clip_eps"],
-            entropy_cost=hyperparams["entropy_coef"],
-            vf_loss_coefficient=hyperparams["value_coef"],
-            max_grad_norm=hyperparams["max_grad_norm"],
-            network_factory=functools.partial(
-                networks.make_ppo_networks,
-                policy_hidden_layer_sizes=tuple(network["hidden"]),
-                value_hidden_layer_sizes=tuple(network["hidden"]),
-                activation=getattr(nn, network["activation"]),
-                distribution_type="normal",
-            ),
+            **options(job, length),
         )
         before, last = parts[-2:]
         rates.append(float(last["training/sps"]))

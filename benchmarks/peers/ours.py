@@ -16,16 +16,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from timed import Timed
 
 
+def configured(algorithm, options):
+    """Return the algorithm's configuration that a job's settings are."""
+    hyperparams = ALGORITHMS[algorithm]().hyperparams.replace(**options["hyperparams"])
+    network = {**options["network"], "hidden": tuple(options["network"]["hidden"])}
+    given = {**options, "hyperparams": hyperparams, "network": po.NetworkConfig(**network)}
+    return ALGORITHMS[algorithm](**given)
+
+
 @functools.cache
 def compiled(algorithm, env, num_seeds, steps, settings, episodes, env_options):
     """Compile training and evaluation once for all rounds."""
-    options = json.loads(settings)
-    hyperparams = ALGORITHMS[algorithm]().hyperparams.replace(**options.pop("hyperparams"))
-    network = options.pop("network")
-    network["hidden"] = tuple(network["hidden"])
-    config = ALGORITHMS[algorithm](
-        hyperparams=hyperparams, network=po.NetworkConfig(**network), **options
-    )
+    config = configured(algorithm, json.loads(settings))
     updates = steps // (config.num_envs * config.num_steps)
     env_options = json.loads(env_options)
     timed = Timed(config, env, range(num_seeds), updates, planned=updates, **env_options)
