@@ -18,7 +18,7 @@ def is_name(text: object) -> bool:
 
 def form_of(text: object) -> str:
     """Return a hint at `module:name` for a text that seems to mean a module or a file; else ""."""
-    seems = isinstance(text, str) and re.search(r"[A-Za-z_]\.[A-Za-z_]|:", text)
+    seems = isinstance(text, str) and re.search(r"^[^=]*([A-Za-z_]\.[A-Za-z_]|:)[^=]*$", text)
     return f"; yours are named module:name, such as {EXAMPLE}" if seems else ""
 
 

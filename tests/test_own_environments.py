@@ -112,9 +112,12 @@ def test_a_class_is_called_by_its_name():
 
 
 def test_entry_points_give_short_names(monkeypatch):
-    monkeypatch.setattr(named, "entry_points", lambda group: {"their/Grid": "grid:Grid"})
+    found = {"their/Grid": "grid:Grid", "CartPole-v1": "grid:Grid", "Chain-v0": "grid:Grid"}
+    monkeypatch.setattr(named, "entry_points", lambda group: found)
     assert po.make_env("their/Grid", size=6)[0].size == 6
     assert "their/Grid" in environments.names()
+    for ours in ("CartPole-v1", "Chain-v0"):
+        assert not isinstance(po.make_env(ours)[0], grid.Grid)
 
 
 def test_an_object_is_trained_without_out_and_refused_with_it(tmp_path):

@@ -28,7 +28,7 @@ def algorithm_config(name: str) -> type[AlgorithmConfig]:
         return _checked(name, named.find("algorithm", name))
     installed = named.entry_points(GROUP)
     try:
-        check_choice("algorithm", name, (*ALGORITHMS, *installed))
+        check_choice("algorithm", name, tuple(dict.fromkeys((*ALGORITHMS, *installed))))
     except ValueError as error:
         raise ValueError(f"{error}{named.form_of(name)}") from None
     return _checked(name, named.find("algorithm", installed[name]))
