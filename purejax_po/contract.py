@@ -80,14 +80,14 @@ def check(
             f"before 1.0: its time limit would count as an end; {FROM_LEGACY}"
         )
     obs = _reset(env, env_params)[0]
-    obs_space = _space(env, env_params, "observation")
+    obs_space = space_of(env, env_params, "observation")
     if problem := next(observations.problems(name, obs_space, obs), None):
         raise ValueError(problem)
-    masks.check(name, obs_space, _space(env, env_params, "action"))
+    masks.check(name, obs_space, space_of(env, env_params, "action"))
     distribution = _act(acting(actor), params, obs)
     if check_critic is not None:
         check_critic(obs)
-    space = _space(env, env_params, "action")
+    space = space_of(env, env_params, "action")
     spaces.check_fit(name, space, _one(distribution))
 
     def execute(distribution: Distribution) -> Action:
@@ -200,7 +200,12 @@ def _abstract(what: str, function: Callable[..., PyTree], *args: PyTree) -> Shap
         raise ValueError(f"{what} must be traceable by JAX, and fails: {detail}") from error
 
 
-def _space(env: Environment, env_params: EnvParams, which: str) -> Space:
+def space_of(env: Environment, env_params: EnvParams, which: str) -> Space:
+    """Return the `"action"` or the `"observation"` space of an environment.
+
+    Raises:
+        ValueError: in one line, if there is none, or if it is not a space.
+    """
     try:
         space = getattr(env, f"{which}_space")(env_params)
     except (AttributeError, NotImplementedError, TypeError) as error:

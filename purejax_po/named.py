@@ -7,12 +7,19 @@ import importlib.metadata
 import re
 from typing import Any
 
+EXAMPLE = "my_pkg.my_module:MyClass"
 FORM = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def is_name(text: object) -> bool:
     """Tell whether a text has the form `module:name`."""
     return isinstance(text, str) and FORM.fullmatch(text) is not None
+
+
+def form_of(text: object) -> str:
+    """Return a hint at `module:name` for a text that seems to mean a module or a file; else ""."""
+    seems = isinstance(text, str) and re.search(r"^[^=]*([A-Za-z_]\.[A-Za-z_]|:)[^=]*$", text)
+    return f"; yours are named module:name, such as {EXAMPLE}" if seems else ""
 
 
 def find(what: str, name: str) -> Any:
@@ -26,7 +33,7 @@ def find(what: str, name: str) -> Any:
         ValueError: in one line: no such module, an error within it, or nothing of that name there.
     """
     if not is_name(name):
-        raise ValueError(f"{what} must be a name such as my_pkg.my_module:MyClass, got {name!r}")
+        raise ValueError(f"{what} must be a name such as {EXAMPLE}, got {name!r}")
     module, _, path = name.partition(":")
     found = _import(what, name, module)
     for part in path.split("."):

@@ -94,6 +94,16 @@ class Outside(Grid):
         return 2.0 * super().look(state)
 
 
+class NoSpace(Grid):
+    def action_space(self, params=None):
+        return 2
+
+
+class SpaceWithoutParams(Grid):
+    def action_space(self):
+        return spaces.Discrete(2)
+
+
 class FixedKey(Grid):
     def reset_env(self, key, params):
         return super().reset_env(jax.random.key(0), params)

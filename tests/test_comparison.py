@@ -186,7 +186,7 @@ def test_figures_of_a_comparison(four):
 MISTAKES = {
     "algorithm": (["ppoo"], "CartPole-v1", {}, "did you mean ppo?"),
     "environment": (["ppo"], ["CartPole-v1", "Acrobt-v1"], {}, "did you mean Acrobot-v1?"),
-    "twice": (["ppo", "ppo"], "CartPole-v1", {}, "each algorithm must be given once, got ppo"),
+    "twice": (["ppo", "ppo"], "CartPole-v1", {}, "got ppo more than once; a label tells two"),
     "environment twice": (["ppo"], ["Acrobot-v1"] * 2, {}, "each env must be given once"),
     "nothing": ([], "CartPole-v1", {}, "algorithm must be given at least once"),
     "no environment": (["ppo"], [], {}, "env must be given at least once"),

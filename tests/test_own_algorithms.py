@@ -27,6 +27,8 @@ class Mine(po.PPOConfig):
     name = "mine"
     num_epochs: int = 1
     """Passes of mine."""
+    loud: bool = False
+    """A flag of mine."""
     network: po.NetworkConfig = field(default_factory=lambda: po.NetworkConfig(hidden=(8,)))
 '''
 pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
@@ -93,6 +95,14 @@ def test_help_shows_the_options_of_an_own_algorithm(folder, capsys):
     assert "--hyperparams.clip-eps" in shown
 
 
+def test_a_flag_of_an_own_algorithm_takes_true_and_false(folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    before = ["train", "--env", "grid:Grid", "my_pkg.mine:Mine"]
+    for typed, is_loud in ((["--loud", "true"], True), (["--loud=false"], False)):
+        found = cli.entry.parse(cli.arguments.normalize([*before, *typed]))
+        assert found.algorithm.loud is is_loud
+
+
 def test_options_stand_before_an_own_algorithm_too(folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     found = cli.entry.parse(["train", "--env", "Acrobot-v1", "my_pkg.mine:Mine"])
@@ -103,6 +113,8 @@ def test_options_stand_before_an_own_algorithm_too(folder, monkeypatch):
 MISTAKES = {
     "no_such_pkg.a:B": "algorithm no_such_pkg.a:B is not there: no module named no_such_pkg",
     "my_pkg.minne:Mine": "is not there: no module named my_pkg.minne",
+    "my_pkg.mine": "got 'my_pkg.mine'; yours are named module:name, such as my_pkg.my_module",
+    "my_pkg/mine.py:Mine": "yours are named module:name",
     "my_pkg.mine:Mien": "my_pkg.mine has no Mien; did you mean Mine?",
     "my_pkg.broken:A": "importing my_pkg.broken fails: No module named 'this_is_not_installed'",
     "my_pkg.fails:A": "importing my_pkg.fails fails: RuntimeError: first line",

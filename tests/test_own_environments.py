@@ -25,6 +25,8 @@ MISTAKES = {
     "Outside": "observation must lie in its space",
     "ChangingState": "place must keep its dtype from step to step, got float32 after int32",
     "ChangingStructure": "the state must keep its structure from step to step",
+    "NoSpace": "action_space(env_params) must return a space such as",
+    "SpaceWithoutParams": "action_space(env_params) must return a space, and fails: TypeError",
     "FixedKey": "reset must draw its randomness from its key, and uses a fixed one",
     "FixedStepKey": "step must draw its randomness from its key, and uses a fixed one",
     "NumpyNoise": "must draw its randomness from its key alone, and one key gave two",
@@ -58,6 +60,8 @@ def test_own_environments_are_made_by_name():
 WRONG = {
     "grid:Gird": "env grid:Gird is not there: grid has no Gird; did you mean Grid?",
     "no_such:Grid": "no module named no_such",
+    "tests.grid": "got 'tests.grid'; yours are named module:name, such as my_pkg.my_module:MyClass",
+    "grid:SpaceWithoutParams": "action_space(env_params) must return a space, and fails",
     "grid:nothing": "env grid:nothing must make an environment with reset and step, got None",
     "grid:MISTAKE": "grid has no MISTAKE",
 }
@@ -108,9 +112,12 @@ def test_a_class_is_called_by_its_name():
 
 
 def test_entry_points_give_short_names(monkeypatch):
-    monkeypatch.setattr(named, "entry_points", lambda group: {"their/Grid": "grid:Grid"})
+    found = {"their/Grid": "grid:Grid", "CartPole-v1": "grid:Grid", "Chain-v0": "grid:Grid"}
+    monkeypatch.setattr(named, "entry_points", lambda group: found)
     assert po.make_env("their/Grid", size=6)[0].size == 6
     assert "their/Grid" in environments.names()
+    for ours in ("CartPole-v1", "Chain-v0"):
+        assert not isinstance(po.make_env(ours)[0], grid.Grid)
 
 
 def test_an_object_is_trained_without_out_and_refused_with_it(tmp_path):

@@ -363,6 +363,19 @@ def test_the_first_full_batch_epoch_of_ppo_is_a_step_of_a2c(surrogate, x64):
     assert_close(jax.tree.map(jnp.negative, gradient), expected, 1e-5)
 
 
+def test_an_objective_that_is_not_of_each_sample_is_named():
+    policy, critic, params, rollout = made_up_rollout()
+    hyperparams = po.A2CHyperparams()
+    samples = actor_critic.make_samples(critic, params, rollout, hyperparams)
+    settings = {"hyperparams": hyperparams, "policy": policy, "critic": critic}
+
+    def objective(distribution, samples):
+        return samples.advantage, {"mine": jnp.mean(samples.advantage)}
+
+    with pytest.raises(ValueError, match=r"one number for each sample, .*, got \[\] for mine"):
+        actor_critic.loss(params, samples, objective=objective, **settings)
+
+
 MANY = {"num_epochs": 5, "learning_rate": 3e5, "num_minibatches": 2}
 
 

@@ -68,7 +68,7 @@ class Samples(NamedTuple):
 
 
 Objective = Callable[[Distribution, Samples], tuple[Array, Info]]
-"""`(π_θ, samples) → (what is maximised, diagnostics)`, each `[B]`."""
+"""`(π_θ, samples) → (what is maximised, diagnostics)`, one number for each sample."""
 Loss = Callable[[ActorCriticParams, Samples], tuple[Array, Info]]
 """`(params, samples) → (what is minimised, diagnostics)`."""
 
@@ -157,6 +157,7 @@ def loss(
     weight = samples.transition.weight
     distribution, value = outputs(policy, critic, params, samples)
     maximised, diagnostics = objective(distribution, samples)
+    _check_samples({"what is maximised": maximised, **diagnostics}, weight)
     error = jnp.square(value - samples.value_target)
     if value_clip_eps is not None:
         change = jnp.clip(value - samples.value, -value_clip_eps, value_clip_eps)
@@ -173,6 +174,16 @@ def loss(
         - hyperparams.entropy_coef * info["entropy"]
     )
     return total, info
+
+
+def _check_samples(outputs: Info, weight: Array) -> None:
+    """Raise `ValueError` unless an objective's outputs have one number for each sample."""
+    for name, x in outputs.items():
+        if jnp.shape(x) != weight.shape:
+            raise ValueError(
+                f"objective must return one number for each sample, {list(weight.shape)}, got "
+                f"{list(jnp.shape(x))} for {name}"
+            )
 
 
 def step(

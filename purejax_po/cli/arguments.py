@@ -1,12 +1,14 @@
 """What people type, brought into the form that the parser reads."""
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 from purejax_po import named
 from purejax_po.aliases import ALIASES as FIELDS
-from purejax_po.experiment.config import ALGORITHMS, PPOConfig
+from purejax_po.experiment.config import ALGORITHMS, PPOConfig, algorithm_config
+from purejax_po.experiment.config.lookup import GROUP
 
 LISTS = ("--network.hidden", "--network.channels", "--network.kernels", "--network.strides")
 """Take several whole numbers: 64 64 or 64,64 or "64 64"."""
@@ -56,9 +58,26 @@ ALIASES = {option_of(theirs): option_of(ours) for theirs, ours in FIELDS.items()
 """What other libraries call our options."""
 
 
-def algorithm_of(arguments: Iterable[str]) -> str:
-    """The algorithm that arguments name."""
-    return next((x for x in arguments if x in ALGORITHMS), PPOConfig.name)
+def algorithm_of(arguments: Sequence[str]) -> str:
+    """The algorithm that arguments name, if it can be imported."""
+    brought = set(brought_algorithms(arguments))
+    found = next((x for x in arguments if x in ALGORITHMS or x in brought), PPOConfig.name)
+    try:
+        algorithm_config(found)
+    except ValueError:  # the parser tells it
+        return PPOConfig.name
+    return found
+
+
+def brought_algorithms(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments that name algorithms of users and of installed packages."""
+    if not arguments or arguments[0] not in ("train", "sweep", "tune"):
+        return
+    installed = named.entry_points(GROUP)
+    for before, argument in itertools.pairwise(arguments):
+        is_value = before in (*TEXTS, "--network") or (before.startswith("--") and "." in before)
+        if (argument in installed or named.is_name(argument)) and not is_value:
+            yield argument
 
 
 def check_removed(arguments: Sequence[str]) -> None:
@@ -108,7 +127,8 @@ def normalize(arguments: Sequence[str]) -> list[str]:
 
 def _flags(algorithm: str) -> set[str]:
     """Options without a value, and what turns each off."""
-    own = [f.name for f in dataclasses.fields(ALGORITHMS[algorithm]) if f.type is bool]
+    fields = dataclasses.fields(algorithm_config(algorithm))
+    own = [f.name for f in fields if f.type in (bool, "bool")]
     on = {*FLAGS, *map(option_of, own)}
     return on | {f"--no-{flag[2:]}" for flag in on}
 

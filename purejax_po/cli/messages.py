@@ -8,7 +8,7 @@ from typing import get_args, get_type_hints
 
 from purejax_po.cli import arguments as typed
 from purejax_po.cli.output import PROGRAM
-from purejax_po.experiment.config import ALGORITHMS, ExperimentConfig
+from purejax_po.experiment.config import ALGORITHMS, ExperimentConfig, algorithm_config
 
 WIDTHS = {"hidden": "64x64", "channels": "16", "kernels": "8x4x3", "strides": "4x2x1"}
 """How the settings of `compare` give several whole numbers."""
@@ -28,7 +28,7 @@ def options(cls: type, algorithm: str = "", prefix: str = "") -> dict[str, objec
         while hasattr(hint, "__metadata__"):
             hint = hint.__origin__  # noqa: PLW2901
         if name == "algorithm" and algorithm:
-            hint = ALGORITHMS[algorithm]  # noqa: PLW2901
+            hint = algorithm_config(algorithm)  # noqa: PLW2901
         own = [x.name for x in notes if getattr(x, "name", None) is not None]
         shown = (own[0] if own else name).replace("_", "-")
         if dataclasses.is_dataclass(hint):
@@ -44,6 +44,8 @@ def condensed(box: str, arguments: Sequence[str], commands: Mapping[str, type]) 
     command = next((x for x in arguments if x in commands), "")
     if not command:
         return message
+    if misplaced := _misplaced(arguments, command):
+        return misplaced
     if found := re.match(r"Unrecognized (?:or misplaced )?options: (\S+)", message):
         return unrecognised(found[1].rstrip(","), arguments, command, commands)
     known = options(commands[command], typed.algorithm_of(arguments))
@@ -114,6 +116,21 @@ def unrecognised(
     if typed_name in options(ExperimentConfig) or has or alias:
         return f"unrecognised option {option}; it is no option of {command}{_listed(known)}"
     return f"unrecognised option {option}{_listed(known) or f' (see: {PROGRAM} {command} --help)'}"
+
+
+def _misplaced(arguments: Sequence[str], command: str) -> str:
+    """What is said of an algorithm's options in front of its name."""
+    name = typed.algorithm_of(arguments)
+    if command not in ("train", "sweep", "tune") or name not in arguments:
+        return ""
+    known = options(algorithm_config(name))
+    for argument in arguments[: arguments.index(name)]:
+        option = argument.partition("=")[0].replace("_", "-")
+        if option in known:
+            value = _after(argument, arguments)
+            shown = option if value in ("", name) else f"{option} {value}"
+            return f"{option} must stand after the algorithm: {PROGRAM} {command} {name} {shown}"
+    return ""
 
 
 def _left_over(argument: str, arguments: Sequence[str], command: str) -> str:

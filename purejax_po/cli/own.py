@@ -1,7 +1,6 @@
 """Algorithms on the command line: those of the package, and those that the arguments name."""
 
 import dataclasses
-import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Annotated, Union
 import tyro
 
 from purejax_po import named
-from purejax_po.cli.arguments import TEXTS
+from purejax_po.cli.arguments import brought_algorithms
 from purejax_po.experiment.config import ALGORITHMS, PPOConfig, algorithm_config, file
 from purejax_po.experiment.config.lookup import GROUP
 
@@ -39,13 +38,9 @@ def algorithms(arguments: Sequence[str], path: Path | None = None) -> Configs:
         return found
     if path and (name := file.algorithm_name(file.read(path), path)) is not None:
         found[name] = algorithm_config(name)
-    installed = named.entry_points(GROUP)
-    for place, (before, argument) in enumerate(itertools.pairwise(arguments)):
-        is_first = place == 0 and not argument.startswith("-")
-        is_value = before.startswith("--") and (before in TEXTS or "." in before)
-        is_other = (argument in installed or named.is_name(argument)) and not is_value
-        if is_first or is_other:
-            found[argument] = algorithm_config(argument)
+    first = [x for x in arguments[1:2] if not x.startswith("-")]
+    for name in (*first, *brought_algorithms(arguments)):
+        found[name] = algorithm_config(name)
     return found
 
 

@@ -6,6 +6,7 @@ import inspect
 import urllib.error
 from collections.abc import Callable, Mapping, Sequence
 
+from purejax_po import named
 from purejax_po.checks import check_choice, how_to_install
 from purejax_po.environments import registry
 from purejax_po.environments.catalogue import ADAPTED, OWN, is_installed, library_of
@@ -98,7 +99,8 @@ def check_name(name: EnvName) -> None:
     by_lower = {k.lower(): k for k in known}
     matches = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.4)
     hint = f"; did you mean {by_lower[matches[0]]}?" if matches else ""
-    raise ValueError(f"env must be a known environment, got {name!r}{hint} (see: purejax-po envs)")
+    hint = named.form_of(name) or f"{hint} (see: purejax-po envs)"
+    raise ValueError(f"env must be a known environment, got {name!r}{hint}")
 
 
 def _make(name: str, **options: object) -> tuple[Environment, EnvParams]:

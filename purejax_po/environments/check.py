@@ -70,8 +70,8 @@ def _problems(env: EnvName, env_params: EnvParams | None) -> Iterator[str]:
     try:
         env, default = _made(env)
         params = default if env_params is None else env_params
-        space = env.action_space(params)
-        obs_space = env.observation_space(params)
+        space = contract.space_of(env, params, "action")
+        obs_space = contract.space_of(env, params, "observation")
         traced = contract.first_observation(env, params)
     except (ValueError, AttributeError, NotImplementedError, TypeError) as error:
         yield str(error) or f"{contract.name_of(env)}: {type(error).__name__}"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from purejax_po import contract, named
 from purejax_po.checks import check_choice
+from purejax_po.environments.catalogue import OWN, library_of
 from purejax_po.types import Environment, EnvName, EnvParams
 
 GROUP = "purejax_po.environments"
@@ -71,7 +72,8 @@ def target(env: EnvName) -> Target | None:
         return env if _is_target(env) else None
     found = _registered.get(env, env)
     if found is env and not named.is_name(env):
-        found = named.entry_points(GROUP).get(env)
+        installed = named.entry_points(GROUP)
+        found = installed[env] if env in installed and not _is_ours(env) else None
     return named.find("env", found) if isinstance(found, str) else found
 
 
@@ -127,6 +129,13 @@ def _check_options(name: str, target: Maker, options: Mapping[str, object]) -> N
         if not known:
             raise ValueError(f"env {name} has no options, got {option!r}")
         check_choice(f"option of {name}", option, known)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a name is one that the package has: no other package can take it."""
+    import gymnax  # takes seconds to import: only where a package has this very name
+
+    return name in gymnax.registered_envs or name in OWN or library_of(name) is not None
 
 
 def _is_environment(value: object) -> bool:

@@ -252,7 +252,8 @@ def _check_distinct(name: str, values: list[str]) -> None:
         raise ValueError(f"{name} must be given at least once, got none")
     for value in values:
         if values.count(value) > 1:
-            raise ValueError(f"each {name} must be given once, got {value} more than once")
+            hint = f"; a label tells two apart: other={value}" if name == "algorithm" else ""
+            raise ValueError(f"each {name} must be given once, got {value} more than once{hint}")
 
 
 def _read_config(data: JSONObject, directory: Path) -> ExperimentConfig:

@@ -70,6 +70,8 @@ class AlgorithmConfig:
             ValueError: naming the field, its value and what is allowed.
         """
         factory, own = type(self).factory, self.network.factory
+        for which in ("action", "observation"):
+            contract.space_of(env, env_params, which)
         if own:
             made = from_factory(own, env, env_params, factory)
         else:

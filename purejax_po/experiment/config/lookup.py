@@ -27,7 +27,10 @@ def algorithm_config(name: str) -> type[AlgorithmConfig]:
     if named.is_name(name):
         return _checked(name, named.find("algorithm", name))
     installed = named.entry_points(GROUP)
-    check_choice("algorithm", name, (*ALGORITHMS, *installed))
+    try:
+        check_choice("algorithm", name, tuple(dict.fromkeys((*ALGORITHMS, *installed))))
+    except ValueError as error:
+        raise ValueError(f"{error}{named.form_of(name)}") from None
     return _checked(name, named.find("algorithm", installed[name]))
 
 

@@ -323,7 +323,7 @@ def _join_seeds(first: "xr.Dataset", second: "xr.Dataset", one: Path, other: Pat
     if bare[0] != bare[1]:
         raise ValueError(
             f"two runs of {name} must have one configuration, got {one} and {other}; "
-            "give them labels: load_runs({label: path, …})"
+            "give them labels: load_runs({label: path, …}), or new=PATH on the command line"
         )
     if common := set(first["seed"].values.tolist()) & set(second["seed"].values.tolist()):
         raise ValueError(
