@@ -115,6 +115,8 @@ MISC: Shapes = {
     "reinforce": episodes(8, 100)[:1],
 }
 
+SHORT: Mapping[str, Any] = {"candidates": 4, "finalists": 2, "final_seeds": 4}
+
 TASKS: dict[str, Task] = {
     "CartPole-v1": Task(
         100_000,
@@ -179,7 +181,7 @@ TASKS: dict[str, Task] = {
         settings={**NORMALIZED, "wrappers": ("action_repeat:8",)},
         floats={"gae_lambda": Uniform(0.9, 0.98), "discount": (0.97, 0.99, 0.999)},
         shapes={"reinforce": episodes(16, 25)},
-        candidates=6,
+        **SHORT,
     ),
     "MountainCarContinuous-v0": Task(
         100_000,
@@ -191,6 +193,8 @@ TASKS: dict[str, Task] = {
             "entropy_coef": (0.0,),
         },
         shapes={"reinforce": episodes(8, 125)},
+        candidates=5,
+        finalists=2,
     ),
     "DeepSea-bsuite": Task(
         200_000,
@@ -220,10 +224,10 @@ TASKS: dict[str, Task] = {
         candidates=6,
     ),
     "FourRooms-misc": Task(
-        100_000, enough=0.999, settings={"normalize_observations": True}, candidates=6
+        100_000, enough=0.999, settings={"normalize_observations": True}, **SHORT
     ),
-    "PointRobot-misc": Task(200_000, shapes=MISC, candidates=6, finalists=2),
-    "Reacher-misc": Task(200_000, settings=NORMALIZED, shapes=MISC, candidates=6, finalists=2),
+    "PointRobot-misc": Task(200_000, shapes=MISC, **SHORT),
+    "Reacher-misc": Task(200_000, settings=NORMALIZED, shapes=MISC, **SHORT),
     **{f"{game}-MinAtar": MINATAR for game in ("Breakout", "SpaceInvaders", "Asterix", "Freeway")},
 }
 """By environment. Independent noise rarely climbs the hill of either car: actions are held."""
