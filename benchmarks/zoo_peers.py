@@ -1,12 +1,15 @@
 """The same settings given to peers: do the returns agree?
 
-    python benchmarks/zoo_peers.py [--only rejax] [--env Acrobot-v1] [--keep]
+    python benchmarks/zoo_peers.py [--only rejax] [--env Acrobot-v1] [--resume 1] [--keep]
 
-PPO with the zoo's settings, without what some peer lacks: the learning rate stays constant, and
-nothing is normalised but advantages. Every side trains the same seeds for the same steps; a return
-is the mean over episodes of the final policy, which samples its actions.
+PPO with the zoo's settings, without what some peer lacks: the learning rate stays constant, nothing
+is normalised but advantages, and the value is clipped, which rejax always does. Every side trains
+the same seeds for the same steps; a return is the mean over episodes of the final policy, which
+samples its actions. `--resume 1` takes what the last run has answered to the same settings.
 """
 
+import functools
+import json
 import os
 import subprocess
 import sys
@@ -32,6 +35,7 @@ def job(env: str) -> dict[str, Any]:
     settings = to_dict(zoo.find(ALGORITHM, env).config.algorithm)
     settings.pop("name")
     settings["hyperparams"]["learning_rate_decay"] = 0.0
+    settings["clip_value"] = True
     batch = settings["num_envs"] * settings["num_steps"]
     return {
         "algorithm": ALGORITHM,
@@ -62,6 +66,12 @@ def row(env: str, peer: str, steps: int, ours: list[float], theirs: list[float])
     }
 
 
+def answered() -> list[dict[str, Any]]:
+    """What the last run has found."""
+    path = measure.OUT / "zoo_peers.json"
+    return json.loads(path.read_text())["cells"] if path.exists() else []
+
+
 def answer(script: str, python: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """Ask one side, in a process of its own."""
     worker = peers.Worker(python, script, {})
@@ -73,26 +83,33 @@ def answer(script: str, python: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Train what is asked for, and print a row for each environment and peer."""
-    arguments = measure.arguments(__doc__, only="", env="")
+    arguments = measure.arguments(__doc__, only="", env="", resume=0)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes share the device
     measure.OUT.mkdir(exist_ok=True)
     rows, found, missing = [], [], []
+    before = {(x["peer"], json.dumps(x.get("asked"))): x for x in answered() if arguments.resume}
     for env in CELLS:
         if arguments.env not in env:
             continue
         asked = job(env)
-        ours = answer("ours.py", Path(sys.executable), asked)
+        our = functools.cache(functools.partial(answer, "ours.py", Path(sys.executable), asked))
         for peer in PEERS:
             if arguments.only not in peer.name:
                 continue
+            cell = before.get((peer.name, json.dumps(asked)))
             try:
-                theirs = answer(peer.script, peers.install(peer.environment), asked)
+                cell = cell or {
+                    "peer": peer.name,
+                    "asked": asked,
+                    "ours": our(),
+                    "theirs": answer(peer.script, peers.install(peer.environment), asked),
+                }
             except (RuntimeError, subprocess.CalledProcessError) as error:
                 missing.append(f"{peer.name} on {env}: {error}")
                 continue
-            sides = (ours["returns"], theirs["returns"])
+            sides = (cell["ours"]["returns"], cell["theirs"]["returns"])
             rows.append(row(env, peer.name, asked["steps"], *sides))
-            found.append({"env": env, "peer": peer.name, "ours": ours, "theirs": theirs})
+            found.append(cell)
             print(rows[-1], file=sys.stderr, flush=True)
     text = measure.table(rows) if rows else ""
     lines = [text, *(f"\nNot measured: {line}" for line in missing)]

@@ -107,6 +107,16 @@ MINATAR = Task(
 )
 """Searched at a tenth of the steps."""
 
+MISC: Shapes = {
+    "ppo": [{"num_envs": 8, "num_steps": 128, "num_epochs": 10, "num_minibatches": 8}],
+    "a2c": [{"num_envs": 8, "num_steps": 16}],
+    "npg": [{}],
+    "trpo": [{}],
+    "reinforce": episodes(8, 100)[:1],
+}
+
+SHORT: Mapping[str, Any] = {"candidates": 4, "finalists": 2, "final_seeds": 4}
+
 TASKS: dict[str, Task] = {
     "CartPole-v1": Task(
         100_000,
@@ -167,11 +177,11 @@ TASKS: dict[str, Task] = {
     "Catch-bsuite": Task(100_000, enough=0.999, shapes={"reinforce": episodes(32, 9)}),
     "MountainCar-v0": Task(
         200_000,
-        enough=-105.0,
+        enough=-108.0,
         settings={**NORMALIZED, "wrappers": ("action_repeat:8",)},
         floats={"gae_lambda": Uniform(0.9, 0.98), "discount": (0.97, 0.99, 0.999)},
         shapes={"reinforce": episodes(16, 25)},
-        candidates=6,
+        **SHORT,
     ),
     "MountainCarContinuous-v0": Task(
         100_000,
@@ -183,6 +193,8 @@ TASKS: dict[str, Task] = {
             "entropy_coef": (0.0,),
         },
         shapes={"reinforce": episodes(8, 125)},
+        candidates=5,
+        finalists=2,
     ),
     "DeepSea-bsuite": Task(
         200_000,
@@ -212,12 +224,10 @@ TASKS: dict[str, Task] = {
         candidates=6,
     ),
     "FourRooms-misc": Task(
-        100_000, enough=0.999, settings={"normalize_observations": True}, candidates=6
+        100_000, enough=0.999, settings={"normalize_observations": True}, **SHORT
     ),
-    "PointRobot-misc": Task(200_000, shapes={"reinforce": episodes(8, 100)}, candidates=6),
-    "Reacher-misc": Task(
-        200_000, settings=NORMALIZED, shapes={"reinforce": episodes(8, 100)}, candidates=6
-    ),
+    "PointRobot-misc": Task(200_000, shapes=MISC, **SHORT),
+    "Reacher-misc": Task(200_000, settings=NORMALIZED, shapes=MISC, **SHORT),
     **{f"{game}-MinAtar": MINATAR for game in ("Breakout", "SpaceInvaders", "Asterix", "Freeway")},
 }
 """By environment. Independent noise rarely climbs the hill of either car: actions are held."""
