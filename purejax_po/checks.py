@@ -10,7 +10,17 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Collection
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import numpy as np
 from jax.core import Tracer
@@ -69,22 +79,18 @@ POSITIVE_FRACTION = Range(0.0, 1.0, includes_low=False)
 PositiveFraction = Annotated[float, POSITIVE_FRACTION]
 
 
-def known_names(cls: type[AnyType]) -> type[AnyType]:
-    """Make a dataclass raise `ValueError`, naming the nearest field, for an unknown name."""
-    fields = tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
-    original = cls.__init__
+class KnownNames:
+    """Base of dataclasses that raise `ValueError`, naming the nearest field, for an unknown one."""
 
-    @functools.wraps(original)
-    def init(self: AnyType, *args: object, **kwargs: object) -> None:
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        """Check the names; the fields are set as ever."""
+        fields = tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
         for name in kwargs:
             ours = ALIASES.get(name, name).rpartition(".")[2]
             if name not in fields and ours in fields:
                 raise ValueError(f"{name} is called {ours} here: {cls.__name__}({ours}=…)")
             check_choice(f"a field of {cls.__name__}", name, fields)
-        original(self, *args, **kwargs)
-
-    cls.__init__ = init
-    return cls
+        return super().__new__(cls)
 
 
 def known_arguments(factory: Callable[AnyArguments, AnyType]) -> Callable[AnyArguments, AnyType]:

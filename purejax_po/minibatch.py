@@ -1,16 +1,27 @@
 """Epochs of shuffled minibatches over any pytree of data."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from purejax_po._xla import packed, shuffle
+from purejax_po._xla import packed
+from purejax_po._xla.shuffle import Shuffle, permutation
 from purejax_po.types import Array, Key, PyTree
 
 State = TypeVar("State")
 Data = TypeVar("Data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShuffleOptions:
+    """Options of algorithms that learn from minibatches."""
+
+    shuffle: Shuffle = "auto"
+    """Orders of the samples: uniform, or fast (not all orders; for 2ⁿ ≥ 64 samples); auto is fast
+    on a CPU alone."""
 
 
 def epochs(
@@ -21,15 +32,16 @@ def epochs(
     *,
     num_epochs: int,
     num_minibatches: int,
+    shuffle: Shuffle = "auto",
 ) -> tuple[State, PyTree]:
     """Scan `step` over `num_epochs` × `num_minibatches` shuffled minibatches.
 
     Args:
-        key: split once per epoch; every epoch has its own permutation. On a CPU it is not uniform
-            where B is a power of two (see `shuffle.permutation`).
+        key: split once per epoch; every epoch has its own permutation.
         step: `(state, minibatch) → (state, output)`.
         state: the scan's carry.
         data: leaves `[B, ...]`, with B a multiple of `num_minibatches`.
+        shuffle: what the permutations are drawn from: see `ShuffleOptions`.
 
     Returns:
         The last state, and the outputs stacked `[num_epochs, num_minibatches, ...]`.
@@ -41,14 +53,14 @@ def epochs(
         return step(state, jax.tree.map(lambda x: x[index], data))
 
     def shuffled(key: Key) -> Array:
-        return shuffle.permutation(key, size).reshape(num_minibatches, -1)
+        return permutation(key, size, shuffle).reshape(num_minibatches, -1)
 
     return packed.nested_scan(minibatch, shuffled, state, jax.random.split(key, num_epochs))
 
 
-def orders(key: Key, size: int, num_epochs: int) -> Array:
+def orders(key: Key, size: int, num_epochs: int, shuffle: Shuffle = "auto") -> Array:
     """The permutations that `epochs` takes samples in, int32 `[num_epochs, size]`."""
-    return jax.vmap(lambda key: shuffle.permutation(key, size))(jax.random.split(key, num_epochs))
+    return jax.vmap(lambda key: permutation(key, size, shuffle))(jax.random.split(key, num_epochs))
 
 
 def check_divisible(batch_size: int, num_minibatches: int, units: str = "samples") -> None:

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import purejax_po as po
 from purejax_po import minibatch
-from purejax_po._xla import shuffle
+from purejax_po._xla import shuffle, switch
 
 SIZE, NUM_EPOCHS, NUM_MINIBATCHES = 24, 5, 4
 
@@ -117,3 +118,44 @@ def test_flatten_time_keeps_samples_together():
     np.testing.assert_array_equal(flat["scalar"], np.arange(12))
     np.testing.assert_array_equal(flat["vector"], np.arange(24).reshape(12, 2))
     assert flat["absent"] is None
+
+
+@pytest.mark.parametrize("size", [64, 100])
+def test_whether_permutations_are_uniform_can_be_chosen(size):
+    key = jax.random.key(1)
+    uniform, fast = (shuffle.permutation(key, size, kind) for kind in ("uniform", "fast"))
+    np.testing.assert_array_equal(uniform, jax.random.permutation(key, size))
+    assert (np.asarray(fast) == np.asarray(uniform)).all() == (size != 64)
+    for is_on, expected in ((True, fast), (False, uniform)):
+        with switch.using(switch.on()._replace(affine_shuffle=is_on)):
+            np.testing.assert_array_equal(shuffle.permutation(key, size), expected)
+            np.testing.assert_array_equal(shuffle.permutation(key, size, "fast"), fast)
+            np.testing.assert_array_equal(shuffle.permutation(key, size, "uniform"), uniform)
+
+
+@pytest.mark.parametrize("option", ["ppo", "ppo pallas", "trpo", "reinforce"])
+def test_every_algorithm_with_minibatches_takes_the_choice(option):
+    """The orders decide what is learned, and nothing else of the two choices differs."""
+    name, _, kernels = option.partition(" ")
+    env, env_params = po.make_env("CartPole-v1")
+    networks = po.mlp_actor_critic(env, env_params, hidden=(4,))
+    small = {"num_epochs": 1, "num_minibatches": 2} if name == "ppo" else {"critic_epochs": 1}
+    small |= {"kernels": kernels} if kernels else {}
+    small |= {} if name == "ppo" else {"critic_minibatch_size": 32}
+    factory, kind = {
+        "ppo": (po.ppo, po.PPOOptions),
+        "trpo": (po.trpo, po.TRPOOptions),
+        "reinforce": (po.reinforce, po.REINFORCEOptions),
+    }[name]
+
+    def learned(shuffle):
+        algorithm = factory(*networks, kind(**small, shuffle=shuffle))
+        train = po.make_train(
+            po.make_trainer(env, env_params, algorithm, num_envs=2, num_steps=32), num_updates=1
+        )
+        result = jax.jit(train)(jax.random.key(0), algorithm.hyperparams)
+        return jax.tree.leaves(result.state.algorithm.params)
+
+    auto, fast, uniform = map(learned, ("auto", "fast", "uniform"))
+    assert all(np.array_equal(x, y) for x, y in zip(auto, fast, strict=True))
+    assert not all(np.array_equal(x, y) for x, y in zip(fast, uniform, strict=True))

@@ -19,7 +19,6 @@ from purejax_po.checks import (
     checked_hyperparams,
     checked_options,
     known_arguments,
-    known_names,
 )
 from purejax_po.types import (
     ActorCriticParams,
@@ -34,7 +33,6 @@ from purejax_po.types import (
 )
 
 
-@known_names
 @flax.struct.dataclass
 class A2CHyperparams(actor_critic.ActorCriticHyperparams):
     """The floats of A2C, all traced."""

@@ -13,7 +13,7 @@ from purejax_po._xla import flat
 from purejax_po.actor import acting
 from purejax_po.advantages import weighted_mean
 from purejax_po.algorithms import critics
-from purejax_po.checks import NonNegative, Positive, UnitInterval
+from purejax_po.checks import KnownNames, NonNegative, Positive, UnitInterval
 from purejax_po.types import (
     Actor,
     ActorCriticParams,
@@ -33,7 +33,7 @@ from purejax_po.types import (
 
 
 @flax.struct.dataclass
-class ActorCriticHyperparams:
+class ActorCriticHyperparams(KnownNames):
     """The floats of one loss for both networks, minimised by Adam."""
 
     learning_rate: Positive = 2.5e-4

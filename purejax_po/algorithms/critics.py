@@ -35,7 +35,7 @@ class Estimates(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CriticOptions:
+class CriticOptions(minibatch.ShuffleOptions):
     """What shapes a critic's fit to a rollout."""
 
     critic_epochs: WholeNumber = 10
@@ -228,6 +228,7 @@ def fit(
         units.of_rollout(targets._replace(transition=needed), critic.memoryless),
         num_epochs=options.critic_epochs,
         num_minibatches=num_steps * num_envs // options.critic_minibatch_size,
+        shuffle=options.shuffle,
     )
     fitted = params_fitted, join(moments)
     finite, before = all_finite(fitted), (params, optimizer_state)

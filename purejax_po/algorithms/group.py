@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from purejax_po import advantages, surrogates
 from purejax_po.checks import (
     Count,
+    KnownNames,
     NonNegative,
     OpenUnitInterval,
     Positive,
     UnitInterval,
     WholeNumber,
-    known_names,
 )
 from purejax_po.types import Array, Distribution, Info, Transition
 
@@ -25,9 +25,8 @@ KLEstimator = Literal["k1", "k3", "exact"]
 KLForm = Literal["loss", "weighted", "reward", "off"]
 
 
-@known_names
 @flax.struct.dataclass
-class GRPOHyperparams:
+class GRPOHyperparams(KnownNames):
     """The floats of GRPO, all traced."""
 
     learning_rate: Positive = 1e-3

@@ -19,6 +19,7 @@ from purejax_po._xla import shuffle
 from purejax_po.advantages import weighted_mean
 from purejax_po.algorithms import actor_critic, critics, optimizers
 from purejax_po.checks import (
+    KnownNames,
     Positive,
     PositiveFraction,
     UnitInterval,
@@ -48,7 +49,7 @@ RESOLUTION = 0.01
 
 
 @flax.struct.dataclass
-class NaturalHyperparams:
+class NaturalHyperparams(KnownNames):
     """The floats that NPG and TRPO share, all traced."""
 
     max_kl: Positive = 0.01

@@ -16,12 +16,10 @@ from purejax_po.checks import (
     checked_hyperparams,
     checked_options,
     known_arguments,
-    known_names,
 )
 from purejax_po.types import Algorithm, Critic, Params, Policy
 
 
-@known_names
 @flax.struct.dataclass
 class NPGHyperparams(natural.NaturalHyperparams):
     """The floats of NPG, all traced."""

@@ -19,7 +19,6 @@ AdvantageNormalization = Literal["off", "batch", "minibatch"]
 Kernels = Literal["xla", "pallas"]
 
 
-@checks.known_names
 @flax.struct.dataclass
 class PPOHyperparams(ppo_surrogate.SurrogateHyperparams):
     """The floats of PPO, all traced."""
@@ -29,7 +28,7 @@ class PPOHyperparams(ppo_surrogate.SurrogateHyperparams):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOOptions:
+class PPOOptions(minibatch.ShuffleOptions):
     """Options of PPO, which shape its program."""
 
     surrogate: ppo_surrogate.Surrogate = "clip"

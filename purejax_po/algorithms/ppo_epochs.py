@@ -35,7 +35,8 @@ def learn(
     """Make the epochs of an update: parameters, moments, and the infos of the steps."""
     scalars = hyperparams, state.kl_coef
     stop_above = hyperparams.target_kl if options.early_stop else None
-    turns = {"num_epochs": options.num_epochs, "num_minibatches": options.num_minibatches}
+    names = "num_epochs", "num_minibatches", "shuffle"
+    turns = {name: getattr(options, name) for name in names}
     if options.kernels == "pallas":
         from purejax_po.algorithms import ppo_kernel  # Pallas takes time to import
 

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from purejax_po import advantages, minibatch
 from purejax_po._xla import fused, packed, switch
+from purejax_po._xla.shuffle import Shuffle
 from purejax_po.algorithms import optimizers
 from purejax_po.algorithms.actor_critic import Samples
 from purejax_po.distributions import Categorical, DiagonalGaussian
@@ -96,6 +97,7 @@ def learn(
     *,
     num_epochs: int,
     num_minibatches: int,
+    shuffle: Shuffle,
     normalizes: bool,
     stop_above: Array | float | None,
 ) -> tuple[ActorCriticParams, optax.OptState, Info]:
@@ -122,7 +124,7 @@ def learn(
         return (numbers["stopped"] > 0) | (info["kl"] > numbers["stop_above"])
 
     size = samples.value.size
-    order = jnp.reshape(minibatch.orders(key, size, num_epochs), -1)
+    order = jnp.reshape(minibatch.orders(key, size, num_epochs, shuffle), -1)
 
     def step(carry: Moving, turn: Array) -> tuple[Moving, Info]:
         vectors, count, stopped = carry

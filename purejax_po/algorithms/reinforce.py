@@ -16,9 +16,8 @@ from purejax_po.algorithms import actor_critic, critics, optimizers, weighting
 from purejax_po.types import ActorCriticParams, Algorithm, Critic, Info, Key, Policy, Rollout
 
 
-@checks.known_names
 @flax.struct.dataclass
-class REINFORCEHyperparams:
+class REINFORCEHyperparams(checks.KnownNames):
     """The floats of REINFORCE, all traced."""
 
     learning_rate: checks.Positive = 3e-3

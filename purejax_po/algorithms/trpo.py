@@ -14,12 +14,10 @@ from purejax_po.checks import (
     checked_hyperparams,
     checked_options,
     known_arguments,
-    known_names,
 )
 from purejax_po.types import Algorithm, Array, Critic, Info, Policy
 
 
-@known_names
 @flax.struct.dataclass
 class TRPOHyperparams(natural.NaturalHyperparams):
     """The floats of TRPO, all traced."""

@@ -24,7 +24,7 @@ from purejax_po.checks import (
     check_hyperparams,
     check_options,
 )
-from purejax_po.experiment.config.names import named_fields
+from purejax_po.experiment.config.names import NamedFields
 from purejax_po.experiment.config.networks import (
     MAKE_NETWORKS,
     MEMORIES,
@@ -46,7 +46,7 @@ Diagnostics = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlgorithmConfig:
+class AlgorithmConfig(NamedFields):
     """Static choices, rollout shape and hyperparameters of an algorithm.
 
     A subclass names its factory and inherits the factory's options, whose fields become its own. In
@@ -291,7 +291,7 @@ class GRPOConfig(GRPOOptions, AlgorithmConfig):
 
 
 ALGORITHMS: dict[str, type[AlgorithmConfig]] = {
-    config.name: named_fields(config)
+    config.name: config
     for config in (REINFORCEConfig, A2CConfig, NPGConfig, TRPOConfig, PPOConfig, GRPOConfig)
 }
 """Every algorithm by its command-line name."""

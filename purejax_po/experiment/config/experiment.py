@@ -20,7 +20,7 @@ from purejax_po.checks import (
 from purejax_po.environments import parameters, registry
 from purejax_po.experiment.config import schema, stored
 from purejax_po.experiment.config.algorithms import AlgorithmConfig, PPOConfig
-from purejax_po.experiment.config.names import named_fields
+from purejax_po.experiment.config.names import NamedFields
 from purejax_po.training import MatmulPrecision
 from purejax_po.types import Environment, EnvParams, JSONObject
 
@@ -39,9 +39,8 @@ else:  # what the command line reads
     EnvName = str
 
 
-@named_fields
 @dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
+class ExperimentConfig(NamedFields):
     """One algorithm on one environment over many seeds.
 
     Example:

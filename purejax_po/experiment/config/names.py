@@ -2,25 +2,21 @@
 
 import dataclasses
 import difflib
-import functools
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from purejax_po.aliases import ALIASES
 from purejax_po.experiment.config import schema
-
-Config = TypeVar("Config")
 
 PARTS = ("hyperparams", "network", "algorithm")
 """Fields that hold configurations themselves."""
 
 
-def named_fields(cls: type[Config]) -> type[Config]:
-    """Let a configuration refuse what it has not, and say where it belongs."""
-    fields = tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
-    original = cls.__init__
+class NamedFields:
+    """Base of configurations that refuse what they have not, and say where it belongs."""
 
-    @functools.wraps(original)
-    def init(self: Config, *args: object, **kwargs: object) -> None:
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        """Check the names; the fields are set as ever."""
+        fields = tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
         if args:
             raise ValueError(
                 f"{cls.__name__} takes its fields by name, such as {cls.__name__}({fields[0]}=…), "
@@ -29,10 +25,7 @@ def named_fields(cls: type[Config]) -> type[Config]:
         for name in kwargs:
             if name not in fields:
                 raise ValueError(where(cls, name))
-        original(self, *args, **kwargs)
-
-    cls.__init__ = init
-    return cls
+        return super().__new__(cls)
 
 
 def where(cls: type, name: str) -> str:

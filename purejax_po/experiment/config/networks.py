@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from purejax_po import encoding, named, networks, observations
-from purejax_po.experiment.config.names import named_fields
+from purejax_po.experiment.config.names import NamedFields
 from purejax_po.types import Algorithm, Critic, Environment, EnvParams, Policy, Space
 
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ MAKE_NETWORKS = {
 MEMORIES = (*MAKE_NETWORKS, "transformer")
 
 
-@named_fields
 @dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
+class NetworkConfig(NamedFields):
     """Shape of the policy and of the critic, which share no parameters."""
 
     hidden: tuple[int, ...] = (64, 64)
