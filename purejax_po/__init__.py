@@ -47,8 +47,8 @@ from purejax_po.experiment.config import (
 )
 from purejax_po.experiment.config.file import load_config
 from purejax_po.experiment.config.zoo import zoo_config
+from purejax_po.experiment.evaluate import evaluate_grid, evaluate_run
 from purejax_po.experiment.export import Exported, export
-from purejax_po.experiment.grid import evaluate_grid
 from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.plots.comparison import (
     plot_aggregates,
@@ -58,7 +58,7 @@ from purejax_po.experiment.plots.comparison import (
 )
 from purejax_po.experiment.plots.curves import plot, plot_curves, plot_diagnostics
 from purejax_po.experiment.plots.sweep import plot_axes, plot_sensitivity, plot_sweep
-from purejax_po.experiment.policies import evaluate_run, load_policy
+from purejax_po.experiment.policies import load_policy
 from purejax_po.experiment.rendering import render
 from purejax_po.experiment.report.page import report
 from purejax_po.experiment.results import statistics

@@ -128,8 +128,7 @@ def _how_to_call(
                     f"{unknown} is no argument of {name} but {NOUNS[kind]}: "
                     f"{name}({', '.join(needed)}, {inner})"
                 )
-        matches = difflib.get_close_matches(ours, known, n=1, cutoff=0.4)
-        hint = f"; did you mean {matches[0]}?" if matches else ""
+        hint = nearest(ours, known)
         return f"{name} has no argument {unknown}{hint} (it has {', '.join(known)})"
     networks = "*mlp_actor_critic(env, env_params)"
     made = networks if len(needed) > 1 else f"{networks[1:]}[0]"
@@ -216,10 +215,12 @@ def check_number(name: str, value: Any, allowed: Range) -> None:
         raise ValueError(f"{name} must be {allowed}, got {value}")
 
 
-def check_count(name: str, value: object, minimum: int = 1) -> None:
-    """Raise `ValueError` unless `value` is a whole number of at least `minimum`."""
+def check_count(name: str, value: object, minimum: int = 1, maximum: int | None = None) -> None:
+    """Raise `ValueError` unless `value` is a whole number from `minimum` to `maximum`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         raise ValueError(f"{name} must be a whole number ≥ {minimum}, got {value!r}")
+    if maximum is not None and int(value) > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {value}")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -231,9 +232,14 @@ def check_flag(name: str, value: object) -> None:
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise `ValueError`, naming the nearest match, unless `value` is one of `choices`."""
     if value not in choices:
-        matches = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
-        hint = f"; did you mean {matches[0]}?" if matches else ""
+        hint = nearest(str(value), choices)
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
+
+
+def nearest(name: str, choices: Collection[str], cutoff: float = 0.4) -> str:
+    """Return the hint at what was meant, `; did you mean NAME?`, or nothing if nothing is near."""
+    matches = difflib.get_close_matches(name, choices, n=1, cutoff=cutoff)
+    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def check_is_env(env: object) -> None:

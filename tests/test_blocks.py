@@ -14,6 +14,7 @@ from purejax_po.experiment.config import sweep
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import block, pool
 from purejax_po.experiment.run.plan import Plan
+from purejax_po.metrics import Log, Moments
 
 pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
@@ -109,9 +110,7 @@ def test_what_says_where_a_run_takes_place_is_no_field_of_an_experiment():
 
 
 def test_no_axis_has_the_name_of_something_in_the_results():
-    log = results.Log(
-        *[results.Moments(np.ones((1, 1)), x, x) for x in ({}, *[np.ones((1, 1))] * 2)]
-    )
+    log = Log(*[Moments(np.ones((1, 1)), x, x) for x in ({}, *[np.ones((1, 1))] * 2)])
     dataset = results.to_dataset(log, seeds=[0], updates=[1], steps_per_update=1)
     assert {*map(str, dataset.variables), *results.LABELS} <= set(sweep.RESERVED)
 

@@ -334,7 +334,7 @@ def test_another_configuration_is_refused(broken_off, tmp_path):
     data = json.loads((out / "config.json").read_text())
     data["algorithm"]["hyperparams"]["discount"] = 0.5
     (out / "config.json").write_text(json.dumps(data))
-    with pytest.raises(CheckpointError, match="belongs to another configuration"):
+    with pytest.raises(run_store.ForeignError, match="belongs to another configuration"):
         po.resume(out, progress=False)
 
 

@@ -136,7 +136,7 @@ def test_a_table_is_printed_though_it_cannot_be_kept(tmp_path, monkeypatch, caps
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(looking.policies, "evaluate_run", lambda *_, **__: evaluation)
+    monkeypatch.setattr(looking.evaluating, "evaluate_run", lambda *_, **__: evaluation)
     monkeypatch.setattr(looking.atomic, "write_json", full)
     assert cli.main(["evaluate", str(tmp_path)]) == 1
     shown = capsys.readouterr()

@@ -19,6 +19,7 @@ from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import plan, program
 from purejax_po.experiment.run import study as driver
 from purejax_po.experiment.run.trainer import build_trainer
+from purejax_po.metrics import Log, Moments
 
 AXES = {"learning_rate": (1e-4, 1e-2), "env_params.gravity": (9.8, 12.0)}
 POINTS = [
@@ -358,7 +359,7 @@ def made_up(sizes, seeds=6):
     axes = {name: (10.0 ** np.arange(-4, size - 4)).tolist() for name, size in sizes.items()}
     shape = (*sizes.values(), seeds, 10)
     level = sum(np.indices(shape)[: len(sizes)]) + rng.random(shape)
-    log = results.Log(*[results.Moments(np.ones(shape), x, 0 * level) for x in (
+    log = Log(*[Moments(np.ones(shape), x, 0 * level) for x in (
         {"kl": level, "discount": level}, level, level
     )])  # fmt: skip
     log = jax.tree.map(lambda x: x.reshape(-1, 10), log)

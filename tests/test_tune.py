@@ -177,23 +177,23 @@ def test_a_trial_is_the_run_of_its_point_to_the_bit(tuned):
     result, out = tuned
     for number in range(2):
         batch = search.read_batch(search.batch_folder(out, number))
-        done = [i for i, t in enumerate(batch.trained) if t.is_complete]
+        done = [i for i, t in enumerate(batch.trials) if t.is_complete]
         assert len(done) == 1
         config = spaces.at(experiment(num_seeds=4), batch.trials[done[0]].params)
         final = po.run(config, progress=False)["final_return"].values
-        np.testing.assert_array_equal(final[:2], batch.trained[done[0]].returns)
+        np.testing.assert_array_equal(final[:2], batch.trials[done[0]].returns)
     assert result.trials[0]["learning_rate"] == experiment().algorithm.hyperparams.learning_rate
 
 
 def test_the_worse_half_stops_at_each_rung(tuned):
     result, out = tuned
     batch = search.read_batch(search.batch_folder(out, 0))
-    assert sorted(t.steps for t in batch.trained) == [128, 128, 320, 640]
+    assert sorted(t.steps for t in batch.trials) == [128, 128, 320, 640]
     for step, number in ((128, 4), (320, 2)):
-        scores = {i: t.reports[step] for i, t in enumerate(batch.trained) if step in t.reports}
+        scores = {i: t.reports[step] for i, t in enumerate(batch.trials) if step in t.reports}
         assert len(scores) == number
         best = sorted(scores, key=lambda i: -scores[i])[: number // 2]
-        assert set(best) == {i for i, t in enumerate(batch.trained) if t.steps > step}
+        assert set(best) == {i for i, t in enumerate(batch.trials) if t.steps > step}
     assert result.summary["searched_steps"] == 2 * 2 * (128 + 128 + 320 + 640)
 
 

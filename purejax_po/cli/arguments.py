@@ -187,15 +187,12 @@ def _assignment(given: Sequence[str], waiting: list[str], most: int) -> list[str
         return []
     name, equals, values = given[0].partition("=")
     numbers = [values] if equals and values else []
-    while waiting and len(numbers) < most and all(map(_is_number, _parts(waiting[0]))):
+    while waiting and len(numbers) < most:
+        if not all(map(_is_number, waiting[0].strip(",").split(","))):
+            break
         numbers.append(waiting.pop(0))
     joined = ",".join(x for text in numbers for x in text.split(",") if x)
     return [f"{name}={joined}" if numbers else given[0]]
-
-
-def _parts(text: str) -> list[str]:
-    """What commas divide."""
-    return text.strip(",").split(",")
 
 
 def _is_number(text: str) -> bool:

@@ -1,10 +1,10 @@
-"""The commands that train: train, sweep, compare, table1, resume."""
+"""The commands that train: train, sweep, tune, compare, table1, resume."""
 
 import errno
 import os
 import shlex
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,12 +27,13 @@ from purejax_po.experiment.run.devices import keeps_one_core_busy
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.run.study import Study
-from purejax_po.experiment.run.trainer import EVALUATION
 from purejax_po.experiment.store.arrays import MANIFEST
 from purejax_po.experiment.store.run_store import read_config
-from purejax_po.experiment.tune.search import BEST, Tuning
+from purejax_po.experiment.tune.search import BEST, Search, Tuning
 from purejax_po.experiment.tune.search import FILES as TUNING_FILES
+from purejax_po.experiment.tune.space import parse_assignments
 from purejax_po.studies import ppo_table1 as table1
+from purejax_po.types import JSONObject
 
 HostFlags = Annotated[Host, tyro.conf.arg(name="")]
 
@@ -136,6 +137,44 @@ class Sweep(Train):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tune(Train):
+    """Search for an algorithm's settings; trials are lanes of a few programs."""
+
+    experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: ExperimentConfig(num_seeds=4, total_steps=100_000)
+    )
+    search: Annotated[Search, tyro.conf.arg(name="")] = field(default_factory=Search)
+    space: str = "shipped"
+    """The space to search: shipped (the algorithm's), none, or a TOML file's table [space]."""
+    axes: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(name="search", metavar="NAME=LOW..HIGH|log:LOW..HIGH|V,V,…"),
+    ] = ()
+    """Add a dimension to the space, or change one: learning_rate=log:1e-4..1e-2, num_envs=4,8,16,
+    hidden=64x64,128x128, normalize_observations=true,false. Repeat --search for each further
+    name."""
+    in_file: tyro.conf.Suppress[tyro.conf.Fixed[dict[str, Any]]] = field(default_factory=dict)
+    """The table [space] of the configuration file."""
+
+    def execute(self) -> int:
+        """Search, then print the best trials and the score of what was chosen."""
+        config = self.config()
+        self._check_file(config)
+        name = f"tune-{comparison.place_of(config.algorithm.name, config.env_name)}"
+        host = replace(self.host, overwrite=self.overwrite)
+        out = self.out or Path("runs") / name
+        return run_search(tuning.prepare(config, out, self._space(), self.search, host), host)
+
+    def _space(self) -> JSONObject:
+        """What is searched: the space, with the dimensions that are given one by one."""
+        if self.in_file and self.space == "shipped":
+            base: JSONObject = dict(self.in_file)
+        else:
+            base = tuning.space_of(self.space, self.algorithm.name)
+        return {**base, **parse_assignments(self.axes)}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compare:
     """Train several algorithms on one environment or more, with the same seeds."""
 
@@ -188,24 +227,13 @@ class Compare:
 
     def execute(self) -> int:
         """Run all pairs, then print one table."""
-        settings = (
-            "num_seeds",
-            "first_seed",
-            "total_steps",
-            "num_windows",
-            *EVALUATION,
-            "lanes_per_device",
-            "normalize_observations",
-            "normalize_rewards",
-            "wrappers",
-            "randomize",
-        )
         if not self.algorithms:
             raise ValueError(
                 f"algorithms must be given, such as: {PROGRAM} compare ppo a2c "
                 f"--env CartPole-v1 (all: {PROGRAM} algorithms)"
             )
         host = replace(self.host, overwrite=self.overwrite)
+        settings = [f.name for f in fields(self) if f.name in comparison.SETTINGS]
         given = {name: getattr(self, name) for name in settings}
         prepared = comparison.prepare(
             self.algorithms, self.env, self.out, host, preset=self.preset, **given

@@ -15,10 +15,9 @@ import purejax_po
 from purejax_po.checks import check_choice
 from purejax_po.cli import arguments as typed
 from purejax_po.cli import files, helping, messages, output, own
-from purejax_po.cli.commands import Compare, Resume, Sweep, Table1, Train
+from purejax_po.cli.commands import Compare, Resume, Sweep, Table1, Train, Tune
 from purejax_po.cli.listing import Envs
 from purejax_po.cli.looking import Algorithms, Evaluate, Export, Render, Report, Zoo
-from purejax_po.cli.tune import Tune
 from purejax_po.early import PROGRAM
 from purejax_po.experiment.config import ALGORITHMS, PRESETS, TASK_PRESETS, zoo
 from purejax_po.experiment.run.observers import StoppedError
@@ -58,11 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 code = command.execute()
                 out.flush()
                 return code
-    except ValueError as error:
-        return output.fail(error)
-    except StoppedError as error:
+    except (ValueError, StoppedError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ValueError) else 1
     except Interrupted as stop:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return 128 + stop.signal_number
@@ -147,9 +144,7 @@ def _show_warning(message: Warning | str, *details: object) -> None:
 def _default(command: type, preset: str | zoo.Entry | None, path: Path | None) -> object:
     """What a command is without flags; None where it has none by default."""
     default = _preset_command(command, preset) if issubclass(command, Train) else None
-    if path is None:
-        return default
-    if not hasattr(command, "config_file"):
+    if path is None or not hasattr(command, "config_file"):
         return default
     return files.with_file(default or command(algorithms=()), path)  # type: ignore[call-arg]
 

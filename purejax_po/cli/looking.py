@@ -11,9 +11,10 @@ import tyro
 
 from purejax_po.cli import output, own, tables
 from purejax_po.early import PROGRAM
+from purejax_po.experiment import evaluate as evaluating
 from purejax_po.experiment import export as exporting
 from purejax_po.experiment import files as atomic
-from purejax_po.experiment import grid, policies, rendering
+from purejax_po.experiment import policies, rendering
 from purejax_po.experiment.config import PRESETS, sweep, zoo
 from purejax_po.experiment.config.file import as_settings
 from purejax_po.experiment.report import page as report
@@ -85,7 +86,7 @@ class Evaluate:
             raise ValueError("grid must be of the run's own environment, got env too")
         if self.grid:
             return self._on_grid(point)
-        evaluation = policies.evaluate_run(
+        evaluation = evaluating.evaluate_run(
             self.directory,
             num_episodes=self.episodes,
             greedy=not self.sample,
@@ -129,14 +130,14 @@ class Evaluate:
 
     def _on_grid(self, point: dict[str, float]) -> int:
         """Print the returns at each combination of values, and write `evaluation-grid.json`."""
-        found = grid.evaluate_grid(
+        found = evaluating.evaluate_grid(
             self.directory,
             sweep.parse(self.grid, "grid"),
             num_episodes=self.episodes,
             greedy=not self.sample,
             point=point,
         )
-        rows = grid.over_seeds(found)
+        rows = evaluating.over_seeds(found)
         data = {"episodes_per_seed": self.episodes, "greedy": not self.sample, "points": rows}
         atomic.write_json(self.directory / "evaluation-grid.json", data)
         names = list(rows[0]["at"])

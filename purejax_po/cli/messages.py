@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import get_args, get_type_hints
 
+from purejax_po.checks import nearest
 from purejax_po.cli import arguments as typed
-from purejax_po.cli.output import PROGRAM
+from purejax_po.early import PROGRAM
 from purejax_po.experiment.config import ALGORITHMS, ExperimentConfig, algorithm_config
 
 WIDTHS = {"hidden": "64x64", "channels": "16", "kernels": "8x4x3", "strides": "4x2x1"}
@@ -62,7 +63,7 @@ def condensed(box: str, arguments: Sequence[str], commands: Mapping[str, type]) 
     ):
         value, option, choices = found.groups()
         names = re.findall(r"'([^']*)'", choices)
-        return f"{option} must be one of {', '.join(names)}, got {value!r}{_nearest(value, names)}"
+        return f"{option} must be one of {', '.join(names)}, got {value!r}{nearest(value, names)}"
     if message.startswith(f"Missing from {PROGRAM}") and " PATH " in message:
         return (
             f"directory must be given, such as: {PROGRAM} {command} runs/ppo-CartPole-v1 "
@@ -155,11 +156,6 @@ def _after(option: str, arguments: Sequence[str]) -> str:
         if argument == option:
             return "" if following.startswith("--") else following
     return ""
-
-
-def _nearest(value: str, names: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(value, names, n=1, cutoff=0.4)
-    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def _listed(known: Mapping[str, object]) -> str:

@@ -8,8 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from purejax_po.early import PROGRAM
-
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -103,9 +101,3 @@ def console() -> Any:
 
     width = None if sys.stdout.isatty() else 100
     return Console(width=width, markup=False, emoji=False, highlight=False)
-
-
-def fail(error: Exception) -> int:
-    """Tell a user's mistake in one line; returns the exit code."""
-    print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-    return 2

@@ -30,7 +30,7 @@ WORDS = ("algorithm", "program", "point")
 def print_run(dataset: "xr.Dataset") -> None:
     """Print the summary of a run."""
     summary = results.summarize(dataset)
-    best = summary.get("best", {})
+    best, lanes = summary.get("best", {}), summary["lanes_per_device"]
     rows = {
         **({"best of points": f"{point(best)}, of {len(summary['points'])}"} if best else {}),
         "seeds at each point" if best else "seeds": str(summary["num_seeds"]),
@@ -40,7 +40,7 @@ def print_run(dataset: "xr.Dataset") -> None:
         "diverged seeds": _diverged(summary["diverged_seeds"]),
         "compile, run time": f"{summary['compile_seconds']:.1f} s, {summary['run_seconds']:.1f} s",
         "steps per second": f"{summary['env_steps_per_second']:,.0f}",
-        "device": f"{summary['device']}, {_lanes(summary['lanes_per_device'])} each",
+        "device": f"{summary['device']}, {lanes} lane{'s' * (lanes != 1)} each",
     }
     if unfinished := summary["seeds_without_final_episodes"]:
         rows["seeds that ended no episode in the last tenth"] = str(len(unfinished))
@@ -65,10 +65,6 @@ def _diverged(seeds: list[JSONObject]) -> str:
         return f"{len(seeds)}, named in summary.json; left out of the statistics"
     named = [f"{entry['seed']} (at update {entry['update']})" for entry in seeds]
     return f"{', '.join(named)}; left out of the statistics" if named else "none"
-
-
-def _lanes(number: int) -> str:
-    return f"{number} lane{'s' * (number != 1)}"
 
 
 def point(point: dict[str, float]) -> str:

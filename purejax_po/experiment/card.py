@@ -10,12 +10,13 @@ import numpy as np
 
 from purejax_po import spaces
 from purejax_po.evaluation import evaluate
-from purejax_po.experiment import layout, policies
+from purejax_po.experiment import layout
 from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import statistics
+from purejax_po.experiment.run.evaluating import time_limit
 from purejax_po.experiment.run.trainer import true_env
-from purejax_po.types import Array, Hyperparams, JSONObject, Params, Space
+from purejax_po.types import Array, JSONObject, Params, Space
 
 USES = {
     "stablehlo": """\
@@ -72,6 +73,7 @@ def describe(
     trainer, config = policy.trainer, policy.config
     summary = out / layout.SUMMARY
     held = json.loads(summary.read_text()) if summary.exists() else {}
+    hyperparameters = dataclasses.asdict(config.algorithm.hyperparams)
     told = {
         "algorithm": config.algorithm.name,
         "environment": config.env_name,
@@ -83,7 +85,7 @@ def describe(
         "inputs": {k: f"{np.dtype(x.dtype).name}{_shape(x)}" for k, x in inputs.items()},
         "outputs": list(outputs),
         "total_steps": str(config.total_steps),
-        "hyperparameters": _numbers(config.algorithm.hyperparams),
+        "hyperparameters": {k: float(v) for k, v in hyperparameters.items()},
         "training_return_over_seeds": held.get("final_return"),
         "trained_seeds": held.get("num_seeds"),
         "versions_of_training": held.get("versions"),
@@ -109,7 +111,7 @@ def _evaluation(policy: LoadedPolicy, num_episodes: int) -> JSONObject:
             trainer.actor,
             params,
             num_episodes=num_episodes,
-            num_steps=policies.time_limit(trainer),
+            num_steps=time_limit(trainer),
             greedy=True,
         )
         return found.episode_return
@@ -204,11 +206,3 @@ def _actions(space: Space) -> str:
     bounds = space.low, space.high
     low, high = (np.broadcast_to(np.asarray(x), space.shape).tolist() for x in bounds)
     return f"Box{tuple(space.shape)} from {low} to {high}"
-
-
-def _numbers(hyperparams: Hyperparams) -> dict[str, float]:
-    """The hyperparameters by name."""
-    return {
-        field.name: float(getattr(hyperparams, field.name))
-        for field in dataclasses.fields(hyperparams)
-    }

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -148,9 +149,8 @@ def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Com
 
 def execute(comparison: Comparison, host: Host | None = None) -> "xr.Dataset":
     """Train what is not complete, and write the comparison's files; see `compare`."""
-    if comparison.directory is None:
-        return _execute(comparison, host or Host())
-    with locks.hold(comparison.directory):
+    directory = comparison.directory
+    with nullcontext() if directory is None else locks.hold(directory):
         return _execute(comparison, host or Host())
 
 

@@ -1,7 +1,6 @@
 """A trained policy as files that run where this package is not installed, with a model card."""
 
 import importlib
-import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -262,4 +261,4 @@ def _names(prefix: str, tree: PyTree) -> tuple[str, ...]:
 def _name(seed: int, point: Mapping[str, float] | None) -> str:
     """What the folder of a seed is called."""
     values = [f"{name}={value:g}" for name, value in (point or {}).items()]
-    return "-".join(itertools.chain([f"seed-{seed}"], values))
+    return "-".join([f"seed-{seed}", *values])

@@ -3,39 +3,25 @@
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from purejax_po import environments
-from purejax_po.checks import check_count
-from purejax_po.evaluation import Evaluation, evaluate
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout, train
 from purejax_po.experiment.config import ExperimentConfig, sweep
 from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.run import block as blocks
-from purejax_po.experiment.run.evaluating import time_limit
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.study import Study
-from purejax_po.experiment.run.trainer import true_env
 from purejax_po.experiment.store import legacy
 from purejax_po.experiment.store import run_store as files
 from purejax_po.experiment.store.arrays import CheckpointError
-from purejax_po.experiment.store.run_store import ForeignError, Stored
-from purejax_po.training import MOST_SEEDS
-from purejax_po.types import EnvName, EnvParams, Params, Trainer
-
-if TYPE_CHECKING:
-    import xarray as xr
-
-MOST_EPISODES = 10**7
-"""Of all seeds of an evaluation, which run side by side."""
-MOST_STEPS = 10**9
-"""Of one seed's episodes: each step has a key of its own."""
+from purejax_po.experiment.store.run_store import Stored
+from purejax_po.types import Params, Trainer
 
 
 class TrainedPolicies(NamedTuple):
@@ -121,8 +107,6 @@ def _results(directory: Path) -> Iterator[tuple[int, Stored | CheckpointError]]:
         try:
             if (found := store.result(block)) is not None:
                 yield block, found
-        except ForeignError:
-            raise
         except CheckpointError as error:
             yield block, error
 
@@ -161,132 +145,6 @@ def load_policy(
     if seed in policies.seeds[policies.diverged]:
         warnings.warn(f"seed {seed} diverged: this is its last finite policy", stacklevel=2)
     return LoadedPolicy(policies.study.config, seed, params, policies.study.trainer)
-
-
-def check_asked(num_episodes: int, evaluation_seed: int) -> None:
-    """Raise `ValueError` for arguments that no evaluation takes."""
-    check_count("num_episodes", num_episodes)
-    check_count("evaluation_seed", evaluation_seed, minimum=0)
-    if evaluation_seed >= MOST_SEEDS:
-        raise ValueError(f"evaluation_seed must be below 2^32, got {evaluation_seed}")
-
-
-def sound_ones(out: str | os.PathLike[str], policies: TrainedPolicies) -> tuple[Params, np.ndarray]:
-    """Return which seeds have not diverged, and their parameters.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    sound = ~policies.diverged
-    if not sound.any():
-        raise ValueError(f"{out} holds no policy to evaluate: every seed diverged")
-    return sound, jax.tree.map(lambda x: x[sound], policies.params)
-
-
-def make_judge(
-    trainer: Trainer, evaluation_seed: int, num_episodes: int, num_seeds: int, greedy: bool
-) -> Callable[[Params, EnvParams], Evaluation]:
-    """Return `(params, env_params) → Evaluation`, leaves `[seeds, ...]`, on the same episodes.
-
-    Raises:
-        ValueError: for more episodes than memory holds.
-    """
-    num_steps = time_limit(trainer)
-    check_episodes(num_episodes, num_seeds, num_steps)
-
-    def judge(params: Params, env_params: EnvParams) -> Evaluation:
-        def one(params: Params) -> Evaluation:
-            return evaluate(
-                jax.random.key(evaluation_seed),
-                trainer.env,
-                env_params,
-                trainer.actor,
-                params,
-                num_episodes=num_episodes,
-                num_steps=num_steps,
-                greedy=greedy,
-            )
-
-        return jax.vmap(one)(params)
-
-    return judge
-
-
-def evaluate_run(
-    out: str | os.PathLike[str],
-    *,
-    num_episodes: int = 100,
-    greedy: bool = True,
-    evaluation_seed: int = 0,
-    point: Mapping[str, float] | None = None,
-    env: EnvName | None = None,
-) -> "xr.Dataset":
-    """Evaluate every finished seed's final policy on the same episodes, except diverged seeds.
-
-    If training randomised the environment's parameters, the evaluation uses the true ones.
-
-    Args:
-        out: the directory of a run.
-        num_episodes: episodes per seed, each up to the environment's time limit.
-        greedy: act by the distribution's mode rather than a sample.
-        evaluation_seed: decides the episodes' starts and noise, the same for every seed and run.
-        point: as `load_policy`.
-        env: another environment with the same kind of observations and actions, by its id or as an
-            object, such as `"gymnasium/Hopper-v5"` for a policy of `brax/hopper`.
-
-    Returns:
-        `episode_return` and `episode_length`, dims `seed`, `episode`; the attributes
-        `diverged_seeds` and `unfinished_seeds` list those that are left out.
-
-    Raises:
-        ValueError: as `load_policies`; for more episodes than memory holds, an evaluation_seed
-            outside [0, 2³²), or no policy.
-    """
-    import xarray as xr
-
-    check_asked(num_episodes, evaluation_seed)
-    policies = load_policies(out, point)
-    if env is None:
-        env, env_params = true_env(policies.study.config, policies.study.trainer)
-    else:
-        env, env_params = environments.make(env)
-    sound, params = sound_ones(out, policies)
-    judge = make_judge(
-        policies.study.trainer._replace(env=env, env_params=env_params),
-        evaluation_seed,
-        num_episodes,
-        len(policies.seeds[sound]),
-        greedy,
-    )
-    evaluation = jax.device_get(jax.jit(lambda params: judge(params, env_params))(params))
-    dims = ("seed", "episode")
-    return xr.Dataset(
-        {
-            "episode_return": (dims, evaluation.episode_return),
-            "episode_length": (dims, evaluation.episode_length),
-        },
-        coords={"seed": policies.seeds[sound], "episode": np.arange(num_episodes)},
-        attrs={
-            "diverged_seeds": policies.seeds[~sound].tolist(),
-            "unfinished_seeds": _unfinished_seeds(policies),
-        },
-    )
-
-
-def _unfinished_seeds(policies: TrainedPolicies) -> list[int]:
-    config = policies.study.config
-    seeds = config.first_seed + np.arange(config.num_seeds)
-    return np.setdiff1d(seeds, policies.seeds).tolist()
-
-
-def check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:
-    """Raise `ValueError` for more episodes than memory holds."""
-    most = max(1, min(MOST_EPISODES // num_seeds, MOST_STEPS // num_steps))
-    if num_episodes > most:
-        raise ValueError(
-            f"num_episodes must be at most {most} for {num_seeds} seeds and episodes of "
-            f"{num_steps} steps, got {num_episodes}"
-        )
 
 
 def _params_of(policies: TrainedPolicies, seed: int) -> Params:

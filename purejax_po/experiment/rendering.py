@@ -13,11 +13,8 @@ from purejax_po import contract
 from purejax_po.checks import how_to_install
 from purejax_po.environments.around import inner_state
 from purejax_po.experiment import files as atomic
-from purejax_po.experiment import train
-from purejax_po.experiment.config import sweep
 from purejax_po.experiment.policies import load_policy
 from purejax_po.experiment.run.trainer import true_env
-from purejax_po.experiment.store import run_store as files
 from purejax_po.types import Action, Carry, EnvState, Info, Trainer
 
 HEADLESS = {
@@ -61,10 +58,9 @@ def render(
         atomic.check_path("path", path)
     if path is not None and not Path(path).absolute().parent.is_dir():
         raise ValueError(f"path must be in a directory that exists, got {path}")
-    config = files.read_config(Path(out))
-    study = train.prepare(config.at(sweep.find(config, point)[1]))
-    env, env_params = true_env(study.config, study.trainer)
-    trainer = study.trainer._replace(env=env, env_params=env_params)
+    act = load_policy(out, seed=seed, point=point)
+    env, env_params = true_env(act.config, act.trainer)
+    trainer = act.trainer._replace(env=env, env_params=env_params)
     draw_page = getattr(trainer.env, "draw", None)
     suffix = ".gif" if draw_page is None else ".html"
     path = Path(path or Path(out) / f"seed-{seed}{suffix}")
@@ -72,7 +68,6 @@ def render(
         raise ValueError(
             f"path must end in {suffix} for {contract.name_of(trainer.env)}, got {path}"
         )
-    act = load_policy(out, seed=seed, point=point)
     if draw_page is not None:
         infos = _play(trainer, act, seed)[2]
         path.write_text(draw_page(infos))

@@ -12,7 +12,8 @@ from purejax_po.environments import registry
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout
 from purejax_po.experiment.config import ExperimentConfig
-from purejax_po.experiment.report.run_files import write_run
+from purejax_po.experiment.plots import curves
+from purejax_po.experiment.plots import sweep as sweep_plots
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import loggers
 from purejax_po.experiment.run import study as driver
@@ -165,11 +166,19 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
             dataset = driver.train(study, host, pool, [bar] if bar else [], stop)
             if directory is not None:
                 with stop.deferred():
-                    write_run(dataset, directory)
+                    _write(dataset, directory)
                     run_store.clean(directory)
         except Interrupted as interruption:
             raise _interrupted(interruption, directory) from None
     return dataset
+
+
+def _write(dataset: "xr.Dataset", directory: Path) -> None:
+    """Write a run's files; `summary.json`, which says that it is complete, comes last."""
+    results.save(dataset, directory / layout.RESULTS)
+    sweep_plots.save_pictures(dataset, directory)
+    curves.save_pictures(results.best(dataset), directory)
+    atomic.write_json(directory / layout.SUMMARY, results.summarize(dataset))
 
 
 def _finished(study: Study) -> "xr.Dataset | None":

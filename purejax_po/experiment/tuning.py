@@ -6,7 +6,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +27,7 @@ from purejax_po.experiment.store import run_store
 from purejax_po.experiment.tune import outcome, search, shipped
 from purejax_po.experiment.tune import space as spaces
 from purejax_po.experiment.tune import trials as records
-from purejax_po.experiment.tune.halving import Halving, Trained, Work, train_batch
+from purejax_po.experiment.tune.halving import Halving, Work, train_batch
 from purejax_po.experiment.tune.outcome import Choice
 from purejax_po.experiment.tune.search import Batch, Search, Tuning
 from purejax_po.experiment.tune.space import Params
@@ -197,26 +198,26 @@ def _execute(tuning: Tuning, host: Host, stop: StopSignal) -> Tuned:
     config, settings, directory = tuning.config, tuning.search, tuning.directory
     seeds = search.seeds_of(config, settings)
     count = _Count(host)
-    work = Work(_unevaluated(config), tuning.width, host, stop, count)
+    # Trials are judged by their training episodes; the run with fresh seeds is evaluated.
+    judged = dataclasses.replace(config, evaluate_every=0, stop_when_solved=None)
+    work = Work(judged, tuning.width, host, stop, count)
     record = Record(tuning.storage, tuning.study, tuning.identity())
     history: list[Trial] = []
-    trained: list[Trained] = []
     attributes: JSONObject = {}
     for number in range(settings.num_batches):
         batch = _batch(tuning, number, history, attributes)
         record.begin(tuning.space, len(history), batch.trials)
-        if batch.trained is None:
-            batch = _train(work, tuning, number, batch, record, len(history))
-            count.tell(tuning, number, [*history, *batch.results()])
-        record.finish(len(history), batch.results())
+        if not batch.is_trained:
+            batch = _train(work, tuning, number, batch, partial(record.report, len(history)))
+            count.tell(tuning, number, [*history, *batch.trials])
+        record.finish(len(history), batch.trials)
         attributes = batch.attributes
-        history += batch.results()
-        trained += batch.trained or []
-    choice = _choose(work, tuning, seeds, history, trained)
-    whole = outcome.fresh_config(tuning, choice, seeds)
+        history += batch.trials
+    choice = _choose(work, tuning, seeds, history)
+    whole = search.at_seeds(spaces.at(config, choice.params), seeds.fresh)
     fresh = _train_fresh(whole, directory / search.FRESH, host)
     importances = records.importances(tuning.space, history)
-    steps = sum(t.steps for t in trained) * config.num_seeds
+    steps = sum(t.steps for t in history) * config.num_seeds
     told = outcome.summary(tuning, history, choice, fresh, steps, importances)
     rows = outcome.rows(history)
     with stop.deferred():
@@ -226,11 +227,6 @@ def _execute(tuning: Tuning, host: Host, stop: StopSignal) -> Tuned:
         atomic.write_text(directory / search.BEST, best)
         atomic.write_json(directory / search.SUMMARY, told)
     return Tuned(whole, fresh, told, rows)
-
-
-def _unevaluated(config: ExperimentConfig) -> ExperimentConfig:
-    """Trials are judged by their training episodes; the run with fresh seeds is evaluated."""
-    return dataclasses.replace(config, evaluate_every=0, stop_when_solved=None)
 
 
 def _batch(
@@ -259,18 +255,16 @@ def _batch(
 
 
 def _train(
-    work: Work, tuning: Tuning, number: int, batch: Batch, record: Record, first: int
+    work: Work,
+    tuning: Tuning,
+    number: int,
+    batch: Batch,
+    report: Callable[[list[Trial]], None],
 ) -> Batch:
     """Train a batch, and keep what became of it."""
     folder = search.batch_folder(tuning.directory, number)
-
-    def report(trained: list[Trained]) -> None:
-        found = zip(batch.trials, trained, strict=True)
-        record.report(first, [search.with_result(*pair) for pair in found])
-
-    points = [trial.params for trial in batch.trials]
-    trained = train_batch(work, points, folder, tuning.search.halving, report)
-    return _keep(folder, batch._replace(trained=trained))
+    trials = train_batch(work, batch.trials, folder, tuning.search.halving, report)
+    return _keep(folder, batch._replace(trials=trials, is_trained=True))
 
 
 def _keep(folder: Path, batch: Batch) -> Batch:
@@ -281,13 +275,7 @@ def _keep(folder: Path, batch: Batch) -> Batch:
     return batch
 
 
-def _choose(
-    work: Work,
-    tuning: Tuning,
-    seeds: search.Seeds,
-    history: Sequence[Trial],
-    trained: Sequence[Trained],
-) -> Choice:
+def _choose(work: Work, tuning: Tuning, seeds: search.Seeds, history: Sequence[Trial]) -> Choice:
     """Choose the best trial, of the finalists by their further seeds too.
 
     Raises:
@@ -299,29 +287,29 @@ def _choose(
             "no trial of the search came to its end: in each a seed diverged or ended no episode"
         )
     choices = [
-        Choice(n, history[n].params, trained[n].returns, list(seeds.search)) for n in numbers
+        Choice(n, history[n].params, [*history[n].returns], [*seeds.search]) for n in numbers
     ]
     if tuning.search.finalists == 0:
         return choices[0]
     further = _finalists(work, tuning, seeds.finalists, [c.params for c in choices])
     both = [
-        c._replace(returns=c.returns + f.returns, seeds=c.seeds + list(seeds.finalists))
+        c._replace(returns=[*c.returns, *f.returns], seeds=c.seeds + list(seeds.finalists))
         for c, f in zip(choices, further, strict=True)
         if f.is_complete
     ]
     return max(both, key=lambda choice: choice.score, default=choices[0])
 
 
-def _finalists(work: Work, tuning: Tuning, seeds: range, points: Sequence[Params]) -> list[Trained]:
+def _finalists(work: Work, tuning: Tuning, seeds: range, points: Sequence[Params]) -> list[Trial]:
     """Train the finalists with further seeds."""
     folder = tuning.directory / search.FINALISTS
     known = search.read_batch(folder)
-    if known is not None and known.trained is not None:
-        return known.trained
+    if known is not None and known.is_trained:
+        return known.trials
     work = work._replace(config=search.at_seeds(work.config, seeds))
-    trained = train_batch(work, points, folder, Halving(1))
-    _keep(folder, Batch([Trial(dict(point), {}) for point in points], {}, trained))
-    return trained
+    trials = [Trial(dict(point), {}) for point in points]
+    trials = train_batch(work, trials, folder, Halving(1))
+    return _keep(folder, Batch(trials, {}, is_trained=True)).trials
 
 
 def _train_fresh(config: ExperimentConfig, place: Path, host: Host) -> "xr.Dataset":

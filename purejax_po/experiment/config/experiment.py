@@ -150,7 +150,7 @@ class ExperimentConfig(NamedFields):
         Raises:
             ValueError: naming the field, its value and what is allowed.
         """
-        check_count("num_seeds", self.num_seeds)
+        check_count("num_seeds", self.num_seeds, maximum=MAX_SEEDS)
         check_count("first_seed", self.first_seed, minimum=0)
         if self.first_seed + self.num_seeds > 2**31:
             raise ValueError(f"first_seed + num_seeds must be ≤ 2^31, got {self.first_seed}")
@@ -160,27 +160,19 @@ class ExperimentConfig(NamedFields):
         check_choice("matmul_precision", self.matmul_precision, get_args(MatmulPrecision))
         check_count("num_windows", self.num_windows, minimum=10)
         self._check_evaluation()
-        if self.num_seeds > MAX_SEEDS:
-            raise ValueError(f"num_seeds must be at most {MAX_SEEDS}, got {self.num_seeds}")
         if not isinstance(self.algorithm, AlgorithmConfig):
             raise ValueError(
                 f"algorithm must be a configuration such as PPOConfig(), got {self.algorithm!r}"
             )
         if self.lanes_per_device is not None:
-            check_count("lanes_per_device", self.lanes_per_device)
-            if self.lanes_per_device > MAX_SEEDS:
-                raise ValueError(
-                    f"lanes_per_device must be at most {MAX_SEEDS}, got {self.lanes_per_device}"
-                )
-        for name in ("env_params", "env_options"):
+            check_count("lanes_per_device", self.lanes_per_device, maximum=MAX_SEEDS)
+        for name in ("env_params", "env_options", "sweep"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be values by name, got {getattr(self, name)!r}")
         for name in ("wrappers", "randomize"):
             value = getattr(self, name)
             if not isinstance(value, tuple | list) or not all(isinstance(x, str) for x in value):
                 raise ValueError(f"{name} must be a sequence of texts, got {value!r}")
-        if not isinstance(self.sweep, Mapping):
-            raise ValueError(f"sweep must be values by name, got {self.sweep!r}")
         self.algorithm.check()
         per_update = self.algorithm.num_envs * self.algorithm.num_steps
         if self.num_updates < 1:
@@ -197,12 +189,7 @@ class ExperimentConfig(NamedFields):
 
     def _check_evaluation(self) -> None:
         check_count("evaluate_every", self.evaluate_every, minimum=0)
-        check_count("evaluation_episodes", self.evaluation_episodes)
-        if self.evaluation_episodes > MOST_EPISODES:
-            raise ValueError(
-                f"evaluation_episodes must be at most {MOST_EPISODES}, "
-                f"got {self.evaluation_episodes}"
-            )
+        check_count("evaluation_episodes", self.evaluation_episodes, maximum=MOST_EPISODES)
         check_choice("evaluation_actions", self.evaluation_actions, get_args(EvaluationActions))
         if self.evaluate_every > self.num_windows:
             raise ValueError(

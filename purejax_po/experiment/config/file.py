@@ -14,7 +14,6 @@ learning_rate = 1e-3
 """
 
 import dataclasses
-import difflib
 import json
 import os
 import tomllib
@@ -22,7 +21,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from purejax_po.checks import check_choice
+from purejax_po.checks import check_choice, nearest
 from purejax_po.experiment import files
 from purejax_po.experiment.config.algorithms import AlgorithmConfig
 from purejax_po.experiment.config.experiment import ExperimentConfig
@@ -177,8 +176,7 @@ def unknown(key: str, path: StrPath, algorithm: AlgorithmConfig, known: Sequence
     for part in PARTS:
         if key in {f.name for f in dataclasses.fields(getattr(algorithm, part))}:
             return f"config {path} has {key} at its top: it belongs into the table [{part}]"
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else f"; it may have {', '.join(sorted(known))}"
+    hint = nearest(key, known, cutoff=0.5) or f"; it may have {', '.join(sorted(known))}"
     return f"config {path} must have keys that are flags, got {key!r}{hint}"
 
 

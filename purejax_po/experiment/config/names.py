@@ -1,10 +1,10 @@
 """Fields of configurations that are given in the wrong place, by another name or without one."""
 
 import dataclasses
-import difflib
 from typing import Any, Self
 
 from purejax_po.aliases import ALIASES
+from purejax_po.checks import nearest
 from purejax_po.experiment.config import schema
 
 PARTS = ("hyperparams", "network", "algorithm")
@@ -42,8 +42,7 @@ def where(cls: type, name: str) -> str:
         is_ours = name == ours
         said = f"{name} is a field" if is_ours else f"{name} is called {ours} here, a field"
         return f"{said} of {owner}: {cls.__name__}({form})"
-    matches = [ours] if ours in fields else difflib.get_close_matches(name, fields, 1, cutoff=0.4)
-    hint = f"; did you mean {matches[0]}?" if matches else ""
+    hint = nearest(ours if ours in fields else name, fields)
     return f"{cls.__name__} has no field {name}{hint} (it has {', '.join(fields)})"
 
 

@@ -118,19 +118,29 @@ def _split(text: str) -> tuple[str, str | None, str]:
 
 
 def _with(config: AlgorithmConfig, field: str, text: str) -> AlgorithmConfig:
-    """The configuration with one field set, wherever it stands."""
+    """The configuration with one field set, as a text gives it."""
     field = field.removeprefix("hyperparams.").removeprefix("network.")
-    owners = {"": config, "hyperparams": config.hyperparams, "network": config.network}
-    known = {
-        f.name: where
-        for where, owner in owners.items()
-        for f in dataclasses.fields(owner)
-        if f.name not in ("network", "hyperparams")
-    }
+    known = places(config)
     check_choice(f"a field of {config.name}", field, tuple(known))
-    owner = owners[known[field]]
-    changed = dataclasses.replace(owner, **{field: _read(field, getattr(owner, field), text)})
-    return dataclasses.replace(config, **{known[field]: changed}) if known[field] else changed
+    return with_field(config, field, _read(field, getattr(known[field][1], field), text))
+
+
+def places(config: AlgorithmConfig) -> dict[str, tuple[str, Any]]:
+    """Return where each field stands: in `hyperparams`, in `network` or in `algorithm` itself."""
+    owners = {"algorithm": config, **{part: getattr(config, part) for part in file.PARTS}}
+    return {
+        f.name: (place, owner)
+        for place, owner in owners.items()
+        for f in dataclasses.fields(owner)
+        if f.name not in file.PARTS
+    }
+
+
+def with_field(config: AlgorithmConfig, field: str, value: object) -> AlgorithmConfig:
+    """Return a configuration with one field set, wherever it stands."""
+    place, owner = places(config)[field]
+    changed = dataclasses.replace(owner, **{field: value})
+    return changed if place == "algorithm" else dataclasses.replace(config, **{place: changed})
 
 
 def _read(field: str, like: Any, text: str) -> Any:

@@ -17,12 +17,10 @@ def to_dict(algorithm: AlgorithmConfig) -> JSONObject:
     A class that no other process can import goes by its short name: `check` refuses it.
     """
     data = dataclasses.asdict(algorithm)
-    for part in ("network", "hyperparams"):
-        value = getattr(algorithm, part)
-        if type(value) is not schema.inner_class(type(algorithm), part):
-            data[part] = {schema.CLASS: _or(type(value).__name__, named.name_of, type(value))} | (
-                data[part] if isinstance(data[part], dict) else {}
-            )
+    for part, cls in _own_parts(algorithm).items():
+        data[part] = {schema.CLASS: _or(cls.__name__, named.name_of, cls)} | (
+            data[part] if isinstance(data[part], dict) else {}
+        )
     if callable(factory := algorithm.network.factory):
         data["network"]["factory"] = _or(repr(factory), named.name_of, factory)
     return {"name": _or(algorithm.name, stored_name, type(algorithm)), **data}
@@ -45,11 +43,7 @@ def check(algorithm: AlgorithmConfig) -> None:
         ValueError: naming the class that it does not find.
     """
     cls: type | Callable[..., object] = type(algorithm)
-    parts: list[type | Callable[..., object]] = [
-        type(getattr(algorithm, part))
-        for part in ("network", "hyperparams")
-        if type(getattr(algorithm, part)) is not schema.inner_class(type(algorithm), part)
-    ]
+    parts: list[type | Callable[..., object]] = [*_own_parts(algorithm).values()]
     if callable(algorithm.network.factory):
         parts.append(algorithm.network.factory)
     try:
@@ -64,11 +58,14 @@ def check(algorithm: AlgorithmConfig) -> None:
         ) from None
 
 
-def _or(
-    fallback: str,
-    name: Callable[[Any], str],
-    cls: type | Callable[..., object],
-) -> str:
+def _own_parts(algorithm: AlgorithmConfig) -> dict[str, type]:
+    """The classes of an algorithm's parts, where they are not the usual ones."""
+    found = {part: type(getattr(algorithm, part)) for part in ("network", "hyperparams")}
+    usual = type(algorithm)
+    return {k: cls for k, cls in found.items() if cls is not schema.inner_class(usual, k)}
+
+
+def _or(fallback: str, name: Callable[[Any], str], cls: type | Callable[..., object]) -> str:
     try:
         return name(cls)
     except ValueError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from purejax_po.experiment.plots import curves as plots
-from purejax_po.experiment.plots.curves import COLOURS, HATCHES, MARKERS, Look
+from purejax_po.experiment.plots.curves import BESIDE, COLOURS, HATCHES, MARKERS, Look
 from purejax_po.experiment.results import join as runs
 from purejax_po.experiment.results import statistics
 
@@ -120,10 +120,7 @@ def plot_profile(
     ax.set_ylabel("fraction of runs above τ")
     ax.set_title(f"{plots.title(dataset)}: performance profiles")
     ax.grid(alpha=0.3)
-    ax.legend(
-        loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, handlelength=3,
-        title="95 % band",
-    )  # fmt: skip
+    ax.legend(**BESIDE, handlelength=3, title="95 % band")
     return ax
 
 

@@ -29,6 +29,9 @@ HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++")
 MARKERS = "osD^vP*"
 """With lines and hatches, what tells algorithms apart in black and white."""
 
+BESIDE: Look = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
+"""Where a legend stands that would cover lines."""
+
 UNITS = {
     "final_return": "sum of rewards",
     "final_evaluation": "sum of rewards",
@@ -111,10 +114,9 @@ def plot(
     if len(parts) == 1:
         ax.legend(loc="best", frameon=False)
     else:
-        legend = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "handlelength": 3}
         axis = results.swept(dataset)
         of = f"{label(axis[0])}\n" if len(axis) == 1 else ""
-        ax.legend(**legend, frameon=False, title=f"{of}IQM, 95 % band")
+        ax.legend(**BESIDE, handlelength=3, title=f"{of}IQM, 95 % band")
     return ax
 
 
@@ -135,8 +137,8 @@ def plot_curves(
     columns = min(3, len(envs))
     rows = math.ceil(len(envs) / columns)
     figure = new_figure(figure, (max(6.4, 4.4 * columns), 3.4 * rows + 0.6))
-    drawn = figure.subplots(rows, columns, squeeze=False).flat
-    for ax, env in zip(drawn, envs, strict=False):
+    drawn = panels(figure, rows, columns, len(envs))
+    for ax, env in zip(drawn, envs, strict=True):
         plot(dataset.sel(env=env) if "env" in dataset.dims else dataset, variable, ax)
         if ax.get_legend() is not None and len(envs) > 1:
             handles, names = ax.get_legend_handles_labels()
@@ -144,9 +146,7 @@ def plot_curves(
             if env == envs[0]:
                 legend = {"loc": "outside lower center", "handlelength": 3, "frameon": False}
                 figure.legend(handles, names, ncols=min(6, len(names)), **legend)
-    for ax in drawn[len(envs) :]:
-        ax.set_axis_off()
-    return np.array(drawn[: len(envs)])
+    return drawn
 
 
 def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> np.ndarray:
@@ -170,9 +170,9 @@ def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> n
     ]
     rows = max(1, math.ceil(len(names) / 3))
     figure = new_figure(figure, (9.6, 2.4 * rows))
-    drawn = figure.subplots(rows, 3, squeeze=False).flat
+    drawn = panels(figure, rows, 3, len(names))
     steps = dataset["step"].values
-    for ax, name in zip(drawn, names, strict=False):
+    for ax, name in zip(drawn, names, strict=True):
         values = _sound(dataset)[name].values
         values = values[np.all(np.isfinite(values), axis=1)]
         if len(values):
@@ -182,30 +182,37 @@ def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> n
         ax.set_title(label(name), fontsize=10)
         ax.xaxis.set_major_formatter(EngFormatter())
         ax.grid(alpha=0.3)
-    for ax in drawn[len(names) :]:
-        ax.set_axis_off()
     figure.supxlabel(f"{STEPS}; line: IQM over seeds, band: middle half of the seeds")
     figure.suptitle(title(dataset))
-    return np.array(drawn[: len(names)])
+    return drawn
 
 
 def save_pictures(dataset: "xr.Dataset", directory: Path) -> None:
     """Write `learning_curve.png` and `diagnostics.png`, each whole or not at all."""
-    from matplotlib.figure import Figure
-
-    curve = Figure(figsize=(6.4, 4.0), layout="constrained")
+    curve, diagnostics = unseen_figure(), unseen_figure()
     plot(dataset, ax=curve.subplots())
     save_figure(curve, directory / "learning_curve.png")
-    diagnostics = Figure(layout="constrained")
     plot_diagnostics(dataset, diagnostics)
     save_figure(diagnostics, directory / "diagnostics.png")
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a picture whole or not at all."""
+    atomic.write_bytes(path, encoded(figure, path.suffix.removeprefix(".")))
+
+
+def encoded(figure: "Figure", form: str) -> bytes:
+    """Return a picture as a file of a format holds it."""
     content = io.BytesIO()
-    figure.savefig(content, dpi=150, format="png")
-    atomic.write_bytes(path, content.getvalue())
+    figure.savefig(content, dpi=150, format=form)
+    return content.getvalue()
+
+
+def unseen_figure(width: float = 6.4, height: float = 4.0) -> "Figure":
+    """Return a figure that no window manager knows of."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def axes(ax: "Axes | None", size: tuple[float, float] = (6.4, 4.0)) -> "Axes":
@@ -223,6 +230,14 @@ def new_figure(figure: "Figure | None", size: tuple[float, float]) -> "Figure":
     return pyplot.figure(figsize=size, layout="constrained")
 
 
+def panels(figure: "Figure", rows: int, columns: int, number: int) -> np.ndarray:
+    """Return the Axes of a grid, the first `number` of them; the others stay empty."""
+    drawn = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in drawn[number:]:
+        ax.set_axis_off()
+    return drawn[:number]
+
+
 def check_one_env(dataset: "xr.Dataset") -> None:
     """Raise `ValueError` if there are several environments, or no results."""
     results.check_results(dataset)
@@ -235,12 +250,8 @@ def check_one_env(dataset: "xr.Dataset") -> None:
 
 def title(dataset: "xr.Dataset") -> str:
     """Say which algorithm, environment, how many seeds, and the point chosen from a sweep."""
-    return f"{_what(dataset)}{_where(dataset)}"
-
-
-def _where(dataset: "xr.Dataset") -> str:
     point = ", ".join(f"{label(name)} {value:g}" for name, value in results.at(dataset).items())
-    return f"\n{point}" if point else ""
+    return f"{_what(dataset)}\n{point}".rstrip()
 
 
 def _what(dataset: "xr.Dataset") -> str:

@@ -100,9 +100,7 @@ def plot_sensitivity(
     ax.set_title(f"{plots.title(dataset)}\nIQM, 95 % interval over seeds", fontsize=11)
     ax.grid(alpha=0.3)
     if lines is not None:
-        ax.legend(
-            loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, title=plots.label(lines)
-        )
+        ax.legend(**plots.BESIDE, title=plots.label(lines))
     return ax
 
 
@@ -143,24 +141,20 @@ def plot_axes(dataset: "xr.Dataset", figure: "Figure | None" = None) -> np.ndarr
         return np.array([plot_sweep(dataset, x, y, figure.subplots())])
     rows = math.ceil(len(names) / 2)
     figure = plots.new_figure(figure, (9.6, 3.4 * rows + 0.6))
-    drawn = figure.subplots(rows, 2, squeeze=False).flat
+    drawn = plots.panels(figure, rows, 2, len(names))
     point = results.at(results.best(dataset))
-    for ax, name in zip(drawn, names, strict=False):
+    for ax, name in zip(drawn, names, strict=True):
         others = {k: v for k, v in point.items() if k in names and k != name}
         plot_sensitivity(dataset.sel(others), name, ax=ax)
         ax.set_title(", ".join(f"{plots.label(k)} {v:g}" for k, v in others.items()), fontsize=9)
-    for ax in drawn[len(names) :]:
-        ax.set_axis_off()
     figure.suptitle(f"{plots.title(dataset)}: IQM, 95 % interval, through the best point")
-    return np.array(drawn[: len(names)])
+    return drawn
 
 
 def save_pictures(dataset: "xr.Dataset", directory: Path) -> None:
     """Write `sweep.png` if there is something to draw, whole or not at all."""
-    from matplotlib.figure import Figure
-
     if results.swept(dataset):
-        figure = Figure(layout="constrained")
+        figure = plots.unseen_figure()
         plot_axes(dataset, figure)
         plots.save_figure(figure, directory / layout.SWEEP)
 

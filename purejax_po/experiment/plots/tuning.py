@@ -66,13 +66,11 @@ def save_pictures(
     importances: Mapping[str, float],
 ) -> None:
     """Write `importance.png` (if any is known) and `parallel.png` into a directory."""
-    from matplotlib.figure import Figure
-
-    parallel = Figure(figsize=(1.3 * len(names) + 2.3, 4.5), layout="constrained")
+    parallel = plots.unseen_figure(1.3 * len(names) + 2.3, 4.5)
     plot_parallel(rows, names, parallel.subplots())
     plots.save_figure(parallel, directory / "parallel.png")
     if importances:
-        shares = Figure(figsize=(5.0, 0.3 * len(importances) + 1.2), layout="constrained")
+        shares = plots.unseen_figure(5.0, 0.3 * len(importances) + 1.2)
         plot_importances(importances, shares.subplots())
         plots.save_figure(shares, directory / "importance.png")
 

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 import json
 import math
 import os
@@ -48,20 +47,13 @@ def table(dataset: "xr.Dataset", rank_by: str | None = None) -> list[dict[str, s
     rows = []
     is_evaluated = "final_evaluation" in dataset
     for summary in _ordered([results.summarize(x) for x in runs.split(dataset).values()], rank_by):
-        final = summary["final_return"]
         seconds = [summary[key] or math.nan for key in ("compile_seconds", "run_seconds")]
         rows.append(
             {
                 "environment": summary["env"],
                 "algorithm": summary["algorithm"],
                 "seeds": str(summary["num_seeds"]),
-                "IQM": _text(final["iqm"]),
-                "95 % CI": _interval_text(final["ci_low"], final["ci_high"]),
-                **(_evaluation_cells(summary) if is_evaluated else {}),
-                "mean": _text(final["mean"]),
-                "median": _text(final["median"]),
-                "min": _text(final["min"]),
-                "max": _text(final["max"]),
+                **_return_cells(summary, is_evaluated),
                 "diverged": str(len(summary["diverged_seeds"])),
                 "steps/s": _text(summary["env_steps_per_second"], ",.0f"),
                 "seconds": _text(results.number(sum(seconds))),
@@ -84,6 +76,17 @@ def _ordered(summaries: list[JSONObject], rank_by: str | None) -> list[JSONObjec
     return sorted(summaries, key=place)
 
 
+def _return_cells(summary: JSONObject, is_evaluated: bool) -> dict[str, str]:
+    """The final return of a run or of a point."""
+    final = summary["final_return"]
+    return {
+        "IQM": _text(final["iqm"]),
+        "95 % CI": _interval_text(final["ci_low"], final["ci_high"]),
+        **(_evaluation_cells(summary) if is_evaluated else {}),
+        **{key: _text(final[key]) for key in ("mean", "median", "min", "max")},
+    }
+
+
 def _evaluation_cells(summary: JSONObject) -> dict[str, str]:
     """The final evaluation of a run or of a point, and when its task was solved."""
     final = summary.get("final_evaluation", dict.fromkeys(("iqm", "ci_low", "ci_high")))
@@ -102,14 +105,10 @@ def _table_of_points(dataset: "xr.Dataset", rank_by: str | None) -> list[dict[st
     best = results.at(results.best(evaluated.ranked_by(dataset, rank_by or "training")))
     rows = []
     for found in summary["points"]:
-        final = found["final_return"]
         rows.append(
             {
                 **{name: f"{value:g}" for name, value in found["point"].items()},
-                "IQM": _text(final["iqm"]),
-                "95 % CI": _interval_text(final["ci_low"], final["ci_high"]),
-                **(_evaluation_cells(found) if "final_evaluation" in dataset else {}),
-                **{key: _text(final[key]) for key in ("mean", "median", "min", "max")},
+                **_return_cells(found, "final_evaluation" in dataset),
                 "diverged": str(found["num_diverged"]),
                 "": "best" if found["point"] == best else "",
             }
@@ -146,7 +145,7 @@ def pictures(dataset: "xr.Dataset") -> dict[str, tuple["Figure", str]]:
     parts = runs.split(dataset)
     algorithms = len({name for name, _ in parts})
     envs = len({env for _, env in parts})
-    curves, bars = _figure(), _figure()
+    curves, bars = plots.unseen_figure(), plots.unseen_figure()
     plots.plot_curves(dataset, figure=curves)
     comparison_plots.plot_comparisons(dataset, figure=bars)
     drawn = {
@@ -155,24 +154,24 @@ def pictures(dataset: "xr.Dataset") -> dict[str, tuple["Figure", str]]:
     }
     pairs = comparison_plots.improvements(dataset) if algorithms > 1 else {}
     if pairs:
-        profile = _figure()
+        profile = plots.unseen_figure()
         comparison_plots.plot_profile(dataset, ax=profile.subplots())
         drawn["performance_profile.png"] = (
             profile,
             "Performance profiles: the fraction of runs above τ.",
         )
-        improvement = _figure(6.4, 0.35 * len(pairs) + 1.5)
+        improvement = plots.unseen_figure(6.4, 0.35 * len(pairs) + 1.5)
         comparison_plots.plot_improvement(dataset, improvement.subplots())
         drawn["probability_of_improvement.png"] = (
             improvement,
             "Probability of improvement, with 95 % intervals.",
         )
     if len(parts) == 1:
-        diagnostics = _figure()
+        diagnostics = plots.unseen_figure()
         plots.plot_diagnostics(next(iter(parts.values())), diagnostics)
         drawn["diagnostics.png"] = diagnostics, "Diagnostics: IQM and middle half of the seeds."
     if envs > 1 and runs.normalized_scores(dataset):
-        aggregates = _figure()
+        aggregates = plots.unseen_figure()
         comparison_plots.plot_aggregates(dataset, figure=aggregates)
         drawn["aggregates.png"] = (
             aggregates,
@@ -182,13 +181,13 @@ def pictures(dataset: "xr.Dataset") -> dict[str, tuple["Figure", str]]:
 
 
 def _pictures_of_sweep(dataset: "xr.Dataset") -> dict[str, tuple["Figure", str]]:
-    overview, curve, diagnostics = _figure(), _figure(), _figure()
+    overview, curve, diagnostics = (plots.unseen_figure() for _ in range(3))
     sweep_plots.plot_axes(dataset, overview)
     drawn = {"sweep.png": (overview, "Final return over the swept values: IQM over seeds.")}
     if len(names := results.swept(dataset)) == 2:
         fewer, more = sorted(names, key=lambda name: dataset.sizes[name])
         if dataset.sizes[fewer] <= len(plots.COLOURS):
-            lines = _figure()
+            lines = plots.unseen_figure()
             sweep_plots.plot_sensitivity(dataset, more, fewer, lines.subplots())
             drawn["sensitivity.png"] = lines, "The same as lines, with 95 % intervals."
     best = results.best(dataset)
@@ -250,7 +249,7 @@ def report(
     dataset = runs.load_runs(paths)
     if rank_by is not None:
         evaluated.ranked_by(dataset, rank_by)
-    listed = list(runs.listed(paths)) if not isinstance(paths, Mapping) else []
+    listed = runs.listed(paths) if not isinstance(paths, Mapping) else []
     if out is not None:
         directory = Path(out)
     elif len(listed) == 1:
@@ -283,13 +282,9 @@ def write(
     shown = []
     ranked = evaluated.ranked_by(dataset, rank_by or "training")
     for name, (figure, caption) in pictures(ranked).items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=150, format="png")
-        shown.append((caption, buffer.getvalue()))
+        shown.append((caption, plots.encoded(figure, "png")))
         for form in [form for form in formats if form in PICTURE_FORMATS]:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, dpi=150, format=form)
-            atomic.write_bytes((directory / name).with_suffix(f".{form}"), buffer.getvalue())
+            plots.save_figure(figure, (directory / name).with_suffix(f".{form}"))
     for form in [form for form in formats if form in TABLE_FORMATS]:
         atomic.write_text(directory / f"table.{form}", TABLE_FORMATS[form](table(dataset, rank_by)))
     atomic.write_text(directory / REPORT, _page(dataset, shown, rank_by))
@@ -355,13 +350,6 @@ def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     lines = [line(columns, "th"), *[line(row, "td") for row in rows]]
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
-
-
-def _figure(width: float = 6.4, height: float = 4.0) -> "Figure":
-    """Return a figure that no window manager knows of."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _estimate(found: statistics.Estimate) -> dict[str, float | None]:

@@ -15,8 +15,8 @@ import numpy as np
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout
 from purejax_po.experiment.results import statistics
-from purejax_po.metrics import Log, Moments
-from purejax_po.types import JSONObject, PyTree
+from purejax_po.metrics import Log
+from purejax_po.types import JSONObject
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -24,15 +24,9 @@ if TYPE_CHECKING:
 FINAL_FRACTION = 0.1
 """The share of training, at its end, whose episodes make the final return."""
 
-CIRCUMSTANCES = (
-    "compile_seconds",
-    "run_seconds",
-    "env_steps_per_second",
-    "device",
-    "times_halved",
-    "memory_estimate_gib",
-    "memory_peak_gib",
-)
+SECONDS = ("compile_seconds", "run_seconds", "env_steps_per_second")
+GIBIBYTES = ("memory_estimate_gib", "memory_peak_gib")
+CIRCUMSTANCES = (*SECONDS, "device", "times_halved", *GIBIBYTES)
 """Attributes that tell how a run went, not what came out."""
 
 EPISODES = ("num_episodes", "episode_return", "episode_return_std", "episode_length")
@@ -69,40 +63,24 @@ def to_dataset(
     axes = axes or {}
     dims = (*axes, "seed", "update")
     shape = (*map(len, axes.values()), len(seeds), len(updates))
-    log = Log(*[_reshaped(moments, shape) for moments in log])
-
-    def over_episodes(x: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-        return dims, np.where(log.episode_return.count > 0, x, np.nan)
-
     episodes = log.episode_return
     variance = episodes.m2 / np.maximum(episodes.count, 1)
     variables = {
-        "num_episodes": (dims, episodes.count.astype(np.int32)),
-        "episode_return": over_episodes(episodes.mean),
-        "episode_return_std": over_episodes(np.sqrt(variance)),
-        "episode_length": over_episodes(log.episode_length.mean),
+        "num_episodes": episodes.count.astype(np.int32),
+        "episode_return": np.where(episodes.count > 0, episodes.mean, np.nan),
+        "episode_return_std": np.where(episodes.count > 0, np.sqrt(variance), np.nan),
+        "episode_length": np.where(episodes.count > 0, log.episode_length.mean, np.nan),
     }
     for name, mean in log.info.mean.items():
         free = f"{name}_in_use" if name in axes else name
-        variables[free] = dims, np.where(log.info.count > 0, mean, np.nan)
+        variables[free] = np.where(log.info.count > 0, mean, np.nan)
     updates = np.asarray(updates)
     labels = {**axes, "seed": np.asarray(seeds), "update": updates}
-    dataset = xr.Dataset(variables, coords=labels)
+    shaped = {name: (dims, np.reshape(x, shape)) for name, x in variables.items()}
+    dataset = xr.Dataset(shaped, coords=labels)
     dataset = dataset.assign_coords(step=("update", updates * steps_per_update))
     dataset["final_return"] = dims[:-1], final_return(dataset)
     return dataset
-
-
-def _reshaped(moments: Moments, shape: tuple[int, ...]) -> Moments:
-    """Give leaves `[lanes, windows]` a sweep's axes."""
-    count, mean, m2 = moments
-
-    def reshape(x: PyTree) -> PyTree:
-        if isinstance(x, dict):
-            return {name: np.reshape(value, shape) for name, value in x.items()}
-        return np.reshape(x, shape)
-
-    return Moments(reshape(count), reshape(mean), reshape(m2))
 
 
 def final_return(dataset: "xr.Dataset", ends: np.ndarray | None = None) -> np.ndarray:
@@ -221,14 +199,11 @@ def summarize(dataset: "xr.Dataset") -> JSONObject:
             for lane, update, final in _lanes(dataset)
             if update < 0 and not math.isfinite(final)
         ],
-        "compile_seconds": number(attributes.get("compile_seconds", math.nan)),
-        "run_seconds": number(attributes.get("run_seconds", math.nan)),
-        "env_steps_per_second": number(attributes.get("env_steps_per_second", math.nan)),
+        **{k: number(attributes.get(k, math.nan)) for k in SECONDS},
         "lanes_per_device": int(attributes["lanes_per_device"]),
         "device": attributes.get("device"),
         "times_halved": int(attributes.get("times_halved", 0)),
-        "memory_estimate_gib": number(attributes.get("memory_estimate_gib", math.nan)),
-        "memory_peak_gib": number(attributes.get("memory_peak_gib", math.nan)),
+        **{k: number(attributes.get(k, math.nan)) for k in GIBIBYTES},
         "versions": json.loads(attributes["versions"]),
     }
     if parts:
@@ -274,16 +249,10 @@ def _lanes(dataset: "xr.Dataset") -> Iterator[tuple[JSONObject, int, float]]:
 def over_seeds(x: np.ndarray) -> dict[str, float | None]:
     """IQM with a 95 % bootstrap interval, mean, median, min, max of `[seeds]`; null: unknown."""
     low, high = statistics.bootstrap_interval(x)
-    some = len(x) > 0
-    return {
-        "iqm": number(statistics.iqm(x) if some else math.nan),
-        "ci_low": number(low),
-        "ci_high": number(high),
-        "mean": number(np.mean(x) if some else math.nan),
-        "median": number(np.median(x) if some else math.nan),
-        "min": number(np.min(x) if some else math.nan),
-        "max": number(np.max(x) if some else math.nan),
-    }
+    iqm = statistics.iqm(x) if len(x) else math.nan
+    found = {"iqm": number(iqm), "ci_low": number(low), "ci_high": number(high)}
+    reductions = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max}
+    return found | {k: number(f(x)) if len(x) else None for k, f in reductions.items()}
 
 
 def versions() -> dict[str, str]:

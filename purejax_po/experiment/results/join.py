@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ Runs = dict[tuple[str, str], "xr.Dataset"]
 
 COUNTS = {"num_episodes": np.int32, "diverged_at": np.int32}
 """Whole numbers, which are floats where runs of different lengths are joined."""
-FIGURES = ("compile_seconds", "run_seconds", "env_steps_per_second")
+FIGURES = results.SECONDS
 """Attributes of a run that become variables by algorithm and environment."""
 FREE = ("num_seeds", "first_seed", "lanes_per_device")
 """Fields of a configuration in which runs of one experiment may differ."""
@@ -239,12 +239,11 @@ def normalized_scores(
     return {name: tasks for name, tasks in scores.items() if len(tasks) == len(finals)}
 
 
-def listed(paths: StrPath | Sequence[StrPath]) -> Iterator[StrPath]:
-    """Yield the paths, of one or of several."""
+def listed(paths: StrPath | Sequence[StrPath]) -> list[StrPath]:
+    """Return the paths, of one or of several."""
     if isinstance(paths, str | os.PathLike) or not isinstance(paths, Iterable):
-        yield paths
-    else:
-        yield from paths
+        return [paths]
+    return list(paths)
 
 
 def _plain(value: Any) -> Any:

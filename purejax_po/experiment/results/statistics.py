@@ -7,16 +7,13 @@ of several tasks take one task's `[seeds]` as well; functions of one task refuse
 
 import bisect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from purejax_po.checks import Range, check_number
 from purejax_po.experiment.results import resampling
-
-if TYPE_CHECKING:
-    pass
 
 Floats = NDArray[np.floating]
 Statistic = Callable[..., np.ndarray]

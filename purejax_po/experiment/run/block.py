@@ -164,7 +164,8 @@ def _begin(
     log = _stacked(program.log_shapes, num_real, begin.num_windows)
     template = {"state": program.state_shapes, "log": log}
     if number := work.plan.num_evaluations(begin.num_windows):
-        template["evaluation"] = _evaluation_shape(num_real, number)
+        dtype = np.dtype(jnp.result_type(float))
+        template["evaluation"] = jax.ShapeDtypeStruct((num_real, number), dtype)
     restored = unflatten(template, begin)
     evaluations = np.asarray(restored.get("evaluation", np.zeros((num_real, 0))))
     filled = evaluations[np.minimum(np.arange(program.lanes_per_worker), num_real - 1)]
@@ -213,21 +214,13 @@ def _stacked(log: Log, num_real: int, num_windows: int) -> Log:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_real, num_windows), x.dtype), log)
 
 
-def _evaluation_shape(num_real: int, number: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((num_real, number), np.dtype(jnp.result_type(float)))
-
-
 def read_record(shapes: Log, num_real: int, stored: Stored) -> Record:
     """What a block that is under way or finished has told."""
     evaluation = stored.arrays.get("['evaluation']", stored.arrays.get(".evaluation"))
-    return Record(_read_log(shapes, num_real, stored), evaluation)
-
-
-def _read_log(shapes: Log, num_real: int, stored: Stored) -> Log:
     name = "['log']" if any(k.startswith("['log']") for k in stored.arrays) else ".log"
     arrays = {k[len(name) :]: x for k, x in stored.arrays.items() if k.startswith(name)}
     template = _stacked(shapes, num_real, stored.num_windows)
-    return unflatten(template, stored._replace(arrays=arrays))
+    return Record(unflatten(template, stored._replace(arrays=arrays)), evaluation)
 
 
 def unflatten(template: PyTree, stored: Stored) -> PyTree:

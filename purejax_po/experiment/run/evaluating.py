@@ -15,14 +15,13 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from purejax_po import contract
-from purejax_po._xla import switch
 from purejax_po.evaluation import evaluate_lanes
 from purejax_po.experiment.config import ENV_PARAMS, ExperimentConfig
 from purejax_po.experiment.run import plan as plans
 from purejax_po.experiment.run.compilation import compiler_options, with_deep_stack
 from purejax_po.experiment.run.observers import ended
 from purejax_po.experiment.run.plan import Plan
-from purejax_po.experiment.run.program import MOST_PROGRAMS, SETTINGS, Program, setting
+from purejax_po.experiment.run.program import Program, once
 from purejax_po.experiment.run.trainer import true_env
 from purejax_po.types import Array, Device, EnvParams, Params, Trainer
 from purejax_po.update import TrainState
@@ -97,16 +96,10 @@ def compile_evaluator(
     steps = _num_steps(config, trainer)
     asked = config.evaluation_episodes, steps, config.evaluation_actions
     devices = tuple(dict.fromkeys(program.workers))
-    settings = (*map(setting, SETTINGS), switch.on())
-    whole = key, asked, program.lanes_per_worker, tuple(map(str, devices)), settings
-    if key is not None and whole in _compiled:
-        return _compiled[whole]._replace(compile_seconds=0.0)
-    found = _compile(config, trainer, program, devices, steps)
-    if key is not None:
-        _compiled[whole] = found
-        while len(_compiled) > MOST_PROGRAMS:
-            del _compiled[next(iter(_compiled))]
-    return found
+    shape = asked, program.lanes_per_worker
+    return once(
+        _compiled, key, shape, devices, lambda: _compile(config, trainer, program, devices, steps)
+    )
 
 
 _compiled: dict[Hashable, Evaluator] = {}

@@ -59,9 +59,7 @@ class Host:
         """Raise `ValueError` for a value that no machine allows."""
         for name in ("num_devices", "max_workers"):
             if (value := getattr(self, name)) is not None:
-                check_count(name, value)
-                if value > MAX_SEEDS:
-                    raise ValueError(f"{name} must be at most {MAX_SEEDS}, got {value}")
+                check_count(name, value, maximum=MAX_SEEDS)
         if self.memory_gib is not None:
             check_number("memory_gib", self.memory_gib, Range(0.0, includes_low=False))
         check_number("checkpoint_every", self.checkpoint_every, Range(0.0))

@@ -71,11 +71,10 @@ class Observer(Protocol):
         ...
 
     def close(self) -> None:
-        """Write the rest."""
-        ...
+        """Write the rest, if there is one."""
 
 
-class Bar:
+class Bar(Observer):
     """Tells a progress bar of steps and of the return of all blocks so far."""
 
     def __init__(self, advance: Progress) -> None:
@@ -99,11 +98,8 @@ class Bar:
         total = sum(float((x.count * x.mean).sum()) for x in returns)
         return total / count if count else math.nan
 
-    def close(self) -> None:
-        """As `Observer`."""
 
-
-class LogFile:
+class LogFile(Observer):
     """`log.jsonl`: a line for each window of a block."""
 
     def __init__(self, path: Path) -> None:
@@ -127,9 +123,6 @@ class LogFile:
         with self._path.open("a") as file:
             file.write(_line(plan, labels, window))
 
-    def close(self) -> None:
-        """As `Observer`."""
-
 
 def _line(plan: Plan, labels: Labels, window: Window) -> str:
     episodes, update = window.log.episode_return, plan.updates[window.number]
@@ -152,7 +145,7 @@ def _rounded(x: float) -> float | None:
     return round(float(x), 4) if math.isfinite(x) else None
 
 
-class StopOnDivergence:
+class StopOnDivergence(Observer):
     """Ends the run when a seed diverges."""
 
     def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
@@ -166,11 +159,8 @@ class StopOnDivergence:
             lane = sweep.describe(plan.config, int(plan.numbers(window.block)[lacking[0]]))
             raise StoppedError(f"{lane} diverged at update {update} (stop_on_divergence)")
 
-    def close(self) -> None:
-        """As `Observer`."""
 
-
-class Advice:
+class Advice(Observer):
     """Says once what the algorithm has to say of its diagnostics."""
 
     def __init__(self, time_limit: float | None) -> None:
@@ -185,9 +175,6 @@ class Advice:
         if words := plan.config.algorithm.warning(window.log.info.mean, limit):
             self._is_told = True
             warnings.warn(words, stacklevel=2)
-
-    def close(self) -> None:
-        """As `Observer`."""
 
 
 def unstack(log: Log) -> list[Log]:

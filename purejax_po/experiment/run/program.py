@@ -8,10 +8,10 @@ place, or the number of lanes, blocks and workers.
 
 import gc
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -84,25 +84,41 @@ def compile_once(
     Args:
         key: what tells trainers apart whose programs differ; None for one that has no equal.
     """
-    if key is None:
+
+    def compile_() -> Program:
         return compile_program(trainer, lanes, num_updates, workers)
-    settings = (*map(setting, SETTINGS), switch.on())
-    devices = tuple(dict.fromkeys(map(str, workers)))
-    whole = key, len(lanes.seed), num_updates, devices, settings
-    start = time.perf_counter()
-    if whole in _compiled:
-        program = _compiled.pop(whole)._replace(
-            workers=workers, compile_seconds=time.perf_counter() - start
-        )
-    else:
-        program = compile_program(trainer, lanes, num_updates, workers)
-    _compiled[whole] = program
-    while len(_compiled) > MOST_PROGRAMS:
-        del _compiled[next(iter(_compiled))]  # that was used longest ago
-    return program
+
+    program = once(_compiled, key, (len(lanes.seed), num_updates), workers, compile_)
+    return program._replace(workers=workers)
 
 
 _compiled: dict[Hashable, Program] = {}
+
+
+def once(
+    kept: dict[Hashable, Any],
+    key: Hashable,
+    shape: Hashable,
+    devices: Sequence[Device],
+    compile_: Callable[[], Any],
+) -> Any:
+    """Return what was compiled for the same key, shape, devices and settings of JAX, or compile it.
+
+    Args:
+        kept: what is there; of more than `MOST_PROGRAMS` that which was used longest ago goes.
+        key, shape: what tells apart what differs; without a key it is compiled each time.
+        devices: that it is compiled for.
+        compile_: compiles it.
+    """
+    if key is None:
+        return compile_()
+    settings = (*map(setting, SETTINGS), switch.on())
+    whole = key, shape, tuple(dict.fromkeys(map(str, devices))), settings
+    found = kept.pop(whole)._replace(compile_seconds=0.0) if whole in kept else compile_()
+    kept[whole] = found
+    while len(kept) > MOST_PROGRAMS:
+        del kept[next(iter(kept))]
+    return found
 
 
 def setting(name: str) -> Hashable:

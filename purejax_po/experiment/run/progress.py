@@ -29,7 +29,8 @@ def progress_bar(config: ExperimentConfig, title: str = "") -> Iterator[Progress
     description = f"{title}{algorithm.name} on {config.env_name}, {points}{seeds}"
     per_update = algorithm.num_envs * algorithm.num_steps
     total = config.num_lanes * config.num_updates * per_update
-    show = _in_notebook if _notebook() else _in_terminal if _is_terminal() else _in_lines
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    show = _in_notebook if _notebook() else _in_terminal if is_terminal else _in_lines
     with show(description, total) as update:
         done, start = 0, 0.0
 
@@ -45,10 +46,6 @@ def progress_bar(config: ExperimentConfig, title: str = "") -> Iterator[Progress
 
 Update = Callable[[int, str, str], None]
 """Called with the steps of a window, the speed and the return."""
-
-
-def _is_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _notebook() -> Any:

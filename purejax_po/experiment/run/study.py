@@ -39,7 +39,6 @@ from purejax_po.experiment.run.signals import StopSignal
 from purejax_po.experiment.store import run_store
 from purejax_po.experiment.store.arrays import CheckpointError
 from purejax_po.experiment.store.run_store import (
-    ForeignError,
     MemoryStore,
     RunStore,
     Store,
@@ -223,8 +222,6 @@ class _Loop:
         for block in range(self._plan.num_blocks):
             try:
                 result = store.result(block)
-            except ForeignError:
-                raise
             except CheckpointError as error:
                 result = None
                 problems.append(f"{error}; its seeds start further back")

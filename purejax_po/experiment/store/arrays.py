@@ -150,7 +150,8 @@ def verify(directory: Path) -> JSONObject:
     """
     manifest = read_manifest(directory)
     try:
-        found = {str(p.relative_to(directory)) for p in _files(directory)} - {MANIFEST}
+        files = [path for path in directory.rglob("*") if not path.is_dir()]
+        found = {str(path.relative_to(directory)) for path in files} - {MANIFEST}
         for name, expected in manifest["files"].items():
             if name not in found:
                 raise _unusable(directory, f"{name} is missing")
@@ -232,10 +233,6 @@ def _key_data(leaf: Array) -> Array:
 
 def _is_key(leaf: Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _files(directory: Path) -> list[Path]:
-    return sorted(p for p in directory.rglob("*") if not p.is_dir())
 
 
 def _sha256(path: Path) -> str:

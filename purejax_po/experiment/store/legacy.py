@@ -9,7 +9,7 @@ from pathlib import Path
 from purejax_po.experiment import layout
 from purejax_po.experiment.store import arrays as checkpoint
 from purejax_po.experiment.store.arrays import CheckpointError
-from purejax_po.experiment.store.run_store import ForeignError, RunStore, Stored
+from purejax_po.experiment.store.run_store import RunStore, Stored
 
 
 def is_old(directory: Path) -> bool:
@@ -37,8 +37,6 @@ def results(store: RunStore) -> Iterator[tuple[int, Stored | CheckpointError]]:
     for path in sorted((store.directory / layout.OLD_CHECKPOINTS).glob("done-*")):
         try:
             arrays, meta = store.load(path)
-        except ForeignError:
-            raise
         except CheckpointError as error:
             yield -1, error
             continue

@@ -21,8 +21,8 @@ from purejax_po.experiment.store.arrays import Arrays, CheckpointError
 from purejax_po.types import JSONObject
 
 
-class ForeignError(CheckpointError):
-    """A checkpoint of another run."""
+class ForeignError(ValueError):
+    """A checkpoint of another run, which no older one can stand for."""
 
 
 class Stored(NamedTuple):
@@ -126,8 +126,6 @@ class RunStore:
         for _, path in layout.states(layout.block_folder(self.directory, block)):
             try:
                 return self.read(path), problems
-            except ForeignError:
-                raise
             except CheckpointError as error:
                 problems.append(str(error))
         return None, problems

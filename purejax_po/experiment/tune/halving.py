@@ -17,6 +17,7 @@ from purejax_po.experiment.run.trainer import build_trainer
 from purejax_po.experiment.tune import space as spaces
 from purejax_po.experiment.tune.rungs import Group, steps_of, train_rung
 from purejax_po.experiment.tune.space import Params, Value
+from purejax_po.experiment.tune.trials import Trial
 
 
 class Halving(NamedTuple):
@@ -37,19 +38,6 @@ class Halving(NamedTuple):
         return max(1, number // self.reduction)
 
 
-class Trained(NamedTuple):
-    """What has become of a trial."""
-
-    reports: dict[int, float]
-    """IQM over seeds of the return, by environment steps of a seed; none once a seed diverged."""
-    returns: list[float]
-    """Of each seed, at the last rung that it took part in."""
-    is_complete: bool
-    """Whether it was trained to the end, and no seed diverged or ended no episode."""
-    steps: int
-    """Environment steps of each seed."""
-
-
 class Work(NamedTuple):
     """What trials are trained with."""
 
@@ -65,16 +53,16 @@ class Work(NamedTuple):
 
 def train_batch(
     work: Work,
-    points: Sequence[Params],
+    trials: Sequence[Trial],
     place: Path,
     halving: Halving,
-    report: Callable[[list[Trained]], None] = lambda trained: None,
-) -> list[Trained]:
-    """Train a batch of trials.
+    report: Callable[[list[Trial]], None] = lambda trials: None,
+) -> list[Trial]:
+    """Train a batch of trials; returns them with what has become of each.
 
     Args:
         work: with what.
-        points: of the trials.
+        trials: whose points are trained.
         place: the batch's folder; what it holds is not trained again.
         halving: who goes on.
         report: called after each rung.
@@ -82,9 +70,9 @@ def train_batch(
     Raises:
         Interrupted: after a signal, once what is under way is saved.
     """
-    groups = _groups(work.config, points)
-    trained = [Trained({}, [], False, 0) for _ in points]
-    alive = list(range(len(points)))
+    groups = _groups(work.config, [trial.params for trial in trials])
+    trained = list(trials)
+    alive = list(range(len(trials)))
     before: tuple[int, list[int]] | None = None
     fractions = halving.fractions
     for rung, fraction in enumerate(fractions):
@@ -112,11 +100,16 @@ def train_batch(
                 for x, returns in scores.returns.items():
                     score = _score(returns, scores.diverged[x])
                     reports = trained[x].reports | ({} if score is None else {steps: score})
-                    is_complete = fraction == 1.0 and score is not None
-                    trained[x] = Trained(reports, returns, is_complete, steps)
+                    trained[x] = trained[x]._replace(
+                        reports=reports,
+                        is_complete=fraction == 1.0 and score is not None,
+                        returns=returns,
+                        steps=steps,
+                    )
         report(trained)
         before = rung, alive
-        ranked = sorted(alive, key=lambda x: -_last(trained[x]))
+        last = {x: trained[x].reports.get(trained[x].steps, -math.inf) for x in alive}
+        ranked = sorted(alive, key=lambda x: -last[x])
         alive = sorted(ranked[: halving.survivors(len(alive))])
     return trained
 
@@ -141,8 +134,3 @@ def _score(returns: Sequence[float], diverged: bool) -> float | None:
     if diverged or not all(map(math.isfinite, returns)):
         return None
     return float(statistics.iqm(returns))
-
-
-def _last(trained: Trained) -> float:
-    """The score at the last rung, −∞ if it has none there."""
-    return trained.reports.get(trained.steps, -math.inf)

@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from purejax_po.early import PROGRAM
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.config import file as config_file
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import statistics
-from purejax_po.experiment.tune.search import Seeds, Tuning, at_seeds
-from purejax_po.experiment.tune.space import Params, at, describe
+from purejax_po.experiment.tune.search import Tuning
+from purejax_po.experiment.tune.space import Params, describe
 from purejax_po.experiment.tune.trials import Trial
 from purejax_po.types import JSONObject
-
-PROGRAM = "purejax-po"
 
 
 class Choice(NamedTuple):
@@ -64,11 +63,6 @@ def table(trials: Sequence[Trial]) -> str:
     writer.writeheader()
     writer.writerows(found)
     return text.getvalue()
-
-
-def fresh_config(tuning: Tuning, choice: Choice, seeds: Seeds) -> ExperimentConfig:
-    """Return the experiment of the chosen point with fresh seeds."""
-    return at_seeds(at(tuning.config, choice.params), seeds.fresh)
 
 
 def summary(

@@ -193,7 +193,8 @@ def _carry_over(
     former: Rung, old: RunStore, plan: Rung, new: RunStore, chosen: Sequence[int]
 ) -> None:
     """Write what the blocks of a rung begin with: their lanes, out of the rung before."""
-    missing = [b for b in range(plan.num_blocks) if not _has_begun(new, b)]
+    blocks = range(plan.num_blocks)
+    missing = [b for b in blocks if new.result(b) is None and new.newest(b)[0] is None]
     if not missing:
         return
     parts = [_result(old, block, former.num_real(block)) for block in range(former.num_blocks)]
@@ -208,10 +209,6 @@ def _carry_over(
             for name, x in whole.items()
         }
         new.save(block, former.num_windows, arrays, {})
-
-
-def _has_begun(store: RunStore, block: int) -> bool:
-    return store.result(block) is not None or store.newest(block)[0] is not None
 
 
 def _result(store: RunStore, block: int, num_real: int) -> Arrays:

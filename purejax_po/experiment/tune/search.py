@@ -24,7 +24,7 @@ from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.store.run_store import config_hash
 from purejax_po.experiment.tune import space as spaces
 from purejax_po.experiment.tune import trials as records
-from purejax_po.experiment.tune.halving import Halving, Trained
+from purejax_po.experiment.tune.halving import Halving
 from purejax_po.experiment.tune.space import Space
 from purejax_po.experiment.tune.trials import Trial
 from purejax_po.types import JSONObject
@@ -34,7 +34,7 @@ FINALISTS, FRESH = "finalists", "fresh"
 BEST, TABLE, SUMMARY = "best.toml", "trials.csv", "tuning.json"
 PICTURES = ("importance.png", "parallel.png")
 FILES = (BEST, TABLE, SUMMARY, TRIALS, *PICTURES)
-MOST_TRIALS = 100_000
+MOST_TRIALS, MOST_RUNGS = 100_000, 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +70,13 @@ class Search:
 
     def check(self) -> None:
         """Raise `ValueError` for a value that is out of range."""
-        for name in ("trials", "batch", "programs", "rungs", "finalist_seeds", "fresh_seeds"):
+        check_count("trials", self.trials, maximum=MOST_TRIALS)
+        check_count("rungs", self.rungs, maximum=MOST_RUNGS)
+        for name in ("batch", "programs", "finalist_seeds", "fresh_seeds"):
             check_count(name, getattr(self, name))
         check_count("search_seed", self.search_seed, minimum=0)
         check_count("finalists", self.finalists, minimum=0)
         check_count("reduction", self.reduction, minimum=2)
-        if self.trials > MOST_TRIALS:
-            raise ValueError(f"trials must be at most {MOST_TRIALS}, got {self.trials}")
-        if self.rungs > 10:
-            raise ValueError(f"rungs must be at most 10, got {self.rungs}")
         records.check(self.sampler)
 
     @property
@@ -184,24 +182,13 @@ def batch_folder(directory: Path, batch: int) -> Path:
 
 
 class Batch(NamedTuple):
-    """A batch: its trials, and what became of them once it is complete."""
+    """A batch of trials."""
 
     trials: list[Trial]
+    """With what became of them, once they are trained."""
     attributes: JSONObject
     """A sampler's notes about the study."""
-    trained: list[Trained] | None = None
-
-    def results(self) -> list[Trial]:
-        """Return the trials with what became of them."""
-        return [
-            with_result(trial, done)
-            for trial, done in zip(self.trials, self.trained or [], strict=True)
-        ]
-
-
-def with_result(trial: Trial, trained: Trained) -> Trial:
-    """Return a trial with what is known of it."""
-    return trial._replace(reports=trained.reports, is_complete=trained.is_complete)
+    is_trained: bool = False
 
 
 def read_batch(folder: Path) -> Batch | None:
@@ -216,27 +203,32 @@ def read_batch(folder: Path) -> Batch | None:
     try:
         data = json.loads(path.read_text())
         trials = [Trial(row["params"], row["attributes"]) for row in data["trials"]]
-        trained = None if data["trained"] is None else [_trained(x) for x in data["trained"]]
-        return Batch(trials, data["attributes"], trained)
+        if (results := data["trained"]) is not None:
+            trials = [_trained(*pair) for pair in zip(trials, results, strict=True)]
+        return Batch(trials, data["attributes"], results is not None)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}; start again with --overwrite") from None
 
 
-def _trained(data: JSONObject) -> Trained:
-    reports = {int(step): value for step, value in data["reports"].items()}
-    returns = [math.nan if x is None else x for x in data["returns"]]
-    return Trained(reports, returns, data["is_complete"], data["steps"])
+def _trained(trial: Trial, result: JSONObject) -> Trial:
+    reports = {int(step): value for step, value in result["reports"].items()}
+    returns = [math.nan if x is None else x for x in result["returns"]]
+    return trial._replace(**{**result, "reports": reports, "returns": returns})
 
 
 def write_batch(folder: Path, batch: Batch) -> None:
     """Write a batch, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{"params": t.params, "attributes": t.attributes} for t in batch.trials]
-    trained = None
-    if batch.trained is not None:
-        trained = [
-            {**t._asdict(), "returns": [x if math.isfinite(x) else None for x in t.returns]}
-            for t in batch.trained
-        ]
-    content = {"trials": rows, "attributes": batch.attributes, "trained": trained}
+    trained = [
+        {
+            "reports": t.reports,
+            "returns": [x if math.isfinite(x) else None for x in t.returns],
+            "is_complete": t.is_complete,
+            "steps": t.steps,
+        }
+        for t in batch.trials
+    ]
+    found = trained if batch.is_trained else None
+    content = {"trials": rows, "attributes": batch.attributes, "trained": found}
     atomic.write_json(folder / BATCH, content)

@@ -11,14 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from purejax_po.checks import check_choice
-from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig
+from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, file, specs
 
 Value = bool | int | float | str
 Params = dict[str, Value]
 """A point of a space: a value for each name."""
 
-PARTS = ("hyperparams", "network")
-OF_EXPERIMENT = ("normalize_observations", "normalize_rewards")
+OF_EXPERIMENT = specs.OF_A_FILE
 """Fields of an experiment that a space may hold, besides the algorithm's."""
 MOST_SHAPES = 4096
 """Combinations of static choices that are checked one by one."""
@@ -67,7 +66,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         name = name.strip().replace("-", "_")
-        for prefix in PARTS:
+        for prefix in file.PARTS:
             name = name.removeprefix(f"{prefix}.")
         if not (name and equals):
             raise ValueError(
@@ -136,22 +135,9 @@ def _text(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def owner_of(algorithm: AlgorithmConfig, name: str) -> str | None:
-    """Return where a name stands: `hyperparams`, `network`, `algorithm` or `experiment`."""
-    owners = {
-        "hyperparams": algorithm.hyperparams,
-        "network": algorithm.network,
-        "algorithm": algorithm,
-    }
-    for place, owner in owners.items():
-        if name in {f.name for f in dataclasses.fields(owner)} - set(PARTS):
-            return place
-    return "experiment" if name in OF_EXPERIMENT else None
-
-
 def is_traced(algorithm: AlgorithmConfig, name: str) -> bool:
     """Tell whether a name is a number that no program depends on."""
-    return owner_of(algorithm, name) == "hyperparams"
+    return name in {f.name for f in dataclasses.fields(algorithm.hyperparams)}
 
 
 def shape_names(space: Space, algorithm: AlgorithmConfig) -> tuple[str, ...]:
@@ -163,18 +149,14 @@ def at(config: ExperimentConfig, params: Mapping[str, Value]) -> ExperimentConfi
     """Return an experiment at a point."""
     algorithm, own = config.algorithm, {}
     for name, value in params.items():
-        place = owner_of(algorithm, name)
-        if place == "experiment":
+        if name in OF_EXPERIMENT:
             own[name] = value
-        elif place == "algorithm":
-            algorithm = dataclasses.replace(algorithm, **{name: value})
-        elif place is not None:
-            part = getattr(algorithm, place)
-            held: Any = float(value) if place == "hyperparams" else value
-            if isinstance(getattr(part, name), tuple):
-                held = tuple(int(x) for x in str(value).split("x") if x)
-            changed = dataclasses.replace(part, **{name: held})
-            algorithm = dataclasses.replace(algorithm, **{place: changed})
+            continue
+        place, owner = specs.places(algorithm)[name]
+        held: Any = float(value) if place == "hyperparams" else value
+        if isinstance(getattr(owner, name), tuple):
+            held = tuple(int(x) for x in str(value).split("x") if x)
+        algorithm = specs.with_field(algorithm, name, held)
     return dataclasses.replace(config, algorithm=algorithm, **own)
 
 
@@ -182,9 +164,7 @@ def params_of(config: ExperimentConfig, space: Space) -> Params | None:
     """Return the point at which an experiment is; None if the space does not hold it."""
     found: Params = {}
     for name, dimension in space.items():
-        place = owner_of(config.algorithm, name)
-        whole = {"experiment": config, "algorithm": config.algorithm}
-        owner = whole.get(str(place)) or getattr(config.algorithm, str(place))
+        owner = config if name in OF_EXPERIMENT else specs.places(config.algorithm)[name][1]
         value: Any = getattr(owner, name)
         value = "x".join(map(str, value)) if isinstance(value, tuple) else value
         if isinstance(dimension, Range):
@@ -206,9 +186,7 @@ def check(space: Space, config: ExperimentConfig) -> None:
     if not space:
         raise ValueError("space must hold at least one name, got none")
     algorithm = config.algorithm
-    owners = (algorithm.hyperparams, algorithm, algorithm.network)
-    fields = [f.name for owner in owners for f in dataclasses.fields(owner)]
-    known = (*(x for x in fields if x not in (*PARTS, "factory")), *OF_EXPERIMENT)
+    known = (*(x for x in specs.places(algorithm) if x != "factory"), *OF_EXPERIMENT)
     for name, dimension in space.items():
         check_choice("a name in space", name, known)
         if isinstance(dimension, Range):

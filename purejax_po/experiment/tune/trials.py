@@ -39,9 +39,13 @@ class Trial(NamedTuple):
     attributes: JSONObject
     """A sampler's own notes."""
     reports: dict[int, float] = {}  # noqa: RUF012 - never changed
-    """Score by environment steps of a seed."""
+    """IQM over seeds of the return, by environment steps of a seed; none once a seed diverged."""
     is_complete: bool = False
-    """Whether it was trained to the end, without divergence."""
+    """Whether it was trained to the end, and no seed diverged or ended no episode."""
+    returns: Sequence[float] = ()
+    """Of each seed, at the last rung that it took part in."""
+    steps: int = 0
+    """Environment steps of each seed."""
 
     @property
     def value(self) -> float | None:
