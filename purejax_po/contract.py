@@ -197,7 +197,8 @@ def _abstract(what: str, function: Callable[..., PyTree], *args: PyTree) -> Shap
 
 def _space(env: Environment, env_params: EnvParams, which: str) -> Space:
     try:
-        space = getattr(env, f"{which}_space")(env_params)
+        with jax.ensure_compile_time_eval():  # bounds are numbers to compare, also in a trace
+            space = getattr(env, f"{which}_space")(env_params)
     except (AttributeError, NotImplementedError, TypeError) as error:
         raise ValueError(
             f"{name_of(env)}.{which}_space(env_params) must return a space, and fails: "
