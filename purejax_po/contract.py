@@ -207,7 +207,8 @@ def space_of(env: Environment, env_params: EnvParams, which: str) -> Space:
         ValueError: in one line, if there is none, or if it is not a space.
     """
     try:
-        space = getattr(env, f"{which}_space")(env_params)
+        with jax.ensure_compile_time_eval():  # bounds are numbers to compare, also in a trace
+            space = getattr(env, f"{which}_space")(env_params)
     except (AttributeError, NotImplementedError, TypeError) as error:
         raise ValueError(
             f"{name_of(env)}.{which}_space(env_params) must return a space, and fails: "

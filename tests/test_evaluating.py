@@ -56,6 +56,11 @@ def test_lanes_are_evaluated_as_each_alone(actions):
         jax.tree.map(lambda x, y, i=i: np.testing.assert_array_equal(x[i], y), found, alone)
 
 
+def test_an_environment_that_computes_its_bounds_with_jax_is_evaluated():
+    found = po.run(tiny.experiment(env="PointRobot-misc", **EVALUATED), progress=False)
+    assert np.isfinite(found["final_evaluation"].values).all()
+
+
 def test_training_has_the_same_bits_with_evaluation(plain, full):
     for name in plain.variables:
         np.testing.assert_array_equal(plain[name], full[1][name], err_msg=str(name))
