@@ -77,11 +77,11 @@ def main() -> None:
         peers.Worker(of, script, {**cache, **variables})
         for (of, script), variables in zip(scripts, (peers.our_variables(pair), {}), strict=True)
     ]
-    versions: dict[str, str] = {}
+    versions: dict[tuple[str, str], str] = {}
 
     def one(side: str, worker: peers.Worker, part: str) -> float:
         answer = worker.ask({**job, "part": part})
-        versions.update({f"{side}: {x}": y for x, y in answer["versions"].items()})
+        versions.update({(side, x): y for x, y in answer["versions"].items()})
         return answer["seconds"]
 
     try:
@@ -100,13 +100,17 @@ def main() -> None:
     found = {side: {part: seconds[side, part] for part in PARTS} for side in SIDES}
     rows = rows_of(found)
     batch = pair.settings["num_envs"] * pair.settings["num_steps"]
-    text = (
-        f"## Parts of an update, {ENV}\n\n{measure.table(rows)}\n\n"
-        f"One seed, {batch} steps an update; medians of {rounds} interleaved rounds of"
+    note = (
+        f"One seed, {batch} steps an update, two threads; medians of {rounds} interleaved rounds of"
         f" {arguments.updates} updates (smallest … largest). What a part adds is the difference to"
-        " a program without it."
+        " a program without it. Steps that are not of a training have actions of a new policy,"
+        f" N(0, 1). Brax's trainer runs on jax {versions[SIDES[1], 'jax']}."
     )
-    measure.write("beside_brax", {"seconds": found, "versions": versions}, text, {"parts": rows})
+    text = f"## Parts of an update, {ENV}\n\n{measure.table(rows)}\n\n{note}"
+    print(text)
+    measure.save("beside_brax", {"seconds": found}, text)
+    if given := measure.kept_as("beside_brax"):
+        measure.keep(given, {"parts": measure.data(rows)}, note)
 
 
 if __name__ == "__main__":
