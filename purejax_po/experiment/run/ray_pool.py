@@ -46,7 +46,7 @@ PASSED_ON = ("JAX_", "XLA_", "PUREJAX_PO_")
 """How environment variables begin that workers get from the process that drives the run."""
 
 
-class Worker:
+class Worker(Threads):
     """The process that trains on one GPU, or on the cores of one machine."""
 
     def __init__(self, config: JSONObject, where: JSONObject, settings: JSONObject) -> None:
@@ -56,17 +56,16 @@ class Worker:
             jax.config.update(name, value)
         self._cache = compilation.compilation_cache(where.pop("compilation_cache"))
         self._cache.__enter__()  # until the process ends
-        self._config = ExperimentConfig.from_dict(config)
-        self._host = Host(**where)
-        self._pool = Threads(self._config, build_trainer(self._config), self._host)
+        whole = ExperimentConfig.from_dict(config)
+        super().__init__(whole, build_trainer(whole), Host(**where))
         self._fit: Fit | None = None
 
     def fit(self, wish: Wish) -> Fit:
         """As `Pool`, on this machine alone."""
-        self._fit = self._pool.fit(wish)
+        self._fit = super().fit(wish)
         return self._fit
 
-    def begin(self, plan: Plan, place: tuple[str, tuple[str, ...]], begun: float) -> int | str:
+    def take(self, plan: Plan, place: tuple[str, tuple[str, ...]], begun: float) -> int | str:
         """Take the run; returns how many blocks at once, or why none."""
         import jax
 
@@ -75,32 +74,20 @@ class Worker:
             return f"its device is {kind}, the run's is {plan.device_kind}: last bits would differ"
         if self._fit is None or self._fit.lanes_per_device != plan.lanes_per_device:
             wish = Wish(fixed=plan.lanes_per_device, memory_gib=self._host.memory_gib)
-            self._fit = self._pool.fit(wish)
+            self._fit = super().fit(wish)
         directory, hashes = place
         store = RunStore(Path(directory), hashes, self._host.keep_checkpoints)
-        self._pool.begin(plan, store, begun)
+        self.begin(plan, store, begun)
         return self._fit.num_workers
 
-    def submit(self, block: int) -> None:
-        """As `Pool`."""
-        self._pool.submit(block)
-
-    def poll(self) -> list[Event]:
-        """As `Pool`; errors are told in words that any process can read."""
+    def answer(self) -> list[Event]:
+        """Gather what happens until a block ends; errors are in words that any process can read."""
         until, events = time.monotonic() + POLL_SECONDS, list[Event]()
         while not any(isinstance(e, Receipt | Failure) for e in events):
             if (left := until - time.monotonic()) <= 0:
                 break
-            events += self._pool.poll(left)
+            events += self.poll(left)
         return [e._replace(error=_in_words(e)) if isinstance(e, Failure) else e for e in events]
-
-    def stop(self) -> None:
-        """As `Pool`."""
-        self._pool.stop()
-
-    def close(self) -> None:
-        """As `Pool`."""
-        self._pool.close()
 
 
 def _in_words(failure: Failure) -> BaseException:
@@ -246,7 +233,7 @@ class RayPool:
 
     def _enlist(self, member: _Member) -> None:
         assert self._plan is not None
-        member.answer = member.actor.begin.remote(self._plan, self._place, self._begun)
+        member.answer = member.actor.take.remote(self._plan, self._place, self._begun)
 
     def _grow(self) -> None:
         """Ask for as many workers as there are blocks for, so that an autoscaler sees it."""
@@ -285,7 +272,7 @@ class RayPool:
         for event in said:
             if isinstance(event, Receipt | Failure):
                 member.blocks.discard(event.block)
-        member.answer = member.actor.poll.remote()
+        member.answer = member.actor.answer.remote()
         return said
 
     def _lose(self, member: _Member, error: RayError) -> list[Event]:
