@@ -8,5 +8,5 @@ spec = importlib.util.spec_from_file_location("shared_conftest", FILE)
 shared = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(shared)
 
-forget_programs, stay_small = shared.forget_programs, shared.stay_small
+forget, forget_programs, stay_small = shared.forget, shared.forget_programs, shared.stay_small
 compile_quickly = shared.compile_quickly

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 import jax
 import numpy as np
@@ -95,13 +95,22 @@ def compile_once(
 _compiled: dict[Hashable, Program] = {}
 
 
+class _Timed(Protocol):
+    """A named tuple with the field `compile_seconds`."""
+
+    def _replace(self, *, compile_seconds: float) -> Self: ...
+
+
+Compiled = TypeVar("Compiled", bound=_Timed)
+
+
 def once(
-    kept: dict[Hashable, Any],
+    kept: dict[Hashable, Compiled],
     key: Hashable,
     shape: Hashable,
     devices: Sequence[Device],
-    compile_: Callable[[], Any],
-) -> Any:
+    compile_: Callable[[], Compiled],
+) -> Compiled:
     """Return what was compiled for the same key, shape, devices and settings of JAX, or compile it.
 
     Args:
