@@ -20,7 +20,7 @@ WINDOWS, STEPS = 10, 5000
 TRICKS = {
     "compiler_options": "options of the compiler",
     "written_out_keys": "keys by threefry written out",
-    "affine_shuffle": "shuffles without a sort",
+    "packed_shuffle": "shuffles by a sort of single words",
     "short_sums": "plain short sums",
     "copied_factors": "kernels' gradients of copies",
     "columns": "narrow products by columns",

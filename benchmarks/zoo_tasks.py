@@ -234,8 +234,9 @@ TASKS: dict[str, Task] = {
 
 
 def shapes_of(algorithm: str, env: str) -> Sequence[Mapping[str, Any]]:
-    """What shapes the programs of a cell's search."""
-    return TASKS[env].shapes.get(algorithm, SHAPES[algorithm])
+    """What shapes the programs of a cell's search, with the fast permutations."""
+    shuffle = {} if algorithm == "a2c" else {"shuffle": "fast"}
+    return [{**shape, **shuffle} for shape in TASKS[env].shapes.get(algorithm, SHAPES[algorithm])]
 
 
 def times(algorithm: str) -> int:

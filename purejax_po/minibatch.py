@@ -19,9 +19,8 @@ Data = TypeVar("Data")
 class ShuffleOptions:
     """Options of algorithms that learn from minibatches."""
 
-    shuffle: Shuffle = "auto"
-    """Orders of the samples: uniform, or fast (not all orders; for 2ⁿ ≥ 64 samples); auto is fast
-    on a CPU alone."""
+    shuffle: Shuffle = "uniform"
+    """Orders of the samples: uniform, or fast (few of all orders; where there are 2ⁿ ≥ 64)."""
 
 
 def epochs(
@@ -32,7 +31,7 @@ def epochs(
     *,
     num_epochs: int,
     num_minibatches: int,
-    shuffle: Shuffle = "auto",
+    shuffle: Shuffle = "uniform",
 ) -> tuple[State, PyTree]:
     """Scan `step` over `num_epochs` × `num_minibatches` shuffled minibatches.
 
@@ -58,7 +57,7 @@ def epochs(
     return packed.nested_scan(minibatch, shuffled, state, jax.random.split(key, num_epochs))
 
 
-def orders(key: Key, size: int, num_epochs: int, shuffle: Shuffle = "auto") -> Array:
+def orders(key: Key, size: int, num_epochs: int, shuffle: Shuffle = "uniform") -> Array:
     """The permutations that `epochs` takes samples in, int32 `[num_epochs, size]`."""
     return jax.vmap(lambda key: permutation(key, size, shuffle))(jax.random.split(key, num_epochs))
 

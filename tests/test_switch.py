@@ -16,11 +16,11 @@ NONE = switch.Tricks(*(False for _ in switch.Tricks._fields))
 
 def test_each_platform_has_the_tricks_that_suit_it(monkeypatch):
     assert switch.on() == switch.CPU
-    assert switch.on().affine_shuffle
+    assert switch.on().packed_shuffle
     assert not switch.on().lean_loops
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert switch.on() == switch.ELSEWHERE
-    assert not switch.on().affine_shuffle
+    assert not switch.on().packed_shuffle
     assert switch.on().lean_loops
 
 
@@ -42,7 +42,7 @@ def test_without_the_trick_every_size_is_shuffled_as_jax_does():
     key = jax.random.key(0)
     plain = jax.random.permutation(key, 64)
     assert (shuffle.permutation(key, 64) != plain).any()
-    with switch.without("affine_shuffle"):
+    with switch.without("packed_shuffle"):
         np.testing.assert_array_equal(shuffle.permutation(key, 64), plain)
 
 

@@ -16,8 +16,8 @@ class Tricks(NamedTuple):
     """XLA's options for each platform (`experiment.run.compilation`)."""
     written_out_keys: bool = True
     """Threefry as plain operations (`prng`): the same numbers."""
-    affine_shuffle: bool = True
-    """Permutations without a sort (`shuffle`): other numbers, and not all permutations."""
+    packed_shuffle: bool = True
+    """Permutations by a sort of single words (`shuffle`): other numbers."""
     short_sums: bool = True
     """Sums over short axes term by term (`sums`)."""
     copied_factors: bool = True
@@ -55,7 +55,7 @@ class Tricks(NamedTuple):
 CPU = Tricks()
 ELSEWHERE = Tricks(
     written_out_keys=False,
-    affine_shuffle=False,
+    packed_shuffle=False,
     short_sums=False,
     copied_factors=False,
     lean_loops=True,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from purejax_po import advantages, curvature, minibatch
-from purejax_po._xla import shuffle
+from purejax_po._xla.shuffle import Shuffle, permutation
 from purejax_po.advantages import weighted_mean
 from purejax_po.algorithms import actor_critic, critics, optimizers
 from purejax_po.checks import (
@@ -168,6 +168,7 @@ def algorithm(
             samples,
             kind=options.fisher,
             fraction=options.fisher_fraction,
+            shuffle=options.shuffle,
             damping=hyperparams.damping,
             carry=policy_carry,
         )
@@ -259,6 +260,7 @@ def fisher_product(
     fraction: float,
     damping: Array | float,
     carry: Carry = (),
+    shuffle: Shuffle = "uniform",
 ) -> curvature.Product:
     """Build the Fisher-vector product of a policy over samples, or a random share of them.
 
@@ -270,7 +272,7 @@ def fisher_product(
     """
     if fraction < 1.0:
         size = samples.weight.shape[-1]
-        subset = shuffle.permutation(key, size)[: max(1, round(fraction * size))]
+        subset = permutation(key, size, shuffle)[: max(1, round(fraction * size))]
         of_all_steps = (slice(None),) * (samples.weight.ndim - 1)
         samples = jax.tree.map(lambda x: x[(*of_all_steps, subset)], samples)
         carry = jax.tree.map(lambda x: x[subset], carry)

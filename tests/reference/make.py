@@ -7,6 +7,7 @@ at the commit that the file is named after. Where a change of results is meant, 
 in the commit that changes them.
 """
 
+import dataclasses
 import hashlib
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def experiments():
     }
     found = {
         name: po.ExperimentConfig(
-            algorithm=algorithm,
+            algorithm=fast(algorithm),
             total_steps=20 * algorithm.num_envs * algorithm.num_steps,
             **everywhere,
         )
@@ -60,7 +61,7 @@ def experiments():
         **everywhere,
     )
     found["ppo-pendulum"] = po.ExperimentConfig(
-        algorithm=po.PPOConfig(**ppo, **small),
+        algorithm=fast(po.PPOConfig(**ppo, **small)),
         env="Pendulum-v1",
         total_steps=100 * 2 * 32,
         normalize_observations=True,
@@ -68,18 +69,25 @@ def experiments():
         **everywhere,
     )
     found["trpo-pendulum"] = po.ExperimentConfig(
-        algorithm=po.TRPOConfig(**natural),
+        algorithm=fast(po.TRPOConfig(**natural)),
         env="Pendulum-v1",
         total_steps=20 * 2 * 64,
         **everywhere,
     )
     found["ppo-sweep"] = po.ExperimentConfig(
-        algorithm=po.PPOConfig(**ppo, **small),
+        algorithm=fast(po.PPOConfig(**ppo, **small)),
         total_steps=20 * 2 * 32,
         sweep={"learning_rate": (1e-3, 3e-3), "env_params.gravity": (9.8, 12.0)},
         **everywhere,
     )
     return found
+
+
+def fast(algorithm):
+    """Choose the permutations that commit 7cb7458 always drew; it has no such choice."""
+    if hasattr(algorithm, "shuffle"):
+        return dataclasses.replace(algorithm, shuffle="fast")
+    return algorithm
 
 
 def circumstances():
