@@ -8,6 +8,7 @@ this checkout's speed over the other's: the median of the rounds, with the small
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -29,7 +30,7 @@ LANES = {"npg": 4, "trpo": 4}
 """Of a worker, where they are not 8."""
 
 
-def work(algorithm: str, env_id: str, steps: int) -> None:
+def work(algorithm: str, env_id: str, steps: int, shuffle: str) -> None:
     """Compile one checkout's program, then train once for every line that is read."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -38,6 +39,8 @@ def work(algorithm: str, env_id: str, steps: int) -> None:
     import purejax_po as po
 
     config = getattr(po, DEFAULTS[algorithm])()
+    if shuffle and hasattr(config, "shuffle"):
+        config = dataclasses.replace(config, shuffle=shuffle)
     env, env_params = po.make_env(env_id)
     algorithm_ = config.build(env, env_params)
     trainer = po.make_trainer(
@@ -102,10 +105,13 @@ def main() -> int:
     parser.add_argument("--algorithms", nargs="+", default=list(DEFAULTS), choices=DEFAULTS)
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--steps", type=int, default=100_000, help="environment steps of a lane")
+    parser.add_argument(
+        "--shuffle", default="", help="of the checkouts that have this option, as uniform or fast"
+    )
     parser.add_argument("--work", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        work(arguments.work, arguments.env, arguments.steps)
+        work(arguments.work, arguments.env, arguments.steps, arguments.shuffle)
         return 0
     if arguments.other is None or not (arguments.other / "purejax_po").is_dir():
         parser.error(f"OTHER must be a folder with a checkout, got {arguments.other}")
@@ -113,6 +119,7 @@ def main() -> int:
     print("| --- | --- | --- | --- | --- |")
     for name in arguments.algorithms:
         given = [name, "--env", arguments.env, "--steps", str(arguments.steps)]
+        given += ["--shuffle", arguments.shuffle]
         both = []
         for checkout in (HERE, arguments.other.resolve()):
             process = start(checkout, given)
