@@ -1,9 +1,10 @@
 """Two checkouts of this project beside each other: their training programs in interleaved rounds.
 
-    python benchmarks/checkouts.py OTHER [--rounds 15] [--algorithms ppo trpo …] [--env CartPole-v1]
+    python benchmarks/checkouts.py OTHER [--rounds 16] [--algorithms ppo trpo …] [--env CartPole-v1]
 
 Each checkout runs in a process of its own, which compiles once and then waits; the rounds alternate
-between the two. A round trains every worker's lanes for some windows, as a run does. The ratio is
+between the two. Which process starts first can decide 5 %, so each does for half of the rounds. A
+round trains every worker's lanes for some windows, as a run does. The ratio is
 this checkout's speed over the other's: the median of the rounds, with the smallest and the largest.
 """
 
@@ -15,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
@@ -97,11 +99,34 @@ def ask(process: subprocess.Popen[str]) -> float:
     return json.loads(process.stdout.readline())
 
 
+def in_turns(
+    checkouts: Sequence[Path], given: list[str], rounds: int, begun: int
+) -> tuple[list[tuple[float, ...]], list[float]]:
+    """Start both processes, that of checkout `begun` first, and let them train in turns.
+
+    Returns:
+        Each round's environment steps per second, and the seconds of compilation.
+    """
+    processes, compiled = {}, {}
+    for i in (begun, 1 - begun):
+        processes[i] = start(checkouts[i], given)
+        stdout = processes[i].stdout
+        assert stdout is not None
+        compiled[i] = json.loads(stdout.readline())["compile_seconds"]
+    found = []
+    for turn in range(rounds):
+        speeds = {i: ask(processes[i]) for i in ((0, 1) if turn % 2 else (1, 0))}
+        found.append((speeds[0], speeds[1]))
+    for process in processes.values():
+        process.communicate()
+    return found, [compiled[0], compiled[1]]
+
+
 def main() -> int:
     """Time both checkouts, algorithm by algorithm."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("other", type=Path, nargs="?", help="folder of the other checkout")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--algorithms", nargs="+", default=list(DEFAULTS), choices=DEFAULTS)
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--steps", type=int, default=100_000, help="environment steps of a lane")
@@ -120,27 +145,18 @@ def main() -> int:
     for name in arguments.algorithms:
         given = [name, "--env", arguments.env, "--steps", str(arguments.steps)]
         given += ["--shuffle", arguments.shuffle]
-        both = []
-        for checkout in (HERE, arguments.other.resolve()):
-            process = start(checkout, given)
-            assert process.stdout is not None
-            both.append((process, json.loads(process.stdout.readline())))
-        (this, told), (other, other_told) = both
-        rounds = []
-        for i in range(arguments.rounds):
-            if i % 2:
-                speed, other_speed = ask(this), ask(other)
-            else:
-                other_speed, speed = ask(other), ask(this)
-            rounds.append((speed, other_speed))
-        for process, _ in both:
-            process.communicate()
+        rounds, compiled = [], []
+        for begun in range(2):
+            pair = (HERE, arguments.other.resolve())
+            found, seconds = in_turns(pair, given, arguments.rounds // 2, begun)
+            rounds += found
+            compiled.append(seconds)
         ratios = [a / b for a, b in rounds]
         medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
         print(
             f"| {name} | {medians[0]:,.0f} | {medians[1]:,.0f} | {statistics.median(ratios):.3f} "
-            f"({min(ratios):.3f} … {max(ratios):.3f}) | {told['compile_seconds']:.1f} s / "
-            f"{other_told['compile_seconds']:.1f} s |",
+            f"({min(ratios):.3f} … {max(ratios):.3f}) | {min(c[0] for c in compiled):.1f} s / "
+            f"{min(c[1] for c in compiled):.1f} s |",
             flush=True,
         )
     return 0
