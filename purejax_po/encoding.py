@@ -99,6 +99,7 @@ def _encoder(
 
     def encode(obs: Array) -> Array:
         leading = obs.shape[: obs.ndim - len(shape)]
+        observations.check_shape(obs, shape)
         if not jnp.issubdtype(obs.dtype, jnp.floating):
             obs = to_unit(obs.astype(param_dtype()))
         return obs if channels else jnp.reshape(obs, (*leading, math.prod(shape)))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from purejax_po import metrics
 from purejax_po.metrics import Moments
-from purejax_po.observations import field, with_fields
+from purejax_po.observations import check_shape, field, with_fields
 from purejax_po.types import (
     Actor,
     Array,
@@ -130,6 +130,7 @@ def normalize_obs(statistics: ObservationStatistics, obs: Observation) -> Observ
 
 
 def _normalized(moments: Moments, obs: Array) -> Array:
+    check_shape(obs, moments.mean.shape)
     normalized = (obs - moments.mean) / standard_deviation(moments)
     return jnp.clip(normalized, -OBSERVATION_CLIP, OBSERVATION_CLIP)
 

@@ -92,6 +92,13 @@ def differ_in_time(next_obs: Observation, obs: Observation) -> Array:
     return functools.reduce(jnp.logical_or, jax.tree.leaves(jax.tree.map(differ, next_obs, obs)))
 
 
+def check_shape(obs: Array, shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless an observation's last axes, all after those of batches, are so."""
+    if obs.shape[max(0, obs.ndim - len(shape)) :] != shape:
+        told = ", ".join(map(str, ("…", *shape)))
+        raise ValueError(f"observations must have the shape [{told}], got {list(obs.shape)}")
+
+
 def check_arrays(what: str, obs: Observation) -> None:
     """Raise `ValueError` unless an observation is an array, or a dictionary or tuple of arrays."""
     parts = obs.values() if isinstance(obs, dict) else obs if isinstance(obs, tuple) else (obs,)

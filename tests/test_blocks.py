@@ -94,6 +94,8 @@ def test_what_is_wrong_about_the_host_is_one_line(subtests):
         ({"checkpoint_every": -1}, "checkpoint_every must be"),
         ({"log_to": "wandb"}, "log_to must be a sequence of names"),
         ({"progress": 3}, "progress must be True, False or a function"),
+        ({"observers": (3,)}, r"observers must be objects with on_window\("),
+        ({"observers": print}, "observers must be a sequence"),
         ({"overwrite": "yes"}, "overwrite must be True or False"),
     ]:
         with subtests.test(message):

@@ -386,6 +386,9 @@ def test_policies_that_come_out_of_a_run_keep_to_masks(tmp_path):
     mask = jnp.eye(8, dtype=bool)
     action = act({"observation": jnp.zeros((8, 8)), "action_mask": mask})
     np.testing.assert_array_equal(action, jnp.arange(8))
+    written = po.export(out, seed=1, num_episodes=0).files["stablehlo"]
+    exported = jax.export.deserialize(written.read_bytes())
+    np.testing.assert_array_equal(exported.call(mask, jnp.zeros((8, 8)))[0], jnp.arange(8))
     found = po.evaluate_run(out, num_episodes=2)
     assert (found["episode_length"] > 4).all()  # a lever that does not work ends an episode at once
 

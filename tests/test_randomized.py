@@ -93,6 +93,22 @@ def test_mistakes_are_told_in_a_line(subtests, capsys):
             assert message in capsys.readouterr().err
 
 
+def test_mistakes_in_python_are_told_in_a_line(subtests):
+    env, _ = po.make_env("Pendulum-v1")
+    host, _ = po.make_env("gymnasium/Pendulum-v1")
+    for make, words in [
+        (lambda: po.randomized(env, {"g": 3}), r"randomize g must be \(low, high\) or a function"),
+        (
+            lambda: po.randomized(host, {"g": (1, 2)}),
+            "randomize must be left out for gymnasium/Pend",
+        ),
+    ]:
+        with subtests.test(words):
+            with pytest.raises(ValueError, match=words) as error:
+                make()
+            assert "\n" not in str(error.value)
+
+
 def test_a_run_is_randomised_and_wrapped_and_evaluated_with_the_true_parameters(tmp_path, capsys):
     out, flags = tmp_path / "run", ["--wrappers", "frame_stack:2", "time_limit:20"]
     flags += ["--randomize", "g=8:12,m=log:0.5:2", "--seeds", "2", "--total-steps", "2560"]
@@ -124,6 +140,22 @@ def test_a_run_is_randomised_and_wrapped_and_evaluated_with_the_true_parameters(
     assert main(["evaluate", str(out), "--episodes", "5", "--grid", "g=8,10"]) == 0
     points = json.loads((out / "evaluation-grid.json").read_text())["points"]
     assert [row["at"] for row in points] == [{"g": 8.0}, {"g": 10.0}]
+    with pytest.raises(ValueError, match="grid g must be values such as"):
+        po.evaluate_grid(out, {"g": 8.0})
+    # Elsewhere an id has the run's wrappers, and an object its own.
+    elsewhere = po.evaluate_run(out, num_episodes=5, env="Pendulum-v1")
+    np.testing.assert_array_equal(elsewhere["episode_return"], evaluation["episode_return"])
+    with pytest.raises(ValueError, match=r"observations of Pendulum-v1, \[6\], got .* with \[3\]"):
+        po.evaluate_run(out, num_episodes=5, env=po.make_env("Pendulum-v1")[0])
+    capsys.readouterr()
+    assert main(["evaluate", str(out), "--env", "Acrobot-v1"]) == 2
+    told = capsys.readouterr().err
+    assert told == (
+        "purejax-po: error: env must have the observations of Pendulum-v1, [6], got Acrobot-v1 "
+        "with [12]\n"
+    )
+    with pytest.raises(ValueError, match=r"must have the shape \[…, 6\], got \[3\]"):
+        policy(np.zeros(3, np.float32))
 
 
 def test_wrappers_are_resumed_and_their_mistakes_told(tmp_path):

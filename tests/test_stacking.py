@@ -198,6 +198,7 @@ def test_mistakes_are_one_line(subtests):
         (["frame_stack:0"], "frame_stack must be a whole number ≥ 1, got 0"),
         (["sticky_actions:2"], r"sticky_actions must be a number in \[0, 1\], got 2"),
         (["reward_clip:-1"], "reward_clip must be a finite number > 0, got -1"),
+        (["reward_scale:0"], "reward_scale must be a finite number other than 0, got 0"),
         (["flatten_observation:2"], "takes no value"),
         ("frame_stack:4", "wrappers must be a list"),
     ]:

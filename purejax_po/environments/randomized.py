@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from purejax_po.checks import Range, check_choice, check_number
@@ -46,10 +47,13 @@ def randomized(env: Environment, draws: Mapping[str, Draw | tuple[float, float]]
     """
     check_traceable("randomize", env)
     params = env.default_params
-    known = numbers(params)
     made = {}
     for name, draw in draws.items():
-        check_choice(f"randomize of {name_of(env)}", name, known)
+        check_field("randomize", name_of(env), name, params)
+        if not callable(draw) and np.shape(draw) != (2,):
+            raise ValueError(
+                f"randomize {name} must be (low, high) or a function of a key, got {draw!r}"
+            )
         like = jnp.asarray(getattr(params, name))
         made[name] = _typed(draw if callable(draw) else _uniform(name, *draw, like), like.dtype)
     return _Randomized(env, made) if made else env
@@ -118,6 +122,16 @@ def numbers(params: EnvParams) -> tuple[str, ...]:
     fields = dataclasses.fields(params) if dataclasses.is_dataclass(params) else ()
     found = [f.name for f in fields if isinstance(getattr(params, f.name), int | float | jax.Array)]
     return tuple(name for name in found if name != LIMIT and jnp.shape(getattr(params, name)) == ())
+
+
+def check_field(what: str, env_name: str, name: str, params: EnvParams) -> None:
+    """Raise `ValueError` unless a name is that of a field that can be drawn."""
+    if not (known := numbers(params)):
+        raise ValueError(
+            f"{what} must be left out for {env_name}, whose parameters hold no number besides a "
+            f"time limit, got {name!r}"
+        )
+    check_choice(f"{what} of {env_name}", name, known)
 
 
 def _uniform(name: str, low: float, high: float, like: Array) -> Draw:

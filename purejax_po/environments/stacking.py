@@ -106,9 +106,11 @@ def reward_scale(env: Environment, factor: float) -> Environment:
     """Multiply rewards by a factor.
 
     Raises:
-        ValueError: if the factor is not a finite number.
+        ValueError: if the factor is not a finite number, or 0, which leaves nothing to learn.
     """
     check_number("reward_scale", factor, Range())
+    if factor == 0:
+        raise ValueError(f"reward_scale must be a finite number other than 0, got {factor:g}")
     return _Rewarded(env, lambda reward: reward * factor)
 
 

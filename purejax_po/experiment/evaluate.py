@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po import environments
-from purejax_po.checks import Range, check_choice, check_count, check_number
+from purejax_po import contract, environments
+from purejax_po.checks import Range, check_count, check_number
 from purejax_po.environments import parameters, randomized
 from purejax_po.evaluation import Evaluation, evaluate
 from purejax_po.experiment.policies import TrainedPolicies, load_policies
@@ -18,7 +18,16 @@ from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run.evaluating import time_limit
 from purejax_po.experiment.run.trainer import true_env
 from purejax_po.training import MOST_SEEDS
-from purejax_po.types import Array, Environment, EnvName, EnvParams, JSONObject, Params
+from purejax_po.types import (
+    Array,
+    Environment,
+    EnvName,
+    EnvParams,
+    JSONObject,
+    Observation,
+    Params,
+    Trainer,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -49,7 +58,8 @@ def evaluate_run(
         evaluation_seed: decides the episodes' starts and noise, the same for every seed and run.
         point: as `load_policy`.
         env: another environment with the same kind of observations and actions, by its id or as an
-            object, such as `"gymnasium/Hopper-v5"` for a policy of `brax/hopper`.
+            object, such as `"gymnasium/Hopper-v5"` for a policy of `brax/hopper`. By an id it is
+            made with the run's wrappers; an object has its own.
 
     Returns:
         `episode_return` and `episode_length`, dims `seed`, `episode`; the attributes
@@ -57,11 +67,16 @@ def evaluate_run(
 
     Raises:
         ValueError: as `load_policies`; for more episodes than memory holds, an evaluation_seed
-            outside [0, 2³²), or no policy.
+            outside [0, 2³²), or no policy; for an environment with other observations or actions.
     """
     found = _load(out, point, num_episodes, evaluation_seed)
     config, trainer = found.study.config, found.study.trainer
-    env, env_params = true_env(config, trainer) if env is None else environments.make(env)
+    if env is None:
+        env, env_params = true_env(config, trainer)
+    else:
+        wrappers = config.wrappers if isinstance(env, str) else ()
+        env, env_params = environments.make(env, wrappers=wrappers)
+        _check_observations(trainer, env, env_params)
     dataset = _on_grid(out, found, env, env_params, {}, num_episodes, greedy, evaluation_seed)
     seeds = config.first_seed + np.arange(config.num_seeds)
     return dataset.assign_attrs(
@@ -101,7 +116,9 @@ def evaluate_grid(
     if not grid:
         raise ValueError("grid must name a field of the environment's parameters, got none")
     for name, values in grid.items():
-        check_choice(f"grid of {config.env_name}", name, randomized.numbers(env_params))
+        randomized.check_field("grid", config.env_name, name, env_params)
+        if np.ndim(values) != 1 or not len(values):
+            raise ValueError(f"grid {name} must be values such as (8.0, 10.0), got {values!r}")
         for value in values:
             check_number(f"grid {name}", value, Range())
     return _on_grid(out, found, env, env_params, grid, num_episodes, greedy, evaluation_seed)
@@ -130,6 +147,22 @@ def _load(
     if evaluation_seed >= MOST_SEEDS:
         raise ValueError(f"evaluation_seed must be below 2^32, got {evaluation_seed}")
     return load_policies(out, point)
+
+
+def _check_observations(trainer: Trainer, env: Environment, env_params: EnvParams) -> None:
+    """Raise `ValueError` unless an environment's observations have the shapes of the trainer's."""
+    own = contract.first_observation(trainer.env, trainer.env_params)
+    found = contract.first_observation(env, env_params)
+    if _shapes(found) != _shapes(own):
+        raise ValueError(
+            f"env must have the observations of {contract.name_of(trainer.env)}, "
+            f"{_shapes(own)}, got {contract.name_of(env)} with {_shapes(found)}"
+        )
+
+
+def _shapes(obs: Observation) -> str:
+    """Shapes in words, by name where an observation has several fields."""
+    return str(jax.tree.map(lambda x: list(x.shape), obs))
 
 
 def _on_grid(

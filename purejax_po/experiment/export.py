@@ -63,8 +63,8 @@ def export(
 ) -> Exported:
     """Write one seed's final policy in formats that need no training code, with its model card.
 
-    The files hold the normalisation of observations, the map of actions into the environment's
-    space, and memory. The batch may have any size.
+    The files hold the normalisation of observations, masks of actions, the map of actions into the
+    environment's space, and memory. The batch may have any size.
 
     Args:
         out: the directory of a run.

@@ -70,6 +70,14 @@ class Host:
             raise ValueError(f"progress must be True, False or a function, got {self.progress!r}")
         if isinstance(self.log_to, str):
             raise ValueError(f"log_to must be a sequence of names, got {self.log_to!r}")
+        if not isinstance(self.observers, Sequence):
+            raise ValueError(f"observers must be a sequence of them, got {self.observers!r}")
+        for observer in self.observers:
+            if not all(callable(getattr(observer, x, None)) for x in ("on_window", "close")):
+                raise ValueError(
+                    "observers must be objects with on_window(plan, labels, window) and close(), "
+                    f"got {observer!r}"
+                )
         if self.max_workers is not None and self.cluster is None:
             raise ValueError("max_workers must be given with cluster; here it is num_devices")
 
