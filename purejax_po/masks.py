@@ -16,12 +16,14 @@ such a mask, since nobody acts on it.
 import functools
 import math
 
+import jax
 import jax.numpy as jnp
 
 from purejax_po import spaces
 from purejax_po.distributions import Categorical, Joint, MaskedCategorical, Product
 from purejax_po.observations import ACTION_MASK, field, fields
 from purejax_po.types import (
+    Action,
     Array,
     Carry,
     Distribution,
@@ -91,6 +93,22 @@ def masked(policy: Policy) -> Policy:
     if prompt is not None:
         prompt = Prompt(prompt.read, masked(prompt.go_on))
     return policy._replace(step=step, unroll=unroll, prompt=prompt)
+
+
+def allows(obs: Observation, action: Action, action_space: Space) -> Array:
+    """Whether an observation's mask, if it has one, calls an action valid: bool `[]`."""
+    if not isinstance(obs, dict) or ACTION_MASK not in obs:
+        return jnp.bool_(True)
+    factors = spaces.choices(action_space)
+    if factors is None:
+        factors = spaces.Choices((int(action_space.n),), (spaces.start(action_space),))
+    chosen = jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(action)])
+    chosen, mask = chosen - jnp.asarray(factors.starts), obs[ACTION_MASK]
+    if mask.shape == factors.sizes:
+        valid = mask[tuple(chosen)]
+    else:
+        valid = jnp.all(mask[chosen + jnp.cumsum(jnp.asarray((0, *factors.sizes[:-1])))])
+    return valid | ~jnp.any(mask)
 
 
 def in_space(obs_space: Space) -> Space | None:

@@ -130,6 +130,52 @@ def test_the_state_of_a_seed_that_has_ended_stays_what_it_was(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, ended, short)
 
 
+def test_the_best_policy_is_that_of_a_run_which_ends_where_it_was_evaluated(tmp_path):
+    """Kept across a stop; training and the final policy stay what they are."""
+    hyperparams = po.PPOHyperparams(learning_rate=0.02, learning_rate_decay=0.0)
+    algorithm = dataclasses.replace(tiny.ALGORITHMS["ppo"], hyperparams=hyperparams)
+    config = tiny.experiment(algorithm=algorithm, num_seeds=3, normalize_observations=True)
+    config = dataclasses.replace(config, **EVALUATED)
+    keeping, out = dataclasses.replace(config, keep_best=True), tmp_path / "keeping"
+    run_until(out, 7, keeping)
+    found = po.resume(out, progress=False)
+    whole = po.run(config, tmp_path / "whole", progress=False)
+    assert found.drop_attrs().identical(whole.drop_attrs())
+    final, own = (policies.load_policies(tmp_path / x).params for x in ("whole", "keeping"))
+    jax.tree.map(np.testing.assert_array_equal, final, own)
+    best = policies.load_policies(out, best=True).params
+    chosen = found["evaluation"].values[np.argmax(found["evaluation_return"].values, axis=1)]
+    assert set(chosen) != {320}
+    for steps in set(chosen):
+        short = tmp_path / str(steps)
+        po.run(dataclasses.replace(config, total_steps=int(steps)), short, progress=False)
+        ended = policies.load_policies(short).params
+        of = chosen == steps
+        jax.tree.map(lambda x, y, of=of: np.testing.assert_array_equal(x[of], y[of]), best, ended)
+
+
+def test_the_best_policies_are_evaluated_exported_and_refused_where_none_are_kept(
+    tmp_path, full, capsys
+):
+    config = tiny.experiment(**EVALUATED, num_seeds=2, keep_best=True)
+    out = tmp_path / "run"
+    po.run(config, out, progress=False)
+    assert cli.main(["evaluate", str(out), "--episodes", "4", "--best"]) == 0
+    assert json.loads((out / "evaluation-best.json").read_text())["policies"] == "best"
+    found = po.evaluate_run(out, num_episodes=4, best=True)
+    per_seed = json.loads((out / "evaluation-best.json").read_text())["per_seed"]
+    means = found["episode_return"].mean("episode")
+    assert list(per_seed.values()) == means.values.tolist()
+    exported = po.export(out, seed=1, to="safetensors", best=True, num_episodes=0)
+    assert exported.folder.name == "seed-1-best"
+    assert "best by evaluation" in exported.card.read_text()
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(full[0]), "--best"]) == 2
+    assert "best must be False" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="keep_best must be False where nothing is evaluated"):
+        tiny.experiment(keep_best=True).check()
+
+
 def test_memory_and_frozen_statistics_are_those_of_the_final_policy(tmp_path):
     network = po.NetworkConfig(hidden=(8,), memory="gru")
     algorithm = dataclasses.replace(tiny.ALGORITHMS["a2c"], network=network)

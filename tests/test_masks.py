@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 import purejax_po as po
 from purejax_po import curvature, masks, networks, rollout
 from purejax_po.distributions import Categorical, Joint, MaskedCategorical, Product
+from purejax_po.environments import by_name
 from purejax_po.experiment.config import schema
 from purejax_po.jacobian import linearized
 from purejax_po.testing.fields import masked_levers
@@ -492,3 +493,46 @@ def test_a_softmax_policy_is_masked_and_a_joint_one_is_a_product_without_a_mask(
     np.testing.assert_allclose(
         log_probs("combinations", joint), log_probs("combinations", whole), rtol=1e-12
     )
+
+
+@pytest.mark.parametrize(
+    ("space", "mask", "valid"),
+    [
+        (spaces.Discrete(3), [True, False, True], [(0,), (2,)]),
+        (spaces.Discrete(3), [False] * 3, [(0,), (1,), (2,)]),
+        (
+            spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)]),
+            [True, False, False, True, True],
+            [(0, 1), (0, 2)],
+        ),
+        (
+            spaces.Tuple([spaces.Discrete(2), spaces.Discrete(2)]),
+            [[True, False], [False, True]],
+            [(0, 0), (1, 1)],
+        ),
+    ],
+)
+def test_an_action_is_told_valid(space, mask, valid):
+    obs = {"action_mask": jnp.asarray(mask)}
+    sizes = (space.n,) if hasattr(space, "n") else [part.n for part in space.spaces]
+    for choice in itertools.product(*map(range, sizes)):
+        action = jnp.int32(choice[0]) if len(choice) == 1 else tuple(map(jnp.int32, choice))
+        assert bool(masks.allows(obs, action, space)) == (choice in valid)
+        assert masks.allows(jnp.zeros(3), action, space)
+
+
+@pytest.mark.parametrize("wrapper", ["sticky_actions:1", "action_repeat:3"])
+def test_no_wrapper_takes_an_invalid_action(wrapper):
+    """A lever that does not work ends the episode; those that work change with every step."""
+    env = by_name.wrap(masked_levers(), [wrapper])
+    params = env.default_params
+
+    def step(carry, key):
+        obs, state = carry
+        action = jnp.argmax(obs["action_mask"])
+        obs, state, _, terminated, *_ = env.step(key, state, action, params)
+        return (obs, state), terminated
+
+    start = env.reset(jax.random.key(0), params)
+    keys = jax.random.split(jax.random.key(1), 5)  # too few for the pole to fall
+    assert not jax.lax.scan(step, start, keys)[1].any()

@@ -38,7 +38,7 @@ GROUPS = (
         "How long, how finely it is recorded, and when it is evaluated.",
         (
             *("--total-steps", "--num-windows", "--evaluate-every", "--evaluation-episodes"),
-            *("--evaluation-actions", "--solve-return", "--stop-when-solved"),
+            *("--evaluation-actions", "--solve-return", "--stop-when-solved", "--keep-best"),
         ),
     ),
     Group(

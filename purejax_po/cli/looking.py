@@ -70,6 +70,8 @@ class Evaluate:
     """Sample actions, in place of the most likely ones."""
     point: PointFlags = ()
     """For a sweep: one value per axis, NAME=VALUE (default: the best point)."""
+    best: bool = False
+    """Policies with the highest evaluation in training (`--keep-best`), not the final ones."""
     env: str | None = None
     """Another environment with the same observations and actions, such as gymnasium/Hopper-v5 for
     a policy of brax/hopper; evaluation-ENV.json holds the returns."""
@@ -91,11 +93,14 @@ class Evaluate:
             num_episodes=self.episodes,
             greedy=not self.sample,
             point=point,
+            best=self.best,
             env=self.env,
         )
         means = evaluation["episode_return"].mean("episode").values
-        name = f"evaluation-{self.env.replace('/', '-')}" if self.env else "evaluation"
+        which = "best" if self.best else "final"
+        kind = ["best"] * self.best + [str(self.env).replace("/", "-")] * bool(self.env)
         found = {
+            "policies": which,
             **({"env": self.env} if self.env else {}),
             **({"point": point} if point else {}),
             "episodes_per_seed": self.episodes,
@@ -106,7 +111,7 @@ class Evaluate:
         }
         failure = None
         try:
-            atomic.write_json(self.directory / f"{name}.json", found)
+            atomic.write_json(self.directory / f"{'-'.join(['evaluation', *kind])}.json", found)
         except OSError as error:  # the table is shown all the same
             failure = error
         left_out = {
@@ -120,6 +125,7 @@ class Evaluate:
                 **({"point": tables.point(point)} if point else {}),
                 "seeds, episodes each": f"{len(means)}, {self.episodes}",
                 **left_out,
+                "policies": f"{which}{' by their evaluations' if self.best else ''}",
                 "actions": "sampled" if self.sample else "most likely",
                 **tables.return_rows(found["final_return"], "evaluation"),
             },
@@ -136,6 +142,7 @@ class Evaluate:
             num_episodes=self.episodes,
             greedy=not self.sample,
             point=point,
+            best=self.best,
         )
         rows = evaluating.over_seeds(found)
         data = {"episodes_per_seed": self.episodes, "greedy": not self.sample, "points": rows}
@@ -163,12 +170,19 @@ class Render:
     """The file to write (default: DIRECTORY/seed-SEED.gif, for Brax seed-SEED.html)."""
     point: PointFlags = ()
     """For a sweep: one value per axis, NAME=VALUE (default: the best point)."""
+    best: bool = False
+    """The policy with the highest evaluation in training (`--keep-best`), not the final one."""
 
     def execute(self) -> int:
         """Write the file."""
         point = _begin(self.directory, self.point)
         path, frames = rendering.render(
-            self.directory, self.out, seed=self.seed, point=point, progress=_tell_tenths
+            self.directory,
+            self.out,
+            seed=self.seed,
+            point=point,
+            best=self.best,
+            progress=_tell_tenths,
         )
         output.console().print(f"{path}: {frames} frames", soft_wrap=True)
         return 0
@@ -191,6 +205,8 @@ class Export:
     """Greedy episodes whose mean return stands on the card; 0 for none."""
     point: PointFlags = ()
     """For a sweep: one value per axis, NAME=VALUE (default: the best point)."""
+    best: bool = False
+    """The policy with the highest evaluation in training (`--keep-best`), not the final one."""
 
     def execute(self) -> int:
         """Write the files, and print their paths."""
@@ -201,6 +217,7 @@ class Export:
             seed=self.seed,
             to=self.to,
             point=point,
+            best=self.best,
             num_episodes=self.episodes,
         )
         for path in (*found.files.values(), found.card):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejax_po import spaces
+from purejax_po import masks, spaces
 from purejax_po.checks import Range, check_count, check_number
 from purejax_po.contract import is_deterministic, name_of
 from purejax_po.environments.around import Found, Remembering, State, Wrapper
@@ -55,7 +55,8 @@ def frame_stack(env: Environment, count: int) -> Environment:
 
 
 def action_repeat(env: Environment, count: int) -> Environment:
-    """Take each action `count` times, or until the episode ends; rewards are added up.
+    """Take each action `count` times, or until the episode ends or a mask forbids it; rewards are
+    added up.
 
     A time limit of the environment's own counts its own steps.
 
@@ -91,7 +92,8 @@ def time_limit(env: Environment, count: int) -> Environment:
 def sticky_actions(env: Environment, probability: float) -> Environment:
     """With a given probability take the action before instead of the one chosen.
 
-    An episode's first action is always the one chosen.
+    An episode's first action is always the one chosen, as is one where the observation's mask
+    forbids the action before.
 
     Raises:
         ValueError: if the probability is not in [0, 1].
@@ -206,13 +208,14 @@ class _Repeated(Wrapper):
     def step(
         self, key: Key, state: EnvState, action: Action, params: EnvParams | None = None
     ) -> Found:
-        """Step until the count is full or the episode ends."""
+        """Step until the count is full, the episode ends or the action is invalid."""
         params = self._env.default_params if params is None else params
+        space = self._env.action_space(params)
         keys = jax.random.split(key, self._count)
         first = self._env.step(keys[0], state, action, params)
 
         def again(found: Found, key: Key) -> tuple[Found, None]:
-            ended = found[3] | found[4]
+            ended = found[3] | found[4] | ~masks.allows(found[0], action, space)
             obs, state, reward, *rest = self._env.step(key, found[1], action, params)
             new = (obs, state, found[2] + reward, *rest)
             return jax.tree.map(lambda x, y: _unless(ended, x, y), new, found), None
@@ -306,7 +309,8 @@ class _Sticky(Remembering):
         obs, inner, reward, terminated, truncated, info = self._env.step(
             key, state.env_state, taken, params
         )
-        memory = (taken, ~(terminated | truncated))
+        space = self._env.action_space(self._env.default_params if params is None else params)
+        memory = (taken, ~(terminated | truncated) & masks.allows(obs, taken, space))
         return obs, State(inner, memory), reward, terminated, truncated, info
 
 

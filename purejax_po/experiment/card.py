@@ -145,6 +145,7 @@ def text(told: JSONObject, formats: Sequence[str], num_memories: int) -> str:
         **{k: ", ".join(told[k]) for k in ("wrappers", "randomized") if told[k]},
         "observations": f"`{told['observations']}`",
         "actions": f"`{told['actions']}`",
+        "policy": told["policy"],
         "training": f"{told['algorithm']}, {int(told['total_steps']):,} steps, seed {told['seed']}",
         **_returns(told),
     }

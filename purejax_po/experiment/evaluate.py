@@ -45,6 +45,7 @@ def evaluate_run(
     greedy: bool = True,
     evaluation_seed: int = 0,
     point: Mapping[str, float] | None = None,
+    best: bool = False,
     env: EnvName | None = None,
 ) -> "xr.Dataset":
     """Evaluate every finished seed's final policy on the same episodes, except diverged seeds.
@@ -56,7 +57,7 @@ def evaluate_run(
         num_episodes: episodes per seed, each up to the environment's time limit.
         greedy: act by the distribution's mode rather than a sample.
         evaluation_seed: decides the episodes' starts and noise, the same for every seed and run.
-        point: as `load_policy`.
+        point, best: as `load_policy`.
         env: another environment with the same kind of observations and actions, by its id or as an
             object, such as `"gymnasium/Hopper-v5"` for a policy of `brax/hopper`. By an id it is
             made with the run's wrappers; an object has its own.
@@ -69,7 +70,7 @@ def evaluate_run(
         ValueError: as `load_policies`; for more episodes than memory holds, an evaluation_seed
             outside [0, 2³²), or no policy; for an environment with other observations or actions.
     """
-    found = _load(out, point, num_episodes, evaluation_seed)
+    found = _load(out, point, best, num_episodes, evaluation_seed)
     config, trainer = found.study.config, found.study.trainer
     if env is None:
         env, env_params = true_env(config, trainer)
@@ -93,6 +94,7 @@ def evaluate_grid(
     greedy: bool = True,
     evaluation_seed: int = 0,
     point: Mapping[str, float] | None = None,
+    best: bool = False,
 ) -> "xr.Dataset":
     """Evaluate every sound seed's final policy at each combination of some parameters' values.
 
@@ -102,7 +104,7 @@ def evaluate_grid(
         out: the directory of a run.
         grid: values by field of the environment's parameters, such as `{"g": (8, 10, 12)}`.
         num_episodes: episodes per seed and point.
-        greedy, evaluation_seed, point: as `evaluate_run`.
+        greedy, evaluation_seed, point, best: as `evaluate_run`.
 
     Returns:
         `episode_return` and `episode_length` with a dim for each field, and dims `seed`, `episode`.
@@ -110,7 +112,7 @@ def evaluate_grid(
     Raises:
         ValueError: as `evaluate_run`; for an unknown field, or one that is no number.
     """
-    found = _load(out, point, num_episodes, evaluation_seed)
+    found = _load(out, point, best, num_episodes, evaluation_seed)
     config, trainer = found.study.config, found.study.trainer
     env, env_params = true_env(config, trainer)
     if not grid:
@@ -138,6 +140,7 @@ def over_seeds(dataset: "xr.Dataset") -> list[JSONObject]:
 def _load(
     out: str | os.PathLike[str],
     point: Mapping[str, float] | None,
+    best: bool,
     num_episodes: int,
     evaluation_seed: int,
 ) -> TrainedPolicies:
@@ -146,7 +149,7 @@ def _load(
     check_count("evaluation_seed", evaluation_seed, minimum=0)
     if evaluation_seed >= MOST_SEEDS:
         raise ValueError(f"evaluation_seed must be below 2^32, got {evaluation_seed}")
-    return load_policies(out, point)
+    return load_policies(out, point, best)
 
 
 def _check_observations(trainer: Trainer, env: Environment, env_params: EnvParams) -> None:

@@ -59,6 +59,7 @@ def export(
     seed: int,
     to: str | Sequence[str] = "stablehlo",
     point: Mapping[str, float] | None = None,
+    best: bool = False,
     num_episodes: int = 100,
 ) -> Exported:
     """Write one seed's final policy in formats that need no training code, with its model card.
@@ -68,12 +69,12 @@ def export(
 
     Args:
         out: the directory of a run.
-        folder: where the files go (default: `OUT/export/seed-SEED`).
+        folder: where the files go (default: `OUT/export/seed-SEED`, `seed-SEED-best` for the best).
         seed: the seed's value.
         to: `"stablehlo"` (`jax.export`: runs with jax and flatbuffers alone), `"onnx"` (extra
             `onnx`; runs with ONNX Runtime alone) and `"safetensors"` (the raw parameters); one or
             several.
-        point: as `load_policy`.
+        point, best: as `load_policy`.
         num_episodes: greedy episodes whose mean return stands on the card; 0 for none.
 
     Returns:
@@ -93,12 +94,13 @@ def export(
     check_count("num_episodes", num_episodes, minimum=0)
     if folder is not None:
         atomic.check_path("folder", folder)
-    policy = policies.load_policy(out, seed=seed, point=point)
+    policy = policies.load_policy(out, seed=seed, point=point, best=best)
     portable = make_portable(policy)
     told = card.describe(policy, Path(out), portable.inputs, portable.outputs, num_episodes)
+    told["policy"] = "best by evaluation in training" if best else "final"
     make = {"stablehlo": _stablehlo, "onnx": _onnx, "safetensors": _safetensors}
     contents = {name: make[name](policy, portable, told) for name in formats}
-    folder = Path(folder or Path(out) / layout.EXPORT / _name(seed, point))
+    folder = Path(folder or Path(out) / layout.EXPORT / _name(seed, point, best))
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"policy.{name}" for name in formats}
     for name, path in files.items():
@@ -258,7 +260,7 @@ def _names(prefix: str, tree: PyTree) -> tuple[str, ...]:
     return tuple(f"{prefix}_{part}" if part else prefix for part in parts)
 
 
-def _name(seed: int, point: Mapping[str, float] | None) -> str:
+def _name(seed: int, point: Mapping[str, float] | None, best: bool) -> str:
     """What the folder of a seed is called."""
     values = [f"{name}={value:g}" for name, value in (point or {}).items()]
-    return "-".join([f"seed-{seed}", *values])
+    return "-".join([f"seed-{seed}", *["best"] * best, *values])

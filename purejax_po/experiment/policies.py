@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from purejax_po.checks import check_flag
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout, train
 from purejax_po.experiment.config import ExperimentConfig, sweep
@@ -25,7 +26,7 @@ from purejax_po.types import Params, Trainer
 
 
 class TrainedPolicies(NamedTuple):
-    """The final policies of a run."""
+    """The final policies of a run, or those with the highest evaluations."""
 
     study: Study
     seeds: np.ndarray
@@ -36,19 +37,28 @@ class TrainedPolicies(NamedTuple):
 
 
 def load_policies(
-    out: str | os.PathLike[str], point: Mapping[str, float] | None = None
+    out: str | os.PathLike[str],
+    point: Mapping[str, float] | None = None,
+    best: bool = False,
 ) -> TrainedPolicies:
-    """Read the final policies of all finished seeds of a run, at one point of a sweep.
+    """Read the policies of all finished seeds of a run, at one point of a sweep.
+
+    They are the final ones, or with `best` those with the highest evaluation in training.
 
     Raises:
         ValueError: if the directory is no run, if no seed has finished yet, or for a point that
-            the sweep does not hold.
+            the sweep does not hold; for the best ones of a run that has not kept them.
     """
     atomic.check_path("out", out)
+    check_flag("best", best)
     config = files.read_config(Path(out))
+    if best and not config.keep_best:
+        raise ValueError(f"best must be False for {out}, which was trained without keep_best")
     place, values = sweep.find(config, point)
     study = train.prepare(config.at(values))
-    numbers, diverged, params = _load_params(Path(out), config, study.trainer)
+    numbers, diverged, params = _load_params(
+        Path(out), config, study.trainer, ".best" if best else ".params"
+    )
     places, seeds = sweep.split(config, numbers)
     chosen = places == place
     if not chosen.any():
@@ -58,9 +68,9 @@ def load_policies(
 
 
 def _load_params(
-    directory: Path, config: ExperimentConfig, trainer: Trainer
+    directory: Path, config: ExperimentConfig, trainer: Trainer, field: str
 ) -> tuple[Params, np.ndarray, np.ndarray]:
-    """Read the final parameters of all finished lanes.
+    """Read the parameters of all finished lanes: a field of `block.Finished`, as stored.
 
     Returns:
         Their numbers, whether each one diverged, and parameters with leaves `[lanes, ...]`.
@@ -76,7 +86,7 @@ def _load_params(
             problems.append(str(found))
             continue
         plan = Plan(config, found.meta["plan"]["lanes_per_device"], "")
-        params = {k[len(".params") :]: v for k, v in found.arrays.items() if ".params" in k}
+        params = {k[len(field) :]: v for k, v in found.arrays.items() if k.startswith(field)}
         count = plan.num_real(block)
         template = jax.tree.map(
             lambda x, n=count: jax.ShapeDtypeStruct((n, *x.shape), x.dtype),
@@ -121,7 +131,11 @@ def best_point(out: str | os.PathLike[str]) -> dict[str, float]:
 
 
 def load_policy(
-    out: str | os.PathLike[str], *, seed: int, point: Mapping[str, float] | None = None
+    out: str | os.PathLike[str],
+    *,
+    seed: int,
+    point: Mapping[str, float] | None = None,
+    best: bool = False,
 ) -> LoadedPolicy:
     """Return one seed's final policy: a function from observations to actions, and more.
 
@@ -129,6 +143,8 @@ def load_policy(
         out: the directory of a run.
         seed: the seed's value.
         point: of a sweep, the value of each axis, such as `summarize(…)["best"]`.
+        best: in place of the final policy the one with the highest evaluation in training, of a
+            run with `keep_best`.
 
     Returns:
         `policy(obs)`, jitted: observations `[..., *obs_shape]` to the most likely actions, within
@@ -138,9 +154,9 @@ def load_policy(
 
     Raises:
         ValueError: if the directory is no run, or the seed is none of its finished ones, or for a
-            point that the sweep does not hold.
+            point that the sweep does not hold; for the best one of a run that has not kept it.
     """
-    policies = load_policies(out, point)
+    policies = load_policies(out, point, best)
     params = _params_of(policies, seed)
     if seed in policies.seeds[policies.diverged]:
         warnings.warn(f"seed {seed} diverged: this is its last finite policy", stacklevel=2)

@@ -35,6 +35,7 @@ def render(
     *,
     seed: int,
     point: Mapping[str, float] | None = None,
+    best: bool = False,
     progress: Callable[[int, int], None] = _silent,
 ) -> tuple[Path, int]:
     """Draw one greedy episode of a seed's final policy.
@@ -45,7 +46,7 @@ def render(
             draws its own environments, as Brax, a page `.html`. An environment of yours is drawn by
             its method `picture(state, env_params)`, which returns bytes `[height, width, 3]`.
         seed: the seed's value.
-        point: as `load_policy`.
+        point, best: as `load_policy`.
 
     Returns:
         The file, and the number of frames.
@@ -58,12 +59,12 @@ def render(
         atomic.check_path("path", path)
     if path is not None and not Path(path).absolute().parent.is_dir():
         raise ValueError(f"path must be in a directory that exists, got {path}")
-    act = load_policy(out, seed=seed, point=point)
+    act = load_policy(out, seed=seed, point=point, best=best)
     env, env_params = true_env(act.config, act.trainer)
     trainer = act.trainer._replace(env=env, env_params=env_params)
     draw_page = getattr(trainer.env, "draw", None)
     suffix = ".gif" if draw_page is None else ".html"
-    path = Path(path or Path(out) / f"seed-{seed}{suffix}")
+    path = Path(path or Path(out) / f"seed-{seed}{'-best' * best}{suffix}")
     if path.suffix.lower() != suffix:
         raise ValueError(
             f"path must end in {suffix} for {contract.name_of(trainer.env)}, got {path}"

@@ -199,7 +199,7 @@ def _execute(tuning: Tuning, host: Host, stop: StopSignal) -> Tuned:
     seeds = search.seeds_of(config, settings)
     count = _Count(host)
     # Trials are judged by their training episodes; the run with fresh seeds is evaluated.
-    judged = dataclasses.replace(config, evaluate_every=0, stop_when_solved=None)
+    judged = dataclasses.replace(config, evaluate_every=0, stop_when_solved=None, keep_best=False)
     work = Work(judged, tuning.width, host, stop, count)
     record = Record(tuning.storage, tuning.study, tuning.identity())
     history: list[Trial] = []

@@ -95,6 +95,8 @@ class ExperimentConfig(NamedFields):
     """The evaluation's mean return at which a task counts as solved; the results hold when."""
     stop_when_solved: float | None = None
     """As solve_return, and the seed's training ends there: its state no longer changes."""
+    keep_best: bool = False
+    """Keep of each seed the policy with the highest evaluation too, beside the final one."""
     lanes_per_device: int | None = None
     """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
     sweep: tyro.conf.Suppress[tyro.conf.Fixed[dict[str, tuple[float, ...]]]] = field(
@@ -195,6 +197,11 @@ class ExperimentConfig(NamedFields):
             raise ValueError(
                 f"evaluate_every must be at most num_windows = {self.num_windows}, "
                 f"got {self.evaluate_every}"
+            )
+        check_flag("keep_best", self.keep_best)
+        if self.keep_best and not self.evaluate_every:
+            raise ValueError(
+                "keep_best must be False where nothing is evaluated (evaluate_every 0), got True"
             )
         for name in ("solve_return", "stop_when_solved"):
             if (value := getattr(self, name)) is None:

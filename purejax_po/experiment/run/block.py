@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejax_po.experiment.results import dataset as results
-from purejax_po.experiment.run.evaluating import Evaluator, evaluate, truly_diverged_at
+from purejax_po.experiment.run.evaluating import Evaluator, better, evaluate, truly_diverged_at
 from purejax_po.experiment.run.observers import Record, Window, ended, unstack
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.program import Lanes, Program
@@ -51,6 +51,8 @@ class Finished(NamedTuple):
     """The last TrainState, `[K, ...]`, if the plan keeps states."""
     evaluation: np.ndarray | None = None
     """Mean returns `[num_real, evaluations]`; None without evaluation."""
+    best: Params | None = None
+    """As `params`, of the policy with the highest evaluation, if they are to be kept."""
 
 
 class Receipt(NamedTuple):
@@ -92,7 +94,7 @@ def run_block(
     begin, problems = work.store.newest(block)
     for problem in problems:
         tell(Problem(block, problem))
-    state, logs, returns = _begin(work, lanes, begin, num_real)
+    state, logs, returns, best = _begin(work, lanes, begin, num_real)
     hyperparams, state, env_params = place(lanes, state, device)
     saved_at = time.monotonic()
     for index in range(len(logs), len(plan.lengths)):
@@ -108,6 +110,8 @@ def run_block(
         if work.evaluator is not None and index in plan.evaluated:
             program = work.evaluator.evaluate[device]
             state, found = evaluate(program, device, env_params, state, returns, plan)
+            if plan.config.keep_best:
+                best = better(best, state.acting_params, found, returns)
             returns.append(found)
             evaluation = found[:num_real]
         over = None if over is None else over[:num_real]
@@ -116,12 +120,12 @@ def run_block(
             break
         stops = is_asked_to_stop()
         if stops or time.monotonic() - saved_at >= 60 * work.checkpoint_every:
-            unfinished = checkpoint.flatten({"state": state, **_record(logs, returns, num_real)})
-            work.store.save(block, len(logs), unfinished, _meta(work))
+            unfinished = {"state": state, "best": best, **_record(logs, returns, num_real)}
+            work.store.save(block, len(logs), checkpoint.flatten(unfinished), _meta(work))
             saved_at = time.monotonic()
         if stops:
             return Receipt(block, is_finished=False)
-    finished = _finish(work, state, logs, returns)
+    finished = _finish(work, state, logs, returns, best)
     if plan.keeps_states:
         finished = finished._replace(state=state)
     work.store.finish(block, len(logs), checkpoint.flatten(finished), _meta(work))
@@ -156,20 +160,22 @@ def run_window(
 
 def _begin(
     work: Work, lanes: Lanes, begin: Stored | None, num_real: int
-) -> tuple[TrainState, list[Log], list[np.ndarray]]:
-    """The state, the windows' logs and the evaluations `[K]` that a block begins with."""
+) -> tuple[TrainState, list[Log], list[np.ndarray], Params | None]:
+    """What a block begins with: the state, windows' logs, evaluations `[K]`, the best so far."""
     program = work.program
     if begin is None:
-        return new_state(program, lanes), [], []
+        return new_state(program, lanes), [], [], None
     log = _stacked(program.log_shapes, num_real, begin.num_windows)
     template = {"state": program.state_shapes, "log": log}
     if number := work.plan.num_evaluations(begin.num_windows):
         dtype = np.dtype(jnp.result_type(float))
         template["evaluation"] = jax.ShapeDtypeStruct((num_real, number), dtype)
+        if work.plan.config.keep_best:
+            template["best"] = program.state_shapes.acting_params
     restored = unflatten(template, begin)
     evaluations = np.asarray(restored.get("evaluation", np.zeros((num_real, 0))))
     filled = evaluations[np.minimum(np.arange(program.lanes_per_worker), num_real - 1)]
-    return restored["state"], unstack(restored["log"]), list(filled.T)
+    return restored["state"], unstack(restored["log"]), list(filled.T), restored.get("best")
 
 
 def _record(logs: list[Log], returns: list[np.ndarray], num_real: int) -> dict[str, PyTree]:
@@ -183,16 +189,22 @@ def _joined(returns: list[np.ndarray], num_real: int) -> np.ndarray:
     return np.ascontiguousarray(np.stack(returns, axis=1)[:num_real])
 
 
-def _finish(work: Work, state: TrainState, logs: list[Log], returns: list[np.ndarray]) -> Finished:
+def _finish(
+    work: Work,
+    state: TrainState,
+    logs: list[Log],
+    returns: list[np.ndarray],
+    best: Params | None,
+) -> Finished:
     """Fetch what a finished block leaves behind."""
     num_real = len(logs[0].info.count)
-    fetched = jax.device_get((state.diverged_at, state.acting_params))
-    diverged_at, params = jax.tree.map(lambda x: x[:num_real], fetched)
+    fetched = jax.device_get((state.diverged_at, state.acting_params, best))
+    diverged_at, params, best = jax.tree.map(lambda x: x[:num_real], fetched)
     if not returns:
         return Finished(stack(logs), diverged_at, params)
     evaluation = _joined(returns, num_real)
     diverged_at = truly_diverged_at(work.plan, evaluation, diverged_at)
-    return Finished(stack(logs), diverged_at, params, evaluation=evaluation)
+    return Finished(stack(logs), diverged_at, params, evaluation=evaluation, best=best)
 
 
 def _meta(work: Work) -> JSONObject:

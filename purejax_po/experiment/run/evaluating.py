@@ -182,6 +182,31 @@ def evaluate(
     return state._replace(diverged_at=jax.device_put(frozen, device)), found
 
 
+def better(
+    best: Params | None, params: Params, found: np.ndarray, before: Sequence[np.ndarray]
+) -> Params:
+    """Return of each lane what has the highest evaluation so far, of equals the earliest.
+
+    Args:
+        best: what had it before; None at the first evaluation.
+        params: what the policy acts with, leaves `[K, ...]`; a window may overwrite them.
+        found: their evaluation `[K]`.
+        before: what earlier evaluations have found, each `[K]`.
+    """
+    if best is None:
+        return jax.tree.map(jnp.copy, params)
+    is_better = found > np.max(before, axis=0)
+    return _chosen(is_better, params, best)
+
+
+@jax.jit
+def _chosen(is_new: Array, new: Params, old: Params) -> Params:
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(jnp.reshape(is_new, (-1, *[1] * (new.ndim - 1))), new, old)
+
+    return jax.tree.map(choose, new, old)
+
+
 def truly_diverged_at(plan: Plan, returns: np.ndarray, diverged_at: np.ndarray) -> np.ndarray:
     """When lanes diverged, −1 for those that were frozen because they had solved their task.
 

@@ -12,7 +12,7 @@ from purejax_po.types import Environment, EnvParams, Trainer
 
 EVALUATION = (
     *("evaluate_every", "evaluation_episodes", "evaluation_actions"),
-    *("solve_return", "stop_when_solved"),
+    *("solve_return", "stop_when_solved", "keep_best"),
 )
 """Fields of an experiment that say what another program does between windows."""
 TRACED = ("num_seeds", "first_seed", "sweep", "total_steps", "num_windows", *EVALUATION)

@@ -72,7 +72,11 @@ class MemoryStore:
 
     def finish(self, block: int, num_windows: int, arrays: Arrays, meta: JSONObject) -> None:
         """As `Store`; nobody will ask for the policies."""
-        kept = {name: array for name, array in arrays.items() if not name.startswith(".params")}
+        kept = {
+            name: array
+            for name, array in arrays.items()
+            if not name.startswith((".params", ".best"))
+        }
         self._results[block] = Stored(num_windows, kept, meta)
 
     def result(self, block: int) -> Stored | None:
