@@ -200,7 +200,7 @@ def main() -> None:
     arguments = parser.parse_args()
     number = arguments.shapes
     for env in arguments.env:
-        for algorithm in arguments.only:
+        for algorithm in (x for x in arguments.only if x in zoo_tasks.TASKS[env].algorithms):
             if "search" in arguments.parts:
                 zoo_search.search(algorithm, env, arguments.out / "search", num_shapes=number)
             if "confirm" in arguments.parts:

@@ -136,7 +136,7 @@ def draw(algorithm: str, number: int, seed: int, env: str = "") -> dict[str, lis
 
 def _try(algorithm: str, env: str, shape: Mapping[str, Any], seed: int) -> list[Candidate]:
     """Train all candidates of one shape."""
-    number = TASKS[env].candidates * zoo_tasks.times(algorithm)
+    number = TASKS[env].candidates * zoo_tasks.times(algorithm, env)
     default = dataclasses.replace(algorithm_config(algorithm)(), **shape)
     columns = draw(algorithm, number, seed, env)
     rows = [{name: values[i] for name, values in columns.items()} for i in range(number)]
@@ -150,7 +150,7 @@ def _finals(candidates: Sequence[Candidate], algorithm: str, env: str) -> list[C
     """Train the best candidates with further seeds: with few of them luck is what is best."""
     order = sorted(candidates, key=_score)
     programs: dict[str, list[Any]] = {}
-    for candidate in order[-TASKS[env].finalists * zoo_tasks.times(algorithm) :]:
+    for candidate in order[-TASKS[env].finalists * zoo_tasks.times(algorithm, env) :]:
         shape = {k: v for k, v in candidate.algorithm.items() if k != "hyperparams"}
         programs.setdefault(json.dumps(shape), []).append(settings_of(candidate))
     return [found for same in programs.values() for found in train(same, env, final_seeds(env))]

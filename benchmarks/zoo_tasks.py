@@ -82,6 +82,8 @@ class Task(NamedTuple):
     """Of each finalist."""
     search_steps: int | None = None
     """Of candidates and finalists, if fewer than `total_steps`."""
+    algorithms: Sequence[str] = tuple(FLOATS)
+    """The environment's cells."""
 
 
 NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
@@ -104,6 +106,7 @@ MINATAR = Task(
     finalists=2,
     final_seeds=4,
     search_steps=1_000_000,
+    algorithms=("ppo", "a2c"),
 )
 """Searched at a tenth of the steps."""
 
@@ -114,6 +117,27 @@ MISC: Shapes = {
     "trpo": [{}],
     "reinforce": episodes(8, 100)[:1],
 }
+
+BRAX = Task(
+    500_000,
+    settings=NORMALIZED,
+    floats={
+        "learning_rate": Log(3e-4, 1.5e-3),
+        "learning_rate_decay": (1.0,),
+        "discount": (0.97, 0.99),
+        "gae_lambda": Uniform(0.9, 0.98),
+        "entropy_coef": (0.0, 0.001),
+        "max_kl": Log(0.005, 0.05),
+    },
+    shapes={
+        "ppo": [{"num_envs": 16, "num_steps": 128, "num_epochs": 10, "num_minibatches": 32}],
+        "trpo": [{"num_envs": 16, "num_steps": 128, "critic_minibatch_size": 256}],
+    },
+    candidates=4,
+    finalists=2,
+    final_seeds=4,
+    algorithms=("ppo", "trpo"),
+)
 
 SHORT: Mapping[str, Any] = {"candidates": 4, "finalists": 2, "final_seeds": 4}
 
@@ -228,6 +252,9 @@ TASKS: dict[str, Task] = {
     ),
     "PointRobot-misc": Task(200_000, shapes=MISC, **SHORT),
     "Reacher-misc": Task(200_000, settings=NORMALIZED, shapes=MISC, **SHORT),
+    "brax/hopper:spring": BRAX,
+    "brax/inverted_pendulum:spring": BRAX._replace(total_steps=200_000, enough=999.0),
+    "brax/reacher:spring": BRAX,
     **{f"{game}-MinAtar": MINATAR for game in ("Breakout", "SpaceInvaders", "Asterix", "Freeway")},
 }
 """By environment. Independent noise rarely climbs the hill of either car: actions are held."""
@@ -239,14 +266,21 @@ def shapes_of(algorithm: str, env: str) -> Sequence[Mapping[str, Any]]:
     return [{**shape, **shuffle} for shape in TASKS[env].shapes.get(algorithm, SHAPES[algorithm])]
 
 
-def times(algorithm: str) -> int:
+def is_quick(algorithm: str, env: str) -> bool:
+    """Whether a seed costs seconds."""
+    return algorithm in QUICK and TASKS[env].total_steps <= 200_000
+
+
+def times(algorithm: str, env: str) -> int:
     """Factor of the numbers of candidates and of finalists."""
-    return 2 if algorithm in QUICK else 1
+    return 2 if is_quick(algorithm, env) else 1
 
 
 def num_fresh(algorithm: str, env: str) -> int:
-    """Number of fresh seeds of a cell: more where they cost seconds."""
-    return 64 if algorithm in QUICK and TASKS[env].total_steps <= 200_000 else 16
+    """Number of fresh seeds of a cell: more where they cost seconds, few where they cost hours."""
+    if TASKS[env].total_steps >= 10_000_000:
+        return 4
+    return 64 if is_quick(algorithm, env) else 16
 
 
 SEEN: Mapping[tuple[str, str], int] = {("ppo", "Pendulum-v1"): 16}
