@@ -28,7 +28,7 @@ def test_what_does_not_parse_is_one_short_line(subtests, capsys, tmp_path, monke
         ("train ppo --set learning_rate 1 2", "sweep ppo --set learning_rate=1,2"),
         (
             "evaluate x --seed 3",
-            "no option of evaluate (it has --episodes, --sample, --point, --env, --grid)",
+            "no option of evaluate (it has --episodes, --sample, --point, --best, --env, --grid)",
         ),
         ("compare ppo --lr 1e-3", "purejax-po compare ppo:learning_rate=1e-3"),
         ("compare a2c --no-normalize-advantage", "compare a2c:normalize_advantage=false"),

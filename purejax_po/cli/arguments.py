@@ -19,6 +19,8 @@ NAMES = ("--format", "--log-to", "--env", "--to", "--wrappers", "--randomize")
 AXES = {"--set": 10**6, "--grid": 10**6, "--point": 1, "--search": 1}
 """Take NAME=VALUES, values of so many arguments at most: learning_rate=1e-4,3e-4 or with blanks."""
 FLAGS = (
+    "--best",
+    "--keep-best",
     "--compilation-cache",
     "--json",
     "--network.layer-norm",
