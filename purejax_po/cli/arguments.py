@@ -20,9 +20,9 @@ AXES = {"--set": 10**6, "--grid": 10**6, "--point": 1, "--search": 1}
 """Take NAME=VALUES, values of so many arguments at most: learning_rate=1e-4,3e-4 or with blanks."""
 FLAGS = (
     "--best",
-    "--keep-best",
     "--compilation-cache",
     "--json",
+    "--keep-best",
     "--network.layer-norm",
     "--network.mask-actions",
     "--normalize-observations",
