@@ -25,11 +25,12 @@ class CustomMetadataHook(MetadataHookInterface):
         """Set the fields that are dynamic."""
         address = web_address(os.environ.get(VARIABLE) or remote(self.root))
         text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
-        if "readme" not in metadata:
-            whole = with_whole_links(text, address) if address else text
-            metadata["readme"] = {"content-type": "text/markdown", "text": whole}
-        if address and "urls" not in metadata:
+        if address and "urls" not in metadata:  # else PKG-INFO has them
             metadata["urls"] = urls(address)
+            text = with_whole_links(text, address)
+        elif "readme" in metadata:
+            return
+        metadata["readme"] = {"content-type": "text/markdown", "text": text}
 
 
 def remote(root: str) -> str:
