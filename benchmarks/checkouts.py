@@ -3,9 +3,9 @@
     python benchmarks/checkouts.py OTHER [--rounds 16] [--algorithms ppo trpo …] [--env CartPole-v1]
 
 Each checkout runs in a process of its own, which compiles once and then waits; the rounds alternate
-between the two. Which process starts first can decide 5 %, so each does for half of the rounds. A
-round trains every worker's lanes for some windows, as a run does. The ratio is
-this checkout's speed over the other's: the median of the rounds, with the smallest and the largest.
+between the two. Which process starts first is seen in its speed, so each does for half of the
+rounds. A round trains every worker's lanes for some windows, as a run does. The ratio is this
+checkout's speed over the other's: the median of the rounds, with the smallest and the largest.
 """
 
 import argparse
@@ -126,7 +126,7 @@ def main() -> int:
     """Time both checkouts, algorithm by algorithm."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("other", type=Path, nargs="?", help="folder of the other checkout")
-    parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=16, help="an even number")
     parser.add_argument("--algorithms", nargs="+", default=list(DEFAULTS), choices=DEFAULTS)
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--steps", type=int, default=100_000, help="environment steps of a lane")
@@ -140,6 +140,8 @@ def main() -> int:
         return 0
     if arguments.other is None or not (arguments.other / "purejax_po").is_dir():
         parser.error(f"OTHER must be a folder with a checkout, got {arguments.other}")
+    if arguments.rounds < 2 or arguments.rounds % 2:
+        parser.error(f"--rounds must be an even number from 2, got {arguments.rounds}")
     print("| algorithm | this, env steps/s | other | this / other | compile, this / other |")
     print("| --- | --- | --- | --- | --- |")
     for name in arguments.algorithms:

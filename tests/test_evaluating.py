@@ -166,6 +166,11 @@ def test_the_best_policies_are_evaluated_exported_and_refused_where_none_are_kep
     per_seed = json.loads((out / "evaluation-best.json").read_text())["per_seed"]
     means = found["episode_return"].mean("episode")
     assert list(per_seed.values()) == means.values.tolist()
+    assert (
+        cli.main(["evaluate", str(out), "--episodes", "4", "--best", "--grid", "gravity=9.8"]) == 0
+    )
+    (at,) = json.loads((out / "evaluation-best-grid.json").read_text())["points"]
+    assert at["final_return"]["mean"] == pytest.approx(means.values.mean())
     exported = po.export(out, seed=1, to="safetensors", best=True, num_episodes=0)
     assert exported.folder.name == "seed-1-best"
     assert "best by evaluation" in exported.card.read_text()

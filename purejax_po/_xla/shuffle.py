@@ -19,8 +19,8 @@ LARGEST = 1 << 16
 def permutation(key: Key, size: int, kind: Shuffle = "uniform") -> Array:
     """Return a random permutation of `0 … size-1`, int32 `[size]`.
 
-    `uniform` draws from all of them: `jax.random.permutation`, or `_sorted_words`, whose distance
-    from it no use of the permutations can tell. `fast` is `_affine` where `size` is a power of two
+    `uniform` draws from all of them: `jax.random.permutation`, or `_sorted_words`, which is as
+    good as uniform. `fast` is `_affine` where `size` is a power of two
     from `SMALLEST` on, which makes few of them, and uniform elsewhere.
     """
     if kind == "fast" and size >= SMALLEST and not size & (size - 1):

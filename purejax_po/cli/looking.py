@@ -97,10 +97,8 @@ class Evaluate:
             env=self.env,
         )
         means = evaluation["episode_return"].mean("episode").values
-        which = "best" if self.best else "final"
-        kind = ["best"] * self.best + [str(self.env).replace("/", "-")] * bool(self.env)
         found = {
-            "policies": which,
+            "policies": self._policies,
             **({"env": self.env} if self.env else {}),
             **({"point": point} if point else {}),
             "episodes_per_seed": self.episodes,
@@ -111,7 +109,7 @@ class Evaluate:
         }
         failure = None
         try:
-            atomic.write_json(self.directory / f"{'-'.join(['evaluation', *kind])}.json", found)
+            atomic.write_json(self.directory / self._file(self.env or ""), found)
         except OSError as error:  # the table is shown all the same
             failure = error
         left_out = {
@@ -125,7 +123,7 @@ class Evaluate:
                 **({"point": tables.point(point)} if point else {}),
                 "seeds, episodes each": f"{len(means)}, {self.episodes}",
                 **left_out,
-                "policies": f"{which}{' by their evaluations' if self.best else ''}",
+                "policies": f"{self._policies}{' by their evaluations' if self.best else ''}",
                 "actions": "sampled" if self.sample else "most likely",
                 **tables.return_rows(found["final_return"], "evaluation"),
             },
@@ -133,6 +131,15 @@ class Evaluate:
         if failure is not None:
             raise failure
         return 0
+
+    @property
+    def _policies(self) -> str:
+        return "best" if self.best else "final"
+
+    def _file(self, of: str) -> str:
+        """The name of what is written: of the best policies, of another environment or a grid."""
+        parts = ("evaluation", "best" if self.best else "", of.replace("/", "-"))
+        return f"{'-'.join(filter(None, parts))}.json"
 
     def _on_grid(self, point: dict[str, float]) -> int:
         """Print the returns at each combination of values, and write `evaluation-grid.json`."""
@@ -145,8 +152,13 @@ class Evaluate:
             best=self.best,
         )
         rows = evaluating.over_seeds(found)
-        data = {"episodes_per_seed": self.episodes, "greedy": not self.sample, "points": rows}
-        atomic.write_json(self.directory / "evaluation-grid.json", data)
+        data = {
+            "policies": self._policies,
+            "episodes_per_seed": self.episodes,
+            "greedy": not self.sample,
+            "points": rows,
+        }
+        atomic.write_json(self.directory / self._file("grid"), data)
         names = list(rows[0]["at"])
         table = output.table(*names, "return (IQM)", "95 % interval over seeds")
         for row in rows:
