@@ -4,7 +4,8 @@
 
 Runs what is not there yet, cell by cell, and may be broken off. `confirm` trains each cell's best
 candidate with seeds that no search has seen, and writes `purejax_po/zoo/`; `page` writes
-`results.nc`, `results.json` and `report.html`, for all environments and for each of them. `table
+`results.nc`, `results.json` and `report.html`, for all environments, for each of them, and for
+those that the same algorithms share; with `--keep` the pictures of the documentation too. `table
 --keep` writes the table of all cells that the package holds. `again` trains the settings that the
 package holds, without a search, and writes what they reach and cost.
 """
@@ -13,12 +14,14 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import zoo_search
 import zoo_tasks
 from measure import Rows, add_keep, commit, data, keep, kept_as, table
+from PIL import Image
 
 import purejax_po as po
 from purejax_po.experiment import files as atomic
@@ -34,6 +37,10 @@ OUT = Path("runs/zoo")
 EVALUATE_EVERY = 10
 """Windows of a hundred."""
 ENDS = ("iqm", "ci_high")
+DOCS = Path(__file__).parents[1] / "docs"
+OVERALL = ("performance_profile.png", "probability_of_improvement.png", "aggregates.png")
+"""Pictures over the environments that all algorithms share."""
+COLOURS = 128
 
 
 def confirm(
@@ -130,11 +137,38 @@ def page(place: Path) -> Path:
     po.save_results(dataset, place / "results.nc")
     atomic.write_json(place / "results.json", report.figures(dataset))
     report.write(dataset, place)
-    if "env" in dataset.dims:
-        for env in dataset["env"].values:
-            parts = {key: run for key, run in join.split(dataset).items() if key[1] == env}
-            report.write(join.join(parts), place / str(env).replace("/", "-"))
+    parts = join.split(dataset)
+    envs = list(dict.fromkeys(env for _, env in parts))
+    for env in envs if len(envs) > 1 else ():
+        report.write(_joined(parts, [env]), place / env.replace("/", "-"))
+    for algorithms, same in shared(parts).items():
+        if len(algorithms) > 1 and len(same) > 1:
+            report.write(_joined(parts, same), place / "-".join(algorithms))
     return place / report.REPORT
+
+
+def shared(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, ...], list[str]]:
+    """Environments by the algorithms that have them: these can be compared over all of them."""
+    by_env: dict[str, list[str]] = {}
+    for algorithm, env in cells:
+        by_env.setdefault(env, []).append(algorithm)
+    found: dict[tuple[str, ...], list[str]] = {}
+    for env, algorithms in by_env.items():
+        found.setdefault(tuple(sorted(algorithms)), []).append(env)
+    return found
+
+
+def _joined(parts: join.Runs, envs: Sequence[str]) -> Any:
+    return join.join({key: run for key, run in parts.items() if key[1] in envs})
+
+
+def keep_pictures(place: Path) -> None:
+    """Copy the pictures of a page into the documentation, in few colours."""
+    overall = place / "-".join(sorted(zoo_tasks.FLOATS))
+    shown = [place / "learning_curves.png", *(overall / name for name in OVERALL)]
+    for picture in shown:
+        few = Image.open(picture).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        few.save(DOCS / f"zoo_{picture.name}", optimize=True)
 
 
 def cells() -> Rows:
@@ -209,6 +243,8 @@ def main() -> None:
                 again(algorithm, env, arguments.out)
     if "page" in arguments.parts:
         print(page(arguments.out))
+        if kept_as("zoo"):
+            keep_pictures(arguments.out)
     if "table" in arguments.parts:
         print(table(cells()))
         if given := kept_as("zoo"):

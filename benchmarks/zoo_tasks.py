@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import purejax_po as po
+
 
 class Log(NamedTuple):
     """Floats whose logarithm is uniform."""
@@ -82,6 +84,8 @@ class Task(NamedTuple):
     """Of each finalist."""
     search_steps: int | None = None
     """Of candidates and finalists, if fewer than `total_steps`."""
+    fresh_seeds: int = 16
+    """Of the chosen settings: four where sixteen take over an hour."""
     algorithms: Sequence[str] = tuple(FLOATS)
     """The environment's cells."""
 
@@ -95,12 +99,17 @@ def episodes(num_envs: int, length: int) -> list[dict[str, Any]]:
     return [{**shape, "normalize_advantage": True}, shape]
 
 
+RELU = {"network": po.NetworkConfig(activation="relu")}
+WIDE = {"network": po.NetworkConfig(hidden=(128, 128), activation="relu")}
 MINATAR = Task(
     10_000_000,
     floats={"learning_rate": Log(5e-4, 5e-3), "learning_rate_decay": (1.0,)},
     shapes={
-        "ppo": [{"num_envs": 64, "num_steps": 128, "num_epochs": 4, "num_minibatches": 8}],
-        "a2c": [{"num_envs": 64, "num_steps": 8}],
+        "ppo": [
+            {"num_envs": 64, "num_steps": 128, "num_epochs": 4, "num_minibatches": 8, **network}
+            for network in ({}, RELU, WIDE)
+        ],
+        "a2c": [{"num_envs": 64, "num_steps": 8, **network} for network in ({}, RELU)],
     },
     candidates=5,
     finalists=2,
@@ -138,6 +147,13 @@ BRAX = Task(
     final_seeds=4,
     algorithms=("ppo", "trpo"),
 )
+
+BATCHES: Sequence[Mapping[str, Any]] = [
+    {},
+    {"num_envs": 8, "num_steps": 64, "critic_minibatch_size": 64},
+    {"num_envs": 16, "num_steps": 128, "critic_minibatch_size": 64},
+]
+"""Shapes of the natural gradients' programs: batches of 1,024, 512 and 2,048."""
 
 SHORT: Mapping[str, Any] = {"candidates": 4, "finalists": 2, "final_seeds": 4}
 
@@ -178,7 +194,7 @@ TASKS: dict[str, Task] = {
             "discount": (0.9, 0.95),
             "gae_lambda": Uniform(0.9, 0.98),
             "entropy_coef": (0.0,),
-            "max_kl": Log(0.01, 0.1),
+            "max_kl": Log(0.005, 0.05),
         },
         shapes={
             "ppo": [
@@ -190,9 +206,13 @@ TASKS: dict[str, Task] = {
                     "clip_value": False,
                 }
             ],
-            "a2c": [{"num_envs": 8, "num_steps": 16}],
-            "npg": [{}],
-            "trpo": [{}],
+            "a2c": [
+                {"num_envs": num_envs, "num_steps": num_steps, "normalize_advantage": is_normalized}
+                for num_envs, num_steps in ((8, 8), (8, 32), (32, 8))
+                for is_normalized in (True, False)
+            ],
+            "npg": BATCHES,
+            "trpo": BATCHES,
             "reinforce": episodes(4, 200),
         },
         candidates=4,
@@ -253,9 +273,12 @@ TASKS: dict[str, Task] = {
     "PointRobot-misc": Task(200_000, shapes=MISC, **SHORT),
     "Reacher-misc": Task(200_000, settings=NORMALIZED, shapes=MISC, **SHORT),
     "brax/hopper:spring": BRAX,
-    "brax/inverted_pendulum:spring": BRAX._replace(total_steps=200_000, enough=999.0),
+    "brax/inverted_pendulum:spring": BRAX._replace(enough=999.0),
     "brax/reacher:spring": BRAX,
-    **{f"{game}-MinAtar": MINATAR for game in ("Breakout", "SpaceInvaders", "Asterix", "Freeway")},
+    "Breakout-MinAtar": MINATAR._replace(enough=15.0),
+    "SpaceInvaders-MinAtar": MINATAR._replace(enough=90.0, fresh_seeds=4),
+    "Asterix-MinAtar": MINATAR,
+    "Freeway-MinAtar": MINATAR._replace(enough=40.0),
 }
 """By environment. Independent noise rarely climbs the hill of either car: actions are held."""
 
@@ -268,7 +291,7 @@ def shapes_of(algorithm: str, env: str) -> Sequence[Mapping[str, Any]]:
 
 def is_quick(algorithm: str, env: str) -> bool:
     """Whether a seed costs seconds."""
-    return algorithm in QUICK and TASKS[env].total_steps <= 200_000
+    return algorithm in QUICK and TASKS[env].total_steps <= 1_000_000
 
 
 def times(algorithm: str, env: str) -> int:
@@ -277,13 +300,14 @@ def times(algorithm: str, env: str) -> int:
 
 
 def num_fresh(algorithm: str, env: str) -> int:
-    """Number of fresh seeds of a cell: more where they cost seconds, few where they cost hours."""
-    if TASKS[env].total_steps >= 10_000_000:
-        return 4
-    return 64 if is_quick(algorithm, env) else 16
+    """Number of fresh seeds of a cell: more where they cost seconds."""
+    return 64 if is_quick(algorithm, env) else TASKS[env].fresh_seeds
 
 
-SEEN: Mapping[tuple[str, str], int] = {("ppo", "Pendulum-v1"): 16}
+SEEN: Mapping[tuple[str, str], int] = {
+    **{(algorithm, "Pendulum-v1"): 16 for algorithm in ("ppo", "trpo", "a2c")},
+    **{("ppo", env): 16 for env in ("Asterix-MinAtar", "brax/inverted_pendulum:spring")},
+}
 """Fresh seeds that were looked at before a cell was searched again: others are reported."""
 
 

@@ -88,6 +88,16 @@ def test_load_runs(tmp_path):
     xr.testing.assert_identical(po.load_runs(tmp_path / "a"), a)
 
 
+def test_joined_files_of_other_seeds_are_saved_whole(tmp_path):
+    for name, algorithm, seeds in (("a", "ppo", range(4)), ("b", "trpo", range(7))):
+        save_run(tmp_path / name, algorithm, seeds=seeds)
+    joined = po.load_runs(tmp_path)
+    po.save_results(joined, tmp_path / "joined.nc")
+    again = po.load_results(tmp_path / "joined.nc")
+    xr.testing.assert_identical(again, joined)
+    assert [run.sizes["seed"] for run in runs.split(again).values()] == [4, 7]
+
+
 def test_labels_tell_settings_apart(tmp_path):
     save_run(tmp_path / "a", "ppo", learning_rate=1e-3)
     save_run(tmp_path / "b", "ppo", learning_rate=1e-4)

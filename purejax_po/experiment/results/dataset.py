@@ -296,8 +296,9 @@ def save_results(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.suffix != ".nc" or path.with_name(layout.CONFIG).exists():
         raise ValueError(f"path must be a .nc file outside of a run's directory, got {path}")
+    packed = {name: {"zlib": True, "complevel": 1} for name in dataset.data_vars}
     try:
-        atomic.write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf")))
+        atomic.write_bytes(path, bytes(dataset.to_netcdf(engine="h5netcdf", encoding=packed)))
     except OSError as error:
         raise ValueError(f"path must be writable, got {path}: {error.strerror}") from None
 
@@ -331,7 +332,7 @@ def load(path: str | Path) -> "xr.Dataset":
     summary = path.with_name(layout.SUMMARY)
     if path.name == layout.RESULTS and summary.exists() and "algorithm" in dataset.attrs:
         dataset.attrs.update(_circumstances(summary))
-    return dataset
+    return dataset.drop_encoding()  # whole numbers may become NaN where runs are joined
 
 
 def _circumstances(summary: Path) -> JSONObject:
