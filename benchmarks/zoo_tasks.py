@@ -84,8 +84,6 @@ class Task(NamedTuple):
     """Of each finalist."""
     search_steps: int | None = None
     """Of candidates and finalists, if fewer than `total_steps`."""
-    fresh_seeds: int = 16
-    """Of the chosen settings: four where sixteen take over an hour."""
     algorithms: Sequence[str] = tuple(FLOATS)
     """The environment's cells."""
 
@@ -101,16 +99,16 @@ def episodes(num_envs: int, length: int) -> list[dict[str, Any]]:
 
 RELU = {"network": po.NetworkConfig(activation="relu")}
 WIDE = {"network": po.NetworkConfig(hidden=(128, 128), activation="relu")}
+FRAMES: Mapping[str, Any] = {
+    **{"num_envs": 64, "num_steps": 128},
+    **{"num_epochs": 4, "num_minibatches": 8},
+}
+"""PPO's shape on MinAtar."""
+MINATAR_FLOATS: Floats = {"learning_rate": Log(5e-4, 5e-3), "learning_rate_decay": (1.0,)}
 MINATAR = Task(
     10_000_000,
-    floats={"learning_rate": Log(5e-4, 5e-3), "learning_rate_decay": (1.0,)},
-    shapes={
-        "ppo": [
-            {"num_envs": 64, "num_steps": 128, "num_epochs": 4, "num_minibatches": 8, **network}
-            for network in ({}, RELU, WIDE)
-        ],
-        "a2c": [{"num_envs": 64, "num_steps": 8, **network} for network in ({}, RELU)],
-    },
+    floats=MINATAR_FLOATS,
+    shapes={"ppo": [FRAMES, {**FRAMES, **RELU}], "a2c": [{"num_envs": 64, "num_steps": 8}]},
     candidates=5,
     finalists=2,
     final_seeds=4,
@@ -276,9 +274,15 @@ TASKS: dict[str, Task] = {
     "brax/inverted_pendulum:spring": BRAX._replace(enough=999.0),
     "brax/reacher:spring": BRAX,
     "Breakout-MinAtar": MINATAR._replace(enough=15.0),
-    "SpaceInvaders-MinAtar": MINATAR._replace(enough=90.0, fresh_seeds=4),
-    "Asterix-MinAtar": MINATAR,
-    "Freeway-MinAtar": MINATAR._replace(enough=40.0),
+    "SpaceInvaders-MinAtar": MINATAR._replace(enough=90.0),
+    "Asterix-MinAtar": MINATAR._replace(
+        floats={**MINATAR_FLOATS, "discount": (0.99, 0.995, 0.999)},
+        shapes={**MINATAR.shapes, "ppo": [FRAMES, {**FRAMES, **WIDE}]},
+    ),
+    "Freeway-MinAtar": MINATAR._replace(
+        floats={**MINATAR_FLOATS, "discount": (0.99, 0.995, 0.999)},
+        shapes={**MINATAR.shapes, "ppo": [{**FRAMES, **WIDE}]},
+    ),
 }
 """By environment. Independent noise rarely climbs the hill of either car: actions are held."""
 
@@ -300,9 +304,14 @@ def times(algorithm: str, env: str) -> int:
 
 
 def num_fresh(algorithm: str, env: str) -> int:
-    """Number of fresh seeds of a cell: more where they cost seconds."""
-    return 64 if is_quick(algorithm, env) else TASKS[env].fresh_seeds
+    """Number of fresh seeds of a cell: more where they cost seconds, few where they cost hours."""
+    if (algorithm, env) in LONG:
+        return 4
+    return 64 if is_quick(algorithm, env) else 16
 
+
+LONG = tuple(("ppo", env) for env in TASKS if env.endswith("-MinAtar"))
+"""Cells that take over an hour of a core, their search included, with sixteen seeds."""
 
 SEEN: Mapping[tuple[str, str], int] = {
     **{(algorithm, "Pendulum-v1"): 16 for algorithm in ("ppo", "trpo", "a2c")},
