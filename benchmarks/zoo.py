@@ -77,7 +77,11 @@ def train_fresh(config: po.ExperimentConfig, place: Path) -> Any:
     """Train with the seeds that no search has seen."""
     fresh = zoo_search.fresh_seeds(config.algorithm.name, config.env_name)
     config = dataclasses.replace(
-        config, num_seeds=len(fresh), first_seed=fresh.start, evaluate_every=EVALUATE_EVERY
+        config,
+        num_seeds=len(fresh),
+        first_seed=fresh.start,
+        evaluate_every=EVALUATE_EVERY,
+        lanes_per_device=zoo_tasks.TASKS[config.env_name].lanes,
     )
     return _run(config, place / "runs" / place_of(config.algorithm.name, config.env_name))
 
@@ -98,6 +102,8 @@ def reached(dataset: Any) -> dict[str, Any]:
     cell = f"{summary['algorithm']} --env {summary['env']}"
     first = int(seeds[0])
     given = f"{len(seeds)} --first-seed {first}" if first else f"{len(seeds)}"
+    if lanes := zoo_tasks.TASKS[summary["env"]].lanes:
+        given += f" --lanes-per-device {lanes}"
     return {
         "num_seeds": len(seeds),
         "first_seed": first,

@@ -84,6 +84,8 @@ class Task(NamedTuple):
     """Of each finalist."""
     search_steps: int | None = None
     """Of candidates and finalists, if fewer than `total_steps`."""
+    lanes: int | None = None
+    """Fresh seeds side by side on a core; None: as many as usual."""
     algorithms: Sequence[str] = tuple(FLOATS)
     """The environment's cells."""
 
@@ -113,6 +115,7 @@ MINATAR = Task(
     finalists=2,
     final_seeds=4,
     search_steps=1_000_000,
+    lanes=4,
     algorithms=("ppo", "a2c"),
 )
 """Searched at a tenth of the steps."""
@@ -310,7 +313,7 @@ def num_fresh(algorithm: str, env: str) -> int:
     return 64 if is_quick(algorithm, env) else 16
 
 
-LONG = tuple(("ppo", env) for env in TASKS if env.endswith("-MinAtar"))
+LONG = tuple(("ppo", f"{game}-MinAtar") for game in ("SpaceInvaders", "Asterix", "Freeway"))
 """Cells that take over an hour of a core, their search included, with sixteen seeds."""
 
 SEEN: Mapping[tuple[str, str], int] = {
@@ -352,5 +355,11 @@ REFERENCES = (
     Reference("a2c", "MountainCarContinuous-v0", 91.166, 100_000),
     Reference("trpo", "MountainCarContinuous-v0", 92.489, 50_000),
     Reference("ppo", "MountainCarContinuous-v0", 88.343, 20_000),
+    Reference("ppo", "Breakout-MinAtar", 28.0, 10_000_000),
+    Reference("ppo", "SpaceInvaders-MinAtar", 131.0, 10_000_000),
+    Reference("ppo", "Asterix-MinAtar", 15.9, 10_000_000),
+    Reference("ppo", "Freeway-MinAtar", 58.0, 10_000_000),
 )
-"""Source: github.com/DLR-RM/rl-baselines3-zoo, benchmark.md at commit 0088472."""
+"""Sources: github.com/DLR-RM/rl-baselines3-zoo, benchmark.md at commit 0088472; of MinAtar the PPO
+of github.com/RobertTLange/gymnax-blines.
+"""
