@@ -285,6 +285,8 @@ TASKS: dict[str, Task] = {
     "Freeway-MinAtar": MINATAR._replace(
         floats={**MINATAR_FLOATS, "discount": (0.99, 0.995, 0.999)},
         shapes={**MINATAR.shapes, "ppo": [{**FRAMES, **WIDE}]},
+        candidates=3,
+        finalists=1,
     ),
 }
 """By environment. Independent noise rarely climbs the hill of either car: actions are held."""
