@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -95,6 +96,22 @@ def test_an_interrupted_comparison_is_resumed(compared, tmp_path, monkeypatch):
         if name not in runs.FIGURES:
             xr.testing.assert_identical(resumed[name], compared[0][name])
     assert (out / "report.html").exists()
+
+
+def test_a_run_that_is_overwritten_is_not_taken_for_the_new_one(compared, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    shutil.copytree(compared[1], out)
+
+    def interrupted(*_):
+        raise po.Interrupted(2)
+
+    monkeypatch.setattr(train, "execute", interrupted)
+    longer = {**SETTINGS, "total_steps": 6400}
+    with pytest.raises(po.Interrupted):
+        po.compare(LABELLED, "CartPole-v1", out=out, overwrite=True, progress=False, **longer)
+    prepared = comparison.prepare_resume(out)
+    assert {x.config.total_steps for x in prepared.experiments.values()} == {6400}
+    assert not any(x.is_resumed for x in prepared.experiments.values())
 
 
 class Page(HTMLParser):

@@ -14,7 +14,7 @@ import purejax_po as po
 from purejax_po import cli, evaluation
 from purejax_po.experiment import policies
 from purejax_po.experiment.config import ExperimentConfig
-from purejax_po.experiment.report import page
+from purejax_po.experiment.report import formats, page
 from purejax_po.experiment.results import evaluated, join
 from purejax_po.experiment.run import evaluating, plan
 from purejax_po.experiment.run.trainer import build_trainer
@@ -251,6 +251,20 @@ def test_runs_are_joined_and_ranked_with_their_evaluations():
         po.ranked_by(plain, "evaluation")
     axes = po.plot(joined)
     assert "ppo, evaluation" in axes.get_legend_handles_labels()[1]
+
+
+def test_a_table_has_the_same_columns_where_one_run_has_no_threshold():
+    returns = np.linspace(100, 500, 4) * np.ones((8, 1))
+    parts = {}
+    for name, threshold in (("ppo", None), ("trpo", 400.0)):
+        run = synthetic.make_run(name, solve_return=threshold)
+        added = evaluated.add(run, returns, windows=[4, 9, 14, 19], threshold=threshold)
+        parts[name, "CartPole-v1"] = added
+    rows = page.table(join.join(parts))
+    assert rows[0].keys() == rows[1].keys()
+    assert {row["algorithm"]: row["solved"] for row in rows} == {"ppo": "-", "trpo": "8"}
+    lines = formats.to_csv(rows).splitlines()
+    assert len({line.count(",") for line in lines}) == 1
 
 
 def test_the_command_line_evaluates_and_ranks(tmp_path, capsys):

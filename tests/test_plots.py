@@ -99,6 +99,37 @@ def test_learning_curves_of_several_environments(joined):
     assert len(po.plot_curves(joined.sel(env="Acrobot-v1"))) == 1
 
 
+def test_an_algorithm_looks_alike_where_others_are_missing(joined):
+    parts = runs.split(joined)
+    few = runs.join(
+        {
+            ("trpo", "CartPole-v1"): parts["trpo", "CartPole-v1"],
+            ("ppo", "Acrobot-v1"): parts["ppo", "Acrobot-v1"],
+            ("trpo", "Acrobot-v1"): parts["trpo", "Acrobot-v1"],
+        }
+    )
+    left, right = po.plot_curves(few)
+    looks = [{line.get_label(): line.get_color() for line in ax.lines} for ax in (left, right)]
+    assert set(looks[0]) == {"trpo"}
+    assert looks[0]["trpo"] == looks[1]["trpo"] != looks[1]["ppo"]
+    (legend,) = left.figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {"trpo", "ppo"}
+
+
+def test_diagnostics_of_seeds_that_have_ended():
+    run = make_run()
+    values = run["kl"].values.copy()
+    values[:7, 12:] = np.nan
+    run["kl"] = run["kl"].dims, values
+    ax = po.plot_diagnostics(run)[0]
+    drawn = ax.lines[0].get_ydata()
+    np.testing.assert_allclose(drawn[:12], statistics.iqm(values[:, :12]))
+    np.testing.assert_allclose(drawn[12:], values[7, 12:])
+    values[7, 12:] = np.nan
+    run["kl"] = run["kl"].dims, values
+    assert len(po.plot_diagnostics(run)[0].lines[0].get_ydata()) == 12
+
+
 def test_diagnostics(joined):
     axes = po.plot_diagnostics(runs.split(joined)["ppo", "Acrobot-v1"])
     assert [ax.get_title() for ax in axes] == ["KL (nats)", "entropy (nats)"]
@@ -192,6 +223,14 @@ def test_sensitivity_lines(swept):
         po.plot_sensitivity(swept, "learning_rate", "seed")
     with pytest.raises(ValueError, match="no further axes"):
         po.plot_sensitivity(swept, "learning_rate")
+
+
+def test_a_sweep_without_a_return_is_drawn(swept):
+    unknown = swept.sel(clip_eps=0.1) * np.nan
+    ax = po.plot_sensitivity(unknown.assign_attrs(swept.attrs), "learning_rate")
+    known = po.plot_sensitivity(swept.sel(clip_eps=0.1), "learning_rate")
+    assert ax.get_xscale() == "log"
+    assert ax.get_xlim() == known.get_xlim()
 
 
 def test_diverged_seeds_of_a_sweep_are_left_out(swept):

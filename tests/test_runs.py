@@ -75,6 +75,24 @@ def test_saved_and_loaded_datasets_are_equal(four, tmp_path):
     assert frame.loc[("ppo", "CartPole-v1", 0, 1), "episode_return"] == expected
 
 
+def test_a_part_in_which_there_is_no_run_gets_one_line(four):
+    del four["trpo", "Acrobot-v1"]
+    nothing = runs.join(four).sel(algorithm="trpo", env="Acrobot-v1")
+    for function in (po.summarize, po.plot_curves, po.plot_comparison):
+        with pytest.raises(ValueError, match="dataset must hold a run, got a part"):
+            function(nothing)
+
+
+@pytest.mark.parametrize("name", ["episode_return", "final_return", "step", "loss/actor"])
+def test_diagnostics_do_not_replace_results(name, tmp_path):
+    run = make_run(diagnostics=(name,))
+    plain = make_run(diagnostics=())
+    np.testing.assert_array_equal(run["final_return"], plain["final_return"])
+    shown = "loss.actor" if "/" in name else f"{name}_in_use"
+    assert np.isfinite(run[shown]).all()
+    results.save(run, tmp_path / "results.nc")
+
+
 def test_load_runs(tmp_path):
     a = save_run(tmp_path / "a", "ppo")
     b = save_run(tmp_path / "b", "trpo")

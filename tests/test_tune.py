@@ -152,6 +152,16 @@ def test_halving_trains_half_of_all_steps_at_most():
         assert spent <= number * 100 / 2 or number == 17
 
 
+@pytest.mark.parametrize("num_updates", [1, 2, 3])
+def test_a_short_search_goes_on_from_the_states_of_its_rungs(num_updates, tmp_path):
+    algorithm = tiny.ALGORITHMS["ppo"]
+    steps = num_updates * algorithm.num_envs * algorithm.num_steps
+    found = po.tune(
+        experiment(total_steps=steps), tmp_path / "out", SPACE, progress=False, rungs=2, **SETTINGS
+    )
+    assert found.summary["num_complete"] >= 1
+
+
 def test_seeds_are_disjoint():
     seeds = search.seeds_of(experiment(num_seeds=4, first_seed=7), search.Search())
     assert seeds.search == range(7, 11)

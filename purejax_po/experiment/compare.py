@@ -167,6 +167,10 @@ def _execute(comparison: Comparison, host: Host) -> "xr.Dataset":
     ]
     if directory is not None:
         atomic.write_json(directory / COMPARISON, {"runs": plan, "results": None})
+        if host.overwrite:  # what resume would take for runs of this comparison
+            for study in experiments.values():
+                if study.directory is not None and not study.is_resumed:
+                    files.discard(study.directory)
     found: runs.Runs = {}
     for i, ((label, env), experiment) in enumerate(experiments.items(), 1):
         named = "" if label == experiment.config.algorithm.name else f"{label}: "

@@ -44,12 +44,14 @@ def plot_comparison(dataset: "xr.Dataset", ax: "Axes | None" = None) -> "Axes":
     (by_name,) = runs.final_returns(dataset).values()
     ax = plots.axes(ax, (6.4, 0.6 * len(by_name) + 1.4))
     rng = np.random.default_rng(0)
-    for i, (_, final) in enumerate(by_name.items()):
+    places = plots.places(dataset)
+    for i, (name, final) in enumerate(by_name.items()):
         if len(final) == 0:
             continue
+        place = places.get(name, i)
         look: Look = {
-            "color": COLOURS[i % len(COLOURS)],
-            "hatch": HATCHES[i % len(HATCHES)],
+            "color": COLOURS[place % len(COLOURS)],
+            "hatch": HATCHES[place % len(HATCHES)],
         }
         ax.barh(i, statistics.iqm(final), height=0.6, alpha=0.45, edgecolor="black", lw=0.6, **look)
         heights = i + rng.uniform(-0.2, 0.2, len(final))
@@ -110,10 +112,11 @@ def plot_profile(
     thresholds = np.linspace(everything.min() - margin, everything.max() + margin, 201)
     ax = plots.axes(ax)
     names = dict.fromkeys(name for by_name in finals.values() for name in by_name)
+    places = plots.places(dataset)
     for i, name in enumerate(names):
         if name in scores:
             found = statistics.performance_profile(scores[name], thresholds)
-            look = plots.style(i)
+            look = plots.style(places.get(name, i))
             ax.plot(thresholds, found.value, label=name, **look)
             ax.fill_between(thresholds, found.low, found.high, color=look["color"], alpha=0.2, lw=0)
     ax.set_xlabel(f"τ: {unit}")
@@ -190,12 +193,15 @@ def plot_aggregates(
     Source: Agarwal et al. 2021, section 4.3.
     """
     found = aggregates(dataset, reference)
+    places = plots.places(dataset)
     figure = plots.new_figure(figure, (9.6, 0.4 * len(found) + 1.6))
     drawn = figure.subplots(1, len(AGGREGATE_TITLES), sharey=True)
     for ax, (key, heading) in zip(drawn, AGGREGATE_TITLES.items(), strict=True):
-        for i, estimates in enumerate(found.values()):
+        for i, (name, estimates) in enumerate(found.items()):
             value, *ends = estimates[key]
-            _draw_interval(ax, value, ends, i, MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)])
+            place = places.get(name, i)
+            marker, colour = MARKERS[place % len(MARKERS)], COLOURS[place % len(COLOURS)]
+            _draw_interval(ax, value, ends, i, marker, colour)
         ax.set_title(heading, fontsize=10)
         ax.grid(axis="x", alpha=0.3)
     _name_rows(drawn[0], list(found))

@@ -1,6 +1,7 @@
 """Pictures of training, on matplotlib: learning curves and diagnostics."""
 
 import io
+import json
 import math
 from collections.abc import Hashable
 from pathlib import Path
@@ -16,6 +17,7 @@ from purejax_po.experiment.results import statistics
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -96,22 +98,24 @@ def plot(
     choices = tuple(str(n) for n in dataset if dataset[n].dims[-2:] in curves)
     check_choice("variable", variable, choices)
     parts = _lines(dataset)
+    order = places(dataset)
+    is_named = len({*parts, *order}) > 1
     ax = axes(ax)
     for i, (name, run) in enumerate(parts.items()):
         if variable not in run:
             continue
-        shown = name if len(parts) > 1 else None
+        place, shown = order.get(name, i), name if is_named else None
         has_both = variable == "episode_return" and "evaluation_return" in run
-        look = {**style(i), **({"alpha": 0.5, "lw": 1.2} if has_both and shown else {})}
+        look = {**style(place), **({"alpha": 0.5, "lw": 1.2} if has_both and shown else {})}
         draw_curve(ax, run, variable, look, shown)
         if has_both:
-            _draw_evaluation(ax, run, i, shown)
+            _draw_evaluation(ax, run, place, shown)
     ax.xaxis.set_major_formatter(EngFormatter())
     ax.set_xlabel(STEPS)
     ax.set_ylabel(label(variable))
     ax.set_title(title(dataset))
     ax.grid(alpha=0.3)
-    if len(parts) == 1:
+    if not is_named:
         ax.legend(loc="best", frameon=False)
     else:
         axis = results.swept(dataset)
@@ -138,14 +142,16 @@ def plot_curves(
     rows = math.ceil(len(envs) / columns)
     figure = new_figure(figure, (max(6.4, 4.4 * columns), 3.4 * rows + 0.6))
     drawn = panels(figure, rows, columns, len(envs))
+    shown: dict[str, Artist] = {}
     for ax, env in zip(drawn, envs, strict=True):
         plot(dataset.sel(env=env) if "env" in dataset.dims else dataset, variable, ax)
         if ax.get_legend() is not None and len(envs) > 1:
             handles, names = ax.get_legend_handles_labels()
             ax.get_legend().remove()
-            if env == envs[0]:
-                legend = {"loc": "outside lower center", "handlelength": 3, "frameon": False}
-                figure.legend(handles, names, ncols=min(6, len(names)), **legend)
+            shown |= {n: h for n, h in zip(names, handles, strict=True) if n not in shown}
+    if shown:
+        legend = {"loc": "outside lower center", "handlelength": 3, "frameon": False}
+        figure.legend(shown.values(), shown, ncols=min(6, len(shown)), **legend)
     return drawn
 
 
@@ -173,12 +179,14 @@ def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> n
     drawn = panels(figure, rows, 3, len(names))
     steps = dataset["step"].values
     for ax, name in zip(drawn, names, strict=True):
-        values = _sound(dataset)[name].values
-        values = values[np.all(np.isfinite(values), axis=1)]
-        if len(values):
-            low, high = np.percentile(values, [25, 75], axis=0)
-            ax.plot(steps, statistics.iqm(values), color=COLOURS[0])
-            ax.fill_between(steps, low, high, color=COLOURS[0], alpha=0.25, lw=0)
+        columns = [x[np.isfinite(x)] for x in _sound(dataset)[name].values.T]
+        known = np.array([len(x) > 0 for x in columns])  # a seed that has solved its task has ended
+        if known.any():
+            columns = [x for x in columns if len(x)]
+            low, high = np.transpose([np.percentile(x, [25, 75]) for x in columns])
+            middle = [float(statistics.iqm(x)) for x in columns]
+            ax.plot(steps[known], middle, color=COLOURS[0])
+            ax.fill_between(steps[known], low, high, color=COLOURS[0], alpha=0.25, lw=0)
         ax.set_title(label(name), fontsize=10)
         ax.xaxis.set_major_formatter(EngFormatter())
         ax.grid(alpha=0.3)
@@ -266,6 +274,12 @@ def _what(dataset: "xr.Dataset") -> str:
     if len(algorithms) == 1:
         return f"{algorithms[0]} on {where}, {seeds}"
     return f"{where}, {seeds}"
+
+
+def places(dataset: "xr.Dataset") -> dict[str, int]:
+    """Number the algorithms of all joined runs: each looks alike wherever a part is drawn."""
+    named = (run["algorithm"] for run in json.loads(dataset.attrs.get("runs", "[]")))
+    return {name: i for i, name in enumerate(dict.fromkeys(named))}
 
 
 def _lines(dataset: "xr.Dataset") -> dict[str, "xr.Dataset"]:

@@ -85,6 +85,9 @@ def plot_sensitivity(
         raise ValueError(f"dataset must have no further axes; first choose sel({name}=…)")
     ax = plots.axes(ax)
     at = dataset[x].values
+    ax.update_datalim(
+        [(value, 0.0) for value in at], updatey=False
+    )  # though nothing is known there
     for i, value in enumerate([None] if lines is None else dataset[lines].values):
         part = dataset if lines is None else dataset.sel({lines: value})
         middle, low, high = _sweep_estimates(part.transpose(x, "seed", ...))

@@ -25,7 +25,7 @@ def _numbers(row: dict[str, str]) -> Iterator[tuple[str, str]]:
             yield f"{of}ci_low", low.strip("-") and low
             yield f"{of}ci_high", high
         else:
-            yield name, cell.replace(",", "") if name == "steps/s" else cell
+            yield name, cell.replace(",", "") if name in ("steps/s", "median steps") else cell
 
 
 def to_tex(rows: Sequence[dict[str, str]]) -> str:

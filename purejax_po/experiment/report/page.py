@@ -45,7 +45,7 @@ def table(dataset: "xr.Dataset", rank_by: str | None = None) -> list[dict[str, s
     if results.swept(dataset):
         return _table_of_points(dataset, rank_by)
     rows = []
-    is_evaluated = "final_evaluation" in dataset
+    columns = _optional(dataset)
     for summary in _ordered([results.summarize(x) for x in runs.split(dataset).values()], rank_by):
         seconds = [summary[key] or math.nan for key in ("compile_seconds", "run_seconds")]
         rows.append(
@@ -53,7 +53,7 @@ def table(dataset: "xr.Dataset", rank_by: str | None = None) -> list[dict[str, s
                 "environment": summary["env"],
                 "algorithm": summary["algorithm"],
                 "seeds": str(summary["num_seeds"]),
-                **_return_cells(summary, is_evaluated),
+                **_return_cells(summary, columns),
                 "diverged": str(len(summary["diverged_seeds"])),
                 "steps/s": _text(summary["env_steps_per_second"], ",.0f"),
                 "seconds": _text(results.number(sum(seconds))),
@@ -76,27 +76,33 @@ def _ordered(summaries: list[JSONObject], rank_by: str | None) -> list[JSONObjec
     return sorted(summaries, key=place)
 
 
-def _return_cells(summary: JSONObject, is_evaluated: bool) -> dict[str, str]:
+def _optional(dataset: "xr.Dataset") -> list[str]:
+    """What some run of a table has, and every row therefore a cell for."""
+    return [name for name in ("final_evaluation", "solved_at") if name in dataset]
+
+
+def _return_cells(summary: JSONObject, columns: Sequence[str]) -> dict[str, str]:
     """The final return of a run or of a point."""
     final = summary["final_return"]
     return {
         "IQM": _text(final["iqm"]),
         "95 % CI": _interval_text(final["ci_low"], final["ci_high"]),
-        **(_evaluation_cells(summary) if is_evaluated else {}),
+        **(_evaluation_cells(summary, "solved_at" in columns) if columns else {}),
         **{key: _text(final[key]) for key in ("mean", "median", "min", "max")},
     }
 
 
-def _evaluation_cells(summary: JSONObject) -> dict[str, str]:
+def _evaluation_cells(summary: JSONObject, has_solved: bool) -> dict[str, str]:
     """The final evaluation of a run or of a point, and when its task was solved."""
     final = summary.get("final_evaluation", dict.fromkeys(("iqm", "ci_low", "ci_high")))
     cells = {
         "evaluation IQM": _text(final["iqm"]),
         "evaluation 95 % CI": _interval_text(final["ci_low"], final["ci_high"]),
     }
-    if (solved := summary.get("solved")) is not None:
-        cells["solved"] = str(solved["num_seeds"])
-        cells["median steps"] = _text(solved["median_steps"], ",.0f")
+    if has_solved:  # by some run of the table
+        solved = summary.get("solved", {})
+        cells["solved"] = str(solved.get("num_seeds", "-"))
+        cells["median steps"] = _text(solved.get("median_steps"), ",.0f")
     return cells
 
 
@@ -108,7 +114,7 @@ def _table_of_points(dataset: "xr.Dataset", rank_by: str | None) -> list[dict[st
         rows.append(
             {
                 **{name: f"{value:g}" for name, value in found["point"].items()},
-                **_return_cells(found, "final_evaluation" in dataset),
+                **_return_cells(found, _optional(dataset)),
                 "diverged": str(found["num_diverged"]),
                 "": "best" if found["point"] == best else "",
             }

@@ -33,6 +33,7 @@ EPISODES = ("num_episodes", "episode_return", "episode_return_std", "episode_len
 """Variables by seed and update that every run has; the others are the algorithm's diagnostics."""
 
 LABELS = ("algorithm", "env", "seed", "update", "step", "evaluation")
+OUTCOMES = ("final_return", "diverged_at", "evaluation_return", "final_evaluation", "solved_at")
 
 
 def to_dataset(
@@ -72,7 +73,9 @@ def to_dataset(
         "episode_length": np.where(episodes.count > 0, log.episode_length.mean, np.nan),
     }
     for name, mean in log.info.mean.items():
-        free = f"{name}_in_use" if name in axes else name
+        free = name.replace("/", ".")  # netCDF's separator
+        if free in (*axes, *EPISODES, *SECONDS, *LABELS, *OUTCOMES):
+            free = f"{free}_in_use"
         variables[free] = np.where(log.info.count > 0, mean, np.nan)
     updates = np.asarray(updates)
     labels = {**axes, "seed": np.asarray(seeds), "update": updates}

@@ -180,6 +180,8 @@ def split(dataset: "xr.Dataset") -> Runs:
         else:
             if (run := _narrow(part, attributes)) is not None:
                 runs[attributes["algorithm"], attributes["env"]] = run
+    if not runs:
+        raise ValueError("dataset must hold a run, got a part of joined runs in which none is")
     return runs
 
 

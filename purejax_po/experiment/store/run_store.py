@@ -217,15 +217,26 @@ def create(directory: Path, config: ExperimentConfig, plan: JSONObject) -> None:
     before the plan: a directory left by a kill can be resumed or overwritten.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    _clear(directory)
+    atomic.write_json(directory / layout.CONFIG, config.to_dict())
+    (directory / layout.BLOCKS).mkdir()
+    atomic.write_json(directory / layout.PLAN, plan)
+
+
+def discard(directory: Path) -> None:
+    """Remove the run that a directory holds, its configuration last."""
+    _clear(directory)
+    (directory / layout.CONFIG).unlink(missing_ok=True)
+
+
+def _clear(directory: Path) -> None:
+    """Remove a run's files, but for its configuration."""
     for name in (layout.SUMMARY, *layout.OWN):
         path = directory / name
         if path.is_dir():
             shutil.rmtree(path)
         elif name != layout.CONFIG:
             path.unlink(missing_ok=True)
-    atomic.write_json(directory / layout.CONFIG, config.to_dict())
-    (directory / layout.BLOCKS).mkdir()
-    atomic.write_json(directory / layout.PLAN, plan)
 
 
 def read_config(directory: Path) -> ExperimentConfig:
