@@ -523,6 +523,19 @@ def test_an_unfinished_run_of_version_0_1_is_refused_in_one_line(of_0_1):
     assert not (of_0_1 / "checkpoints").exists()
 
 
+def test_a_run_that_lost_its_plan_goes_on(whole, tmp_path):
+    out = tmp_path / "run"
+    run_until(out, 15)
+    (finished,) = (out / "blocks").glob("*/result/*.safetensors")
+    written = finished.stat().st_mtime_ns
+    (out / "plan.json").unlink()
+    resumed = po.resume(out, progress=False, num_devices=1)
+    assert finished.stat().st_mtime_ns == written
+    expected = po.load_results(whole)
+    for name in expected:
+        np.testing.assert_array_equal(resumed[name], expected[name])
+
+
 def test_a_field_that_config_json_lacks_has_its_default(whole, tmp_path):
     """As where a later version has a field more; one that it does not know is named."""
     out = tmp_path / "run"

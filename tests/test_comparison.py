@@ -208,6 +208,18 @@ MISTAKES = {
     "nothing": ([], "CartPole-v1", {}, "algorithm must be given at least once"),
     "no environment": (["ppo"], [], {}, "env must be given at least once"),
     "setting": (["ppo"], "CartPole-v1", {"num_seed": 3}, "did you mean num_seeds?"),
+    "one directory for two": (
+        {"clip <": "ppo", "clip >": "ppo"},
+        "CartPole-v1",
+        {},
+        "got clip--CartPole-v1 for clip < on CartPole-v1 and clip > on CartPole-v1",
+    ),
+    "wrappers of the zoo": (
+        ["ppo=zoo", "a2c"],
+        "MountainCar-v0",
+        {"wrappers": ("time_limit:100",)},
+        "wrappers must be left out for ppo=zoo on MountainCar-v0",
+    ),
     "pair": (["ppo", "npg"], "CartPole-v1", {"total_steps": 600}, "npg on CartPole-v1: total_st"),
 }
 

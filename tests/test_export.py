@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 import purejax_po as po
 from purejax_po.cli import main
-from purejax_po.experiment import export
+from purejax_po.experiment import card, export, loaded
 
 pytestmark = pytest.mark.usefixtures("compile_quickly", "no_pictures")
 
@@ -129,6 +129,21 @@ def test_a_loaded_policy_acts_samples_and_travels(cartpole, squashed):
     action, memory = remembering.sample(key, observations(3))
     assert (np.abs(action) <= 2).all()
     assert pickle.loads(pickle.dumps(remembering))(observations(3), memory)[0].shape == (1,)
+
+
+def test_the_card_of_a_point_tells_what_that_point_reached(tmp_path):
+    points = [
+        {"point": {"learning_rate": value}, "final_return": {"iqm": iqm}}
+        for value, iqm in ((1e-3, 480.0), (1e-6, 20.0))
+    ]
+    summary = {"num_seeds": 5, "final_return": {"iqm": 480.0}, "points": points}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    config = tiny.experiment(sweep={"learning_rate": (1e-3, 1e-6)})
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    for value, iqm in ((1e-3, 480.0), (1e-6, 20.0)):
+        policy = loaded.LoadedPolicy(config.at({"learning_rate": value}), 0, {})
+        told = card.describe(policy, tmp_path, {}, ["action"], 0, {"learning_rate": value})
+        assert told["training_return_over_seeds"]["iqm"] == iqm
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,21 @@ def test_lanes_hold_the_values_that_single_runs_have():
             np.testing.assert_array_equal(x, y)
 
 
+def test_a_number_in_place_of_values_gets_one_line():
+    with pytest.raises(ValueError, match=r"sweep\.learning_rate must hold at least one"):
+        tiny.experiment(sweep={"learning_rate": 0.001}).check()
+
+
+@pytest.mark.parametrize("zero", [0, np.int64(0)])
+def test_a_whole_number_leaves_the_swept_values_as_they_are(zero):
+    given = tiny.ALGORITHMS["ppo"]
+    given = dataclasses.replace(given, hyperparams=given.hyperparams.replace(entropy_coef=zero))
+    whole = tiny.experiment(algorithm=given, num_seeds=1, sweep={"entropy_coef": (0.0, 0.01, 0.02)})
+    lanes = plan.make_lanes(whole, np.arange(3), build_trainer(whole))
+    expected = np.float32([0.0, 0.01, 0.02])
+    np.testing.assert_array_equal(lanes.hyperparams.entropy_coef, expected)
+
+
 def test_an_axis_is_called_by_its_own_name_unless_that_is_taken():
     assert sweep.label(config(), "env_params.gravity") == "gravity"
     assert sweep.label(config(), "env_params.discount") == "env_params_discount"

@@ -11,6 +11,7 @@ import numpy as np
 from purejax_po import spaces
 from purejax_po.evaluation import evaluate
 from purejax_po.experiment import layout
+from purejax_po.experiment.config import sweep
 from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import statistics
@@ -62,6 +63,7 @@ def describe(
     inputs: JSONObject,
     outputs: Sequence[str],
     num_episodes: int,
+    point: Mapping[str, float] | None = None,
 ) -> JSONObject:
     """Return what is said of a policy, ready for JSON.
 
@@ -69,10 +71,13 @@ def describe(
         policy: from the run in `out`.
         inputs, outputs: of its exported function, by name.
         num_episodes: greedy episodes to play for its return; 0: none.
+        point: of a sweep, where the policy was trained.
     """
     trainer, config = policy.trainer, policy.config
     summary = out / layout.SUMMARY
     held = json.loads(summary.read_text()) if summary.exists() else {}
+    at = {sweep.label(config, name): value for name, value in (point or {}).items()}
+    here = next((x for x in held.get("points", ()) if x["point"] == at), held)
     hyperparameters = dataclasses.asdict(config.algorithm.hyperparams)
     told = {
         "algorithm": config.algorithm.name,
@@ -86,7 +91,7 @@ def describe(
         "outputs": list(outputs),
         "total_steps": str(config.total_steps),
         "hyperparameters": {k: float(v) for k, v in hyperparameters.items()},
-        "training_return_over_seeds": held.get("final_return"),
+        "training_return_over_seeds": here.get("final_return"),
         "trained_seeds": held.get("num_seeds"),
         "versions_of_training": held.get("versions"),
         "versions_of_export": results.versions(),

@@ -117,11 +117,18 @@ def prepare(
                 "choose another directory, resume it or overwrite it (--overwrite)"
             )
         files.check_writable(directory, overwrite=False)
+        names = [ExperimentConfig(env=env).env_name for env in chosen]
+        _check_places([(named.label, name) for name in names for named in labelled])
     experiments = {}
     for env in chosen:
         for label, algorithm, own in (_settled(named, env) for named in labelled):
             config = ExperimentConfig(algorithm=algorithm, env=env, **{**settings, **own})
-            name = config.env_name
+            name, given = config.env_name, settings.get("wrappers")
+            if "wrappers" in own and given and tuple(given) != config.wrappers:
+                raise ValueError(
+                    f"wrappers must be left out for {label} on {name}, whose settings of the zoo "
+                    f"are for {', '.join(config.wrappers)}, got {', '.join(given)}"
+                )
             place = None if directory is None else directory / place_of(label, name)
             experiments[label, name] = _prepare_one(label, config, place, host)
     return Comparison(experiments, directory)
@@ -258,6 +265,18 @@ def _check_distinct(name: str, values: list[str]) -> None:
         if values.count(value) > 1:
             hint = f"; a label tells two apart: other={value}" if name == "algorithm" else ""
             raise ValueError(f"each {name} must be given once, got {value} more than once{hint}")
+
+
+def _check_places(pairs: list[tuple[str, str]]) -> None:
+    """Raise `ValueError` for two pairs whose runs would have one directory."""
+    taken: dict[str, tuple[str, str]] = {}
+    for pair in pairs:
+        if (other := taken.setdefault(place_of(*pair), pair)) != pair:
+            raise ValueError(
+                f"each algorithm must have a directory of its own, got {place_of(*pair)} for "
+                f"{' on '.join(other)} and {' on '.join(pair)}; choose labels that differ in "
+                "letters or digits"
+            )
 
 
 def _read_config(data: JSONObject, directory: Path) -> ExperimentConfig:

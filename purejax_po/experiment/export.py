@@ -96,7 +96,7 @@ def export(
         atomic.check_path("folder", folder)
     policy = policies.load_policy(out, seed=seed, point=point, best=best)
     portable = make_portable(policy)
-    told = card.describe(policy, Path(out), portable.inputs, portable.outputs, num_episodes)
+    told = card.describe(policy, Path(out), portable.inputs, portable.outputs, num_episodes, point)
     told["policy"] = "best by evaluation in training" if best else "final"
     make = {"stablehlo": _stablehlo, "onnx": _onnx, "safetensors": _safetensors}
     contents = {name: make[name](policy, portable, told) for name in formats}

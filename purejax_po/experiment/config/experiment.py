@@ -171,6 +171,9 @@ class ExperimentConfig(NamedFields):
         for name in ("env_params", "env_options", "sweep"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be values by name, got {getattr(self, name)!r}")
+        for name, values in self.sweep.items():
+            if not hasattr(values, "__len__"):
+                raise ValueError(f"sweep.{name} must hold at least one value, got {values!r}")
         for name in ("wrappers", "randomize"):
             value = getattr(self, name)
             if not isinstance(value, tuple | list) or not all(isinstance(x, str) for x in value):

@@ -9,7 +9,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +135,11 @@ def make_lanes(config: ExperimentConfig, numbers: np.ndarray, trainer: Trainer) 
 def repeat(seeds: np.ndarray, hyperparams: Hyperparams, env_params: EnvParams) -> Lanes:
     """Give every seed the same hyperparameters and environment parameters."""
     seeds = np.asarray(seeds)
+    hints = get_type_hints(type(hyperparams))
+    given = {name: getattr(hyperparams, name) for name, hint in hints.items() if hint is float}
+    # A 0 in place of 0.0 would make whole numbers of what is swept.
+    floats = {name: float(x) for name, x in given.items() if isinstance(x, int | np.integer)}
+    hyperparams = hyperparams.replace(**floats)
 
     def repeated(x: np.ndarray) -> np.ndarray:
         x = np.asarray(jnp.asarray(x))

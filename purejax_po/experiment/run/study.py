@@ -180,7 +180,8 @@ class _Loop:
         config, directory = self._study.config, self._study.directory
         if directory is None:
             return
-        is_begun = self._study.is_resumed and (directory / layout.PLAN).exists()
+        has_any = any((directory / layout.BLOCKS).glob("*/[!.]*"))  # the plan may be lost
+        is_begun = self._study.is_resumed and (has_any or (directory / layout.PLAN).exists())
         if is_begun:
             self._warn_of_changes(run_store.read_plan(directory))
             self._warn_of_environment()
