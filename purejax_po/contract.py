@@ -149,7 +149,11 @@ def as_before(what: str, new: PyTree, old: PyTree) -> PyTree:
         ValueError: naming the field whose dtype or shape changes, unless it is a Python number's.
     """
     joined = _join(what, jax.eval_shape(lambda: old), new)
-    return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), new, joined)
+    return jax.tree.map(
+        lambda x, like: x if x.dtype == like.dtype else jnp.asarray(x, like.dtype),
+        jax.tree.map(jnp.asarray, new),
+        joined,
+    )
 
 
 def check_values(critic: Critic, params: Params, obs: Observation) -> None:
@@ -177,7 +181,13 @@ def is_deterministic(env: object) -> bool:
 
 
 def is_legacy(env: object) -> bool:
-    """Whether a class says how an episode ends as gymnax did before 1.0, and not as it does now."""
+    """Whether a class says how an episode ends as gymnax did before 1.0, and not as it does now.
+
+    Of a wrapper of this package the environment inside is asked.
+    """
+    inner = getattr(type(env), "_inside", None)
+    if inner is not None:
+        return is_legacy(inner(env))
     old, new = (
         next((cls for cls in type(env).__mro__ if name in vars(cls)), None)
         for name in ("is_terminal", "is_terminated")

@@ -63,13 +63,13 @@ def reset(
         like: the dtypes that `contract.check` found; without them a Python number at which a state
             starts takes JAX's default dtype.
     """
-    keys = prng.written_out(jax.random.split(key, num_envs // group_size))
+    keys = _for_env(jax.random.split(key, num_envs // group_size), like and like.env_state)
     starts = jax.vmap(env.reset, in_axes=(0, None))(keys, env_params)
     if group_size > 1:
         starts = jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), starts)
     obs, env_state = jax.tree.map(_strongly_typed, starts)
     if like is not None:
-        obs, env_state = jax.tree.map(lambda x, y: x.astype(y.dtype), (obs, env_state), tuple(like))
+        obs, env_state = jax.tree.map(_in_dtype, (obs, env_state), tuple(like))
     return RolloutState(
         env_state=env_state,
         obs=obs,
@@ -106,12 +106,13 @@ def collect(
     noise_key, env_key = jax.random.split(key)
     if (begin_rollout := getattr(env, "begin_rollout", None)) is not None:
         env_key, begin_key = jax.random.split(env_key)
-        keys = prng.written_out(jax.random.split(begin_key, state.start.shape[0]))
+        keys = _for_env(jax.random.split(begin_key, state.start.shape[0]), state.env_state)
         begun = jax.vmap(begin_rollout, in_axes=(0, 0, None))(keys, state.env_state, env_params)
         state = state._replace(env_state=begun)
     abstract = jax.eval_shape(actor.act, params, state.carry, state.obs, state.start)[1]
     noise = jax.vmap(abstract.noise)(jax.random.split(noise_key, num_steps))
-    env_keys = prng.written_out(jax.random.split(env_key, (num_steps, state.start.shape[0])))
+    env_keys = jax.random.split(env_key, (num_steps, state.start.shape[0]))
+    env_keys = _for_env(env_keys, state.env_state)
 
     def step(
         state: RolloutState, randomness: tuple[Array, Key]
@@ -204,4 +205,18 @@ def env_step(
 def _strongly_typed(x: PyTree) -> Array:
     """An array that keeps its dtype; gymnax starts counters as Python numbers."""
     x = jnp.asarray(x)
-    return x.astype(x.dtype)
+    return x if _is_key(x) else x.astype(x.dtype)
+
+
+def _in_dtype(x: Array, like: Array) -> Array:
+    return x if x.dtype == like.dtype else x.astype(like.dtype)
+
+
+def _is_key(x: Array) -> bool:
+    return bool(jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
+
+
+def _for_env(keys: Key, env_state: EnvState) -> Key:
+    """Keys written out, or as JAX has them where states hold keys, which are of one kind always."""
+    has_keys = any(map(_is_key, jax.tree.leaves(env_state)))
+    return prng.as_usual(keys) if has_keys else prng.written_out(keys)

@@ -144,6 +144,26 @@ def test_the_reward_of_a_goal_falls_with_the_time_that_it_took():
     np.testing.assert_allclose(rewards, [0.0] * 10 + [1.0 - 0.9 * 11 / 256], rtol=1e-6)
 
 
+def test_an_end_at_the_wrong_object_pays_nothing():
+    skip_without("xminigrid")
+    env, env_params = environments.make("xminigrid/MiniGrid-MemoryS8")
+    actions = jax.random.choice(jax.random.key(9), jnp.array([0, 0, 0, 1, 2]), (32, 100))
+
+    @jax.jit
+    @jax.vmap
+    def walk(key, actions):
+        def step(state, action):
+            _, state, reward, terminated, _, _ = env.step(key, state, action, env_params)
+            return state, (reward, terminated)
+
+        return jax.lax.scan(step, env.reset(key, env_params)[1], actions)[1]
+
+    rewards, ends = map(np.asarray, walk(jax.random.split(jax.random.key(1), 32), actions))
+    paid = (rewards > 0)[ends]
+    assert 0 < paid.sum() < len(paid)
+    assert not rewards[~ends].any()
+
+
 def test_a_navix_s_symbols_are_those_of_the_library():
     env, env_params = make("navix/Navix-DoorKey-5x5-v0")
     key = jax.random.key(3)

@@ -63,10 +63,12 @@ def make(
         env, env_params = _make(str(name), **options)
     if not (wrappers or randomize):
         return env, env_params
-    from purejax_po.environments import by_name, randomized
+    from purejax_po.environments import around, by_name, randomized
 
     if isinstance(randomize, str) or not isinstance(randomize, Sequence):
         raise ValueError(f'randomize must be a list such as ["gravity=8:12"], got {randomize!r}')
+    if own is not None and wrappers:  # what makes one may have made other parameters, too
+        env = around.WithParams(env, env_params)
     env = by_name.wrap(randomized.by_text(env, randomize), wrappers)
     return env, env.default_params if wrappers else env_params
 

@@ -85,6 +85,10 @@ class Wrapper(ReadsThrough):
     def __init__(self, env: Environment) -> None:
         self._env = env
 
+    def _inside(self) -> Environment:
+        """The environment that this is around."""
+        return self._env
+
     def __getattr__(self, name: str) -> Any:
         if name == "_env":  # while it is unpickled or copied
             raise AttributeError(name)
@@ -93,6 +97,29 @@ class Wrapper(ReadsThrough):
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Observation, EnvState]:
         """As the environment's own."""
         return self._env.reset(key, params)
+
+
+class WithParams(Wrapper):
+    """An environment whose default parameters are others."""
+
+    def __init__(self, env: Environment, params: EnvParams) -> None:
+        super().__init__(env)
+        self._params = params
+
+    @property
+    def default_params(self) -> EnvParams:
+        """Those given."""
+        return self._params
+
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Observation, EnvState]:
+        """As the environment's own."""
+        return self._env.reset(key, self._params if params is None else params)
+
+    def step(
+        self, key: Key, state: EnvState, action: Action, params: EnvParams | None = None
+    ) -> Found:
+        """As the environment's own."""
+        return self._env.step(key, state, action, self._params if params is None else params)
 
 
 class Remembering(Wrapper):
@@ -120,6 +147,10 @@ class Proxy(ReadsThrough):
 
     def __init__(self, env: Environment, **methods: Callable[..., PyTree]) -> None:
         self._wrapped, self._methods, self._called = env, methods, set[str]()
+
+    def _inside(self) -> Environment:
+        """The environment that this is, except for some methods."""
+        return self._wrapped
 
     def __getattr__(self, name: str) -> Any:
         if name in ("_wrapped", "_methods", "_called"):  # while it is unpickled or copied

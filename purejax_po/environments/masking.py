@@ -60,6 +60,9 @@ def with_action_mask(env: GymnaxEnvironment, valid: Valid | None = None) -> Envi
         obs, state, reward, terminated, info = env.step_env(key, state, action, params)
         return see(obs, state, params), state, reward, terminated, info
 
+    def observe(key: Key, state: EnvState, action: Action, params: EnvParams) -> Observation:
+        return see(env.observe(key, state, action, params), state, params)  # type: ignore[attr-defined]
+
     def observation_space(params: EnvParams) -> Space:
         from gymnax.environments import spaces  # takes seconds
 
@@ -68,7 +71,10 @@ def with_action_mask(env: GymnaxEnvironment, valid: Valid | None = None) -> Envi
         mask = spaces.Box(0, 1, jax.eval_shape(valid, state, params).shape, jnp.bool_)  # type: ignore[arg-type]
         return spaces.Dict({**(fields(inner) or {OBSERVATION: inner}), ACTION_MASK: mask})
 
-    proxy = Proxy(env, reset_env=reset_env, step_env=step_env, observation_space=observation_space)
+    methods = {"reset_env": reset_env, "step_env": step_env, "observation_space": observation_space}
+    if callable(getattr(env, "observe", None)):
+        methods["observe"] = observe
+    proxy = Proxy(env, **methods)
     if not proxy.uses("step_env"):
         raise ValueError(
             f"with_action_mask needs the state before a reset, which {name_of(env)} keeps to "

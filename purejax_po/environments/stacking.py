@@ -252,6 +252,9 @@ class _Limit(Wrapper):
 class _Timed(Remembering):
     """See `time_limit`; remembers the steps of the episode."""
 
+    counts_steps = True
+    """The parameters do not tell of this limit."""
+
     def __init__(self, env: Environment, count: int) -> None:
         super().__init__(env)
         self._count = count

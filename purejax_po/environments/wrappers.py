@@ -207,7 +207,7 @@ class _StartedFrom(Wrapper):
         self._begin = begin
         expected = jax.eval_shape(env.reset, jax.random.key(0), env.default_params)[0]
         found = _abstract(self._start, env.default_params)[0]
-        if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+        if not _are_alike(found, expected):
             raise ValueError(
                 f"reset_from must be inside of a wrapper that changes observations: {name_of(env)} "
                 f"observes {_forms(expected)}, and a drawn state {_forms(found)}"
@@ -239,15 +239,25 @@ class _StartedFrom(Wrapper):
         return obs, state, reward, terminated, truncated, info
 
 
+def _are_alike(found: Shapes, expected: Shapes) -> bool:
+    """Whether two observations have the same fields, shapes and dtypes."""
+    if jax.tree.structure(found) != jax.tree.structure(expected):
+        return False
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    return all((x.shape, x.dtype) == (y.shape, y.dtype) for x, y in pairs)
+
+
 def _check_time_limit(env: Environment) -> None:
     """Raise `ValueError` unless a time limit among the parameters is all that cuts an episode."""
     if not is_deterministic(env):
         raise ValueError(f"shape_reward steps twice, and {name_of(env)} cannot step without effect")
-    if hasattr(env.default_params, "max_steps_in_episode"):
+    counts = getattr(env, "counts_steps", False)  # a `time_limit` that is no parameter
+    if hasattr(env.default_params, "max_steps_in_episode") and not counts:
         return
     raise ValueError(
         f"shape_reward must know the state before a reset, which {name_of(env)} keeps to itself "
-        "(it has no step_env, and no max_steps_in_episode among its parameters): wrap the "
+        "(it has no step_env, and no max_steps_in_episode among its parameters, or a time_limit "
+        "of its own besides): wrap the "
         "environment inside of it"
     )
 

@@ -64,14 +64,14 @@ class Xminigrid(Adapter):
         self, key: Key, state: EnvState, action: Action, params: EnvParams
     ) -> tuple[Observation, EnvState, Array, Array, Info]:
         """Step without a reset; the reward falls with the time that it took."""
-        obs, state, reached, terminated, info = super().step_env(key, state, action, params)
-        reward = reached * (1.0 - 0.9 * state.time / params.max_steps_in_episode)
+        obs, state, succeeded, terminated, info = super().step_env(key, state, action, params)
+        reward = succeeded * (1.0 - 0.9 * state.time / params.max_steps_in_episode)
         return obs, state, reward, terminated, info
 
     def advance(self, key: Key, inner: tuple[Array, ...], action: Array) -> Advance:
-        """Move; the reward is 1 where the goal is reached."""
-        (obs, reached), timestep = self._step(self._carried.restore(inner), action)
-        return Advance(obs, self._carried.reduce(timestep), reached, reached)
+        """Move; the reward is 1 where the goal is reached, and 0 at an end that is a failure."""
+        (obs, succeeded, ended), timestep = self._step(self._carried.restore(inner), action)
+        return Advance(obs, self._carried.reduce(timestep), succeeded, ended)
 
     @property
     def num_actions(self) -> int:
@@ -89,4 +89,5 @@ class Xminigrid(Adapter):
     def _step(self, timestep: PyTree, action: Array) -> tuple[PyTree, PyTree]:
         """What a step is made for, and the state after it."""
         new = self.game.step(self._rules, timestep, action)
-        return (new.observation.astype(jnp.float32), new.discount == 0.0), new
+        obs = new.observation.astype(jnp.float32)
+        return (obs, new.reward > 0.0, new.discount == 0.0), new
