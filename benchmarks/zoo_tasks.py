@@ -315,10 +315,7 @@ def num_fresh(algorithm: str, env: str) -> int:
     return 64 if is_quick(algorithm, env) else 16
 
 
-LONG = (
-    *(("ppo", f"{game}-MinAtar") for game in ("SpaceInvaders", "Asterix", "Freeway")),
-    *(("a2c", f"{game}-MinAtar") for game in ("SpaceInvaders", "Freeway")),
-)
+LONG = tuple(("ppo", f"{game}-MinAtar") for game in ("SpaceInvaders", "Asterix", "Freeway"))
 """Cells that take over an hour of a core, their search included, with sixteen seeds."""
 
 SEEN: Mapping[tuple[str, str], int] = {
