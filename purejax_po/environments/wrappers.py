@@ -257,8 +257,7 @@ def _check_time_limit(env: Environment) -> None:
     raise ValueError(
         f"shape_reward must know the state before a reset, which {name_of(env)} keeps to itself "
         "(it has no step_env, and no max_steps_in_episode among its parameters, or a time_limit "
-        "of its own besides): wrap the "
-        "environment inside of it"
+        "of its own besides): wrap the environment inside of it"
     )
 
 

@@ -7,7 +7,7 @@ that order, the last one filled with copies of the last lane. Nothing else knows
 import bisect
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, get_type_hints
 
@@ -139,7 +139,7 @@ def repeat(seeds: np.ndarray, hyperparams: Hyperparams, env_params: EnvParams) -
     given = {name: getattr(hyperparams, name) for name, hint in hints.items() if hint is float}
     # A 0 in place of 0.0 would make whole numbers of what is swept.
     floats = {name: float(x) for name, x in given.items() if isinstance(x, int | np.integer)}
-    hyperparams = hyperparams.replace(**floats)
+    hyperparams = replace(hyperparams, **floats)
 
     def repeated(x: np.ndarray) -> np.ndarray:
         x = np.asarray(jnp.asarray(x))
