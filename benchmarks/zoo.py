@@ -125,10 +125,11 @@ def searched(found: zoo_search.Search, algorithm: str, env: str) -> dict[str, An
     return {
         "search_score": round(chosen.score or float("nan"), 3),
         "search_candidates": len(found.candidates),
-        "search_steps": zoo_tasks.TASKS[env].search_steps or zoo_tasks.TASKS[env].total_steps,
+        "search_steps": zoo_search.steps_of(env),
         "search_seeds": [tried.start, len(tried)],
         "finalists": len(found.finals),
         "final_seeds": [last.start, len(last)],
+        "final_steps": zoo_tasks.TASKS[env].final_steps or zoo_search.steps_of(env),
         "search_seconds": round(sum(x.seconds for x in (*found.candidates, *found.finals)), 1),
         "search": f"python benchmarks/zoo.py --only {algorithm} --env {env}",
     }

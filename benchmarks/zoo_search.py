@@ -106,6 +106,11 @@ def fresh_seeds(algorithm: str, env: str) -> range:
     return FRESH_SEEDS[first : first + zoo_tasks.num_fresh(algorithm, env)]
 
 
+def steps_of(env: str) -> int:
+    """Environment steps of an environment's candidates."""
+    return TASKS[env].search_steps or TASKS[env].total_steps
+
+
 def experiment(algorithm: Any, env: str) -> po.ExperimentConfig:
     """The experiment of a cell, with one seed."""
     task = TASKS[env]
@@ -143,24 +148,24 @@ def _try(algorithm: str, env: str, shape: Mapping[str, Any], seed: int) -> list[
     tried = [
         dataclasses.replace(default, hyperparams=default.hyperparams.replace(**row)) for row in rows
     ]
-    return train(tried, env, SEARCH_SEEDS)
+    return train(tried, env, SEARCH_SEEDS, steps_of(env))
 
 
 def _finals(candidates: Sequence[Candidate], algorithm: str, env: str) -> list[Candidate]:
     """Train the best candidates with further seeds: with few of them luck is what is best."""
     order = sorted(candidates, key=_score)
+    seeds, steps = final_seeds(env), TASKS[env].final_steps or steps_of(env)
     programs: dict[str, list[Any]] = {}
     for candidate in order[-TASKS[env].finalists * zoo_tasks.times(algorithm, env) :]:
         shape = {k: v for k, v in candidate.algorithm.items() if k != "hyperparams"}
         programs.setdefault(json.dumps(shape), []).append(settings_of(candidate))
-    return [found for same in programs.values() for found in train(same, env, final_seeds(env))]
+    return [found for same in programs.values() for found in train(same, env, seeds, steps)]
 
 
-def train(algorithms: Sequence[Any], env: str, seeds: Sequence[int]) -> list[Candidate]:
+def train(algorithms: Sequence[Any], env: str, seeds: Sequence[int], steps: int) -> list[Candidate]:
     """Train settings that differ in their floats alone, each with all seeds."""
     start = time.perf_counter()
     config = experiment(algorithms[0], env)
-    steps = TASKS[env].search_steps or config.total_steps
     config = dataclasses.replace(config, num_windows=WINDOWS, total_steps=steps)
     config.check()
     trainer = build_trainer(config)

@@ -83,7 +83,9 @@ class Task(NamedTuple):
     final_seeds: int = 8
     """Of each finalist."""
     search_steps: int | None = None
-    """Of candidates and finalists, if fewer than `total_steps`."""
+    """Of candidates, if fewer than `total_steps`."""
+    final_steps: int | None = None
+    """Of finalists, if more than those of candidates."""
     lanes: int | None = None
     """Fresh seeds side by side on a core; None: as many as usual."""
     algorithms: Sequence[str] = tuple(FLOATS)
@@ -281,6 +283,9 @@ TASKS: dict[str, Task] = {
     "Asterix-MinAtar": MINATAR._replace(
         floats={**MINATAR_FLOATS, "discount": (0.99, 0.995, 0.999)},
         shapes={**MINATAR.shapes, "ppo": [FRAMES, {**FRAMES, **WIDE}]},
+        finalists=4,
+        final_seeds=3,
+        final_steps=3_000_000,
     ),
     "Freeway-MinAtar": MINATAR._replace(
         floats={**MINATAR_FLOATS, "discount": (0.99, 0.995, 0.999)},
