@@ -22,7 +22,7 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY)  ## compare five tuned algorithms on two environments, 16 seeds each: table, pictures, report (demo/)
 	$(BIN)/purejax-po compare $(DEMO_ALGORITHMS) --preset zoo --env $(DEMO_ENVS) --seeds 16 \
-	  --total-steps 100000 --out demo --overwrite
+	  --out demo --overwrite
 
 test: lint  ## lint, types and all tests but the slow ones
 	$(BIN)/python -m pytest -n 2 --dist worksteal

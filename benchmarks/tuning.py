@@ -58,7 +58,7 @@ def row(name: str, told: dict[str, Any]) -> dict[str, str]:
     return {
         "search": name,
         "trials": f"{told['num_trials']}",
-        "steps trained": f"{told['searched_steps']:,}",
+        "steps trained": f"{told['searched_steps'] + told['finalist_steps']:,}",
         "seconds": f"{told['seconds']:.0f}",
         "IQM in the search": f"{told['search']['iqm']:.1f}",
         "IQM of fresh seeds": interval(told["fresh"]),

@@ -13,6 +13,7 @@ package holds, without a search, and writes what they reach and cost.
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -110,6 +111,7 @@ def reached(dataset: Any) -> dict[str, Any]:
         **{key: round(final[key], 3) for key in ("iqm", "ci_low", "ci_high", "mean", "min", "max")},
         **{f"evaluation_{key}": round(evaluated[key], 3) for key in ("iqm", "ci_low", "ci_high")},
         "diverged": len(summary["diverged_seeds"]),
+        "without_final_episodes": len(summary["seeds_without_final_episodes"]),
         "run_seconds": round(summary["run_seconds"], 1),
         "steps_per_second": round(summary["env_steps_per_second"]),
         "command": f"purejax-po train {cell} --preset zoo --seeds {given}",
@@ -123,7 +125,7 @@ def searched(found: zoo_search.Search, algorithm: str, env: str) -> dict[str, An
     tried, last = zoo_search.SEARCH_SEEDS, zoo_search.final_seeds(env)
     chosen = zoo_search.best(found.finals)
     return {
-        "search_score": round(chosen.score or float("nan"), 3),
+        "search_score": float("nan") if chosen.score is None else round(chosen.score, 3),
         "search_candidates": len(found.candidates),
         "search_steps": zoo_search.steps_of(env),
         "search_seeds": [tried.start, len(tried)],
@@ -132,6 +134,7 @@ def searched(found: zoo_search.Search, algorithm: str, env: str) -> dict[str, An
         "final_steps": zoo_tasks.TASKS[env].final_steps or zoo_search.steps_of(env),
         "search_seconds": round(sum(x.seconds for x in (*found.candidates, *found.finals)), 1),
         "search": f"python benchmarks/zoo.py --only {algorithm} --env {env}",
+        "search_commit": commit(),
     }
 
 
@@ -211,9 +214,9 @@ def references() -> Rows:
         reached = "yes" if best[0] >= found.mean else "within the interval"
         rows.append(
             {
-                "environment": found.env,
+                "environment": found.env + "".join(f", {x}" for x in entry.config.wrappers),
                 "algorithm": found.algorithm,
-                "steps per seed": f"{entry.config.total_steps:,}",
+                "steps per seed": f"{entry.config.total_steps * held(entry.config):,}",
                 "return, IQM": _interval(entry.evidence, ""),
                 "greedy policy, IQM": _interval(entry.evidence, "evaluation_"),
                 "reference, mean": f"{found.mean:.2f}",
@@ -222,6 +225,12 @@ def references() -> Rows:
             }
         )
     return rows
+
+
+def held(config: po.ExperimentConfig) -> int:
+    """For how many of the environment's steps each action is held."""
+    repeats = [x.partition(":")[2] for x in config.wrappers if x.startswith("action_repeat")]
+    return math.prod(map(int, repeats))
 
 
 def _interval(evidence: dict[str, Any], prefix: str) -> str:

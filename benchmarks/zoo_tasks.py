@@ -317,14 +317,17 @@ def num_fresh(algorithm: str, env: str) -> int:
     """Number of fresh seeds of a cell: more where they cost seconds, few where they cost hours."""
     if (algorithm, env) in LONG:
         return 4
+    if (algorithm, env) == ("ppo", "CartPole-v1"):
+        return 32
     return 64 if is_quick(algorithm, env) else 16
 
 
-LONG = (("ppo", "SpaceInvaders-MinAtar"), ("ppo", "Freeway-MinAtar"))
+LONG = tuple(("ppo", f"{game}-MinAtar") for game in ("SpaceInvaders", "Freeway", "Asterix"))
 """Cells whose sixteen seeds take over an hour of a core."""
 
 SEEN: Mapping[tuple[str, str], int] = {
     **{(algorithm, "Pendulum-v1"): 16 for algorithm in ("ppo", "trpo", "a2c")},
+    ("a2c", "CartPole-v1"): 16,
     ("ppo", "brax/inverted_pendulum:spring"): 16,
     ("ppo", "Asterix-MinAtar"): 32,
 }

@@ -186,7 +186,7 @@ def check_options(options: Any) -> None:
 
 
 def check_hyperparams(hyperparams: Any, prefix: str = "hyperparams") -> None:
-    """Check every annotated float of a hyperparameter dataclass against its declared range.
+    """Check every annotated float of hyperparameters against its range, and whole numbers.
 
     Raises:
         ValueError: naming the field, its value and what is allowed.
@@ -194,9 +194,12 @@ def check_hyperparams(hyperparams: Any, prefix: str = "hyperparams") -> None:
     for name, hint in get_type_hints(type(hyperparams), include_extras=True).items():
         allowed = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Range)), None)
         value = getattr(hyperparams, name)
-        if allowed is None or isinstance(value, Tracer) or getattr(value, "ndim", 0) > 0:
+        if isinstance(value, Tracer) or getattr(value, "ndim", 0) > 0:
             continue  # traced, or a sweep's axis
-        check_number(f"{prefix}.{name}", value, allowed)
+        if allowed is not None:
+            check_number(f"{prefix}.{name}", value, allowed)
+        if int in (hint, getattr(hint, "__origin__", None)) and value % 1:  # Annotated[int, …] too
+            raise ValueError(f"{prefix}.{name} must be a whole number, got {value}")
 
 
 def check_number(name: str, value: Any, allowed: Range) -> None:

@@ -46,6 +46,22 @@ class Powered(po.AlgorithmConfig):
     hyperparams: Any = field(default_factory=Hyperparams)
 
 
+@flax.struct.dataclass
+class WholeNumbers(po.PPOHyperparams):
+    """A whole number more than PPO's."""
+
+    power: int = 2
+    """Of the learning rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted(Powered):
+    """The same with a whole number."""
+
+    name = "counted"
+    hyperparams: Any = field(default_factory=WholeNumbers)
+
+
 class NoAlgorithm:
     """Of another kind."""
 

@@ -66,6 +66,22 @@ def test_training_has_the_same_bits_with_evaluation(plain, full):
         np.testing.assert_array_equal(plain[name], full[1][name], err_msg=str(name))
 
 
+def test_sampled_actions_reach_another_return_than_greedy_ones(full):
+    config = tiny.experiment(**EVALUATED, evaluation_actions="sampled")
+    sampled, greedy = po.run(config, progress=False), full[1]
+    np.testing.assert_array_equal(sampled["episode_return"], greedy["episode_return"])
+    assert (sampled["evaluation_return"] != greedy["evaluation_return"]).any()
+
+
+def test_of_token_tasks_evaluations_tell_the_share_of_exact_outputs():
+    algorithm = dataclasses.replace(tiny.ALGORITHMS["grpo"], num_envs=8, group_size=4)
+    config = tiny.experiment(algorithm=algorithm, env="tokens/parity", total_steps=1280)
+    found = po.run(dataclasses.replace(config, evaluate_every=5), progress=False)
+    exact = found["evaluation_return"].values * config.evaluation_episodes
+    assert ((exact >= 0) & (exact <= config.evaluation_episodes)).all()
+    np.testing.assert_array_equal(exact, np.round(exact))
+
+
 def test_evaluations_are_labelled_by_steps_and_the_last_is_the_final_one(full):
     _, found = full
     assert found["evaluation_return"].dims == ("seed", "evaluation")

@@ -75,7 +75,8 @@ def test_both_are_told_every_window_of_every_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(Writer, "opened", {})
     monkeypatch.delenv("WANDB_MODE", raising=False)
     out = tmp_path / "run"
-    dataset = po.run(CONFIG, out, progress=False, log_to=["tensorboard", "wandb"])
+    config = dataclasses.replace(CONFIG, evaluate_every=5, evaluation_episodes=2)
+    dataset = po.run(config, out, progress=False, log_to=["tensorboard", "wandb"])
 
     names = {str(out / "tensorboard" / f"seed-{seed}") for seed in range(3)}
     assert set(Writer.opened) == names
@@ -90,6 +91,9 @@ def test_both_are_told_every_window_of_every_seed(tmp_path, monkeypatch):
                 if np.isfinite(value)
             }
             assert {s: v for n, v, s in writer.scalars if n == name} == expected
+        evaluated = dataset["evaluation_return"].sel(seed=seed)
+        found = {s: v for n, v, s in writer.scalars if n == "evaluation_return"}
+        assert found == dict(zip(dataset["evaluation"].values, evaluated.values, strict=True))
 
     (run,) = wandb_runs
     assert run.finished

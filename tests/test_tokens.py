@@ -67,6 +67,28 @@ def test_what_outputs_earn(subtests):
                 np.testing.assert_array_equal(obs, state.tokens)
 
 
+def test_of_an_exact_match_only_exact_outputs_earn(subtests):
+    for task, outputs in SCORES.items():
+        env = po.make_env(f"tokens/{task}")[0].exact_match()
+        if task == "two":  # where no output is exact
+            assert not env.pays_exact_match
+            continue
+        for prompt, output, _, exact in outputs:
+            with subtests.test(f"{task} {output}"):
+                params = env.default_params
+                _, state = env.reset_env(jax.random.key(0), params)
+                tokens_ = state.tokens.at[: len(prompt)].set(jnp.asarray(prompt, jnp.int32))
+                state, earned = state.replace(tokens=tokens_), 0.0
+                for token in output:
+                    _, state, reward, done, _ = env.step_env(
+                        jax.random.key(0), state, token, params
+                    )
+                    earned += float(reward)
+                    if done:
+                        break
+                assert earned == float(exact)
+
+
 def test_prompts_are_symbols_and_differ(subtests):
     for task in SCORES:
         with subtests.test(str(task)):

@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
+import brought
 import numpy as np
 import pytest
 import tiny
+import xarray as xr
 
 import purejax_po as po
 from purejax_po import cli
@@ -105,6 +108,12 @@ MISTAKES = {
         "the batch of 32 samples, got 3",
     ),
     "no effect": ({"target_kl": "0.1..1"}, "target_kl must be read by ppo with these options"),
+    "a trial that no builder takes": (
+        {"memory": ["none", "transformer"]},
+        "space holds a trial with memory = transformer: network.memory must be one of none, gru",
+    ),
+    "no widths": ({"hidden": ["64", "abc"]}, "space.hidden must hold widths such as 64x64, got 'a"),
+    "no numbers": ({"learning_rate": ["a", "b"]}, "learning_rate must hold numbers, got 'a'"),
 }
 
 
@@ -115,6 +124,82 @@ def test_mistakes_in_spaces(subtests, tmp_path):
             with pytest.raises(ValueError, match=re.escape(expected)):
                 po.tune(experiment(), tmp_path / "out", space)
             assert not list(tmp_path.iterdir())
+
+
+SETTINGS_MISTAKES = {
+    "sampler's seed": ({"search_seed": 20_240_615}, "search_seed must be at most 4294867, got"),
+    "seeds": ({"fresh_seeds": 2_000_000}, "fresh seeds 17 … 2000016: num_seeds must be at most"),
+    "own storage": ({"storage": "{out}/trials.log"}, "storage must be outside of "),
+}
+
+
+def test_mistakes_in_settings_come_before_the_search(subtests, tmp_path):
+    for name, (settings, expected) in SETTINGS_MISTAKES.items():
+        with subtests.test(name):
+            out = tmp_path / "out"
+            given = {
+                k: str(v).format(out=out) if k == "storage" else v for k, v in settings.items()
+            }
+            with pytest.raises(ValueError, match=re.escape(expected)):
+                po.tune(experiment(), out, SPACE, **given)
+            assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [*search.FILES, search.FRESH, search.BATCHES])
+def test_files_of_others_are_not_taken_for_a_search_s(name, tmp_path):
+    (tmp_path / name).mkdir()
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=f"with {name} but no tune.json"):
+            po.tune(experiment(), tmp_path, SPACE, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_shipped_dimension_that_training_does_not_read_is_left_out_in_words(tmp_path, capsys):
+    algorithm = dataclasses.replace(tiny.ALGORITHMS["reinforce"], psi="reward_to_go")
+    given = {**shipped.SPACES["reinforce"]}
+    found = tuning.prepare(experiment(algorithm=algorithm), tmp_path / "out", given)
+    assert set(given) - set(found.space) == {"critic_learning_rate"}
+    assert "not searched: critic_learning_rate, which training" in capsys.readouterr().err
+    given["critic_learning_rate"] = "0.1..1"
+    with pytest.raises(ValueError, match="critic_learning_rate must be read by reinforce"):
+        tuning.prepare(experiment(algorithm=algorithm), tmp_path / "out", given)
+
+
+def test_one_layer_is_the_default_however_it_is_written():
+    assert spaces.params_of(experiment(), spaces.parse({"hidden": "8,16x16"})) == {"hidden": 8}
+    assert spaces.params_of(experiment(), spaces.parse({"hidden": [[8], [16]]})) == {"hidden": "8"}
+
+
+def test_whole_numbers_among_hyperparameters_are_not_rounded(subtests, tmp_path):
+    config = experiment(algorithm=brought.Counted())
+    for space, expected in (
+        ({"power": "1..3"}, "space.power must be a list of whole numbers, got the range"),
+        ({"power": [1, 1.5]}, "hyperparams.power must be a whole number, got 1.5"),
+    ):
+        with subtests.test(str(space)), pytest.raises(ValueError, match=re.escape(expected)):
+            po.tune(config, tmp_path / "out", space)
+    swept = dataclasses.replace(config, sweep={"power": (1.0, 1.5)})
+    with pytest.raises(ValueError, match=r"hyperparams\.power must be a whole number, got 1\.5"):
+        po.run(swept)
+    at = spaces.at(config, {"power": 2.0}).algorithm.hyperparams.power
+    assert (at, type(at)) == (2, int)
+
+
+def test_what_fresh_seeds_lack_is_told():
+    final, diverged_at = [100.0, np.nan, 100.0, np.nan], [-1, -1, -1, 3]
+    fresh = xr.Dataset(
+        {"final_return": ("seed", final), "diverged_at": ("seed", diverged_at)},
+        coords={"seed": [7, 8, 9, 10]},
+    )
+    space = spaces.parse(SPACE)
+    tuning = search.Tuning(experiment(), space, search.Search(**SETTINGS), Path(), 2)
+    trial = trials.Trial({"discount": 0.9}, {}, {640: 9.0}, True, [9.0, 9.0], 640)
+    choice = outcome.Choice(0, trial.params, [9.0], [3])
+    told = outcome.summary(tuning, [trial], [trial], choice, fresh, {})
+    assert told["fresh"]["diverged"] == told["fresh"]["without_final_episodes"] == 1
+    assert (told["searched_steps"], told["finalist_steps"]) == (640 * 2, 640 * 3)
+    text = outcome.best_toml(tuning, choice, search.at_seeds(experiment(), range(7, 11)), told)
+    assert "over 2 of 4 seeds (7 … 10) that the search never saw" in text
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "quasi-random", "cmaes"])
@@ -347,6 +432,7 @@ COMMANDS = {
     "nothing": (["--space", "none"], "space must hold at least one name, got none"),
     "reduction": (["--reduction", "1"], "reduction must be a whole number ≥ 2, got 1"),
     "unknown": (["--search", "numenvs=4,8"], "got 'numenvs'; did you mean num_envs?"),
+    "preset": (["--preset", "grpo-copy"], "preset must be one for ppo, got 'grpo-copy', which is"),
 }
 
 

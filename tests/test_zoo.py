@@ -144,6 +144,45 @@ def test_a_comparison_takes_the_wrappers_that_settings_are_for(folder):
     assert found["a2c", "Pendulum-v1"].config.wrappers == config.wrappers
 
 
+def test_a_comparison_is_of_one_environment_and_of_the_zoo_s_budget(folder, tmp_path):
+    repeated = po.ExperimentConfig(
+        algorithm=tiny.ALGORITHMS["a2c"], env="Pendulum-v1", wrappers=("action_repeat:2",)
+    )
+    zoo.write(zoo.Entry(repeated, EVIDENCE), zoo.FOLDER)
+    zoo.entries.cache_clear()
+    expected = "same for all algorithms on Pendulum-v1, got tuned: action_repeat:2; ppo: none; --wr"
+    with pytest.raises(ValueError, match=expected):
+        compare.prepare(["tuned=a2c=zoo", "ppo"], "Pendulum-v1", total_steps=320)
+    both = compare.prepare(
+        ["tuned=a2c=zoo", "ppo"], "Pendulum-v1", wrappers=["action_repeat:2"], total_steps=640
+    )
+    assert {tuple(x.config.wrappers) for x in both.experiments.values()} == {repeated.wrappers}
+
+    found = compare.prepare(["ppo", "a2c"], "CartPole-v1", preset="zoo", default_steps=99_840)
+    steps = {label: x.config.total_steps for (label, _), x in found.experiments.items()}
+    assert steps == {"ppo": 500_000, "a2c": 500_000}  # of the larger budget, for both
+    found = compare.prepare(["ppo", "a2c"], "CartPole-v1", default_steps=99_840)
+    assert {x.config.total_steps for x in found.experiments.values()} == {99_840}
+
+
+def test_settings_that_are_given_stay_also_where_they_are_the_default_ones(folder, tmp_path):
+    default = po.PPOConfig()
+    (tmp_path / "mine.toml").write_text('algorithm = "ppo"\n')
+    given = ["ppo:clip_eps=0.2", f"mine={tmp_path / 'mine.toml'}", "zoo=ppo", default]
+    found = compare.prepare(given, "CartPole-v1", preset="zoo", total_steps=99_840).experiments
+    for label in ("ppo:clip_eps=0.2", "mine", "ppo"):
+        assert found[label, "CartPole-v1"].config.algorithm == default
+    assert found["zoo", "CartPole-v1"].config.algorithm == folder[0].algorithm
+
+
+@pytest.mark.parametrize("field", ["env_params = {gravity = 3.0}", 'randomize = ["gravity=8:12"]'])
+def test_a_file_in_a_comparison_does_not_change_the_task_in_silence(field, tmp_path):
+    (tmp_path / "mine.toml").write_text(f'algorithm = "ppo"\n{field}\n')
+    name = field.partition(" ")[0]
+    with pytest.raises(ValueError, match=f"mine.toml must leave {name} to the comparison"):
+        compare.prepare([f"mine={tmp_path / 'mine.toml'}", "a2c"], "CartPole-v1")
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [

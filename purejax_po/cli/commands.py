@@ -36,6 +36,8 @@ from purejax_po.studies import ppo_table1 as table1
 from purejax_po.types import JSONObject
 
 HostFlags = Annotated[Host, tyro.conf.arg(name="")]
+DEFAULT_STEPS = 100_000
+"""Of a comparison without settings of the zoo."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +68,19 @@ class Train:
     def execute(self) -> int:
         """Run the experiment, then print its table."""
         config = self.config()
-        self._check_file(config)
+        self._check_start(config)
         kind = "sweep-" if config.sweep else ""
         name = f"{kind}{comparison.place_of(config.algorithm.name, config.env)}"
         out = self.out or Path("runs") / name
+        _prepare_process(config)
+        host = replace(self.host, overwrite=self.overwrite)
+        study = train.prepare(config, out, host)
+        if self.preset is not None:
+            print(f"{PROGRAM}: preset {self.preset}", file=sys.stderr)
+        return _execute(study, host)
+
+    def _check_start(self, config: ExperimentConfig) -> None:
+        """Raise `ValueError` for another algorithm's preset or file, or a sweep's file."""
         if (
             self.preset not in (None, zoo.PRESET)
             and PRESETS[self.preset].algorithm.name != config.algorithm.name
@@ -78,15 +89,6 @@ class Train:
                 f"preset must be one for {config.algorithm.name}, got {self.preset!r}, "
                 f"which is for {PRESETS[self.preset].algorithm.name}"
             )
-        _prepare_process(config)
-        host = replace(self.host, overwrite=self.overwrite)
-        study = train.prepare(config, out, host)
-        if self.preset is not None:
-            print(f"{PROGRAM}: preset {self.preset}", file=sys.stderr)
-        return _execute(study, host)
-
-    def _check_file(self, config: ExperimentConfig) -> None:
-        """Raise `ValueError` for a file that is another algorithm's, or a sweep's."""
         if self.config_file is None:
             return
         name = config_file.algorithm_name(config_file.read(self.config_file), self.config_file)
@@ -159,7 +161,7 @@ class Tune(Train):
     def execute(self) -> int:
         """Search, then print the best trials and the score of what was chosen."""
         config = self.config()
-        self._check_file(config)
+        self._check_start(config)
         name = f"tune-{comparison.place_of(config.algorithm.name, config.env_name)}"
         host = replace(self.host, overwrite=self.overwrite)
         out = self.out or Path("runs") / name
@@ -195,8 +197,9 @@ class Compare:
     """Independent training runs of each algorithm on each environment."""
     first_seed: int = 0
     """The seeds are first_seed, first_seed + 1, …"""
-    total_steps: int = 100_000
-    """Environment steps per seed, rounded down to whole updates."""
+    total_steps: int | None = None
+    """Environment steps per seed, rounded down to whole updates (default: 100000; with settings of
+    the zoo, those that they were tuned for)."""
     num_windows: int = 100
     """Points of each learning curve, at least 10."""
     evaluate_every: int = 0
@@ -209,6 +212,8 @@ class Compare:
     """The evaluation's mean return at which a task counts as solved; the results hold when."""
     stop_when_solved: float | None = None
     """As solve_return, and the seed's training ends there: its state no longer changes."""
+    rank_by: Literal["training", "evaluation"] | None = None
+    """As of `purejax-po report`."""
     lanes_per_device: int | None = None
     """Runs side by side on each device; chosen by default. Fix it to compare bit by bit."""
     normalize_observations: bool = False
@@ -236,7 +241,14 @@ class Compare:
         settings = [f.name for f in fields(self) if f.name in comparison.SETTINGS]
         given = {name: getattr(self, name) for name in settings}
         prepared = comparison.prepare(
-            self.algorithms, self.env, self.out, host, preset=self.preset, **given
+            self.algorithms,
+            self.env,
+            self.out,
+            host,
+            preset=self.preset,
+            rank_by=self.rank_by,
+            default_steps=DEFAULT_STEPS,
+            **given,
         )
         return _execute(prepared, host)
 
@@ -305,7 +317,7 @@ def _execute(found: "Study | comparison.Comparison", host: Host) -> int:
         print(f"{PROGRAM}: error: {reason}; {_what_is_left(out, error)}", file=sys.stderr)
         return 1
     if isinstance(found, comparison.Comparison):
-        tables.print_comparison(dataset)
+        tables.print_comparison(dataset, found.rank_by)
         output.console().print(f"report: {out}{os.sep}{report.REPORT}", soft_wrap=True)
         return 0
     if results.swept(dataset):

@@ -156,6 +156,10 @@ def print_tuned(found: "tuning.Tuned") -> None:
     }
     if fresh["diverged"]:
         rows["diverged"] = f"{fresh['diverged']} of the fresh seeds; left out of the statistics"
+    if number := fresh["without_final_episodes"]:
+        rows["no final episode"] = f"{number} of the fresh seeds; left out of the statistics"
+    if told["finalists"] and not told["complete_finalists"]:
+        rows["finalists"] = "none trained to its end with further seeds: chosen by the search alone"
     print_rows(f"{told['algorithm']} on {told['env']}, {told['total_steps']:,} steps", rows)
 
 

@@ -6,6 +6,8 @@ a token, and the only reward comes with the end token, or with the last token th
 Importing this module imports gymnax, which takes seconds.
 """
 
+import copy
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -84,6 +86,16 @@ class TokenTask(environment.Environment[EnvState, EnvParams]):
         self.max_tokens = max_tokens
         self.num_tokens = num_tokens
         self.end_token = END
+        self.pays_exact_match = False
+
+    def exact_match(self) -> "TokenTask":
+        """The same task, whose return is 1 for an exact output and else 0: what evaluations show.
+
+        A task whose outputs are never exact returns itself.
+        """
+        task = copy.copy(self)
+        task.pays_exact_match = True
+        return task
 
     def draw(self, key: Key) -> Array:
         """A prompt, int32 `[P]`."""
@@ -112,7 +124,9 @@ class TokenTask(environment.Environment[EnvState, EnvParams]):
         state = EnvState(tokens=tokens, time=state.time + 1)
         terminated = (action == END) | (state.time >= self.max_tokens)
         right, exact = self.score(tokens[: self.prompt_length], tokens[self.prompt_length :])
-        reward = jnp.where(terminated, right + params.exact_bonus * exact, 0.0)
+        worth = right + params.exact_bonus * exact
+        worth = jnp.asarray(exact, worth.dtype) if self.pays_exact_match else worth
+        reward = jnp.where(terminated, worth, 0.0)
         return state.tokens, state, reward, terminated, {}
 
     def reset_env(self, key: Key, params: EnvParams) -> tuple[Array, EnvState]:
@@ -345,11 +359,16 @@ class Needle(TokenTask):
 class TwoTokens(TokenTask):
     """Two prompts, outputs of at most two tokens out of three: small enough to enumerate.
 
-    The seven outputs of a prompt earn 0, ¼, ½, ¾ or 1; none is exact.
+    The seven outputs of a prompt earn 0, ¼, ½, ¾ or 1; none is exact, so that evaluations show
+    what they earn.
     """
 
     def __init__(self):
         super().__init__("two", 1, 2, 3)
+
+    def exact_match(self) -> "TwoTokens":
+        """Itself."""
+        return self
 
     def draw(self, key: Key) -> Array:
         """Symbol 1 or 2."""

@@ -16,8 +16,9 @@ from purejax_po import environments
 from purejax_po.checks import check_choice
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout, train
-from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, specs, zoo
+from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, file, specs, zoo
 from purejax_po.experiment.report import page as report
+from purejax_po.experiment.results import evaluated
 from purejax_po.experiment.results import join as runs
 from purejax_po.experiment.results.join import COMPARISON
 from purejax_po.experiment.run.host import Host
@@ -46,6 +47,8 @@ class Comparison(NamedTuple):
 
     experiments: dict[tuple[str, str], Study]
     directory: Path | None
+    rank_by: str | None = None
+    """What orders the report's runs: `"training"` or `"evaluation"`; None: training, as given."""
 
 
 def compare(
@@ -54,6 +57,7 @@ def compare(
     out: str | os.PathLike[str] | None = None,
     host: Host | None = None,
     preset: str | None = None,
+    rank_by: str | None = None,
     **settings: Any,
 ) -> "xr.Dataset":
     """Train each algorithm on each environment with the same seeds.
@@ -61,13 +65,16 @@ def compare(
     Args:
         algorithms: names, configurations, or a mapping from labels to them. A name may have preset
             and settings: `"ppo=ppo-pendulum"`, `"ppo:learning_rate=1e-3,num_epochs=8"`; it may be
-            your own, with a label: `"my=my_pkg.spo:SPO"`. `"ppo=best.toml"` takes algorithm and
-            normalisation from a file; environment, seeds and steps are the comparison's.
+            your own, with a label: `"my=my_pkg.spo:SPO"`. `"ppo=best.toml"` takes algorithm,
+            normalisation and wrappers from a file; environment, seeds and steps are the
+            comparison's.
         envs: environment ids, or environments.
         out: directory for the runs' files, pictures and the report; none are written without it.
         host: where and how the runs take place, as `run`.
         preset: `"zoo"`: each algorithm without given settings takes those that were tuned for
-            the environment (`"ppo=zoo"` among the algorithms does so for one).
+            the environment (`"ppo=zoo"` among the algorithms does so for one). Without
+            `total_steps` an environment has the budget of the zoo's settings.
+        rank_by: as `report`, for the comparison's.
         **settings: fields of `ExperimentConfig`, such as `num_seeds` and `total_steps`, and of
             `Host`: `overwrite=True` replaces the comparison that `out` already holds.
 
@@ -83,7 +90,7 @@ def compare(
     """
     where = {name: settings.pop(name) for name in WHERE if name in settings}
     host = (host or Host()).but(where)
-    comparison = prepare(algorithms, envs, out, host, preset, **settings)
+    comparison = prepare(algorithms, envs, out, host, preset, rank_by, **settings)
     return train.without_frames(execute, comparison, host)
 
 
@@ -93,14 +100,23 @@ def prepare(
     out: str | os.PathLike[str] | None = None,
     host: Host | None = None,
     preset: str | None = None,
+    rank_by: str | None = None,
+    default_steps: int | None = None,
     **settings: Any,
 ) -> Comparison:
-    """Check every pair, and build its trainer; compiles nothing. Arguments, errors as `compare`."""
+    """Check every pair, and build its trainer; compiles nothing. Arguments, errors as `compare`.
+
+    `default_steps` are the steps where neither `total_steps` nor the zoo has any.
+    """
     host = host or Host()
     if out is not None:
         atomic.check_path("out", out)
     for name in settings:
         check_choice("a setting", name, SETTINGS)
+    if rank_by is not None:
+        check_choice("rank_by", rank_by, tuple(evaluated.KEYS))
+        if rank_by == "evaluation" and not settings.get("evaluate_every"):
+            raise ValueError("rank_by must be training without evaluate_every, got evaluation")
     labelled = _labelled(algorithms)
     if preset is not None:
         check_choice("preset", preset, (zoo.PRESET,))
@@ -119,19 +135,13 @@ def prepare(
         files.check_writable(directory, overwrite=False)
         names = [ExperimentConfig(env=env).env_name for env in chosen]
         _check_places([(named.label, name) for name in names for named in labelled])
-    experiments = {}
+    experiments, own_steps = {}, settings.pop("total_steps", None)
     for env in chosen:
-        for label, algorithm, own in (_settled(named, env) for named in labelled):
-            config = ExperimentConfig(algorithm=algorithm, env=env, **{**settings, **own})
-            name, given = config.env_name, settings.get("wrappers")
-            if "wrappers" in own and given and tuple(given) != config.wrappers:
-                raise ValueError(
-                    f"wrappers must be left out for {label} on {name}, whose settings of the zoo "
-                    f"are for {', '.join(config.wrappers)}, got {', '.join(given)}"
-                )
+        for label, config in _settled(labelled, env, settings, own_steps, default_steps).items():
+            name = config.env_name
             place = None if directory is None else directory / place_of(label, name)
             experiments[label, name] = _prepare_one(label, config, place, host)
-    return Comparison(experiments, directory)
+    return Comparison(experiments, directory, rank_by)
 
 
 def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Comparison:
@@ -142,8 +152,8 @@ def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Com
     """
     atomic.check_path("out", out)
     directory = Path(out)
-    experiments = {}
-    for run in runs.read_comparison(directory)["runs"]:
+    experiments, content = {}, runs.read_comparison(directory)
+    for run in content["runs"]:
         place = directory / run["directory"]
         if (place / layout.CONFIG).exists():
             experiment = train.prepare_resume(place, host)
@@ -151,7 +161,7 @@ def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Com
             config = _read_config(run["config"], directory)
             experiment = _prepare_one(run["algorithm"], config, place, host)
         experiments[run["algorithm"], run["env"]] = experiment
-    return Comparison(experiments, directory)
+    return Comparison(experiments, directory, content.get("rank_by"))
 
 
 def execute(comparison: Comparison, host: Host | None = None) -> "xr.Dataset":
@@ -162,7 +172,7 @@ def execute(comparison: Comparison, host: Host | None = None) -> "xr.Dataset":
 
 
 def _execute(comparison: Comparison, host: Host) -> "xr.Dataset":
-    experiments, directory = comparison
+    experiments, directory, rank_by = comparison
     plan = [
         {
             "algorithm": label,
@@ -173,7 +183,8 @@ def _execute(comparison: Comparison, host: Host) -> "xr.Dataset":
         for (label, env), experiment in experiments.items()
     ]
     if directory is not None:
-        atomic.write_json(directory / COMPARISON, {"runs": plan, "results": None})
+        content = {"rank_by": rank_by, "runs": plan, "results": None}
+        atomic.write_json(directory / COMPARISON, content)
         if host.overwrite:  # what resume would take for runs of this comparison
             for study in experiments.values():
                 if study.directory is not None and not study.is_resumed:
@@ -189,9 +200,10 @@ def _execute(comparison: Comparison, host: Host) -> "xr.Dataset":
         found[label, env] = dataset.assign_attrs(algorithm=label)
     joined = runs.join(found)
     if directory is not None:
-        content = {"runs": plan, "results": report.figures(joined)}
+        ranked = evaluated.ranked_by(joined, rank_by or "training")
+        content = {"rank_by": rank_by, "runs": plan, "results": report.figures(ranked)}
         atomic.write_json(directory / COMPARISON, content)
-        report.write(joined, directory)
+        report.write(joined, directory, rank_by=rank_by)
     return joined
 
 
@@ -237,18 +249,48 @@ def _labelled(algorithms: Algorithms) -> list[specs.Named]:
 
 def _from_zoo(named: specs.Named) -> specs.Named:
     """An algorithm that has no settings of its own, with those of the zoo."""
-    is_plain = not named.settings and named.algorithm == type(named.algorithm)()  # type: ignore[call-arg]
-    return named._replace(zoo=named.zoo or "") if is_plain else named
+    return named._replace(zoo="") if named.is_plain else named
 
 
-def _settled(named: specs.Named, env: EnvName) -> tuple[str, AlgorithmConfig, dict[str, object]]:
-    """Label, configuration and further settings of an algorithm on an environment."""
-    if named.zoo is None:
-        return named.label, named.algorithm, named.settings
-    config = zoo.find(named.algorithm.name, ExperimentConfig(env=env).env_name).config
-    changed = specs.changed(config.algorithm, named.zoo, named.label)
-    around = {"wrappers": config.wrappers} if config.wrappers else {}
-    return named.label, changed, {**specs.of_a_file(config), **around}
+def _settled(
+    labelled: Sequence[specs.Named],
+    env: EnvName,
+    settings: file.Settings,
+    total_steps: int | None,
+    default_steps: int | None,
+) -> dict[str, ExperimentConfig]:
+    """Experiments by label on an environment, all of as many steps.
+
+    Raises:
+        ValueError: if they are not around the same environment.
+    """
+    found: dict[str, ExperimentConfig] = {}
+    budgets: set[int] = set()
+    for named in labelled:
+        label, algorithm, own = named.label, named.algorithm, named.settings
+        if named.zoo is not None:
+            tuned = zoo.find(algorithm.name, ExperimentConfig(env=env).env_name).config
+            algorithm = specs.changed(tuned.algorithm, named.zoo, label)
+            own = specs.of_a_file(tuned)
+            budgets.add(tuned.total_steps)
+        config = ExperimentConfig(algorithm=algorithm, env=env, **{**settings, **own})
+        given = tuple(settings.get("wrappers", ()))
+        if given and "wrappers" in own and given != tuple(config.wrappers):
+            raise ValueError(
+                f"wrappers must be left out for {label} on {config.env_name}, whose settings are "
+                f"for {', '.join(config.wrappers)}, got {', '.join(given)}"
+            )
+        found[label] = config
+    if len({tuple(config.wrappers) for config in found.values()}) > 1:
+        shown = "; ".join(f"{k}: {', '.join(c.wrappers) or 'none'}" for k, c in found.items())
+        name = next(iter(found.values())).env_name
+        raise ValueError(
+            f"wrappers must be the same for all algorithms on {name}, got {shown}; "
+            "--wrappers gives them to all"
+        )
+    default = default_steps or ExperimentConfig().total_steps
+    steps = max(budgets, default=default) if total_steps is None else total_steps
+    return {k: dataclasses.replace(c, total_steps=steps) for k, c in found.items()}
 
 
 def _named(algorithm: str | AlgorithmConfig) -> specs.Named:

@@ -32,6 +32,7 @@ from purejax_po.experiment.tune.outcome import Choice
 from purejax_po.experiment.tune.search import Batch, Search, Tuning
 from purejax_po.experiment.tune.space import Params
 from purejax_po.experiment.tune.trials import Record, Trial
+from purejax_po.reads import fields_read
 from purejax_po.types import JSONObject
 
 if TYPE_CHECKING:
@@ -118,14 +119,15 @@ def prepare(
     host.check()
     found = shipped.space_of(config.algorithm.name) if space is None else spaces.parse(space)
     spaces.check(found, config)
-    if is_tuning(directory) and not host.overwrite:
-        raise ValueError(
-            f"out must hold no search yet, got {directory} with a {search.TUNE}; choose another "
-            "directory, resume it or overwrite it (--overwrite)"
-        )
+    for name, seeds in search.seeds_of(config, settings)._asdict().items():
+        try:
+            search.at_seeds(config, seeds).check()
+        except ValueError as error:
+            raise ValueError(f"{name} seeds {seeds.start} … {seeds[-1]}: {error}") from None
+    search.check_free(directory, settings, host.overwrite)
     run_store.check_writable(directory, overwrite=False)
     host.connect()
-    _check_effect(config, found)
+    found = _with_effect(config, found)
     width = config.lanes_per_device or _width(config, settings)
     tuning = Tuning(config, found, settings, directory, width)
     if settings.storage:  # an error if it is another search's
@@ -148,12 +150,24 @@ def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Tun
     return tuning
 
 
-def _check_effect(config: ExperimentConfig, space: spaces.Space) -> None:
-    """Check that training reads every number of the space; by an abstract update."""
-    traced = [name for name in space if spaces.is_traced(config.algorithm, name)]
+def _with_effect(config: ExperimentConfig, space: spaces.Space) -> spaces.Space:
+    """The space without shipped dimensions that training does not read; by an abstract update.
+
+    Raises:
+        ValueError: for another number that training does not read, or a trial that cannot be built.
+    """
     hyperparams = config.algorithm.hyperparams
-    axes = {name: (float(getattr(hyperparams, name)),) for name in traced}
+    usual = spaces.parse(shipped.SPACES.get(config.algorithm.name, {}))
+    read, _ = fields_read(build_trainer(config))
+    traced = [name for name in space if spaces.is_traced(config.algorithm, name)]
+    unread = [name for name in traced if name not in read and usual.get(name) == space[name]]
+    if unread:
+        named = f"{', '.join(unread)}, which training does not read"
+        print(f"not searched: {named} with these options", file=sys.stderr)
+    axes = {k: (float(getattr(hyperparams, k)),) for k in traced if k not in unread}
     build_trainer(dataclasses.replace(config, sweep=axes))
+    spaces.check_built(space, config)
+    return {name: dimension for name, dimension in space.items() if name not in unread}
 
 
 def _width(config: ExperimentConfig, settings: Search) -> int:
@@ -217,8 +231,10 @@ def _execute(tuning: Tuning, host: Host, stop: StopSignal) -> Tuned:
     whole = search.at_seeds(spaces.at(config, choice.params), seeds.fresh)
     fresh = _train_fresh(whole, directory / search.FRESH, host)
     importances = records.importances(tuning.space, history)
-    steps = sum(t.steps for t in history) * config.num_seeds
-    told = outcome.summary(tuning, history, choice, fresh, steps, importances)
+    finalists = search.read_batch(directory / search.FINALISTS)
+    told = outcome.summary(
+        tuning, history, finalists.trials if finalists else [], choice, fresh, importances
+    )
     rows = outcome.rows(history)
     with stop.deferred():
         pictures.save_pictures(directory, rows, list(tuning.space), importances)

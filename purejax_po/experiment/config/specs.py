@@ -23,6 +23,8 @@ follows the name."""
 
 OF_A_FILE = ("normalize_observations", "normalize_rewards")
 """What a file says of an experiment that goes with its algorithm's settings."""
+OF_THE_TASK = ("env_params", "env_options", "randomize", "matmul_precision")
+"""What all algorithms of a comparison share, so that no algorithm's file may say it."""
 _FILE = re.compile(r"(?:(?P<label>[^=:]+)=)?(?P<path>[^=:]+\.toml)(?::(?P<settings>.*))?")
 
 
@@ -37,26 +39,35 @@ class Named(NamedTuple):
     settings: file.Settings
     zoo: str | None = None
     """FIELD=VALUE,… to set in what the zoo has for an environment; None: not of the zoo."""
+    is_plain: bool = False
+    """A name alone, without preset, settings or file."""
 
 
 def labelled(text: str) -> Named:
     """Return what a text calls a configuration, and the configuration; errors as `parse`.
 
     `LABEL=NAME…` calls it LABEL, a class that is imported goes by its own short name, and all else
-    by the text itself. `LABEL=FILE.toml` reads a file: its algorithm, and whether it normalises.
-    `ppo=zoo` takes both from the zoo, once the environment is known.
+    by the text itself. `LABEL=FILE.toml` reads a file: its algorithm, wrappers, and whether it
+    normalises. `ppo=zoo` takes these from the zoo, once the environment is known.
     """
     if match := _FILE.fullmatch(text):
         return _of_file(**match.groupdict())
     if (match := _ZOO.fullmatch(text)) and is_algorithm(match["name"]):
         label = match["label"] or text
         return Named(label, algorithm_config(match["name"])(), {}, match["settings"] or "")  # type: ignore[call-arg]
-    return Named(*_labelled(text), {})
+    found = Named(*_labelled(text), {})
+    return found._replace(is_plain=is_algorithm(text.rpartition("=")[2]))
 
 
 def _of_file(label: str | None, path: str, settings: str | None) -> Named:
     config = file.experiment(file.read(path), path, ExperimentConfig())
     algorithm = changed(config.algorithm, settings or "", path)
+    for name in OF_THE_TASK:
+        if (given := getattr(config, name)) != getattr(ExperimentConfig(), name):
+            raise ValueError(
+                f"{path} must leave {name} to the comparison, which is the same for all of its "
+                f"algorithms, got {given!r}"
+            )
     if label is not None and is_algorithm(label) and label != algorithm.name:
         raise ValueError(f"{label}={path} must be settings of {label}, got {algorithm.name}'s")
     return Named(label or Path(path).stem, algorithm, of_a_file(config))
@@ -64,7 +75,8 @@ def _of_file(label: str | None, path: str, settings: str | None) -> Named:
 
 def of_a_file(config: ExperimentConfig) -> file.Settings:
     """Return what an experiment says besides that goes with its algorithm's settings."""
-    return {name: True for name in OF_A_FILE if getattr(config, name)}
+    names = (*OF_A_FILE, "wrappers")
+    return {name: value for name in names if (value := getattr(config, name))}
 
 
 def _labelled(text: str) -> tuple[str, AlgorithmConfig]:

@@ -115,7 +115,10 @@ def _compile(
 ) -> Evaluator:
     """As `compile_evaluator`."""
     start = time.perf_counter()
-    judge = trainer._replace(env=true_env(config, trainer)[0])
+    env = true_env(config, trainer)[0]
+    if exact_match := getattr(type(env), "exact_match", None):  # of a token task
+        env = exact_match(env)
+    judge = trainer._replace(env=env)
 
     def evaluate(number: Array, env_params: EnvParams, params: Params) -> Array:
         found = evaluate_lanes(

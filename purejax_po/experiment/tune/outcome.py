@@ -68,32 +68,37 @@ def table(trials: Sequence[Trial]) -> str:
 def summary(
     tuning: Tuning,
     trials: Sequence[Trial],
+    finalists: Sequence[Trial],
     choice: Choice,
     fresh: Any,
-    steps: int,
     importances: dict[str, float],
 ) -> JSONObject:
     """Return what `tuning.json` holds, as JSON-ready values.
 
     Args:
         tuning, trials, choice: the search, all of its trials, and what it chose.
+        finalists: the best trials, trained with further seeds.
         fresh: results of the chosen point with fresh seeds.
-        steps: environment steps that the search has trained, over all lanes.
         importances: of the names of the space.
     """
-    config = tuning.config
+    config, final = tuning.config, fresh["final_return"].values
+    is_sound = fresh["diverged_at"].values < 0
     return {
         "algorithm": config.algorithm.name,
         "env": config.env_name,
         "total_steps": config.total_steps,
         "num_trials": len(trials),
         "num_complete": sum(trial.is_complete for trial in trials),
-        "searched_steps": steps,
+        "searched_steps": sum(t.steps for t in trials) * config.num_seeds,
+        "finalist_steps": sum(t.steps for t in finalists) * tuning.search.finalist_seeds,
+        "finalists": len(finalists),
+        "complete_finalists": sum(trial.is_complete for trial in finalists),
         "chosen": {"trial": choice.number, "params": choice.params},
         "search": {"seeds": choice.seeds, "returns": choice.returns, "iqm": choice.score},
         "fresh": {
             "seeds": fresh["seed"].values.tolist(),
-            "diverged": int(np.sum(fresh["diverged_at"].values >= 0)),
+            "diverged": int(np.sum(~is_sound)),
+            "without_final_episodes": int(np.sum(is_sound & ~np.isfinite(final))),
             **results.over_seeds(results.sound_final_returns(fresh)),
         },
         "importances": importances,
@@ -118,11 +123,17 @@ def best_toml(tuning: Tuning, choice: Choice, config: ExperimentConfig, told: JS
         f"in the search: IQM {choice.score:.4g} over {len(choice.seeds)} seeds "
         f"({choice.seeds[0]} … {choice.seeds[-1]}), by which it was chosen: that flatters it",
         f"fresh: IQM {_shown(fresh['iqm'])} (95 % CI {_shown(fresh['ci_low'])} … "
-        f"{_shown(fresh['ci_high'])}) over {config.num_seeds} seeds ({seeds}) that the search "
-        "never saw",
+        f"{_shown(fresh['ci_high'])}) over {_counted(fresh)} ({seeds}) that the search never saw",
         f"train it: {PROGRAM} train --config best.toml",
     ]
     return config_file.write_toml(config_file.as_settings(config), comments)
+
+
+def _counted(fresh: JSONObject) -> str:
+    """How many of the fresh seeds the statistics are of."""
+    number = len(fresh["seeds"])
+    left_out = fresh["diverged"] + fresh["without_final_episodes"]
+    return f"{number - left_out} of {number} seeds" if left_out else f"{number} seeds"
 
 
 def _shown(x: float | None) -> str:

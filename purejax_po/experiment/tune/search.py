@@ -74,7 +74,7 @@ class Search:
         check_count("rungs", self.rungs, maximum=MOST_RUNGS)
         for name in ("batch", "programs", "finalist_seeds", "fresh_seeds"):
             check_count(name, getattr(self, name))
-        check_count("search_seed", self.search_seed, minimum=0)
+        check_count("search_seed", self.search_seed, minimum=0, maximum=records.MOST_SEED)
         check_count("finalists", self.finalists, minimum=0)
         check_count("reduction", self.reduction, minimum=2)
         records.check(self.sampler)
@@ -174,6 +174,32 @@ def read(directory: Path) -> Tuning:
             f"directory must be that of a search, got {directory}, whose {TUNE} does not read: "
             f"{error}"
         ) from None
+
+
+def check_free(directory: Path, settings: Search, overwrite: bool) -> None:
+    """Check that a search may be written to a directory, and that it deletes its own files alone.
+
+    Raises:
+        ValueError: if the directory holds a search and `overwrite` is not given, or others' files
+            with the names of a search's, or if `storage` is a file of the search's own.
+    """
+    if (directory / TUNE).exists():
+        if not overwrite:
+            raise ValueError(
+                f"out must hold no search yet, got {directory} with a {TUNE}; choose another "
+                "directory, resume it or overwrite it (--overwrite)"
+            )
+    elif held := [x for x in (*FILES, BATCHES, FINALISTS, FRESH) if (directory / x).exists()]:
+        raise ValueError(
+            f"out must hold no files named like a search's, got {directory} with {held[0]} but no "
+            f"{TUNE}; choose another directory"
+        )
+    storage = settings.storage
+    if storage and "://" not in storage and Path(storage).resolve().parent == directory.resolve():
+        raise ValueError(
+            f"storage must be outside of {directory}, whose files are this search's alone, got "
+            f"{storage}; without it the trials are in {TRIALS} there"
+        )
 
 
 def batch_folder(directory: Path, batch: int) -> Path:

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from purejax_po.checks import check_choice
 from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, file, specs
@@ -140,6 +140,11 @@ def is_traced(algorithm: AlgorithmConfig, name: str) -> bool:
     return name in {f.name for f in dataclasses.fields(algorithm.hyperparams)}
 
 
+def _is_whole(algorithm: AlgorithmConfig, name: str) -> bool:
+    """Tell whether a hyperparameter is a whole number."""
+    return get_type_hints(type(algorithm.hyperparams)).get(name) is int
+
+
 def shape_names(space: Space, algorithm: AlgorithmConfig) -> tuple[str, ...]:
     """Return the names of a space that shape programs."""
     return tuple(name for name in space if not is_traced(algorithm, name))
@@ -153,11 +158,26 @@ def at(config: ExperimentConfig, params: Mapping[str, Value]) -> ExperimentConfi
             own[name] = value
             continue
         place, owner = specs.places(algorithm)[name]
+        _check_reads(name, value, getattr(owner, name))
         held: Any = float(value) if place == "hyperparams" else value
+        if _is_whole(algorithm, name) and held % 1 == 0:
+            held = int(held)
         if isinstance(getattr(owner, name), tuple):
             held = tuple(int(x) for x in str(value).split("x") if x)
         algorithm = specs.with_field(algorithm, name, held)
     return dataclasses.replace(config, algorithm=algorithm, **own)
+
+
+def _check_reads(name: str, value: Value, like: object) -> None:
+    """Raise `ValueError` for a text where there are widths or a number."""
+    needed = {tuple: "widths such as 64x64", int: "whole numbers", float: "numbers"}.get(type(like))
+    try:
+        if isinstance(like, tuple):
+            [int(x) for x in str(value).split("x") if x]
+        elif needed:
+            float(value)
+    except ValueError:
+        raise ValueError(f"space.{name} must hold {needed}, got {value!r}") from None
 
 
 def params_of(config: ExperimentConfig, space: Space) -> Params | None:
@@ -168,12 +188,12 @@ def params_of(config: ExperimentConfig, space: Space) -> Params | None:
         value: Any = getattr(owner, name)
         value = "x".join(map(str, value)) if isinstance(value, tuple) else value
         if isinstance(dimension, Range):
-            is_there = dimension.low <= value <= dimension.high
-        else:
-            is_there = value in dimension.values
-        if not is_there:
+            held = [value] if dimension.low <= value <= dimension.high else []
+        else:  # of one hidden layer 64 is written as the text "64" or as a number
+            held = [x for x in dimension.values if x == value or str(x) == value]
+        if not held:
             return None
-        found[name] = value
+        found[name] = held[0]
     return found
 
 
@@ -201,6 +221,21 @@ def check(space: Space, config: ExperimentConfig) -> None:
             raise ValueError(f"space holds a trial with {described}: {error}") from None
 
 
+def check_built(space: Space, config: ExperimentConfig) -> None:
+    """Check that every combination of what shapes programs can be built on the environment.
+
+    Raises:
+        ValueError: naming the trial that cannot.
+    """
+    env, env_params = config.make_env()
+    for shape in _shapes(space, config.algorithm):
+        try:
+            at(config, shape).algorithm.build(env, env_params)
+        except ValueError as error:
+            described = describe(shape) or "the default choices"
+            raise ValueError(f"space holds a trial with {described}: {error}") from None
+
+
 def _check_range(name: str, dimension: Range, config: ExperimentConfig) -> None:
     low, high, is_log = dimension
     if not is_traced(config.algorithm, name):
@@ -210,6 +245,8 @@ def _check_range(name: str, dimension: Range, config: ExperimentConfig) -> None:
         )
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"space.{name} must be a range LOW..HIGH with LOW < HIGH, got {dimension}")
+    if _is_whole(config.algorithm, name):
+        raise ValueError(f"space.{name} must be a list of whole numbers, got the range {dimension}")
     if is_log and low <= 0:
         raise ValueError(f"space.{name} must begin above 0 on a logarithmic scale, got {dimension}")
     for value in (low, high):

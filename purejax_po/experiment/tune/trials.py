@@ -30,6 +30,10 @@ FIXED = "fixed_params"
 NEEDS = {"gp": ("torch",), "cmaes": ("cmaes",)}
 """Packages that samplers need besides."""
 INSTALL = "pip install 'purejax-po[tune]'"
+BATCHES_PER_SEED = 1000
+"""Each batch has a sampler's seed of its own."""
+MOST_SEED = (2**32 - 1) // BATCHES_PER_SEED - 100
+"""The highest seed of a search: samplers take seeds below 2³²."""
 
 
 class Trial(NamedTuple):
@@ -124,7 +128,7 @@ def propose(
     optuna = _optuna()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of experimental samplers
-        made = _sampler(sampler, 1000 * seed + batch, batch)
+        made = _sampler(sampler, BATCHES_PER_SEED * seed + batch, batch)
         study = optuna.create_study(direction="maximize", sampler=made)
         for name, value in attributes.items():
             study._storage.set_study_system_attr(study._study_id, name, value)
