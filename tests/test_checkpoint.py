@@ -547,7 +547,7 @@ def test_a_field_that_config_json_lacks_has_its_default(whole, tmp_path):
     with pytest.raises(ValueError, match="ExperimentConfig has no field colour"):
         po.resume(out)
     (out / "config.json").write_text(json.dumps({**data, "format": 99}))
-    with pytest.raises(ValueError, match="its format is 99, and this version reads 1 … 3"):
+    with pytest.raises(ValueError, match="its format is 99, and this version reads 1 … 4"):
         po.resume(out)
     (out / "config.json").write_text(json.dumps(data))
     po.resume(out, progress=False)

@@ -354,6 +354,17 @@ def test_a_search_that_is_killed_goes_on_with_the_same_trials(
     assert again.best == result.best
 
 
+def test_a_damaged_rung_is_trained_again(tuned, tmp_path, monkeypatch):
+    out = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "write_batch", killing(search.write_batch, 2))
+        with pytest.raises(KilledError):
+            search_in(out)
+    for path in out.rglob("rung-*/blocks/000000/result/*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-8])
+    assert po.resume_tune(out, progress=False).trials == tuned[0].trials
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_search_whose_process_is_killed_three_times(tmp_path):

@@ -127,12 +127,13 @@ def prepare(
     _check_distinct("env", [ExperimentConfig(env=env).env_name for env in chosen])
     directory = None if out is None else Path(out)
     if directory is not None:
-        if (directory / COMPARISON).exists() and not host.overwrite:
+        is_old = (directory / COMPARISON).exists()
+        if is_old and not host.overwrite:
             raise ValueError(
                 f"out must hold no comparison yet, got {directory} with a {COMPARISON}; "
                 "choose another directory, resume it or overwrite it (--overwrite)"
             )
-        files.check_writable(directory, overwrite=False)
+        files.check_writable(directory, overwrite=False, own=() if is_old else layout.OWN)
         names = [ExperimentConfig(env=env).env_name for env in chosen]
         _check_places([(named.label, name) for name in names for named in labelled])
     experiments, own_steps = {}, settings.pop("total_steps", None)
@@ -155,10 +156,15 @@ def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Com
     experiments, content = {}, runs.read_comparison(directory)
     for run in content["runs"]:
         place = directory / run["directory"]
+        config = _read_config(run["config"], directory)
         if (place / layout.CONFIG).exists():
             experiment = train.prepare_resume(place, host)
+            if experiment.config.identity() != config.identity():
+                raise ValueError(
+                    f"{place} must hold the run that {COMPARISON} tells of, got one with another "
+                    "configuration; compare again (--overwrite)"
+                )
         else:
-            config = _read_config(run["config"], directory)
             experiment = _prepare_one(run["algorithm"], config, place, host)
         experiments[run["algorithm"], run["env"]] = experiment
     return Comparison(experiments, directory, content.get("rank_by"))
@@ -183,12 +189,13 @@ def _execute(comparison: Comparison, host: Host) -> "xr.Dataset":
         for (label, env), experiment in experiments.items()
     ]
     if directory is not None:
-        content = {"rank_by": rank_by, "runs": plan, "results": None}
-        atomic.write_json(directory / COMPARISON, content)
         if host.overwrite:  # what resume would take for runs of this comparison
+            (directory / COMPARISON).unlink(missing_ok=True)
             for study in experiments.values():
                 if study.directory is not None and not study.is_resumed:
                     files.discard(study.directory)
+        content = {"rank_by": rank_by, "runs": plan, "results": None}
+        atomic.write_json(directory / COMPARISON, content)
     found: runs.Runs = {}
     for i, ((label, env), experiment) in enumerate(experiments.items(), 1):
         named = "" if label == experiment.config.algorithm.name else f"{label}: "

@@ -25,6 +25,8 @@ OLD_CHECKPOINTS = "checkpoints"
 """Where version 0.1 kept what `blocks` holds now."""
 OWN = (*RUN_FILES, SWEEP, *LOGGERS, EXPORT, OLD_CHECKPOINTS)
 """All that a run may have in its directory, and that goes when it is overwritten."""
+MADE = ("evaluation.json", "evaluation-*.json", "seed-*.gif", "seed-*.html", "report.html")
+"""What commands make of a run in its directory, unless they are told where: it goes too."""
 RESULT = "result"
 _STATE = re.compile(r"state-(\d+)")
 

@@ -178,7 +178,8 @@ def _write(dataset: "xr.Dataset", directory: Path) -> None:
     results.save(dataset, directory / layout.RESULTS)
     sweep_plots.save_pictures(dataset, directory)
     curves.save_pictures(results.best(dataset), directory)
-    atomic.write_json(directory / layout.SUMMARY, results.summarize(dataset))
+    intact = {results.SHA256: results.sha256(directory / layout.RESULTS)}
+    atomic.write_json(directory / layout.SUMMARY, {**results.summarize(dataset), **intact})
 
 
 def _finished(study: Study) -> "xr.Dataset | None":
@@ -189,9 +190,11 @@ def _finished(study: Study) -> "xr.Dataset | None":
     try:
         dataset = results.load(directory)
     except ValueError as error:
+        if legacy.is_old(directory):  # whose checkpoints this version cannot go on from
+            raise
         warnings.warn(f"{error}; it is made again from the checkpoints", stacklevel=4)
         return None
-    if not _is_of(dataset.attrs["config"], study.config):
+    if not _is_of(dataset.attrs["config"], directory, study.config):
         raise ValueError(
             f"{directory / layout.RESULTS} belongs to another configuration than {layout.CONFIG} "
             "holds"
@@ -199,10 +202,11 @@ def _finished(study: Study) -> "xr.Dataset | None":
     return dataset
 
 
-def _is_of(text: str, config: ExperimentConfig) -> bool:
-    """Whether results are of a configuration, whichever version wrote them."""
+def _is_of(text: str, directory: Path, config: ExperimentConfig) -> bool:
+    """Whether results are of a configuration, whichever version wrote both."""
     try:
-        return ExperimentConfig.from_dict(json.loads(text)).identity() == config.identity()
+        data = {**run_store.read_format(directory), **json.loads(text)}
+        return ExperimentConfig.from_dict(data).identity() == config.identity()
     except (ValueError, KeyError, TypeError):
         return False
 

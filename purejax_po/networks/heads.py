@@ -74,9 +74,12 @@ def check_action_distribution(
 ) -> None:
     """Raise `ValueError` unless the distribution is known and the action space can have it."""
     check_choice(name, action_distribution, get_args(ActionDistribution))
-    if action_distribution == "gaussian":
-        return
-    if spaces.kind(space) != "box" or spaces.is_integer_box(space):
+    is_box = spaces.kind(space) == "box" and not spaces.is_integer_box(space)
+    if action_distribution == "gaussian" or (
+        action_distribution == "clipped_gaussian" and not is_box
+    ):
+        return  # without effect where actions are no Box; runs of 0.1 read as clipped
+    if not is_box:
         raise ValueError(f"{name} must be gaussian unless actions are a Box, got {space}")
     if action_distribution != "clipped_gaussian" and not spaces.is_bounded(space):
         raise ValueError(f"{name} must be gaussian unless actions have bounds, got {space}")

@@ -15,14 +15,21 @@ CLASS = "class"
 """The key of a part of a configuration that names its class, where it is not the usual one."""
 FORMAT = "format"
 """The field of `config.json` that numbers its format."""
-CURRENT = 3
+CURRENT = 4
 OLD_CIRCUMSTANCES = ("num_devices", "memory_gib", "stop_on_divergence")
 """Of format 1, that of version 0.1: fields that results do not depend on."""
 
 
 def _from_1(data: JSONObject) -> JSONObject:
-    """Where a run takes place is no longer part of what it is."""
-    return {name: value for name, value in data.items() if name not in OLD_CIRCUMSTANCES}
+    """Where a run takes place is no longer part of what it is; every Gaussian was clipped."""
+    kept = {name: value for name, value in data.items() if name not in OLD_CIRCUMSTANCES}
+    algorithm = kept.get("algorithm")
+    if not isinstance(algorithm, dict) or not isinstance(algorithm.get("network"), dict):
+        return kept
+    network = algorithm["network"]
+    if network.get("action_distribution", "gaussian") == "gaussian":
+        network = {**network, "action_distribution": "clipped_gaussian"}
+    return {**kept, "algorithm": {**algorithm, "network": network}}
 
 
 def _from_2(data: JSONObject) -> JSONObject:
@@ -34,7 +41,17 @@ def _from_2(data: JSONObject) -> JSONObject:
     return {**data, "algorithm": {**algorithm, "network": network}}
 
 
-MIGRATIONS: dict[int, Callable[[JSONObject], JSONObject]] = {1: _from_1, 2: _from_2}
+def _from_3(data: JSONObject) -> JSONObject:
+    """Before there was a choice, all shuffles were fast."""
+    algorithm = data.get("algorithm")
+    if not isinstance(algorithm, dict) or algorithm.get("name") not in SHUFFLING:
+        return data
+    return {**data, "algorithm": {"shuffle": "fast", **algorithm}}
+
+
+SHUFFLING = ("reinforce", "npg", "trpo", "ppo")
+"""Algorithms whose minibatches are drawn by permutations."""
+MIGRATIONS: dict[int, Callable[[JSONObject], JSONObject]] = {1: _from_1, 2: _from_2, 3: _from_3}
 """From a format to the next one."""
 
 

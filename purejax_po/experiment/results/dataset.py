@@ -1,5 +1,6 @@
 """Results as labelled data: from windowed logs to a Dataset, a summary and files."""
 
+import hashlib
 import json
 import math
 import os
@@ -33,6 +34,8 @@ EPISODES = ("num_episodes", "episode_return", "episode_return_std", "episode_len
 """Variables by seed and update that every run has; the others are the algorithm's diagnostics."""
 
 LABELS = ("algorithm", "env", "seed", "update", "step", "evaluation")
+SHA256 = "results_sha256"
+"""What `summary.json` calls the checksum of `results.nc`."""
 OUTCOMES = ("final_return", "diverged_at", "evaluation_return", "final_evaluation", "solved_at")
 
 
@@ -313,7 +316,8 @@ def load(path: str | Path) -> "xr.Dataset":
         path: a run's directory, its `results.nc`, or a file of `save_results`.
 
     Raises:
-        ValueError: naming the file, if it is missing, damaged or no results file.
+        ValueError: naming the file, if it is missing, damaged, no results file, or a run's that is
+            not as it was written.
     """
     import xarray as xr
 
@@ -334,16 +338,25 @@ def load(path: str | Path) -> "xr.Dataset":
         )
     summary = path.with_name(layout.SUMMARY)
     if path.name == layout.RESULTS and summary.exists() and "algorithm" in dataset.attrs:
-        dataset.attrs.update(_circumstances(summary))
+        dataset.attrs.update(_circumstances(summary, path))
     return dataset.drop_encoding()  # whole numbers may become NaN where runs are joined
 
 
-def _circumstances(summary: Path) -> JSONObject:
+def sha256(path: Path) -> str:
+    """Return the checksum of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _circumstances(summary: Path, path: Path) -> JSONObject:
     try:
         found = json.loads(summary.read_text())
-        return {k: found[k] for k in CIRCUMSTANCES if found.get(k) is not None}
-    except (OSError, ValueError, TypeError) as error:
+        kept = {k: found[k] for k in CIRCUMSTANCES if found.get(k) is not None}
+        intact = found.get(SHA256)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"summary.json must be readable, got {summary}: {error}") from None
+    if intact not in (None, sha256(path)):
+        raise ValueError(f"{path} is damaged: its checksum is not that of {layout.SUMMARY}")
+    return kept
 
 
 def number(x: SupportsFloat) -> float | None:

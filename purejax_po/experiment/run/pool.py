@@ -226,7 +226,7 @@ def run_all(
                     is_open.discard(event.block)
                     if event.is_finished:
                         on_finished(event.block)
-                case Loss() if _has_result(store, event.block):  # its receipt got lost alone
+                case Loss() if has_result(store, event.block):  # its receipt got lost alone
                     is_open.discard(event.block)
                     on_finished(event.block)
                 case Loss():
@@ -244,7 +244,8 @@ def run_all(
                     raise event.error
 
 
-def _has_result(store: Store, block: int) -> bool:
+def has_result(store: Store, block: int) -> bool:
+    """Tell whether a block has a result that reads."""
     try:
         return store.result(block) is not None
     except CheckpointError:

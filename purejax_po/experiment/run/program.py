@@ -33,6 +33,8 @@ SETTINGS = (
     "jax_default_matmul_precision",
     "jax_disable_most_optimizations",
     "jax_debug_nans",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
 )
 """Of JAX's own: those that a program depends on."""
 

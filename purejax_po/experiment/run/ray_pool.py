@@ -74,7 +74,10 @@ class Worker(Threads):
             return f"its device is {kind}, the run's is {plan.device_kind}: last bits would differ"
         if self._fit is None or self._fit.lanes_per_device != plan.lanes_per_device:
             wish = Wish(fixed=plan.lanes_per_device, memory_gib=self._host.memory_gib)
-            self._fit = super().fit(wish)
+            try:
+                self._fit = super().fit(wish)
+            except ValueError as error:  # it has less memory than the first one
+                return str(error)
         directory, hashes = place
         store = RunStore(Path(directory), hashes, self._host.keep_checkpoints)
         self.begin(plan, store, begun)

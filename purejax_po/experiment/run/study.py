@@ -80,6 +80,17 @@ def train(
         StoppedError: if memory runs out, a seed diverges under `stop_on_divergence`, or a block
             loses one worker after the other.
     """
+    told = [*observers, *host.observers]
+    with ExitStack() as stack:
+        for observer in told:
+            stack.callback(observer.close)
+        return _train(study, host, pool, told, stop)
+
+
+def _train(
+    study: Study, host: Host, pool: Pool, observers: Sequence[Observer], stop: StopSignal
+) -> "xr.Dataset":
+    """As `train`."""
     limit, times_halved = None, 0
     while True:
         fixed = _fixed_width(study)
@@ -88,9 +99,9 @@ def train(
         try:
             return loop.run(stop, times_halved)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if not memory.is_exhausted(error):
+            if not (loop.is_training and memory.is_exhausted(error)):
                 raise
-        reason = _why_not_halved(study, fit.lanes_per_device, loop.had_saved)
+        reason = _why_not_halved(study, fit.lanes_per_device, loop.has_saved())
         if reason:
             raise StoppedError(
                 f"out of memory with {fit.lanes_per_device} lanes on each device; {reason}"
@@ -123,16 +134,16 @@ class _Loop:
         self._study, self._host, self._pool, self._fit = study, host, pool, fit
         self._plan = Plan(study.config, fit.lanes_per_device, fit.device_kind)
         self._labels: dict[int, Labels] = {}
-        self._observers = [*observers, *host.observers]
+        self._observers = [*observers]
         self._seconds_before = 0.0
         self._results: dict[int, tuple[Record, np.ndarray]] = {}
         self._seen: dict[int, int] = {}
         self._known_problems: set[str] = set()
         self._store: Store = MemoryStore()
-        self.had_saved = False
-        """Whether a failure came after something had been saved."""
+        self.is_training = False
+        """Whether workers are at work: memory that runs out may suffice for fewer lanes."""
 
-    def _has_saved(self) -> bool:
+    def has_saved(self) -> bool:
         """Whether there is something that another attempt must not overwrite."""
         store = self._store
         return self._study.is_resumed or (isinstance(store, RunStore) and store.has_any())
@@ -143,12 +154,24 @@ class _Loop:
         with stop.deferred(), ExitStack() as stack:
             stack.callback(self._pool.close)
             self._open()
-            self._observers += self._own_observers()
-            for observer in self._observers:
+            own = self._own_observers()
+            for observer in own:
                 stack.callback(observer.close)
+            self._observers += own
             todo = [b for b in range(self._plan.num_blocks) if b not in self._results]
+            self.is_training = True
             self._pool.begin(self._plan, self._store, time.time() - self._seconds_before)
-            self._run(todo, stop)
+            run_all(
+                self._pool,
+                todo,
+                self._store,
+                stop,
+                on_window=self._observe,
+                on_finished=self._finish,
+                known_problems=self._known_problems,
+                how_to_go_on=f"; to go on: purejax-po resume {self._study.directory}",
+            )
+            self.is_training = False
         seconds = self._seconds_before + time.perf_counter() - started
         dataset = self._dataset()
         lane_steps = self._plan.updates[-1] * self._plan.steps_per_update
@@ -186,6 +209,8 @@ class _Loop:
             self._warn_of_changes(run_store.read_plan(directory))
             self._warn_of_environment()
             (directory / layout.BLOCKS).mkdir(exist_ok=True)
+        elif self._study.is_resumed:
+            run_store.begin(directory, self._plan.to_dict(results.versions()))
         else:
             run_store.create(directory, config, self._plan.to_dict(results.versions()))
         hashes = run_store.stored_hashes(directory)
@@ -273,23 +298,6 @@ class _Loop:
         record = self._read(block, stored)
         self._results[block] = record, stored.arrays[".diverged_at"]
         return record
-
-    def _run(self, todo: list[int], stop: StopSignal) -> None:
-        """Run blocks to their ends."""
-        try:
-            run_all(
-                self._pool,
-                todo,
-                self._store,
-                stop,
-                on_window=self._observe,
-                on_finished=self._finish,
-                known_problems=self._known_problems,
-                how_to_go_on=f"; to go on: purejax-po resume {self._study.directory}",
-            )
-        except (MemoryError, jax.errors.JaxRuntimeError):
-            self.had_saved = self._has_saved()
-            raise
 
     def _observe(self, window: Window) -> bool:
         """Tell the observers of a window, unless they know it; those that got lost come first."""

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Hashable
 
+from purejax_po import named
 from purejax_po.environments import registry
 from purejax_po.experiment.config import ExperimentConfig, sweep
 from purejax_po.experiment.run import evaluating
@@ -59,6 +60,11 @@ def program_key(config: ExperimentConfig, trainer: Trainer) -> Hashable:
     data = {name: value for name, value in config.identity().items() if name not in TRACED}
     data["algorithm"] = {k: v for k, v in data["algorithm"].items() if k != "hyperparams"}
     # A module that is reloaded, or a name that is registered anew, has other objects.
-    code = type(config.algorithm), type(trainer.env), registry.target(config.env)
+    network, hyperparams = config.algorithm.network, config.algorithm.hyperparams
+    factory = network.factory
+    if factory and isinstance(factory, str):
+        factory = named.find("network.factory", factory)
+    classes = type(config.algorithm), type(network), type(hyperparams), type(trainer.env)
+    code = *classes, factory, registry.target(config.env)
     key = json.dumps(data, sort_keys=True), type(config).make_env, code
-    return key if isinstance(code[-1], Hashable) else None
+    return key if all(isinstance(x, Hashable) for x in code) else None

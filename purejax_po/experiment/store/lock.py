@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-NAME = ".lock"
+NAME, HOLDER = ".lock", ".lock.holder"
 PATIENCE_SECONDS = 0.5
 """Another process may hold the lock for a moment, before it finds something wrong."""
 
@@ -23,21 +23,19 @@ def hold(directory: Path) -> Iterator[None]:
 
     is_new = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / NAME
+    path, holder = directory / NAME, directory / HOLDER
     lock = FileLock(path, timeout=PATIENCE_SECONDS)
     try:
-        lock.acquire()
-        path.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+        lock.acquire()  # a file system without locks: by a file that filelock alone writes
+        holder.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
     except Timeout:
-        raise _occupied(path) from None
-    except NotImplementedError:  # a file system without locks
-        pass
+        raise _occupied(holder) from None
     try:
         yield
     finally:
-        if lock.is_locked:
-            path.unlink(missing_ok=True)
-            lock.release()
+        holder.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        lock.release()
         if is_new:
             with suppress(OSError):  # not empty: something has been saved
                 directory.rmdir()

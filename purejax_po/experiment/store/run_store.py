@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -178,8 +179,10 @@ def config_hash(data: JSONObject) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def check_writable(directory: Path, overwrite: bool) -> None:
+def check_writable(directory: Path, overwrite: bool, own: Sequence[str] = layout.OWN) -> None:
     """Check that a run can be written to a directory, without leaving a trace.
+
+    `own` are names of files that nobody else may have there.
 
     Raises:
         ValueError: if it is a file, holds a run or a run's files already, or cannot be written to.
@@ -190,7 +193,7 @@ def check_writable(directory: Path, overwrite: bool) -> None:
             raise ValueError(f"out must be a directory, got the dangling link {directory}")
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"out must be a directory, got the file {directory}")
-        held = [name for name in layout.OWN if (directory / name).exists()]
+        held = [name for name in own if (directory / name).exists()]
         existing = directory.absolute()
         while not existing.exists():
             existing = existing.parent
@@ -219,7 +222,12 @@ def create(directory: Path, config: ExperimentConfig, plan: JSONObject) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     _clear(directory)
     atomic.write_json(directory / layout.CONFIG, config.to_dict())
-    (directory / layout.BLOCKS).mkdir()
+    begin(directory, plan)
+
+
+def begin(directory: Path, plan: JSONObject) -> None:
+    """Write how a run begins, where nothing of it is left but its configuration."""
+    (directory / layout.BLOCKS).mkdir(exist_ok=True)
     atomic.write_json(directory / layout.PLAN, plan)
 
 
@@ -230,8 +238,9 @@ def discard(directory: Path) -> None:
 
 
 def _clear(directory: Path) -> None:
-    """Remove a run's files, but for its configuration."""
-    for name in (layout.SUMMARY, *layout.OWN):
+    """Remove a run's files, and what was made of them, but for its configuration."""
+    made = [path.name for pattern in layout.MADE for path in directory.glob(pattern)]
+    for name in (layout.SUMMARY, *layout.OWN, *made):
         path = directory / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -252,6 +261,12 @@ def read_config(directory: Path) -> ExperimentConfig:
         raise ValueError(
             f"{directory / layout.CONFIG} does not fit this version of the package: {error}"
         ) from None
+
+
+def read_format(directory: Path) -> JSONObject:
+    """Return the field of a run's `config.json` that tells its format, if it has one."""
+    data = _config_data(directory)
+    return {schema.FORMAT: data[schema.FORMAT]} if schema.FORMAT in data else {}
 
 
 def stored_hashes(directory: Path) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from purejax_po.experiment.run.fit import Wish
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError, Window
 from purejax_po.experiment.run.plan import Labels, Plan
-from purejax_po.experiment.run.pool import open_pool, run_all
+from purejax_po.experiment.run.pool import has_result, open_pool, run_all
 from purejax_po.experiment.run.program import Lanes
 from purejax_po.experiment.run.signals import StopSignal
 from purejax_po.experiment.store.arrays import Arrays
@@ -154,7 +154,7 @@ def train_rung(
     """
     plan = _rung(group, alive, fraction, width, "")
     store = _store(place, plan)
-    todo = [b for b in range(plan.num_blocks) if store.result(b) is None]
+    todo = [b for b in range(plan.num_blocks) if not has_result(store, b)]
     if todo:
         if before is not None:
             old, were, ended = before
@@ -195,7 +195,7 @@ def _carry_over(
 ) -> None:
     """Write what the blocks of a rung begin with: their lanes, out of the rung before."""
     blocks = range(plan.num_blocks)
-    missing = [b for b in blocks if new.result(b) is None and new.newest(b)[0] is None]
+    missing = [b for b in blocks if not has_result(new, b) and new.newest(b)[0] is None]
     if not missing:
         return
     parts = [_result(old, block, former.num_real(block)) for block in range(former.num_blocks)]
