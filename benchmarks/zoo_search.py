@@ -24,9 +24,9 @@ from purejax_po.training import seed_keys, window_lengths
 
 SEARCH_SEEDS = range(1_000_000, 1_000_003)
 """Of every candidate; no seed of a result is among them."""
-FRESH_SEEDS = range(128)
+FRESH_SEEDS = range(256)
 """Of what is reported of a cell, which may take some of them."""
-FINAL_SEEDS = range(1_000_100, 1_000_116)
+FINAL_SEEDS = range(1_000_100, 1_000_228)
 """Of the finalists, which are not the search's either; a task says how many."""
 WINDOWS = 50
 
@@ -95,9 +95,9 @@ def settings_of(candidate: Candidate) -> Any:
     return from_dict(candidate.algorithm)
 
 
-def final_seeds(env: str) -> range:
-    """The seeds of an environment's finalists."""
-    return FINAL_SEEDS[: TASKS[env].final_seeds]
+def final_seeds(algorithm: str, env: str) -> range:
+    """The seeds of a cell's finalists."""
+    return FINAL_SEEDS[: zoo_tasks.num_final_seeds(algorithm, env)]
 
 
 def fresh_seeds(algorithm: str, env: str) -> range:
@@ -154,7 +154,7 @@ def _try(algorithm: str, env: str, shape: Mapping[str, Any], seed: int) -> list[
 def _finals(candidates: Sequence[Candidate], algorithm: str, env: str) -> list[Candidate]:
     """Train the best candidates with further seeds: with few of them luck is what is best."""
     order = sorted(candidates, key=_score)
-    seeds, steps = final_seeds(env), TASKS[env].final_steps or steps_of(env)
+    seeds, steps = final_seeds(algorithm, env), TASKS[env].final_steps or steps_of(env)
     programs: dict[str, list[Any]] = {}
     for candidate in order[-TASKS[env].finalists * zoo_tasks.times(algorithm, env) :]:
         shape = {k: v for k, v in candidate.algorithm.items() if k != "hyperparams"}
