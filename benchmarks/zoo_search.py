@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +24,9 @@ from purejax_po.training import seed_keys, window_lengths
 
 SEARCH_SEEDS = range(1_000_000, 1_000_003)
 """Of every candidate; no seed of a result is among them."""
-FRESH_SEEDS = range(256)
+FRESH_SEEDS = range(128)
 """Of what is reported of a cell, which may take some of them."""
-FINAL_SEEDS = range(1_000_100, 1_000_228)
+FINAL_SEEDS = range(1_000_100, 1_000_116)
 """Of the finalists, which are not the search's either; a task says how many."""
 WINDOWS = 50
 
@@ -52,7 +52,7 @@ class Search(NamedTuple):
 def search(algorithm: str, env: str, place: Path, num_shapes: int | None = None) -> Search:
     """Try candidates of one shape after the other, until enough of them are good.
 
-    What a file holds already is read.
+    What a file holds already of the same search is read.
 
     Args:
         algorithm, env: the cell.
@@ -65,20 +65,43 @@ def search(algorithm: str, env: str, place: Path, num_shapes: int | None = None)
     for i, shape in enumerate(zoo_tasks.shapes_of(algorithm, env)[:num_shapes]):
         if sum(_score(x) >= task.enough for x in found) >= task.finalists:
             break
-        tried = functools.partial(_try, algorithm, env, shape, seed=i)
-        found += _kept(place / f"{stem}-{i}.json", tried)
-    finals = _kept(
-        place / f"{stem}-finals-{len(found)}.json", lambda: _finals(found, algorithm, env)
+        tried = _proposed(algorithm, env, shape, seed=i)
+        found += _trained(place / f"{stem}-{i}.json", [tried], env, SEARCH_SEEDS, steps_of(env))
+    finals = _trained(
+        place / f"{stem}-finals-{len(found)}.json",
+        _finalists(found, algorithm, env),
+        env,
+        final_seeds(env),
+        TASKS[env].final_steps or steps_of(env),
     )
     return Search(found, finals)
 
 
-def _kept(path: Path, make: Callable[[], list[Candidate]]) -> list[Candidate]:
-    """What a file holds, or what is made and written there."""
-    if not path.exists():
+def _trained(
+    path: Path, programs: Sequence[Sequence[Any]], env: str, seeds: range, steps: int
+) -> list[Candidate]:
+    """What a file holds of the same settings, or what is trained and written there.
+
+    Args:
+        path: the file. One of before files told what was asked is taken as it is.
+        programs: settings that differ in their floats alone, for each program.
+        env, seeds, steps: as `train`.
+    """
+    asked = {
+        "algorithms": [to_dict(algorithm) for same in programs for algorithm in same],
+        "settings": {k: list(x) if k == "wrappers" else x for k, x in TASKS[env].settings.items()},
+        **{"seeds": [seeds.start, len(seeds)], "steps": steps},
+    }
+    asked = json.loads(json.dumps(asked))
+    held = json.loads(path.read_text()) if path.exists() else {}
+    if isinstance(held, list):
+        return [Candidate(**row) for row in held]
+    if held.get("asked") != asked:
+        made = [x for same in programs for x in train(same, env, seeds, steps)]
+        held = {"asked": asked, "candidates": [candidate._asdict() for candidate in made]}
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_json(path, [candidate._asdict() for candidate in make()])
-    return [Candidate(**row) for row in json.loads(path.read_text())]
+        atomic.write_json(path, held)
+    return [Candidate(**row) for row in held["candidates"]]
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:
@@ -95,9 +118,9 @@ def settings_of(candidate: Candidate) -> Any:
     return from_dict(candidate.algorithm)
 
 
-def final_seeds(algorithm: str, env: str) -> range:
-    """The seeds of a cell's finalists."""
-    return FINAL_SEEDS[: zoo_tasks.num_final_seeds(algorithm, env)]
+def final_seeds(env: str) -> range:
+    """The seeds of an environment's finalists."""
+    return FINAL_SEEDS[: TASKS[env].final_seeds]
 
 
 def fresh_seeds(algorithm: str, env: str) -> range:
@@ -139,27 +162,25 @@ def draw(algorithm: str, number: int, seed: int, env: str = "") -> dict[str, lis
     return columns
 
 
-def _try(algorithm: str, env: str, shape: Mapping[str, Any], seed: int) -> list[Candidate]:
-    """Train all candidates of one shape."""
+def _proposed(algorithm: str, env: str, shape: Mapping[str, Any], seed: int) -> list[Any]:
+    """All candidates of one shape."""
     number = TASKS[env].candidates * zoo_tasks.times(algorithm, env)
     default = dataclasses.replace(algorithm_config(algorithm)(), **shape)
     columns = draw(algorithm, number, seed, env)
     rows = [{name: values[i] for name, values in columns.items()} for i in range(number)]
-    tried = [
+    return [
         dataclasses.replace(default, hyperparams=default.hyperparams.replace(**row)) for row in rows
     ]
-    return train(tried, env, SEARCH_SEEDS, steps_of(env))
 
 
-def _finals(candidates: Sequence[Candidate], algorithm: str, env: str) -> list[Candidate]:
-    """Train the best candidates with further seeds: with few of them luck is what is best."""
+def _finalists(candidates: Sequence[Candidate], algorithm: str, env: str) -> list[list[Any]]:
+    """The best candidates by program, for further seeds: with few of them luck is what is best."""
     order = sorted(candidates, key=_score)
-    seeds, steps = final_seeds(algorithm, env), TASKS[env].final_steps or steps_of(env)
     programs: dict[str, list[Any]] = {}
     for candidate in order[-TASKS[env].finalists * zoo_tasks.times(algorithm, env) :]:
         shape = {k: v for k, v in candidate.algorithm.items() if k != "hyperparams"}
         programs.setdefault(json.dumps(shape), []).append(settings_of(candidate))
-    return [found for same in programs.values() for found in train(same, env, seeds, steps)]
+    return list(programs.values())
 
 
 def train(algorithms: Sequence[Any], env: str, seeds: Sequence[int], steps: int) -> list[Candidate]:
@@ -200,6 +221,7 @@ def train(algorithms: Sequence[Any], env: str, seeds: Sequence[int], steps: int)
         final.shape
     )
     seconds = (time.perf_counter() - start) / len(algorithms)
+
     found = [
         Candidate(to_dict(algorithm), float(x.mean()) if sound.all() else None, seconds)
         for algorithm, x, sound in zip(algorithms, final, is_sound, strict=True)

@@ -166,8 +166,9 @@ TASKS: dict[str, Task] = {
         enough=499.5,
         shapes={
             "a2c": [
-                {"num_envs": num_envs, "num_steps": num_steps, "normalize_advantage": False}
-                for num_envs, num_steps in ((8, 8), (4, 8), (8, 5))
+                {"num_envs": 8, "num_steps": 8, "normalize_advantage": False},
+                {"num_envs": 8, "num_steps": 16, "normalize_advantage": False},
+                {"num_envs": 16, "num_steps": 8, "normalize_advantage": False},
             ]
         },
         candidates=16,
@@ -312,11 +313,6 @@ def times(algorithm: str, env: str) -> int:
     return 2 if is_quick(algorithm, env) else 1
 
 
-def num_final_seeds(algorithm: str, env: str) -> int:
-    """Seeds of a cell's finalists: many where one in a hundred decides."""
-    return 96 if (algorithm, env) in NARROW else TASKS[env].final_seeds
-
-
 def num_fresh(algorithm: str, env: str) -> int:
     """Number of fresh seeds of a cell: more where they cost seconds, few where they cost hours."""
     if (algorithm, env) in LONG:
@@ -331,7 +327,7 @@ LONG = tuple(("ppo", f"{game}-MinAtar") for game in ("SpaceInvaders", "Freeway",
 
 SEEN: Mapping[tuple[str, str], int] = {
     **{(algorithm, "Pendulum-v1"): 16 for algorithm in ("ppo", "trpo", "a2c")},
-    ("a2c", "CartPole-v1"): 80,
+    ("a2c", "CartPole-v1"): 16,
     ("ppo", "brax/inverted_pendulum:spring"): 16,
     ("ppo", "Asterix-MinAtar"): 32,
 }
@@ -340,20 +336,8 @@ SEEN: Mapping[tuple[str, str], int] = {
 
 def floats_of(algorithm: str, env: str) -> Floats:
     """Ranges of a cell's search."""
-    own = {**TASKS[env].floats, **NARROW.get((algorithm, env), {})}
+    own = TASKS[env].floats
     return {name: own.get(name, values) for name, values in FLOATS[algorithm].items()}
-
-
-NARROW: Mapping[tuple[str, str], Floats] = {
-    ("a2c", "CartPole-v1"): {
-        "learning_rate": Log(5e-4, 2.5e-3),
-        "learning_rate_decay": (0.0, 0.5, 1.0),
-        "discount": (0.96, 0.97, 0.98),
-        "gae_lambda": Uniform(0.8, 0.9),
-        "entropy_coef": (0.0, 0.001),
-    }
-}
-"""Around the best of an earlier search, in place of a task's."""
 
 
 class Reference(NamedTuple):
