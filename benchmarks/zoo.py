@@ -134,7 +134,7 @@ def searched(found: zoo_search.Search, algorithm: str, env: str) -> dict[str, An
         "final_steps": zoo_tasks.TASKS[env].final_steps or zoo_search.steps_of(env),
         "search_seconds": round(sum(x.seconds for x in (*found.candidates, *found.finals)), 1),
         "search": f"python benchmarks/zoo.py --only {algorithm} --env {env}",
-        "search_commit": commit(),
+        **({"search_commit": found.commit} if found.commit else {}),
     }
 
 

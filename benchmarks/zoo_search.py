@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import zoo_tasks
+from measure import commit
 from zoo_tasks import TASKS
 
 import purejax_po as po
@@ -47,6 +48,8 @@ class Search(NamedTuple):
     candidates: list[Candidate]
     finals: list[Candidate]
     """The best candidates, with further seeds: the first of them is chosen."""
+    commit: str = ""
+    """At which they trained; nothing if that is not known."""
 
 
 def search(algorithm: str, env: str, place: Path, num_shapes: int | None = None) -> Search:
@@ -74,7 +77,13 @@ def search(algorithm: str, env: str, place: Path, num_shapes: int | None = None)
         final_seeds(env),
         TASKS[env].final_steps or steps_of(env),
     )
-    return Search(found, finals)
+    return Search(found, finals, _commit(place / f"{stem}-finals-{len(found)}.json"))
+
+
+def _commit(path: Path) -> str:
+    """At which commit a file was made, if it says so."""
+    held = json.loads(path.read_text())
+    return "" if isinstance(held, list) else held["commit"]
 
 
 def _trained(
@@ -98,7 +107,8 @@ def _trained(
         return [Candidate(**row) for row in held]
     if held.get("asked") != asked:
         made = [x for same in programs for x in train(same, env, seeds, steps)]
-        held = {"asked": asked, "candidates": [candidate._asdict() for candidate in made]}
+        rows = [candidate._asdict() for candidate in made]
+        held = {"asked": asked, "commit": commit(), "candidates": rows}
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_json(path, held)
     return [Candidate(**row) for row in held["candidates"]]

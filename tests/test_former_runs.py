@@ -88,13 +88,20 @@ def test_what_was_made_of_a_run_goes_when_it_is_overwritten(whole, tmp_path):
     assert (out / "notes.txt").exists()
 
 
+def test_the_same_names_stay_where_no_run_was(tmp_path):
+    for name in ("evaluation.json", "seed-0.gif", "report.html"):
+        (tmp_path / name).write_text("of somebody else")
+    po.run(tiny.experiment(num_seeds=1, total_steps=64), tmp_path, progress=False)
+    for name in ("evaluation.json", "seed-0.gif", "report.html"):
+        assert (tmp_path / name).read_text() == "of somebody else"
+
+
 def test_a_comparison_whose_old_runs_are_half_removed_does_not_take_them(tmp_path, monkeypatch):
     out = tmp_path / "out"
     settings = {"num_seeds": 1, "total_steps": 320, "num_windows": 10, "progress": False}
     slow = tiny.ALGORITHMS["a2c"]
     fast = dataclasses.replace(slow, hyperparams=slow.hyperparams.replace(learning_rate=0.05))
     po.compare({"mine": slow}, "CartPole-v1", out, **settings)
-    before = json.loads((out / comparison.COMPARISON).read_text())
 
     def interrupted(directory):
         raise po.Interrupted(2)
@@ -102,12 +109,12 @@ def test_a_comparison_whose_old_runs_are_half_removed_does_not_take_them(tmp_pat
     monkeypatch.setattr(comparison.files, "discard", interrupted)
     with pytest.raises(po.Interrupted):
         po.compare({"mine": fast}, "CartPole-v1", out, overwrite=True, **settings)
-    with pytest.raises(ValueError, match="must be that of a comparison"):
-        po.resume_compare(out)
-    plan = [{**run, "config": {**run["config"], "total_steps": 640}} for run in before["runs"]]
-    (out / comparison.COMPARISON).write_text(json.dumps({"runs": plan, "results": None}))
     with pytest.raises(ValueError, match="mine-CartPole-v1 must hold the run that"):
         po.resume_compare(out)
+    monkeypatch.undo()
+    again = po.compare({"mine": fast}, "CartPole-v1", out, overwrite=True, **settings)
+    rate = json.loads(again.attrs["config"])["algorithm"]["hyperparams"]["learning_rate"]
+    assert rate == 0.05
 
 
 # Memory
@@ -134,7 +141,7 @@ def test_memory_that_ends_after_training_costs_no_block(tmp_path, monkeypatch):
     out, config = tmp_path / "run", tiny.experiment(lanes_per_device=None, num_seeds=4)
     with monkeypatch.context() as patch:
         patch.setattr(study._Loop, "_dataset", exhausted)
-        with pytest.raises(MemoryError, match="of the driver"):
+        with pytest.raises(observers.StoppedError, match="nothing was trained; all that is saved"):
             po.run(config, out, progress=False)
     kept = {path: path.stat().st_mtime_ns for path in out.glob("blocks/*/result/*")}
     assert kept

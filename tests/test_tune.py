@@ -130,6 +130,8 @@ SETTINGS_MISTAKES = {
     "sampler's seed": ({"search_seed": 20_240_615}, "search_seed must be at most 4294867, got"),
     "seeds": ({"fresh_seeds": 2_000_000}, "fresh seeds 17 … 2000016: num_seeds must be at most"),
     "own storage": ({"storage": "{out}/trials.log"}, "storage must be outside of "),
+    "below": ({"storage": "{out}/batches/x.log"}, "storage must be outside of "),
+    "database": ({"storage": "sqlite:///{out}/x.db"}, "storage must be outside of "),
 }
 
 
@@ -160,6 +162,9 @@ def test_a_shipped_dimension_that_training_does_not_read_is_left_out_in_words(tm
     found = tuning.prepare(experiment(algorithm=algorithm), tmp_path / "out", given)
     assert set(given) - set(found.space) == {"critic_learning_rate"}
     assert "not searched: critic_learning_rate, which training" in capsys.readouterr().err
+    both = {**given, "psi": ["reward_to_go", "td_residual"]}  # which some trials read
+    found = tuning.prepare(experiment(algorithm=algorithm), tmp_path / "out", both)
+    assert set(found.space) == set(both)
     given["critic_learning_rate"] = "0.1..1"
     with pytest.raises(ValueError, match="critic_learning_rate must be read by reinforce"):
         tuning.prepare(experiment(algorithm=algorithm), tmp_path / "out", given)

@@ -179,8 +179,11 @@ def test_settings_that_are_given_stay_also_where_they_are_the_default_ones(folde
 def test_a_file_in_a_comparison_does_not_change_the_task_in_silence(field, tmp_path):
     (tmp_path / "mine.toml").write_text(f'algorithm = "ppo"\n{field}\n')
     name = field.partition(" ")[0]
-    with pytest.raises(ValueError, match=f"mine.toml must leave {name} to the comparison"):
-        compare.prepare([f"mine={tmp_path / 'mine.toml'}", "a2c"], "CartPole-v1")
+    mine = [f"mine={tmp_path / 'mine.toml'}", "a2c"]
+    with pytest.raises(ValueError, match=f"mine must leave {name} to the comparison"):
+        compare.prepare(mine, "CartPole-v1")
+    if name == "randomize":
+        compare.prepare(mine, "CartPole-v1", randomize=("gravity=8:12",))
 
 
 @pytest.mark.parametrize(

@@ -189,13 +189,12 @@ def _execute(comparison: Comparison, host: Host) -> "xr.Dataset":
         for (label, env), experiment in experiments.items()
     ]
     if directory is not None:
-        if host.overwrite:  # what resume would take for runs of this comparison
-            (directory / COMPARISON).unlink(missing_ok=True)
+        content = {"rank_by": rank_by, "runs": plan, "results": None}
+        atomic.write_json(directory / COMPARISON, content)
+        if host.overwrite:  # what resume would take for runs of this comparison, or refuse
             for study in experiments.values():
                 if study.directory is not None and not study.is_resumed:
                     files.discard(study.directory)
-        content = {"rank_by": rank_by, "runs": plan, "results": None}
-        atomic.write_json(directory / COMPARISON, content)
     found: runs.Runs = {}
     for i, ((label, env), experiment) in enumerate(experiments.items(), 1):
         named = "" if label == experiment.config.algorithm.name else f"{label}: "
@@ -281,6 +280,12 @@ def _settled(
             own = specs.of_a_file(tuned)
             budgets.add(tuned.total_steps)
         config = ExperimentConfig(algorithm=algorithm, env=env, **{**settings, **own})
+        for name, value in named.task.items():
+            if settings.get(name, getattr(ExperimentConfig(), name)) != value:
+                raise ValueError(
+                    f"{label} must leave {name} to the comparison, which is the same for all of "
+                    f"its algorithms, got {value!r} in its file"
+                )
         given = tuple(settings.get("wrappers", ()))
         if given and "wrappers" in own and given != tuple(config.wrappers):
             raise ValueError(

@@ -158,15 +158,20 @@ def _with_effect(config: ExperimentConfig, space: spaces.Space) -> spaces.Space:
     """
     hyperparams = config.algorithm.hyperparams
     usual = spaces.parse(shipped.SPACES.get(config.algorithm.name, {}))
+    spaces.check_built(space, config)
     read, _ = fields_read(build_trainer(config))
     traced = [name for name in space if spaces.is_traced(config.algorithm, name)]
-    unread = [name for name in traced if name not in read and usual.get(name) == space[name]]
+    spare = {name for name in traced if name not in read and usual.get(name) == space[name]}
+    unread = set(spare)
+    for shape in spaces.shapes(space, config.algorithm) if spare else ():
+        unread -= fields_read(build_trainer(spaces.at(config, shape)))[0]
+        if not unread:
+            break
     if unread:
-        named = f"{', '.join(unread)}, which training does not read"
+        named = f"{', '.join(sorted(unread))}, which training does not read"
         print(f"not searched: {named} with these options", file=sys.stderr)
-    axes = {k: (float(getattr(hyperparams, k)),) for k in traced if k not in unread}
+    axes = {k: (float(getattr(hyperparams, k)),) for k in traced if k not in spare}
     build_trainer(dataclasses.replace(config, sweep=axes))
-    spaces.check_built(space, config)
     return {name: dimension for name, dimension in space.items() if name not in unread}
 
 
@@ -201,10 +206,10 @@ def execute(tuning: Tuning, host: Host | None = None) -> Tuned:
 def _begin(tuning: Tuning) -> None:
     """Remove the search that the directory held, and write what decides the trials."""
     directory = tuning.directory
-    for name in (search.SUMMARY, search.TUNE, *search.FILES):
-        (directory / name).unlink(missing_ok=True)
     for name in (search.BATCHES, search.FINALISTS, search.FRESH):
         shutil.rmtree(directory / name, ignore_errors=True)
+    for name in search.FILES:
+        (directory / name).unlink(missing_ok=True)
     atomic.write_json(directory / search.TUNE, tuning.to_dict())
 
 

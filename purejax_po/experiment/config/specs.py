@@ -24,7 +24,7 @@ follows the name."""
 OF_A_FILE = ("normalize_observations", "normalize_rewards")
 """What a file says of an experiment that goes with its algorithm's settings."""
 OF_THE_TASK = ("env_params", "env_options", "randomize", "matmul_precision")
-"""What all algorithms of a comparison share, so that no algorithm's file may say it."""
+"""What all algorithms of a comparison share, so that no algorithm's file may say otherwise."""
 _FILE = re.compile(r"(?:(?P<label>[^=:]+)=)?(?P<path>[^=:]+\.toml)(?::(?P<settings>.*))?")
 
 
@@ -41,6 +41,8 @@ class Named(NamedTuple):
     """FIELD=VALUE,… to set in what the zoo has for an environment; None: not of the zoo."""
     is_plain: bool = False
     """A name alone, without preset, settings or file."""
+    task: file.Settings = {}  # noqa: RUF012 - never changed
+    """What its file says of the task (`OF_THE_TASK`)."""
 
 
 def labelled(text: str) -> Named:
@@ -62,15 +64,11 @@ def labelled(text: str) -> Named:
 def _of_file(label: str | None, path: str, settings: str | None) -> Named:
     config = file.experiment(file.read(path), path, ExperimentConfig())
     algorithm = changed(config.algorithm, settings or "", path)
-    for name in OF_THE_TASK:
-        if (given := getattr(config, name)) != getattr(ExperimentConfig(), name):
-            raise ValueError(
-                f"{path} must leave {name} to the comparison, which is the same for all of its "
-                f"algorithms, got {given!r}"
-            )
     if label is not None and is_algorithm(label) and label != algorithm.name:
         raise ValueError(f"{label}={path} must be settings of {label}, got {algorithm.name}'s")
-    return Named(label or Path(path).stem, algorithm, of_a_file(config))
+    values = {name: getattr(config, name) for name in OF_THE_TASK}
+    task = {k: x for k, x in values.items() if x != getattr(ExperimentConfig(), k)}
+    return Named(label or Path(path).stem, algorithm, of_a_file(config), task=task)
 
 
 def of_a_file(config: ExperimentConfig) -> file.Settings:

@@ -182,7 +182,7 @@ class RayPool:
     def begin(self, plan: Plan, store: Store, begun: float) -> None:
         """As `Pool`."""
         assert isinstance(store, RunStore)
-        self._plan, self._begun = plan, begun
+        self._plan, self._begun, self._refusals = plan, begun, 0
         self._place = os.fspath(store.directory.absolute()), store.hashes
         for member in self._members:
             self._enlist(member)
@@ -197,7 +197,7 @@ class RayPool:
         self._grow()
         self._hand_out()
         if self._plan and self._waiting and not self._members:
-            reason = f"no worker is left whose device is {self._plan.device_kind}"
+            reason = f"no worker is left whose device is {self._plan.device_kind} and large enough"
             return [*events, Failure(-1, StoppedError(f"{reason}; {self._refusals} are not used"))]
         awaited = {m.answer: m for m in self._members if m.answer is not None}
         if events or not awaited:

@@ -99,8 +99,15 @@ def _train(
         try:
             return loop.run(stop, times_halved)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if not (loop.is_training and memory.is_exhausted(error)):
+            if not memory.is_exhausted(error):
                 raise
+            if not loop.is_training:
+                if not loop.has_saved():
+                    raise
+                raise StoppedError(
+                    "out of memory while nothing was trained; all that is saved stays: "
+                    f"purejax-po resume {study.directory}"
+                ) from error
         reason = _why_not_halved(study, fit.lanes_per_device, loop.has_saved())
         if reason:
             raise StoppedError(

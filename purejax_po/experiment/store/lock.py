@@ -30,12 +30,15 @@ def hold(directory: Path) -> Iterator[None]:
         holder.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
     except Timeout:
         raise _occupied(holder) from None
+    except NotImplementedError:  # of older versions of filelock on such a file system
+        pass
     try:
         yield
     finally:
-        holder.unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        lock.release()
+        if lock.is_locked:
+            holder.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            lock.release()
         if is_new:
             with suppress(OSError):  # not empty: something has been saved
                 directory.rmdir()

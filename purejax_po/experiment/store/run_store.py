@@ -239,7 +239,9 @@ def discard(directory: Path) -> None:
 
 def _clear(directory: Path) -> None:
     """Remove a run's files, and what was made of them, but for its configuration."""
-    made = [path.name for pattern in layout.MADE for path in directory.glob(pattern)]
+    is_run = (directory / layout.CONFIG).exists()
+    patterns = layout.MADE if is_run else ()  # else they are of somebody else
+    made = [path.name for pattern in patterns for path in directory.glob(pattern)]
     for name in (layout.SUMMARY, *layout.OWN, *made):
         path = directory / name
         if path.is_dir():

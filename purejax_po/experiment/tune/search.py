@@ -195,7 +195,8 @@ def check_free(directory: Path, settings: Search, overwrite: bool) -> None:
             f"{TUNE}; choose another directory"
         )
     storage = settings.storage
-    if storage and "://" not in storage and Path(storage).resolve().parent == directory.resolve():
+    place = Path(storage.removeprefix("sqlite:///") or ".").resolve()
+    if storage and directory.resolve() in place.parents:
         raise ValueError(
             f"storage must be outside of {directory}, whose files are this search's alone, got "
             f"{storage}; without it the trials are in {TRIALS} there"

@@ -213,7 +213,7 @@ def check(space: Space, config: ExperimentConfig) -> None:
             _check_range(name, dimension, config)
         else:
             _check_choices(name, dimension)
-    for shape in _shapes(space, algorithm):
+    for shape in shapes(space, algorithm):
         try:
             at(config, shape).check()
         except (ValueError, TypeError) as error:
@@ -228,7 +228,7 @@ def check_built(space: Space, config: ExperimentConfig) -> None:
         ValueError: naming the trial that cannot.
     """
     env, env_params = config.make_env()
-    for shape in _shapes(space, config.algorithm):
+    for shape in shapes(space, config.algorithm):
         try:
             at(config, shape).algorithm.build(env, env_params)
         except ValueError as error:
@@ -261,7 +261,7 @@ def _check_choices(name: str, dimension: Choices) -> None:
         raise ValueError(f"space.{name} must hold each value once, got {dimension}")
 
 
-def _shapes(space: Space, algorithm: AlgorithmConfig) -> Iterator[Params]:
+def shapes(space: Space, algorithm: AlgorithmConfig) -> Iterator[Params]:
     """Every combination of static choices, and of each traced choice alone."""
     for name, dimension in space.items():
         if isinstance(dimension, Choices) and is_traced(algorithm, name):
