@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Minutes that the benchmark may spend on its grid of algorithms, environments and lanes.
 MINUTES ?= 5
 DEMO_ALGORITHMS := reinforce a2c npg trpo ppo
-DEMO_ENVS := CartPole-v1 Acrobot-v1
+DEMO_ENVS := CartPole-v1 MountainCarContinuous-v0
 
 .PHONY: help demo test test-slow lint format docs benchmark benchmark-quick benchmark-gpu notebooks lock clean
 

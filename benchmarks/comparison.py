@@ -19,7 +19,7 @@ from purejax_po.experiment.plots.curves import save_figure
 from purejax_po.experiment.results import join
 
 ALGORITHMS = ("reinforce", "a2c", "npg", "trpo", "ppo")
-ENVS = ("CartPole-v1", "Acrobot-v1")
+ENVS = ("CartPole-v1", "MountainCarContinuous-v0")
 SETTINGS: dict[str, Any] = {"preset": "zoo", "num_seeds": 32}
 NOTE = "IQM of final returns over 32 seeds with a 95 % bootstrap interval; settings of the zoo."
 PICTURE = Path(__file__).parents[1] / "docs" / "comparison.png"
