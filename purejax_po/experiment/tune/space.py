@@ -217,8 +217,7 @@ def check(space: Space, config: ExperimentConfig) -> None:
         try:
             at(config, shape).check()
         except (ValueError, TypeError) as error:
-            described = describe(shape) or "the default choices"
-            raise ValueError(f"space holds a trial with {described}: {error}") from None
+            raise _refused(shape, error) from None
 
 
 def check_built(space: Space, config: ExperimentConfig) -> None:
@@ -232,8 +231,13 @@ def check_built(space: Space, config: ExperimentConfig) -> None:
         try:
             at(config, shape).algorithm.build(env, env_params)
         except ValueError as error:
-            described = describe(shape) or "the default choices"
-            raise ValueError(f"space holds a trial with {described}: {error}") from None
+            raise _refused(shape, error) from None
+
+
+def _refused(shape: Params, error: Exception) -> ValueError:
+    """What is said of a trial that could not be trained."""
+    described = describe(shape) or "the default choices"
+    return ValueError(f"space holds a trial with {described}: {error}")
 
 
 def _check_range(name: str, dimension: Range, config: ExperimentConfig) -> None:
