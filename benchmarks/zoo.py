@@ -122,7 +122,7 @@ def reached(dataset: Any) -> dict[str, Any]:
 
 def searched(found: zoo_search.Search, algorithm: str, env: str) -> dict[str, Any]:
     """What a file says of the search that its settings come from."""
-    tried, last = zoo_search.SEARCH_SEEDS, zoo_search.final_seeds(env)
+    tried, last = zoo_search.SEARCH_SEEDS, zoo_search.final_seeds(algorithm, env)
     chosen = zoo_search.best(found.finals)
     return {
         "search_score": float("nan") if chosen.score is None else round(chosen.score, 3),

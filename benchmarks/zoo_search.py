@@ -25,9 +25,9 @@ from purejax_po.training import seed_keys, window_lengths
 
 SEARCH_SEEDS = range(1_000_000, 1_000_003)
 """Of every candidate; no seed of a result is among them."""
-FRESH_SEEDS = range(128)
+FRESH_SEEDS = range(384)
 """Of what is reported of a cell, which may take some of them."""
-FINAL_SEEDS = range(1_000_100, 1_000_116)
+FINAL_SEEDS = range(1_000_100, 1_000_164)
 """Of the finalists, which are not the search's either; a task says how many."""
 WINDOWS = 50
 
@@ -74,7 +74,7 @@ def search(algorithm: str, env: str, place: Path, num_shapes: int | None = None)
         place / f"{stem}-finals-{len(found)}.json",
         _finalists(found, algorithm, env),
         env,
-        final_seeds(env),
+        final_seeds(algorithm, env),
         TASKS[env].final_steps or steps_of(env),
     )
     return Search(found, finals, _commit(place / f"{stem}-finals-{len(found)}.json"))
@@ -128,9 +128,9 @@ def settings_of(candidate: Candidate) -> Any:
     return from_dict(candidate.algorithm)
 
 
-def final_seeds(env: str) -> range:
-    """The seeds of an environment's finalists."""
-    return FINAL_SEEDS[: TASKS[env].final_seeds]
+def final_seeds(algorithm: str, env: str) -> range:
+    """The seeds of a cell's finalists."""
+    return FINAL_SEEDS[: zoo_tasks.num_final(algorithm, env)]
 
 
 def fresh_seeds(algorithm: str, env: str) -> range:
