@@ -25,7 +25,7 @@ from purejax_po.training import seed_keys, window_lengths
 
 SEARCH_SEEDS = range(1_000_000, 1_000_003)
 """Of every candidate; no seed of a result is among them."""
-FRESH_SEEDS = range(384)
+FRESH_SEEDS = range(512)
 """Of what is reported of a cell, which may take some of them."""
 FINAL_SEEDS = range(1_000_100, 1_000_164)
 """Of the finalists, which are not the search's either; a task says how many."""
