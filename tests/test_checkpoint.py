@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -395,6 +397,52 @@ def test_a_failed_save_leaves_the_old_one_and_no_rest(tmp_path, monkeypatch):
         checkpoint.save(target, {"a": np.zeros(3)}, {})
     assert [p.name for p in tmp_path.iterdir()] == ["one"]
     assert checkpoint.load(target)[0]["a"].tolist() == [1, 1, 1]
+
+
+FULL = """
+import errno, subprocess, sys
+from pathlib import Path
+import purejax_po as po
+import tiny
+
+disk, whole = map(Path, sys.argv[1:])
+for size in ("12k", "40k", "80k"):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], check=True)
+    out = disk / "run"
+    try:
+        po.run(tiny.experiment(), out, progress=False, checkpoint_every=0.0)
+        raise AssertionError("it has fitted")
+    except OSError as error:
+        assert error.errno == errno.ENOSPC, error
+    print(size, len(list(out.glob("blocks/*/state-*"))), "states", flush=True)
+    subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+    if (out / "config.json").exists():
+        po.resume(out, progress=False)
+    else:
+        po.run(tiny.experiment(), out, progress=False)
+    for name in ("results.nc", "log.jsonl"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), (size, name)
+    subprocess.run(["umount", disk], check=True)
+"""
+
+
+def test_a_disk_that_is_full_loses_nothing(whole, tmp_path, compile_quickly):
+    """A real one, in a mount namespace: before anything is saved, and while states are."""
+    alone, disk = ["unshare", "--mount"], tmp_path / "disk"
+    disk.mkdir()
+    mounting = [*alone, "mount", "-t", "tmpfs", "none", disk]
+    if shutil.which("unshare") is None or subprocess.run(mounting, check=False).returncode:
+        pytest.skip("needs a mount namespace")
+    tests = Path(__file__).parent
+    path = f"{tests}{os.pathsep}{tests.parent}"
+    environment = {**os.environ, **compile_quickly, "PYTHONPATH": path}
+    command = [*alone, sys.executable, "-c", FULL, disk, whole]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {int(line.split()[1]) > 0 for line in done.stdout.splitlines()}
+    assert found == {False, True}, done.stdout
 
 
 @pytest.mark.parametrize("name", ["plain", "lr=[1e-3,3e-4]", "C:\\runs\\x", "a[/b]*?{c}"])
