@@ -8,14 +8,17 @@ those of an undisturbed run on threads, or raises.
 
 import dataclasses
 import os
+import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster that is made for a test has no token
 
 import psutil
+import pytest
 import ray
 import tiny
 from ray.cluster_utils import Cluster
@@ -23,7 +26,7 @@ from ray.cluster_utils import Cluster
 import purejax_po as po
 from purejax_po.experiment import layout
 from purejax_po.experiment.run import ray_pool
-from purejax_po.experiment.run.observers import Window
+from purejax_po.experiment.run.observers import StoppedError, Window
 from purejax_po.experiment.run.pool import Loss
 
 SIZE = {"num_seeds": 8, "total_steps": 32 * 20 * 40, "num_windows": 20}
@@ -236,7 +239,95 @@ def node_added(folder):
     return cluster
 
 
-SCENARIOS = {f.__name__: f for f in (same_bits, same_search, worker_lost, node_lost, node_added)}
+DRIVER = """
+import sys
+import cluster_faults
+import purejax_po as po
+po.run(
+    cluster_faults.experiment(**cluster_faults.MANY), sys.argv[2], cluster=sys.argv[1],
+    num_devices=1, checkpoint_every=0.0, progress=False,
+)
+"""
+
+
+def driver_killed(folder):
+    """The process that drives a run is killed; started again, each block goes on from its state."""
+    undisturbed(folder, **MANY)
+    cluster, _ = make_cluster(2)
+    out = folder / "driver"
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, cluster.address, str(out)])
+    while True:
+        time.sleep(0.01)
+        assert driver.poll() is None, "it was over before it was killed"
+        blocks = [b for b in out.glob("blocks/*") if not (b / layout.RESULT).exists()]
+        if blocks and all(layout.states(block) for block in blocks):
+            break
+    driver.kill()
+    driver.wait()
+    while workers():
+        time.sleep(0.1)
+    blocks = [b for b in out.glob("blocks/*") if not (b / layout.RESULT).exists()]
+    saved = {int(b.name): layout.states(b)[0][0] for b in blocks if layout.states(b)}
+    assert saved, "nothing was part of the way"
+    watch = Watch(1, lambda: None)
+    po.resume(out, progress=False, cluster=cluster.address, num_devices=1, observers=[watch])
+    told = [event for event in watch.told if isinstance(event, Window)]
+    for block, done in saved.items():
+        assert next(e.number for e in told if e.block == block) == done > 0
+    check_same(out, undisturbed(folder))
+    return cluster
+
+
+class Other(ray_pool.Worker):
+    """The first one to take a run is as it is; all others have another kind of device."""
+
+    def take(self, plan, place, begun):
+        try:
+            Path(place[0], "..", "first").mkdir()
+        except FileExistsError:
+            plan = dataclasses.replace(plan, device_kind="NVIDIA H100")
+        return super().take(plan, place, begun)
+
+
+class Mortal(ray_pool.Worker):
+    """It dies of its block 1."""
+
+    def submit(self, block):
+        if block == 1:
+            os._exit(1)
+        super().submit(block)
+
+
+def bad_workers(folder):
+    """A worker of another kind is not used; a block that kills its workers ends the run."""
+    expected = undisturbed(folder, **LONG)
+    cluster, _ = make_cluster(1, 1)
+    make = ray.remote
+
+    def use(kind):
+        ray.remote = lambda *args, **options: make(
+            *[kind if x is ray_pool.Worker else x for x in args], **options
+        )
+
+    use(Other)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        po.run(experiment(**LONG), folder / "other", progress=False, cluster=cluster.address)
+    told = "is not used: its device is cpu, the run's is NVIDIA H100: last bits would differ"
+    assert any(told in str(w.message) for w in caught), [str(w.message) for w in caught]
+    check_same(folder / "other", expected)
+
+    use(Mortal)
+    with pytest.raises(StoppedError, match="block 1 has lost 5 workers without a new window"):
+        po.run(experiment(**LONG), folder / "mortal", progress=False, cluster=cluster.address)
+    use(ray_pool.Worker)
+    po.resume(folder / "mortal", progress=False, cluster=cluster.address)
+    check_same(folder / "mortal", expected)
+    return cluster
+
+
+ALL = same_bits, same_search, worker_lost, node_lost, node_added, driver_killed, bad_workers
+SCENARIOS = {f.__name__: f for f in ALL}
 
 
 def main():

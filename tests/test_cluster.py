@@ -40,7 +40,13 @@ def environment(compile_quickly):
     return {**os.environ, **compile_quickly, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
 
 
-@pytest.mark.parametrize("scenario", ["same_bits", "worker_lost", "node_lost", "node_added"])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        *("same_bits", "worker_lost", "node_lost", "node_added", "driver_killed"),
+        pytest.param("bad_workers", marks=pytest.mark.slow),
+    ],
+)
 def test_a_fault_ends_in_the_same_bits(scenario, tmp_path, environment):
     command = [*ALONE, sys.executable, str(HERE / "cluster_faults.py"), scenario, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -167,7 +173,9 @@ def test_a_search_has_the_same_trials_on_a_cluster(tmp_path, environment):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("scenario", ["same_bits", "worker_lost", "node_lost", "node_added"])
+@pytest.mark.parametrize(
+    "scenario", ["same_bits", "worker_lost", "node_lost", "node_added", "driver_killed"]
+)
 def test_faults_at_size(scenario, tmp_path):
     """Here training takes the time: with all of XLA's optimisations."""
     path = f"{HERE}{os.pathsep}{HERE.parent}"
