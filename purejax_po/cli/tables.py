@@ -159,7 +159,7 @@ def print_tuned(found: "tuning.Tuned") -> None:
     if number := fresh["without_final_episodes"]:
         rows["no final episode"] = f"{number} of the fresh seeds; left out of the statistics"
     if told["finalists"] and not told["complete_finalists"]:
-        rows["finalists"] = "none trained to its end with further seeds: chosen by the search alone"
+        rows["finalists"] = "none has a score with all further seeds: chosen by the search alone"
     print_rows(f"{told['algorithm']} on {told['env']}, {told['total_steps']:,} steps", rows)
 
 
