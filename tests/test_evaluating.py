@@ -15,7 +15,7 @@ from purejax_po import cli, evaluation
 from purejax_po.experiment import policies
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.report import formats, page
-from purejax_po.experiment.results import evaluated, join
+from purejax_po.experiment.results import dataset, evaluated, join
 from purejax_po.experiment.run import evaluating, plan
 from purejax_po.experiment.run.trainer import build_trainer
 
@@ -94,6 +94,14 @@ def test_evaluations_are_labelled_by_steps_and_the_last_is_the_final_one(full):
     summary = po.summarize(found)
     assert summary["final_evaluation"]["max"] == returns[:, -1].max()
     assert summary["solved"]["num_seeds"] == reached.any(axis=1).sum()
+
+
+@pytest.mark.parametrize(
+    ("steps", "half"), [([9, 1, np.nan, np.nan], 9), ([1, np.nan, np.nan], None), ([3, 1, 2], 2)]
+)
+def test_the_step_by_which_half_of_the_seeds_have_solved_their_task(steps, half):
+    found = dataset.number(dataset._half_by(np.asarray(steps, float)))
+    assert found == half
 
 
 def test_the_log_tells_of_each_evaluation(full):

@@ -107,6 +107,11 @@ MISTAKES = {
         "space holds a trial with num_envs = 2, num_minibatches = 3: num_minibatches must divide "
         "the batch of 32 samples, got 3",
     ),
+    "a flag": ({"learning_rate": [True, 1e-3]}, "space.learning_rate must hold numbers, got True"),
+    "too many": (
+        {"num_envs": list(range(1, 66)), "num_steps": list(range(1, 65))},
+        "at most 4,096 combinations of choices that shape programs, got 4,160: 65 of num_envs × 64",
+    ),
     "no effect": ({"target_kl": "0.1..1"}, "target_kl must be read by ppo with these options"),
     "a trial that no builder takes": (
         {"memory": ["none", "transformer"]},
@@ -132,6 +137,8 @@ SETTINGS_MISTAKES = {
     "own storage": ({"storage": "{out}/trials.log"}, "storage must be outside of "),
     "below": ({"storage": "{out}/batches/x.log"}, "storage must be outside of "),
     "database": ({"storage": "sqlite:///{out}/x.db"}, "storage must be outside of "),
+    "study": ({"study": 3}, "study must be a text, got 3"),
+    "logger": ({"log_to": ("wandbx",)}, "got 'wandbx'; did you mean wandb?"),
 }
 
 
@@ -145,6 +152,12 @@ def test_mistakes_in_settings_come_before_the_search(subtests, tmp_path):
             with pytest.raises(ValueError, match=re.escape(expected)):
                 po.tune(experiment(), out, SPACE, **given)
             assert not list(tmp_path.iterdir())
+
+
+def test_trials_train_equally_long(tmp_path):
+    config = experiment(evaluate_every=5, stop_when_solved=60.0)
+    with pytest.raises(ValueError, match="stop_when_solved must not be given to tune"):
+        po.tune(config, tmp_path / "out", SPACE)
 
 
 @pytest.mark.parametrize("name", [*search.FILES, search.FRESH, search.BATCHES])
@@ -250,6 +263,23 @@ def test_a_short_search_goes_on_from_the_states_of_its_rungs(num_updates, tmp_pa
         experiment(total_steps=steps), tmp_path / "out", SPACE, progress=False, rungs=2, **SETTINGS
     )
     assert found.summary["num_complete"] >= 1
+
+
+def test_nobody_is_stopped_before_all_are_judged():
+    """Else the trials with long rollouts would stop, or go on, for that alone."""
+    half, low = halving.Halving(2), -math.inf
+    assert halving.survivors({0: 1.0, 1: 3.0, 2: 2.0, 3: low}, [], half) == [1, 2]
+    assert halving.survivors({0: 1.0, 1: 3.0, 2: low, 3: low}, [3], half) == [0, 1, 3]
+
+
+def test_trials_whose_episodes_are_longer_than_a_rung_go_on(tmp_path):
+    """Episodes of Pendulum have 200 steps: the first rung ends before one of sixteen does."""
+    config = experiment(env="Pendulum-v1", total_steps=6_400, num_windows=20)
+    space = {"num_envs": [2, 16]}
+    settings = {"trials": 2, "batch": 2, "finalists": 0, "fresh_seeds": 2, "rungs": 2}
+    found = po.tune(config, tmp_path / "search", space, progress=False, **settings)
+    assert [row["state"] for row in found.trials] == ["complete", "complete"]
+    assert [row["steps"] for row in found.trials] == [6_400, 6_400]
 
 
 def test_seeds_are_disjoint():
@@ -442,6 +472,37 @@ def test_a_storage_of_another_search_is_refused(tuned, tmp_path):
         search_in(out)
 
 
+def test_a_storage_is_the_same_file_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = {"st.log": f"{tmp_path}/st.log", Path("st.log"): f"{tmp_path}/st.log"}
+    places |= {x: x for x in ("", "/a/b.log", "mysql://here/b", "sqlite://", "sqlite:////a/b.db")}
+    places["sqlite:///b.db"] = f"sqlite:///{tmp_path}/b.db"
+    for given, there in places.items():
+        assert search.Search(storage=given).located().storage == there
+
+
+def test_a_search_with_another_last_batch_is_another(tuned):
+    _, out = tuned
+    known = search.read(out)
+
+    def with_trials(number):
+        changed = dataclasses.replace(known.search, trials=number)
+        return known._replace(search=changed).identity()
+
+    assert with_trials(12) == known.identity()
+    assert with_trials(10) != known.identity()
+
+
+def test_no_run_is_put_into_a_search(tuned):
+    """`resume` there goes on with the search."""
+    _, out = tuned
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"out must hold no search, got .* with a tune\.json"):
+            po.run(experiment(), out, overwrite=overwrite)
+        with pytest.raises(ValueError, match="out must hold no search"):
+            po.compare(["ppo", "a2c"], "CartPole-v1", out, overwrite=overwrite)
+
+
 COMMANDS = {
     "sampler": (["--sampler", "tp"], "sampler must be one of tpe, random, "),
     "gp": (["--sampler", "gp"], "sampler gp needs torch, which is not installed"),
@@ -486,6 +547,20 @@ def test_the_command_reads_its_file_and_flags(tmp_path, monkeypatch):
     assert (config.algorithm.name, config.num_seeds, out) == ("trpo", 2, tmp_path)
     assert space == {"max_kl": "log:1e-3..0.1", "num_envs": "4,8"}
     assert settings == dataclasses.replace(search.Search(), trials=6, batch=2)
+    assert cli.main(["tune", "--config", str(path), "--space", "shipped"]) == 2
+    assert given["args"][2] == spaces.to_json(shipped.space_of("trpo"))
+    path.write_text('algorithm = "trpo"\n[space]\n')
+    assert cli.main(["tune", "--config", str(path), *flags]) == 2
+    assert given["args"][2] == {"num_envs": "4,8"}
+
+
+def test_a_space_in_a_file_is_a_table(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("space = 3")
+    with pytest.raises(ValueError, match=r"space in .*mine\.toml must be a table, got 3"):
+        tuning.space_of(str(path), "ppo")
+    path.write_text("[space]")
+    assert tuning.space_of(str(path), "ppo") == {}
 
 
 def test_a_block_that_only_repeats_windows_is_given_up():

@@ -146,8 +146,9 @@ class Tune(Train):
         default_factory=lambda: ExperimentConfig(num_seeds=4, total_steps=100_000)
     )
     search: Annotated[Search, tyro.conf.arg(name="")] = field(default_factory=Search)
-    space: str = "shipped"
-    """The space to search: shipped (the algorithm's), none, or a TOML file's table [space]."""
+    space: str | None = None
+    """The space to search: shipped (the algorithm's), none, or a TOML file's table [space].
+    Default: that of --config FILE if it has one, else shipped."""
     axes: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(name="search", metavar="NAME=LOW..HIGH|log:LOW..HIGH|V,V,…"),
@@ -155,7 +156,7 @@ class Tune(Train):
     """Add a dimension to the space, or change one: learning_rate=log:1e-4..1e-2, num_envs=4,8,16,
     hidden=64x64,128x128, normalize_observations=true,false. Repeat --search for each further
     name."""
-    in_file: tyro.conf.Suppress[tyro.conf.Fixed[dict[str, Any]]] = field(default_factory=dict)
+    in_file: tyro.conf.Suppress[tyro.conf.Fixed[dict[str, Any] | None]] = None
     """The table [space] of the configuration file."""
 
     def execute(self) -> int:
@@ -169,10 +170,10 @@ class Tune(Train):
 
     def _space(self) -> JSONObject:
         """What is searched: the space, with the dimensions that are given one by one."""
-        if self.in_file and self.space == "shipped":
+        if self.in_file is not None and self.space is None:
             base: JSONObject = dict(self.in_file)
         else:
-            base = tuning.space_of(self.space, self.algorithm.name)
+            base = tuning.space_of(self.space or "shipped", self.algorithm.name)
         return {**base, **parse_assignments(self.axes)}
 
 

@@ -107,6 +107,7 @@ def prepare(
     directory = None if out is None else Path(out)
     if directory is not None:
         config.check_stored()
+        run_store.check_no_search(directory)
         run_store.check_writable(directory, host.overwrite)
     elif host.cluster is not None:
         raise ValueError("out must be a directory that all machines of the cluster see, got None")

@@ -16,7 +16,7 @@ from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout, train
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.plots import tuning as pictures
-from purejax_po.experiment.run import devices
+from purejax_po.experiment.run import devices, loggers
 from purejax_po.experiment.run.compilation import compilation_cache
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError
@@ -108,22 +108,29 @@ def prepare(
     host: Host | None = None,
 ) -> Tuning:
     """Check everything that a user can get wrong; compiles nothing. Arguments, errors as `tune`."""
-    host, settings = host or Host(), settings or Search()
+    host, settings = host or Host(), (settings or Search()).located()
     atomic.check_path("out", out)
     directory = Path(out)
     if config.sweep:
         raise ValueError("tune must be given a space, got a sweep; sweep has no search")
+    if config.stop_when_solved is not None:
+        raise ValueError(
+            "stop_when_solved must not be given to tune, whose trials train equally long, got "
+            f"{config.stop_when_solved}; solve_return tells when a return was reached"
+        )
     config.check()
     config.check_stored()
     settings.check()
     host.check()
     found = shipped.space_of(config.algorithm.name) if space is None else spaces.parse(space)
     spaces.check(found, config)
-    for name, seeds in search.seeds_of(config, settings)._asdict().items():
+    parts = search.seeds_of(config, settings)
+    for name, seeds in parts._asdict().items():
         try:
             search.at_seeds(config, seeds).check()
         except ValueError as error:
             raise ValueError(f"{name} seeds {seeds.start} … {seeds[-1]}: {error}") from None
+    loggers.check(host.log_to, search.at_seeds(config, parts.fresh), directory)
     search.check_free(directory, settings, host.overwrite)
     run_store.check_writable(directory, overwrite=False)
     host.connect()
@@ -146,6 +153,8 @@ def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Tun
     tuning.search.check()
     spaces.check(tuning.space, tuning.config)
     host.check()
+    fresh = search.seeds_of(tuning.config, tuning.search).fresh
+    loggers.check(host.log_to, search.at_seeds(tuning.config, fresh), tuning.directory)
     host.connect()
     return tuning
 
@@ -377,10 +386,12 @@ def space_of(name: str, algorithm: str) -> JSONObject:
         return spaces.to_json(shipped.space_of(algorithm))
     if name == "none":
         return {}
-    if name.endswith(".toml"):
+    if isinstance(name, str) and name.endswith(".toml"):  # a file's key may hold anything
         data = file.read(name)
         if unknown := set(data) - {"space"}:
             raise ValueError(f"space {name} must hold a table [space] alone, got {min(unknown)!r}")
-        return dict(data.get("space", {}))
+        if not isinstance(found := data.get("space", {}), Mapping):
+            raise ValueError(f"space in {name} must be a table, got {found!r}")
+        return dict(found)
     check_choice("space", name, ("shipped", "none", "FILE.toml"))
     return {}

@@ -213,6 +213,15 @@ def check_writable(directory: Path, overwrite: bool, own: Sequence[str] = layout
         )
 
 
+def check_no_search(directory: Path) -> None:
+    """Raise `ValueError` if a directory is a search's, which `resume` would go on with."""
+    if (directory / layout.TUNE).exists():
+        raise ValueError(
+            f"out must hold no search, got {directory} with a {layout.TUNE}; choose another "
+            "directory"
+        )
+
+
 def create(directory: Path, config: ExperimentConfig, plan: JSONObject) -> None:
     """Make the directory, remove the run that it held, and write what decides the results.
 

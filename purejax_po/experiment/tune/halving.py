@@ -5,7 +5,7 @@ Optimization; the trials of all programs are ranked together.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +76,7 @@ def train_batch(
     before: tuple[int, list[int]] | None = None
     fractions = halving.fractions
     for rung, fraction in enumerate(fractions):
+        unjudged: list[int] = []
         for number, group in enumerate(groups):
             here = [i for i, x in enumerate(group.numbers) if x in alive]
             if here:
@@ -99,6 +100,8 @@ def train_batch(
                 steps = steps_of(group.config, fraction)
                 for x, returns in scores.returns.items():
                     score = _score(returns, scores.diverged[x])
+                    if score is None and not scores.diverged[x]:
+                        unjudged.append(x)
                     reports = trained[x].reports | ({} if score is None else {steps: score})
                     trained[x] = trained[x]._replace(
                         reports=reports,
@@ -108,10 +111,26 @@ def train_batch(
                     )
         report(trained)
         before = rung, alive
-        last = {x: trained[x].reports.get(trained[x].steps, -math.inf) for x in alive}
-        ranked = sorted(alive, key=lambda x: -last[x])
-        alive = sorted(ranked[: halving.survivors(len(alive))])
+        scored = {x: trained[x].reports.get(trained[x].steps, -math.inf) for x in alive}
+        alive = survivors(scored, unjudged, halving)
     return trained
+
+
+def survivors(scores: Mapping[int, float], unjudged: Sequence[int], halving: Halving) -> list[int]:
+    """Return who goes on at the end of a rung.
+
+    The best do. Where a trial has no score yet, since an episode is longer than the rung, all that
+    are sound do: else the lengths of rollouts would decide.
+
+    Args:
+        scores: by trial; -∞ without one.
+        unjudged: those without a score of which no seed has diverged.
+        halving: how many go on.
+    """
+    if unjudged:
+        return sorted(x for x in scores if x in unjudged or scores[x] > -math.inf)
+    ranked = sorted(scores, key=lambda x: -scores[x])
+    return sorted(ranked[: halving.survivors(len(scores))])
 
 
 def _groups(config: ExperimentConfig, points: Sequence[Params]) -> list[Group]:

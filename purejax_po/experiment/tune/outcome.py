@@ -48,7 +48,7 @@ def rows(trials: Sequence[Trial]) -> list[JSONObject]:
             "trial": number,
             **trial.params,
             "score": trial.reports[max(trial.reports)] if trial.reports else None,
-            "steps": max(trial.reports, default=0),
+            "steps": trial.steps,
             "state": "complete" if trial.is_complete else "stopped",
         }
         for number, trial in enumerate(trials)

@@ -14,12 +14,14 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from purejax_po.checks import check_count
 from purejax_po.experiment import files as atomic
+from purejax_po.experiment import layout
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.store.run_store import config_hash
 from purejax_po.experiment.tune import space as spaces
@@ -29,12 +31,15 @@ from purejax_po.experiment.tune.space import Space
 from purejax_po.experiment.tune.trials import Trial
 from purejax_po.types import JSONObject
 
-TUNE, TRIALS, BATCHES, BATCH = "tune.json", "trials.log", "batches", "batch.json"
+TUNE = layout.TUNE
+TRIALS, BATCHES, BATCH = "trials.log", "batches", "batch.json"
 FINALISTS, FRESH = "finalists", "fresh"
 BEST, TABLE, SUMMARY = "best.toml", "trials.csv", "tuning.json"
 PICTURES = ("importance.png", "parallel.png")
 FILES = (BEST, TABLE, SUMMARY, TRIALS, *PICTURES)
 MOST_TRIALS, MOST_RUNGS = 100_000, 10
+SQLITE = "sqlite:///"
+"""How the address of a database that is a file begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,9 @@ class Search:
 
     def check(self) -> None:
         """Raise `ValueError` for a value that is out of range."""
+        for name in ("storage", "study"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ValueError(f"{name} must be a text, got {value!r}")
         check_count("trials", self.trials, maximum=MOST_TRIALS)
         check_count("rungs", self.rungs, maximum=MOST_RUNGS)
         for name in ("batch", "programs", "finalist_seeds", "fresh_seeds"):
@@ -78,6 +86,18 @@ class Search:
         check_count("finalists", self.finalists, minimum=0)
         check_count("reduction", self.reduction, minimum=2)
         records.check(self.sampler)
+
+    def located(self) -> "Search":
+        """Return it with a storage that is the same file from any folder."""
+        storage = os.fspath(self.storage) if isinstance(self.storage, os.PathLike) else self.storage
+        if not isinstance(storage, str) or not storage or ":memory:" in storage:
+            return self
+        prefix = SQLITE if storage.startswith(SQLITE) else ""
+        if "://" in storage and not prefix:
+            return self
+        return dataclasses.replace(
+            self, storage=prefix + os.path.abspath(storage.removeprefix(prefix))
+        )
 
     @property
     def halving(self) -> Halving:
@@ -138,8 +158,10 @@ class Tuning(NamedTuple):
     def identity(self) -> str:
         """Hash what the trials depend on."""
         data = self.to_dict()
-        for name in ("storage", "study", "trials", "finalists", "finalist_seeds", "fresh_seeds"):
+        for name in ("storage", "study", "finalists", "finalist_seeds", "fresh_seeds"):
             data["search"].pop(name)
+        if self.search.trials % self.search.batch == 0:  # else the last batch is a smaller one
+            data["search"].pop("trials")
         return config_hash({**data, "config": self.config.identity()})
 
     @property
@@ -195,7 +217,7 @@ def check_free(directory: Path, settings: Search, overwrite: bool) -> None:
             f"{TUNE}; choose another directory"
         )
     storage = settings.storage
-    place = Path(storage.removeprefix("sqlite:///") or ".").resolve()
+    place = Path(storage.removeprefix(SQLITE) or ".").resolve()
     if storage and directory.resolve() in place.parents:
         raise ValueError(
             f"storage must be outside of {directory}, whose files are this search's alone, got "

@@ -20,7 +20,7 @@ Params = dict[str, Value]
 OF_EXPERIMENT = specs.OF_A_FILE
 """Fields of an experiment that a space may hold, besides the algorithm's."""
 MOST_SHAPES = 4096
-"""Combinations of static choices that are checked one by one."""
+"""Combinations of static choices, which are checked one by one."""
 
 
 class Range(NamedTuple):
@@ -53,6 +53,8 @@ def parse(space: Mapping[str, object]) -> Space:
     Raises:
         ValueError: naming a dimension that does not read.
     """
+    if not isinstance(space, Mapping):
+        raise ValueError(f"space must be dimensions by name, got {space!r}")
     return {name.replace("-", "_"): _dimension(name, x) for name, x in space.items()}
 
 
@@ -172,6 +174,8 @@ def _check_reads(name: str, value: Value, like: object) -> None:
     """Raise `ValueError` for a text where there are widths or a number."""
     needed = {tuple: "widths such as 64x64", int: "whole numbers", float: "numbers"}.get(type(like))
     try:
+        if needed and isinstance(value, bool):
+            raise ValueError
         if isinstance(like, tuple):
             [int(x) for x in str(value).split("x") if x]
         elif needed:
@@ -213,6 +217,7 @@ def check(space: Space, config: ExperimentConfig) -> None:
             _check_range(name, dimension, config)
         else:
             _check_choices(name, dimension)
+    _check_number(space, algorithm)
     for shape in shapes(space, algorithm):
         try:
             at(config, shape).check()
@@ -265,6 +270,16 @@ def _check_choices(name: str, dimension: Choices) -> None:
         raise ValueError(f"space.{name} must hold each value once, got {dimension}")
 
 
+def _check_number(space: Space, algorithm: AlgorithmConfig) -> None:
+    sizes = {name: len(space[name].values) for name in shape_names(space, algorithm)}  # type: ignore[union-attr]
+    if (number := math.prod(sizes.values())) > MOST_SHAPES:
+        listed = " × ".join(f"{size} of {name}" for name, size in sizes.items())
+        raise ValueError(
+            f"space must hold at most {MOST_SHAPES:,} combinations of choices that shape programs, "
+            f"got {number:,}: {listed}"
+        )
+
+
 def shapes(space: Space, algorithm: AlgorithmConfig) -> Iterator[Params]:
     """Every combination of static choices, and of each traced choice alone."""
     for name, dimension in space.items():
@@ -272,8 +287,7 @@ def shapes(space: Space, algorithm: AlgorithmConfig) -> Iterator[Params]:
             yield from ({name: value} for value in dimension.values)
     static = shape_names(space, algorithm)
     columns = [space[name].values for name in static]  # type: ignore[union-attr]
-    combinations = itertools.product(*columns)
-    for values in itertools.islice(combinations, MOST_SHAPES):
+    for values in itertools.product(*columns):
         yield dict(zip(static, values, strict=True))
 
 
