@@ -4,6 +4,7 @@ import errno
 import os
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -72,7 +73,7 @@ class Train:
         kind = "sweep-" if config.sweep else ""
         name = f"{kind}{comparison.place_of(config.algorithm.name, config.env)}"
         out = self.out or Path("runs") / name
-        _prepare_process(config)
+        _prepare_process(config, self.host)
         host = replace(self.host, overwrite=self.overwrite)
         study = train.prepare(config, out, host)
         if self.preset is not None:
@@ -116,7 +117,7 @@ class Resume:
             return run_search(tuning.prepare_resume(self.directory, self.host), self.host)
         if comparison.is_comparison(self.directory):
             return _execute(comparison.prepare_resume(self.directory, self.host), self.host)
-        _prepare_process(read_config(self.directory))
+        _prepare_process(read_config(self.directory), self.host)
         return _execute(train.prepare_resume(self.directory, self.host), self.host)
 
 
@@ -291,11 +292,13 @@ class Table1:
         return 0
 
 
-def _prepare_process(config: ExperimentConfig) -> None:
-    """Set this process up for its one run, before JAX is used."""
+def _prepare_process(config: ExperimentConfig, host: Host) -> None:
+    """Set this process up for its one run, before JAX is used: checks of environments use it."""
+    host.leave_accelerators()
+    with suppress(ArithmeticError, AttributeError, TypeError, ValueError):  # told by the check
+        if keeps_one_core_busy(config):
+            use_one_thread()
     config.check()
-    if keeps_one_core_busy(config):
-        use_one_thread()
 
 
 def _execute(found: "Study | comparison.Comparison", host: Host) -> int:

@@ -133,7 +133,7 @@ def prepare(
                 f"out must hold no comparison yet, got {directory} with a {COMPARISON}; "
                 "choose another directory, resume it or overwrite it (--overwrite)"
             )
-        files.check_no_search(directory)
+        files.check_no_other(directory, but=COMPARISON)
         files.check_writable(directory, overwrite=False, own=() if is_old else layout.OWN)
         names = [ExperimentConfig(env=env).env_name for env in chosen]
         _check_places([(named.label, name) for name in names for named in labelled])

@@ -27,8 +27,9 @@ OWN = (*RUN_FILES, SWEEP, *LOGGERS, EXPORT, OLD_CHECKPOINTS)
 """All that a run may have in its directory, and that goes when it is overwritten."""
 MADE = ("evaluation.json", "evaluation-*.json", "seed-*.gif", "seed-*.html", "report.html")
 """What commands make of a run in its directory, unless they are told where: it goes too."""
-TUNE = "tune.json"
-"""What makes a directory that of a search, in which no run is put."""
+TUNE, COMPARISON = "tune.json", "comparison.json"
+OTHERS = {TUNE: "search", COMPARISON: "comparison"}
+"""What makes a directory that of something else, in which no run is put."""
 RESULT = "result"
 _STATE = re.compile(r"state-(\d+)")
 

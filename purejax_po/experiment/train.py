@@ -42,9 +42,8 @@ def run(
 ) -> "xr.Dataset":
     """Train every seed of an experiment, at each point of its sweep.
 
-    A program is compiled once in a process: a second run of the same shape (other seeds,
-    hyperparameters or environment parameters) starts at once. Another process reads it from the
-    disk.
+    A program is compiled once in a process: a second run of the same shape (other seeds or
+    hyperparameters) starts at once. Another process reads it from the disk.
 
     Args:
         config: what to run.
@@ -95,6 +94,7 @@ def prepare(
         ValueError: in one line that names the field, the value and what is allowed.
     """
     host = host or Host()
+    host.leave_accelerators()
     if not isinstance(config, ExperimentConfig):
         raise ValueError(
             "config must be an ExperimentConfig, such as "
@@ -107,7 +107,7 @@ def prepare(
     directory = None if out is None else Path(out)
     if directory is not None:
         config.check_stored()
-        run_store.check_no_search(directory)
+        run_store.check_no_other(directory)
         run_store.check_writable(directory, host.overwrite)
     elif host.cluster is not None:
         raise ValueError("out must be a directory that all machines of the cluster see, got None")
@@ -131,6 +131,7 @@ def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Stu
     atomic.check_path("out", out)
     directory = Path(out)
     host = host or Host()
+    host.leave_accelerators()
     config = run_store.read_config(directory)
     config.check()
     host.check()
@@ -149,13 +150,14 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
     host = host or Host()
     if study.is_resumed and (dataset := _finished(study)) is not None:
         return dataset
-    directory = study.directory
+    directory, before = study.directory, None
     with ExitStack() as stack:
         stack.enter_context(compilation_cache(host.compilation_cache))
         stop = stack.enter_context(stop_signal())
         stop.saves = directory is not None
         if directory is not None:
             stack.enter_context(locks.hold(directory))
+            before = _held(directory)
             if not study.is_resumed:  # nobody else began meanwhile
                 run_store.check_writable(directory, host.overwrite)
         bar = Bar(host.progress) if callable(host.progress) else None
@@ -170,7 +172,8 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
                     _write(dataset, directory)
                     run_store.clean(directory)
         except Interrupted as interruption:
-            raise _interrupted(interruption, directory) from None
+            has_begun = study.is_resumed or _held(directory) != before
+            raise _interrupted(interruption, directory, has_begun) from None
     return dataset
 
 
@@ -212,14 +215,24 @@ def _is_of(text: str, directory: Path, config: ExperimentConfig) -> bool:
         return False
 
 
-def _interrupted(stop: Interrupted, directory: Path | None) -> Interrupted:
+def _held(directory: Path | None) -> tuple[int, int] | None:
+    """What tells one configuration of a directory from another that replaces it."""
+    try:
+        found = (directory / layout.CONFIG).stat() if directory is not None else None
+    except OSError:
+        return None
+    return (found.st_ino, found.st_mtime_ns) if found else None
+
+
+def _interrupted(stop: Interrupted, directory: Path | None, has_begun: bool) -> Interrupted:
     """An interruption that says what is saved, and how to go on."""
-    is_saved = directory is not None and (directory / layout.CONFIG).exists()
+    saved_to = directory if has_begun else None
     if directory is None:
         message = "interrupted; nothing is saved, for the run had no out (a directory)"
-    elif is_saved:
+    elif has_begun:
         message = f"interrupted; to go on: purejax_po.resume({str(directory)!r})"
+    elif _held(directory):
+        message = f"interrupted before training; {directory} is as it was"
     else:
         message = "interrupted before training; nothing was to be saved"
-    saved_to = directory if is_saved else None
     return Interrupted(stop.signal_number, saved_to=saved_to, message=message)

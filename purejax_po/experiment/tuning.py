@@ -109,6 +109,7 @@ def prepare(
 ) -> Tuning:
     """Check everything that a user can get wrong; compiles nothing. Arguments, errors as `tune`."""
     host, settings = host or Host(), (settings or Search()).located()
+    host.leave_accelerators()
     atomic.check_path("out", out)
     directory = Path(out)
     if config.sweep:
@@ -131,6 +132,7 @@ def prepare(
         except ValueError as error:
             raise ValueError(f"{name} seeds {seeds.start} … {seeds[-1]}: {error}") from None
     loggers.check(host.log_to, search.at_seeds(config, parts.fresh), directory)
+    run_store.check_no_other(directory, but=search.TUNE)
     search.check_free(directory, settings, host.overwrite)
     run_store.check_writable(directory, overwrite=False)
     host.connect()
@@ -150,6 +152,7 @@ def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Tun
     """
     atomic.check_path("out", out)
     tuning, host = search.read(Path(out)), host or Host()
+    host.leave_accelerators()
     tuning.search.check()
     spaces.check(tuning.space, tuning.config)
     host.check()

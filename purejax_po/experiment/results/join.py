@@ -19,7 +19,7 @@ from purejax_po.types import JSONObject
 if TYPE_CHECKING:
     import xarray as xr
 
-COMPARISON = "comparison.json"
+COMPARISON = layout.COMPARISON
 """In a directory of several runs: what they are, and once they are done, what came out."""
 
 StrPath = str | os.PathLike[str]

@@ -24,11 +24,22 @@ def local_workers() -> list[Device]:
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
         return devices
+    return devices[:1] * _num_cores()
+
+
+def _num_cores() -> int:
     try:
-        cores = len(os.sched_getaffinity(0))
+        return len(os.sched_getaffinity(0))
     except AttributeError:  # no such notion on this system
-        cores = os.cpu_count() or 1
-    return devices[:1] * cores
+        return os.cpu_count() or 1
+
+
+def xla_threads() -> int:
+    """Return how many threads XLA splits a large product of matrices among on a CPU."""
+    for name in ("PJRT_NPROC", "NPROC"):
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return _num_cores()
 
 
 def lanes_per_core(algorithm: AlgorithmConfig) -> int:
@@ -98,3 +109,11 @@ def is_small(algorithm: AlgorithmConfig) -> bool:
     batch = algorithm.num_envs * algorithm.num_steps // getattr(algorithm, "num_minibatches", 1)
     widest = max(algorithm.network.hidden, default=1)
     return not algorithm.network.channels and batch * widest**2 <= SHARED_PRODUCT
+
+
+def leave_accelerators() -> None:
+    """Let this process use JAX on the CPU alone, unless it has used it already."""
+    from jax._src import xla_bridge
+
+    if not xla_bridge.backends_are_initialized():
+        jax.config.update("jax_platforms", "cpu")

@@ -198,7 +198,7 @@ def better(
     """
     if best is None:
         return jax.tree.map(jnp.copy, params)
-    is_better = found > np.max(before, axis=0)
+    is_better = found > np.max(np.nan_to_num(before, nan=-np.inf), axis=0)
     return _chosen(is_better, params, best)
 
 

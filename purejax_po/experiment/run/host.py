@@ -81,6 +81,17 @@ class Host:
         if self.max_workers is not None and self.cluster is None:
             raise ValueError("max_workers must be given with cluster; here it is num_devices")
 
+    def leave_accelerators(self) -> None:
+        """Let this process use JAX on the CPU alone, if a cluster's workers are to train.
+
+        A process that looks at an accelerator takes a part of its memory. Before JAX is used:
+        checks of environments use it.
+        """
+        if self.cluster is not None:
+            from purejax_po.experiment.run.devices import leave_accelerators
+
+            leave_accelerators()
+
     def connect(self) -> None:
         """Join the cluster, if the run is to take place on one; before JAX is used, if possible.
 

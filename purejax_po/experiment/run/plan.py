@@ -17,6 +17,7 @@ import numpy as np
 
 from purejax_po.environments import parameters
 from purejax_po.experiment.config import ENV_PARAMS, ExperimentConfig, sweep
+from purejax_po.experiment.run.devices import xla_threads
 from purejax_po.experiment.run.program import Lanes
 from purejax_po.training import window_lengths
 from purejax_po.types import EnvParams, Hyperparams, JSONObject, Trainer
@@ -111,6 +112,7 @@ class Plan:
             "lanes_per_device": self.lanes_per_device,
             "device_kind": self.device_kind,
             "versions": versions,
+            "threads": str(xla_threads()),
         }
 
 

@@ -19,6 +19,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray.exceptions import RaySystemError
 
+from purejax_po.experiment.run import devices
+
 LOOPBACK = "127.0.0.1"
 ANSWER_SECONDS = 5.0
 """That a cluster has to answer."""
@@ -47,7 +49,7 @@ def connect(address: str) -> None:
     Raises:
         ValueError: if there is no such cluster, or it refuses.
     """
-    leave_accelerators()
+    devices.leave_accelerators()
     if not _own:
         leave()  # waits for an earlier one's end
     if ray.is_initialized():
@@ -162,15 +164,6 @@ def _no_cluster(address: str, reason: str) -> ValueError:
     return ValueError(
         f"cluster must be auto or HOST:PORT of a Ray cluster, got {address}: {reason}"
     )
-
-
-def leave_accelerators() -> None:
-    """Let this process use JAX on the CPU alone, unless it has used it already."""
-    import jax
-    from jax._src import xla_bridge
-
-    if not xla_bridge.backends_are_initialized():
-        jax.config.update("jax_platforms", "cpu")
 
 
 def _keep_token_private() -> None:

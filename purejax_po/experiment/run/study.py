@@ -3,6 +3,7 @@
 A run that begins, one that is resumed, and one that has lost a worker are the same loop.
 """
 
+import shlex
 import time
 import warnings
 from collections.abc import Sequence
@@ -14,11 +15,13 @@ import jax
 import numpy as np
 
 from purejax_po.contract import is_deterministic, name_of
+from purejax_po.early import PROGRAM
 from purejax_po.experiment import layout
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import block as blocks
 from purejax_po.experiment.run import loggers, memory
+from purejax_po.experiment.run.devices import xla_threads
 from purejax_po.experiment.run.fit import Wish
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import (
@@ -106,7 +109,7 @@ def _train(
                     raise
                 raise StoppedError(
                     "out of memory while nothing was trained; all that is saved stays: "
-                    f"purejax-po resume {study.directory}"
+                    + _resuming(study)
                 ) from error
         reason = _why_not_halved(study, fit.lanes_per_device, loop.has_saved())
         if reason:
@@ -115,6 +118,11 @@ def _train(
             )
         limit, times_halved = fit.lanes_per_device // 2, times_halved + 1
         warnings.warn(f"out of memory: again with {limit} lanes on each device", stacklevel=3)
+
+
+def _resuming(study: Study) -> str:
+    """The command that goes on with a run."""
+    return f"{PROGRAM} resume {shlex.quote(str(study.directory))}"
 
 
 def _fixed_width(study: Study) -> int | None:
@@ -128,7 +136,7 @@ def _why_not_halved(study: Study, width: int, has_saved: bool) -> str:
     if study.config.lanes_per_device is not None:
         return "lanes_per_device is fixed"
     if has_saved:
-        return f"a part is saved; to go on with more memory: purejax-po resume {study.directory}"
+        return f"a part is saved; to go on with more memory: {_resuming(study)}"
     return "a single lane does not fit" if width == 1 else ""
 
 
@@ -143,6 +151,7 @@ class _Loop:
         self._labels: dict[int, Labels] = {}
         self._observers = [*observers]
         self._seconds_before = 0.0
+        self._before: dict[int, Record] = {}
         self._results: dict[int, tuple[Record, np.ndarray]] = {}
         self._seen: dict[int, int] = {}
         self._known_problems: set[str] = set()
@@ -165,6 +174,7 @@ class _Loop:
             for observer in own:
                 stack.callback(observer.close)
             self._observers += own
+            self._end_if_diverged(own)
             todo = [b for b in range(self._plan.num_blocks) if b not in self._results]
             self.is_training = True
             self._pool.begin(self._plan, self._store, time.time() - self._seconds_before)
@@ -176,7 +186,7 @@ class _Loop:
                 on_window=self._observe,
                 on_finished=self._finish,
                 known_problems=self._known_problems,
-                how_to_go_on=f"; to go on: purejax-po resume {self._study.directory}",
+                how_to_go_on=f"; to go on: {_resuming(self._study)}",
             )
             self.is_training = False
         seconds = self._seconds_before + time.perf_counter() - started
@@ -194,6 +204,14 @@ class _Loop:
             memory_peak_gib=memory.peak_bytes(jax.devices()[0]) / memory.GIB,
         )
         return dataset
+
+    def _end_if_diverged(self, observers: Sequence[Observer]) -> None:
+        """Tell who ends a run that diverges of the windows before it went on."""
+        for block, record in self._before.items():
+            labels = self._plan.labels(block)
+            for observer in (x for x in observers if isinstance(x, StopOnDivergence)):
+                for window in windows(self._plan, block, record):
+                    observer.on_window(self._plan, labels, window)
 
     def _own_observers(self) -> list[Observer]:
         """Those that belong to the run itself; the one that may end it comes last."""
@@ -222,13 +240,15 @@ class _Loop:
             run_store.create(directory, config, self._plan.to_dict(results.versions()))
         hashes = run_store.stored_hashes(directory)
         self._store = store = RunStore(directory, hashes, self._host.keep_checkpoints)
-        records = self._restore(store) if is_begun else {}
-        LogFile(directory / layout.LOG).begin(self._plan, records)
+        self._before = self._restore(store) if is_begun else {}
+        LogFile(directory / layout.LOG).begin(self._plan, self._before)
 
     def _warn_of_changes(self, begun: JSONObject) -> None:
         """Warn if a run goes on with other versions or devices than it began with."""
         found = {**results.versions(), "device": self._plan.device_kind}
         then = {**begun.get("versions", {}), "device": begun.get("device_kind")}
+        if self._fit.platform == "cpu":  # whose threads share large products
+            found["XLA's threads"], then["XLA's threads"] = str(xla_threads()), begun.get("threads")
         pairs = [(k, x, found.get(k, x)) for k, x in then.items() if x]
         changed = [f"{name} {x}, now {now}" for name, x, now in pairs if x != now]
         if changed:
@@ -272,7 +292,7 @@ class _Loop:
         if problems and not logs:
             raise CheckpointError(
                 f"{problems[0].rpartition(';')[0]}; there is no other one: start again "
-                f"(purejax-po train … --out {store.directory} --overwrite)"
+                f"({PROGRAM} train … --out {shlex.quote(str(store.directory))} --overwrite)"
             )
         for problem in problems:
             warnings.warn(problem, stacklevel=4)
@@ -333,7 +353,7 @@ class _Loop:
         if (stored := self._store.result(block)) is None:
             raise StoppedError(
                 f"the result of block {block}, which a worker has finished, is not to be found in "
-                f"{self._study.directory}; to go on: purejax-po resume {self._study.directory}"
+                f"{self._study.directory}; to go on: {_resuming(self._study)}"
             )
         self._fill(block, self._take_result(block, stored), len(self._plan.lengths))
         self._labels.pop(block, None)

@@ -95,10 +95,13 @@ class RunStore:
         self._lock = threading.Lock()
 
     def save(self, block: int, num_windows: int, arrays: Arrays, meta: JSONObject) -> None:
-        """As `Store`; earlier states are removed, except the newest few."""
+        """As `Store`; of the states up to this one the newest few stay, and no others."""
         folder = layout.block_folder(self.directory, block)
         self._write(block, layout.state_name(num_windows), num_windows, arrays, meta)
-        for _, path in layout.states(folder)[self._keep :]:
+        states = layout.states(folder)
+        later = [path for number, path in states if number > num_windows]  # which did not read
+        earlier = [path for number, path in states if number <= num_windows]
+        for path in (*later, *earlier[self._keep :]):
             shutil.rmtree(path, ignore_errors=True)
 
     def finish(self, block: int, num_windows: int, arrays: Arrays, meta: JSONObject) -> None:
@@ -213,13 +216,19 @@ def check_writable(directory: Path, overwrite: bool, own: Sequence[str] = layout
         )
 
 
-def check_no_search(directory: Path) -> None:
-    """Raise `ValueError` if a directory is a search's, which `resume` would go on with."""
-    if (directory / layout.TUNE).exists():
-        raise ValueError(
-            f"out must hold no search, got {directory} with a {layout.TUNE}; choose another "
-            "directory"
-        )
+def check_no_other(directory: Path, but: str = "") -> None:
+    """Check that a directory is not a search's or a comparison's, which `resume` goes on with.
+
+    `but` is the file of what may be there.
+
+    Raises:
+        ValueError: if it is.
+    """
+    for name, kind in layout.OTHERS.items():
+        if name != but and (directory / name).exists():
+            raise ValueError(
+                f"out must hold no {kind}, got {directory} with a {name}; choose another directory"
+            )
 
 
 def create(directory: Path, config: ExperimentConfig, plan: JSONObject) -> None:
@@ -253,7 +262,7 @@ def _clear(directory: Path) -> None:
     made = [path.name for pattern in patterns for path in directory.glob(pattern)]
     for name in (layout.SUMMARY, *layout.OWN, *made):
         path = directory / name
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif name != layout.CONFIG:
             path.unlink(missing_ok=True)
