@@ -76,6 +76,11 @@ class Plain(Powered):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnPPO(po.PPOConfig):
+    """PPO of one's own under the package's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoDefault(po.AlgorithmConfig):
     """Cannot be made without arguments."""
 

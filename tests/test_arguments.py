@@ -112,6 +112,18 @@ def test_an_algorithm_with_settings():
     assert specs.parse("trpo") == type(specs.parse("trpo"))()
 
 
+def test_kernels_are_ppo_s_own_and_the_network_s_by_their_place(capsys):
+    config = specs.parse("ppo:kernels=pallas,network.kernels=4x3")
+    assert (config.kernels, config.network.kernels) == ("pallas", (4, 3))
+    assert specs.parse("a2c:kernels=4x3").network.kernels == (4, 3)
+    for typed, told in [
+        (["--kernels", "pallas"], "compare ppo:kernels=pallas"),
+        (["--network.kernels", "4", "3"], "compare ppo:network.kernels=8x4x3"),
+    ]:
+        assert cli.main(["compare", "ppo", *typed]) == 2
+        assert told in capsys.readouterr().err
+
+
 ENCODINGS = """
 import io, sys
 from purejax_po.cli import main

@@ -235,6 +235,23 @@ def test_a_mistake_in_any_pair_gets_one_line_before_training(subtests, tmp_path,
             assert not list(tmp_path.iterdir())
 
 
+def test_what_tells_two_apart_can_be_typed(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "best.toml").write_text('algorithm = "ppo"\n')
+    first, second = (str(tmp_path / name / "best.toml") for name in ("a", "b"))
+    for algorithms, label in (
+        ([first, f"{second}:num_epochs=2"], f"other={second}:num_epochs=2"),
+        ([f"ppo={first}", f"ppo={second}"], f"other={second}"),
+        (["ppo=ppo-pendulum"] * 2, "other=ppo=ppo-pendulum"),
+    ):
+        with pytest.raises(ValueError, match=f"two apart: {re.escape(label)}$"):
+            comparison.prepare(algorithms, "CartPole-v1")
+        comparison.prepare([algorithms[0], label], "CartPole-v1")
+    with pytest.raises(ValueError, match=r"two apart: \{'other': PPOConfig\(…\)\}$"):
+        comparison.prepare([TINY, FAST], "CartPole-v1")
+
+
 def test_foreign_directories(tmp_path, compared):
     save_run(tmp_path / "run")
     with pytest.raises(ValueError, match="out must hold no run yet"):

@@ -74,6 +74,32 @@ def test_a_written_file_is_read_as_it_was(write, tmp_path):
     assert po.load_config(out / "config.json") == tiny.experiment(num_seeds=1)
 
 
+def test_lists_are_read_as_their_fields_hold_them(write):
+    path = write('wrappers = "time_limit:9"\n[network]\nhidden = "32x16"\nchannels = [4.0]\n')
+    config = entry.parse(["train", "--config", path]).config()
+    assert config.wrappers == ("time_limit:9",)
+    assert (config.algorithm.network.hidden, config.algorithm.network.channels) == ((32, 16), (4,))
+    assert type(config.algorithm.network.channels[0]) is int
+
+
+def test_a_preset_is_what_a_file_starts_from_and_hides_nothing(write, capsys):
+    path = write('algorithm = "ppo"\npreset = "ppo-pendulum"\nnum_epochs = 3\n')
+    for flags in ([], ["--preset", "ppo-pendulum"]):
+        command = entry.parse(["train", "--config", path, *flags])
+        assert (command.preset, command.experiment.env) == ("ppo-pendulum", "Pendulum-v1")
+        assert (command.algorithm.num_epochs, command.algorithm.num_steps) == (3, 256)
+    path = write("seeds = 3\nenv = 'Acrobot-v1'\n")
+    command = entry.parse(["train", "--config", path, "--preset", "zoo"])
+    assert command.algorithm == po.zoo_config("ppo", "Acrobot-v1").algorithm
+    assert command.experiment.num_seeds == 3
+    path = write(file.write_toml(file.as_settings(po.zoo_config("ppo", "Acrobot-v1"))))
+    for preset in ("zoo", "ppo-pendulum"):
+        assert cli.main(["train", "--config", path, "--preset", preset]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"preset must be left out with {path}, which gives settings itself (" in line
+        assert line.endswith(f"…), got '{preset}'")
+
+
 def test_axes_of_a_sweep_add_to_those_of_its_file(write):
     path = write('algorithm = "ppo"\n[set]\ndiscount = [0.9, 0.99]\nclip_eps = [0.1]\n')
     command = entry.parse(["sweep", "--config", path, "--set", "clip_eps=0.2,0.3"])
@@ -107,6 +133,33 @@ MISTAKES = {
     "kind": ("num_envs = 'a'", [], "num_envs in {path} must be a whole number, got 'a'"),
     "value": ("num_envs = 0", [], "num_envs must be a whole number ≥ 1, got 0"),
     "no TOML": ("env = ", [], "config must be a TOML file, got {path}: "),
+    "widths": (
+        "[network]\nhidden = 'wide'",
+        [],
+        "network.hidden in {path} must be whole numbers such as [64, 64], got 'wide'",
+    ),
+    "no widths": (
+        "[network]\nhidden = [64.5]",
+        [],
+        "must be whole numbers such as [64, 64], got [",
+    ),
+    "texts": (
+        "[network]\npolicy_fields = [1]",
+        [],
+        "policy_fields in {path} must be a list of tex",
+    ),
+    "names": ("wrappers = [1]", [], "wrappers in {path} must be a list of texts, got [1]"),
+    "cluster": ("cluster = 3", [], "cluster must be HOST:PORT or auto, got 3"),
+    "digits": (
+        f"[hyperparams]\nlearning_rate = 1{'0' * 400}",
+        [],
+        "hyperparams.learning_rate in {path} must be of at most 64 bits, got a longer whole numb",
+    ),
+    "too many digits": (
+        f"total_steps = 1{'0' * 5000}",
+        [],
+        "config must be a TOML file, got {path}",
+    ),
     "twice": ("seeds = 1\nnum_seeds = 2", [], "must give each key once, got num_seeds twice"),
     "another algorithm": ("algorithm = 'a2c'", ["ppo"], "algorithm must be that of {path}, a2c, "),
     "no algorithm": ("algorithm = 'a3c'", [], "got 'a3c'; did you mean a2c?"),

@@ -14,7 +14,7 @@ import tiny
 import purejax_po as po
 from purejax_po import cli, named
 from purejax_po.experiment.compare import prepare
-from purejax_po.experiment.config import algorithm_config, specs
+from purejax_po.experiment.config import algorithm_config, file, specs
 
 FILE = '''
 """A third party's algorithm, in one file."""
@@ -182,6 +182,40 @@ def test_entry_points_give_short_names(monkeypatch, capsys):
     assert "brought has no Missing" in shown
     with pytest.raises(ValueError, match="did you mean powered"):
         algorithm_config("powerd")
+
+
+def test_an_entry_point_s_name_stands_in_a_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(named, "entry_points", lambda group: {"short": "brought:Powered"})
+    path = tmp_path / "short.toml"
+    path.write_text('algorithm = "short"\nnum_envs = 4\n')
+    for flags in ([], ["short"]):
+        command = cli.entry.parse(["train", *flags, "--config", str(path)])
+        command._check_start(command.config())
+        assert command.config().algorithm == brought.Powered(num_envs=4)
+    base = po.ExperimentConfig(algorithm=brought.Powered(num_steps=8))
+    assert file.experiment({"algorithm": "short"}, path, base) == base
+    found, config, *_ = specs.labelled(f"short={path}")
+    assert (found, config) == ("short", brought.Powered(num_envs=4))
+    with pytest.raises(ValueError, match="must be settings of ppo, got brought:Powered's"):
+        specs.labelled(f"ppo={path}")
+
+
+def test_the_package_s_settings_are_not_taken_for_a_class_of_the_same_name(
+    subtests, monkeypatch, capsys
+):
+    monkeypatch.setattr(named, "entry_points", lambda group: {"own": "brought:OwnPPO"})
+    own = "train brought:OwnPPO --env Acrobot-v1"
+    for typed, told in [
+        (f"{own} --preset zoo", "preset must be left out for brought:OwnPPO, got 'zoo'"),
+        (f"{own} --preset ppo-pendulum", "one for brought:OwnPPO, got 'ppo-pendulum', which is fo"),
+        (f"{own} --preset x", "preset must be one of ppo-pendulum, "),
+        ("compare own=zoo --env Acrobot-v1", "preset must be left out for brought:OwnPPO"),
+        ("compare own --preset zoo --env Acrobot-v1", "must be left out for brought:OwnPPO"),
+    ]:
+        with subtests.test(typed):
+            assert cli.main(typed.split()) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert told in line
 
 
 @pytest.mark.parametrize(

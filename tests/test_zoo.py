@@ -175,6 +175,22 @@ def test_settings_that_are_given_stay_also_where_they_are_the_default_ones(folde
     assert found["zoo", "CartPole-v1"].config.algorithm == folder[0].algorithm
 
 
+def test_files_and_the_zoo_keep_their_normalisation_where_it_is_off_too(folder, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('algorithm = "ppo"\nnormalize_rewards = false\n')
+    flags = {"normalize_observations": True, "normalize_rewards": True, "total_steps": 99_840}
+    algorithms = [f"mine={path}", "ppo=zoo", "a2c"]
+    found = compare.prepare(algorithms, ("CartPole-v1", "Acrobot-v1"), **flags).experiments
+    kept = {
+        key: (x.config.normalize_observations, x.config.normalize_rewards)
+        for key, x in found.items()
+    }
+    for env, of_zoo in (("CartPole-v1", (False, False)), ("Acrobot-v1", (True, False))):
+        assert kept["mine", env] == (False, False)
+        assert kept["ppo=zoo", env] == of_zoo
+        assert kept["a2c", env] == (True, True)
+
+
 @pytest.mark.parametrize("field", ["env_params = {gravity = 3.0}", 'randomize = ["gravity=8:12"]'])
 def test_a_file_in_a_comparison_does_not_change_the_task_in_silence(field, tmp_path):
     (tmp_path / "mine.toml").write_text(f'algorithm = "ppo"\n{field}\n')

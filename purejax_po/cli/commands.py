@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from purejax_po.checks import check_choice
 from purejax_po.cli import output, tables
 from purejax_po.early import PROGRAM
 from purejax_po.experiment import compare as comparison
@@ -18,7 +19,7 @@ from purejax_po.experiment import train, tuning
 from purejax_po.experiment.config import PRESETS, ExperimentConfig, PPOConfig, sweep, zoo
 from purejax_po.experiment.config import file as config_file
 from purejax_po.experiment.config.experiment import EvaluationActions
-from purejax_po.experiment.config.lookup import stored_name
+from purejax_po.experiment.config.lookup import algorithm_config, stored_name
 from purejax_po.experiment.layout import BLOCKS, RUN_FILES, SWEEP
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
@@ -82,20 +83,20 @@ class Train:
 
     def _check_start(self, config: ExperimentConfig) -> None:
         """Raise `ValueError` for another algorithm's preset or file, or a sweep's file."""
-        if (
-            self.preset not in (None, zoo.PRESET)
-            and PRESETS[self.preset].algorithm.name != config.algorithm.name
-        ):
-            raise ValueError(
-                f"preset must be one for {config.algorithm.name}, got {self.preset!r}, "
-                f"which is for {PRESETS[self.preset].algorithm.name}"
-            )
+        own = type(config.algorithm)
+        if self.preset not in (None, zoo.PRESET):
+            check_choice("preset", self.preset, (*PRESETS, zoo.PRESET))
+            if type(meant := PRESETS[self.preset].algorithm) is not own:
+                raise ValueError(
+                    f"preset must be one for {stored_name(own)}, got {self.preset!r}, which is "
+                    f"for {meant.name}"
+                )
         if self.config_file is None:
             return
         name = config_file.algorithm_name(config_file.read(self.config_file), self.config_file)
-        if name not in (None, stored_name(type(config.algorithm))):
+        if name is not None and algorithm_config(name) is not own:
             raise ValueError(
-                f"algorithm must be that of {self.config_file}, {name}, got {config.algorithm.name}"
+                f"algorithm must be that of {self.config_file}, {name}, got {stored_name(own)}"
             )
         if config.sweep and type(self).__name__ == "Train":
             raise ValueError(

@@ -96,8 +96,10 @@ def parse(arguments: Sequence[str]) -> Any:
     command = _parse(arguments, None, path)
     if not isinstance(command, Train):
         return command
+    if path is not None and command.preset is not None:
+        files.check_preset(command.preset, command.algorithm, path)
     if command.preset == zoo.PRESET:
-        return _parse(arguments, zoo.find(command.algorithm.name, command.experiment.env), path)
+        return _parse(arguments, zoo.of(command.algorithm, command.experiment.env), path)
     preset = command.preset or TASK_PRESETS.get((command.algorithm.name, command.experiment.env))
     if preset is None or type(command.algorithm) not in ALGORITHMS.values():
         return command

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from purejax_po.experiment.config import PPOConfig
+from purejax_po.experiment.config import AlgorithmConfig, PPOConfig
 from purejax_po.experiment.config import file as config_file
+from purejax_po.experiment.config.specs import WITH_SETTINGS
 
 FLAG = "--config"
 PARTS = ("host", "search")
@@ -37,6 +38,21 @@ def named(arguments: Sequence[str]) -> Path | None:
     return Path(found[0]) if found else None
 
 
+def check_preset(preset: str, algorithm: AlgorithmConfig, path: Path) -> None:
+    """Raise `ValueError` for `--preset` beside a file of settings, which would hide the preset's.
+
+    A preset that the file names itself is what its settings start from.
+    """
+    data = config_file.read(path)
+    names = [name for name in data if name in {*_fields(algorithm), *WITH_SETTINGS}]
+    if names and data.get("preset") != preset:
+        shown = ", ".join([*names[:3], *["…"] * (len(names) > 3)])
+        raise ValueError(
+            f"preset must be left out with {path}, which gives settings itself ({shown}), "
+            f"got {preset!r}"
+        )
+
+
 def with_file(command: AnyCommand, path: Path) -> AnyCommand:
     """Return a command whose defaults are those of a file.
 
@@ -52,7 +68,8 @@ def with_file(command: AnyCommand, path: Path) -> AnyCommand:
     for name in own:
         if name in data:
             like = Path() if name == "out" else getattr(command, name)
-            changes[name] = config_file.typed(f"{name} in {path}", data.pop(name), like)
+            kind = config_file.element_type(command, name)
+            changes[name] = config_file.typed(f"{name} in {path}", data.pop(name), like, kind)
     for part in (part for part in PARTS if hasattr(command, part)):
         inner = getattr(command, part)
         names = [name for name in _fields(inner) if name not in NOT_OF_A_HOST]

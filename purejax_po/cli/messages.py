@@ -100,7 +100,11 @@ def unrecognised(
                 f"unrecognised option {option}; it is no option of compare, but one of an "
                 f"algorithm: {PROGRAM} compare {first}:{field}={str('--no-' not in option).lower()}"
             )
-        value = WIDTHS.get(field) or _after(option, arguments) or "…"
+        width = WIDTHS.get(field)
+        if width and f"--{ours}" in options(ALGORITHMS[first]):  # PPO and its network have kernels
+            is_width = typed_name == f"--network.{ours}"
+            field, width = (f"network.{field}", width) if is_width else (field, None)
+        value = width or _after(option, arguments) or "…"
         return (
             f"unrecognised option {option}; it is no option of compare, but one of an algorithm: "
             f"{PROGRAM} compare {first}:{field}={value}"

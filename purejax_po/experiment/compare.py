@@ -250,7 +250,7 @@ def _labelled(algorithms: Algorithms) -> list[specs.Named]:
         found = [_named(a)._replace(label=label) for label, a in algorithms.items()]
     else:
         found = [_named(a) for a in algorithms]
-    _check_distinct("algorithm", [named.label for named in found])
+    _check_distinct("algorithm", [named.label for named in found], tuple(algorithms))
     return found
 
 
@@ -276,7 +276,7 @@ def _settled(
     for named in labelled:
         label, algorithm, own = named.label, named.algorithm, named.settings
         if named.zoo is not None:
-            tuned = zoo.find(algorithm.name, ExperimentConfig(env=env).env_name).config
+            tuned = zoo.of(algorithm, ExperimentConfig(env=env).env_name).config
             algorithm = specs.changed(tuned.algorithm, named.zoo, label)
             own = specs.of_a_file(tuned)
             budgets.add(tuned.total_steps)
@@ -312,14 +312,24 @@ def _named(algorithm: str | AlgorithmConfig) -> specs.Named:
     return specs.labelled(str(algorithm))
 
 
-def _check_distinct(name: str, values: list[str]) -> None:
-    """Raise `ValueError` for no values, or for one given twice."""
+def _check_distinct(
+    name: str, values: Sequence[str], algorithms: Sequence[str | AlgorithmConfig] = ()
+) -> None:
+    """Raise `ValueError` for no values, or for one given twice: here is how to label it."""
     if not values:
         raise ValueError(f"{name} must be given at least once, got none")
-    for value in values:
-        if values.count(value) > 1:
-            hint = f"; a label tells two apart: other={value}" if name == "algorithm" else ""
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            other = _relabelled(algorithms[i], value) if algorithms else ""
+            hint = f"; a label tells two apart: {other}" if other else ""
             raise ValueError(f"each {name} must be given once, got {value} more than once{hint}")
+
+
+def _relabelled(algorithm: str | AlgorithmConfig, label: str) -> str:
+    """An algorithm as it is given, with another label."""
+    if isinstance(algorithm, AlgorithmConfig):
+        return f"{{'other': {type(algorithm).__name__}(…)}}"
+    return f"other={algorithm.removeprefix(f'{label}=')}"
 
 
 def _check_places(pairs: list[tuple[str, str]]) -> None:

@@ -16,16 +16,17 @@ learning_rate = 1e-3
 import dataclasses
 import json
 import os
+import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
 
 from purejax_po.checks import check_choice, nearest
 from purejax_po.experiment import files
 from purejax_po.experiment.config.algorithms import AlgorithmConfig
 from purejax_po.experiment.config.experiment import ExperimentConfig
-from purejax_po.experiment.config.lookup import algorithm_config, stored_name
+from purejax_po.experiment.config.lookup import algorithm_config
 
 Settings = dict[str, Any]
 StrPath = str | os.PathLike[str]
@@ -67,8 +68,10 @@ def read(path: str | os.PathLike[str]) -> Settings:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"config must be a TOML file, got {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, of the encoding, or of thousands of digits
         raise ValueError(f"config must be a TOML file, got {path}: {error}") from None
+    for key in _huge("", data):
+        raise ValueError(f"{key} in {path} must be of at most 64 bits, got a longer whole number")
     found: Settings = {}
     for key, value in data.items():
         name = key.replace("-", "_")
@@ -107,8 +110,8 @@ def experiment(
     data, algorithm = dict(data), base.algorithm
     name = algorithm_name(data, path)
     data.pop("algorithm", None)
-    if name is not None and stored_name(type(algorithm)) != name:
-        algorithm = algorithm_config(name)()  # type: ignore[call-arg]
+    if name is not None and (own := algorithm_config(name)) is not type(algorithm):
+        algorithm = own()  # type: ignore[call-arg]
     options = {f.name for f in dataclasses.fields(algorithm)}
     fields = [f.name for f in dataclasses.fields(base) if f.name != "algorithm"]
     for key in data:
@@ -138,12 +141,21 @@ def changed_by(
         name = key.replace("-", "_")
         check_choice(f"a key of {prefix.rstrip('.') or 'config'} in {path}", name, known)
         like = getattr(config, name)
-        changes[name] = typed(f"{prefix}{name} in {path}", value, like)
+        kind = element_type(config, name)
+        changes[name] = typed(f"{prefix}{name} in {path}", value, like, kind)
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
-def typed(name: str, value: Any, like: object) -> Any:
+def element_type(config: object, name: str) -> object:
+    """Return what the annotation of a dataclass's field says that its tuple holds, if it does."""
+    hint = get_type_hints(type(config)).get(name)
+    return get_args(hint)[0] if get_origin(hint) is tuple and get_args(hint) else None
+
+
+def typed(name: str, value: Any, like: object, kind: object = None) -> Any:
     """Return a value of a file as a field holds it, which holds `like` by default.
+
+    `kind` is the type of a tuple's elements.
 
     Raises:
         ValueError: for a value of another kind.
@@ -152,9 +164,8 @@ def typed(name: str, value: Any, like: object) -> Any:
         table = _table(name, value, None)
         return {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     if isinstance(like, tuple):
-        return tuple(value) if isinstance(value, list) else (value,)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    is_whole = is_number and float(value).is_integer()
+        return _elements(name, value, kind)
+    is_number, is_whole = _is_number(value), _is_whole(value)
     kinds: Sequence[tuple[bool, bool, str]] = (
         (isinstance(like, bool), isinstance(value, bool), "true or false"),
         (isinstance(like, int), is_whole, "a whole number"),
@@ -169,6 +180,41 @@ def typed(name: str, value: Any, like: object) -> Any:
     is_count = is_whole and not isinstance(like, float) and isinstance(like, int | None)
     value = Path(value) if isinstance(like, Path) and isinstance(value, str) else value
     return int(value) if is_count else value
+
+
+def _elements(name: str, value: object, kind: object) -> tuple[object, ...]:
+    """A list of a file as a tuple of a kind; widths may be the text `64x64` too."""
+    if kind is int and isinstance(value, str) and re.fullmatch(r"\d+(x\d+)*", value):
+        return tuple(map(int, value.split("x")))
+    found: Sequence[object] = value if isinstance(value, list) else [value]
+    if kind is int:
+        numbers = [int(x) for x in found if _is_whole(x)]
+        if len(numbers) < len(found):
+            raise ValueError(f"{name} must be whole numbers such as [64, 64], got {value!r}")
+        return tuple(numbers)
+    if kind is str and not all(isinstance(x, str) for x in found):
+        raise ValueError(f"{name} must be a list of texts, got {value!r}")
+    return tuple(found)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> TypeGuard[int | float]:
+    return _is_number(value) and value % 1 == 0
+
+
+def _huge(name: str, value: object) -> Iterator[str]:
+    """Names of whole numbers that 64 bits, which TOML has, do not hold."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _huge(f"{name}.{key}".lstrip("."), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _huge(name, inner)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield name
 
 
 def unknown(key: str, path: StrPath, algorithm: AlgorithmConfig, known: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from purejax_po.checks import check_choice
 from purejax_po.experiment.config import file
 from purejax_po.experiment.config.algorithms import AlgorithmConfig
 from purejax_po.experiment.config.experiment import ExperimentConfig
-from purejax_po.experiment.config.lookup import algorithm_config, is_algorithm
+from purejax_po.experiment.config.lookup import algorithm_config, is_algorithm, stored_name
 from purejax_po.experiment.config.presets import PRESETS
 
 FORM = (
@@ -23,12 +23,18 @@ follows the name."""
 
 OF_A_FILE = ("normalize_observations", "normalize_rewards")
 """What a file says of an experiment that goes with its algorithm's settings."""
+WITH_SETTINGS = (*OF_A_FILE, "wrappers")
+"""What an experiment says besides that a preset or a file brings with an algorithm's settings."""
 OF_THE_TASK = ("env_params", "env_options", "randomize", "matmul_precision")
 """What all algorithms of a comparison share, so that no algorithm's file may say otherwise."""
 _FILE = re.compile(r"(?:(?P<label>[^=:]+)=)?(?P<path>[^=:]+\.toml)(?::(?P<settings>.*))?")
 
 
 _ZOO = re.compile(r"(?:(?P<label>[^=:]+)=)?(?P<name>[\w-]+)=zoo(?::(?P<settings>.*))?")
+
+
+Place = tuple[str, Any]
+"""`algorithm`, `hyperparams` or `network`, and the dataclass that stands there."""
 
 
 class Named(NamedTuple):
@@ -64,8 +70,9 @@ def labelled(text: str) -> Named:
 def _of_file(label: str | None, path: str, settings: str | None) -> Named:
     config = file.experiment(file.read(path), path, ExperimentConfig())
     algorithm = changed(config.algorithm, settings or "", path)
-    if label is not None and is_algorithm(label) and label != algorithm.name:
-        raise ValueError(f"{label}={path} must be settings of {label}, got {algorithm.name}'s")
+    own = type(algorithm)
+    if label is not None and is_algorithm(label) and algorithm_config(label) is not own:
+        raise ValueError(f"{label}={path} must be settings of {label}, got {stored_name(own)}'s")
     values = {name: getattr(config, name) for name in OF_THE_TASK}
     task = {k: x for k, x in values.items() if x != getattr(ExperimentConfig(), k)}
     return Named(label or Path(path).stem, algorithm, of_a_file(config), task=task)
@@ -73,8 +80,8 @@ def _of_file(label: str | None, path: str, settings: str | None) -> Named:
 
 def of_a_file(config: ExperimentConfig) -> file.Settings:
     """Return what an experiment says besides that goes with its algorithm's settings."""
-    names = (*OF_A_FILE, "wrappers")
-    return {name: value for name in names if (value := getattr(config, name))}
+    found = {name: getattr(config, name) for name in WITH_SETTINGS}
+    return {name: x for name, x in found.items() if x or name in OF_A_FILE}
 
 
 def _labelled(text: str) -> tuple[str, AlgorithmConfig]:
@@ -129,27 +136,38 @@ def _split(text: str) -> tuple[str, str | None, str]:
 
 def _with(config: AlgorithmConfig, field: str, text: str) -> AlgorithmConfig:
     """The configuration with one field set, as a text gives it."""
-    field = field.removeprefix("hyperparams.").removeprefix("network.")
-    known = places(config)
-    check_choice(f"a field of {config.name}", field, tuple(known))
-    return with_field(config, field, _read(field, getattr(known[field][1], field), text))
+    name = field.removeprefix("hyperparams.").removeprefix("network.")
+    check_choice(f"a field of {config.name}", name, tuple(places(config)))
+    return with_field(config, field, _read(field, getattr(place_of(config, field)[1], name), text))
 
 
-def places(config: AlgorithmConfig) -> dict[str, tuple[str, Any]]:
-    """Return where each field stands: in `hyperparams`, in `network` or in `algorithm` itself."""
+def places(config: AlgorithmConfig) -> dict[str, Place]:
+    """Return where each field stands: in `algorithm` itself, in `hyperparams` or in `network`.
+
+    The first that has a field of the name is meant: PPO's `kernels` are not those of its network.
+    """
     owners = {"algorithm": config, **{part: getattr(config, part) for part in file.PARTS}}
-    return {
-        f.name: (place, owner)
-        for place, owner in owners.items()
-        for f in dataclasses.fields(owner)
-        if f.name not in file.PARTS
-    }
+    found: dict[str, Place] = {}
+    for place, owner in owners.items():
+        for f in dataclasses.fields(owner):
+            if f.name not in file.PARTS:
+                found.setdefault(f.name, (place, owner))
+    return found
+
+
+def place_of(config: AlgorithmConfig, field: str) -> Place:
+    """Return where a field stands that may have its place in front: `network.kernels`."""
+    part, _, name = field.rpartition(".")
+    owner = getattr(config, part) if part in file.PARTS else None
+    if owner is not None and name in {f.name for f in dataclasses.fields(owner)}:
+        return part, owner
+    return places(config)[name]
 
 
 def with_field(config: AlgorithmConfig, field: str, value: object) -> AlgorithmConfig:
-    """Return a configuration with one field set, wherever it stands."""
-    place, owner = places(config)[field]
-    changed = dataclasses.replace(owner, **{field: value})
+    """Return a configuration with one field set, wherever it stands, named as by `place_of`."""
+    place, owner = place_of(config, field)
+    changed = dataclasses.replace(owner, **{field.rpartition(".")[2]: value})
     return changed if place == "algorithm" else dataclasses.replace(config, **{place: changed})
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from purejax_po.experiment.config import file
+from purejax_po.experiment.config.algorithms import AlgorithmConfig
 from purejax_po.experiment.config.experiment import ExperimentConfig
 from purejax_po.types import JSONObject
 
@@ -74,6 +75,17 @@ def find(algorithm: str, env: str) -> Entry:
         f"preset zoo must hold the pair, and has no settings of {algorithm} on {env}; it has "
         f"{'; '.join(has) or ', '.join(dict.fromkeys(a for a, _ in entries())) or 'none'}"
     )
+
+
+def of(algorithm: AlgorithmConfig, env: str) -> Entry:
+    """Return the entry of an algorithm's class; errors as `find`, and for a class by its name."""
+    entry, own = find(algorithm.name, env), type(algorithm)
+    if type(entry.config.algorithm) is not own:
+        raise ValueError(
+            f"preset must be left out for {own.__module__}:{own.__qualname__}, got 'zoo', whose "
+            f"settings are for the package's own {algorithm.name}"
+        )
+    return entry
 
 
 def zoo_config(algorithm: str, env: str, **changes: object) -> ExperimentConfig:

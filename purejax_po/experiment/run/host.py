@@ -62,6 +62,8 @@ class Host:
                 check_count(name, value, maximum=MAX_SEEDS)
         if self.memory_gib is not None:
             check_number("memory_gib", self.memory_gib, Range(0.0, includes_low=False))
+        if not isinstance(self.cluster, str | None):
+            raise ValueError(f"cluster must be HOST:PORT or auto, got {self.cluster!r}")
         check_number("checkpoint_every", self.checkpoint_every, Range(0.0))
         check_count("keep_checkpoints", self.keep_checkpoints)
         for name in ("stop_on_divergence", "overwrite", "compilation_cache"):
