@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from breaking import KilledError, killed_at, run_until
 from gymnax.environments import environment, spaces
 
 import purejax_po as po
-from purejax_po.experiment import policies, train
+from purejax_po.experiment import layout, policies, train
 from purejax_po.experiment.run import program
 from purejax_po.experiment.run import study as driver
 from purejax_po.experiment.run.plan import Plan
@@ -443,6 +444,55 @@ def test_a_disk_that_is_full_loses_nothing(whole, tmp_path, compile_quickly):
     assert done.returncode == 0, done.stdout + done.stderr
     found = {int(line.split()[1]) > 0 for line in done.stdout.splitlines()}
     assert found == {False, True}, done.stdout
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [6]), (2, [6, 5])])
+def test_states_stay_beside_a_newer_one_that_is_damaged(tmp_path, keep, left):
+    """Else each of them would go as soon as it is written."""
+    out = tmp_path / "run"
+    run_until(out, 5)
+    folder = layout.block_folder(out, 0)
+    shutil.copytree(folder / layout.state_name(5), damaged := folder / layout.state_name(9))
+    (damaged / checkpoint.ARRAYS).write_bytes(b"")
+    store = run_store.RunStore(out, run_store.stored_hashes(out), keep)
+    stored, problems = store.newest(0)
+    assert len(problems) == 1
+    store.save(0, 6, stored.arrays, stored.meta)
+    assert [number for number, _ in layout.states(folder)] == left
+
+
+def test_what_is_overwritten_may_be_a_link(whole, tmp_path):
+    out, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    shutil.copytree(whole, out)
+    (out / "blocks").rename(elsewhere)
+    (out / "blocks").symlink_to(elsewhere)
+    po.run(tiny.experiment(), out, overwrite=True, progress=False)
+    assert_same_run(out, whole)
+    assert list(elsewhere.iterdir())  # of whoever has made the link
+
+
+def test_an_interruption_before_training_leaves_the_run_that_was_to_be_replaced(whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+
+    def interrupt(*arguments):
+        raise po.Interrupted(signal.SIGINT)
+
+    with mock.patch.object(train, "open_pool", interrupt), pytest.raises(po.Interrupted) as stop:
+        po.run(tiny.experiment(total_steps=640), out, overwrite=True, progress=False)
+    assert str(stop.value) == f"interrupted before training; {out} is as it was"
+    assert stop.value.saved_to is None
+    assert_same_run(out, whole)
+
+
+def test_another_number_of_cores_is_told(tmp_path, monkeypatch):
+    """Last bits of large products may depend on it."""
+    out = tmp_path / "run"
+    run_until(out, 4)
+    plan = json.loads((out / "plan.json").read_text())
+    monkeypatch.setenv("PJRT_NPROC", "99")
+    with pytest.warns(UserWarning, match=f"begun with XLA's threads {plan['threads']}, now 99: "):
+        po.resume(out, progress=False)
 
 
 @pytest.mark.parametrize("name", ["plain", "lr=[1e-3,3e-4]", "C:\\runs\\x", "a[/b]*?{c}"])

@@ -18,6 +18,7 @@ from purejax_po.experiment import compare as comparison
 from purejax_po.experiment import config, train
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import join as runs
+from purejax_po.experiment.store import lock
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -96,6 +97,47 @@ def test_an_interrupted_comparison_is_resumed(compared, tmp_path, monkeypatch):
         if name not in runs.FIGURES:
             xr.testing.assert_identical(resumed[name], compared[0][name])
     assert (out / "report.html").exists()
+
+
+def test_a_run_at_work_is_not_taken_away(compared, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(compared[1], out)
+
+    def files():
+        return {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and "lock" not in p.name}
+
+    before = files()
+    with lock.hold(out / "fast-CartPole-v1"):
+        with pytest.raises(ValueError, match=r"directory must be free, got .*fast-CartPole-v1"):
+            po.compare(LABELLED, "CartPole-v1", out=out, overwrite=True, **SETTINGS)
+        assert files() == before
+
+
+def test_observers_are_closed_after_the_last_run():
+    class Told:
+        def __init__(self):
+            self.labels = []
+
+        def on_window(self, plan, labels, window):
+            self.labels.append(float(plan.config.algorithm.hyperparams.learning_rate))
+
+        def close(self):
+            self.labels.append("closed")
+
+    told = Told()
+    po.compare(LABELLED, "CartPole-v1", progress=False, observers=[told], **SETTINGS)
+    assert told.labels[-1] == "closed"
+    assert len(set(told.labels[:-1])) == 2
+    assert told.labels.count("closed") == 1
+
+
+def test_no_run_is_put_into_a_comparison(compared):
+    """`resume` there goes on with the comparison."""
+    for overwrite in (False, True):
+        with pytest.raises(
+            ValueError, match=r"out must hold no comparison, got .*comparison\.json"
+        ):
+            po.run(po.ExperimentConfig(), compared[1], overwrite=overwrite)
 
 
 def test_a_run_that_is_overwritten_is_not_taken_for_the_new_one(compared, tmp_path, monkeypatch):

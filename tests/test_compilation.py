@@ -169,6 +169,18 @@ def test_the_number_of_threads_is_the_users_if_it_is_given(monkeypatch, given):
     monkeypatch.delenv("PJRT_NPROC", raising=False)
 
 
+def test_the_command_decides_on_threads_before_jax_is_used():
+    code = """
+from jax._src import xla_bridge
+from purejax_po import cli
+from purejax_po.cli import commands
+commands.use_one_thread = lambda: print(xla_bridge.backends_are_initialized())
+cli.main(["train", "ppo", "--total-steps", "1"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_a_deep_stack_changes_neither_arguments_nor_results():
     @compilation.with_deep_stack
     def divide(a, b=1):

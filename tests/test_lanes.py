@@ -223,6 +223,11 @@ def test_an_evaluation_says_which_seeds_it_leaves_out(divergent, tmp_path, capsy
 
 
 def test_a_diverged_seed_may_stop_the_run(divergent, tmp_path):
-    with pytest.raises(po.StoppedError, match=r"seed 3 diverged at update 4 \(stop_on_divergence"):
-        po.run(divergent, tmp_path / "run", progress=False, num_devices=1, stop_on_divergence=True)
+    line = r"seed 3 diverged at update 4 \(stop_on_divergence"
+    out, where = tmp_path / "run", {"progress": False, "num_devices": 1}
+    with pytest.raises(po.StoppedError, match=line):
+        po.run(divergent, out, **where, stop_on_divergence=True, checkpoint_every=0.0)
+    for _ in range(2):  # nothing more is trained
+        with pytest.raises(po.StoppedError, match=line):
+            po.resume(out, **where, stop_on_divergence=True)
     assert not (tmp_path / "run" / "summary.json").exists()

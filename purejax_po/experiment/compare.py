@@ -8,7 +8,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +22,7 @@ from purejax_po.experiment.results import evaluated
 from purejax_po.experiment.results import join as runs
 from purejax_po.experiment.results.join import COMPARISON
 from purejax_po.experiment.run.host import Host
+from purejax_po.experiment.run.observers import Observer
 from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.run.study import Study
 from purejax_po.experiment.store import lock as locks
@@ -109,6 +110,7 @@ def prepare(
     `default_steps` are the steps where neither `total_steps` nor the zoo has any.
     """
     host = host or Host()
+    host.leave_accelerators()
     if out is not None:
         atomic.check_path("out", out)
     for name in settings:
@@ -173,9 +175,24 @@ def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Com
 
 def execute(comparison: Comparison, host: Host | None = None) -> "xr.Dataset":
     """Train what is not complete, and write the comparison's files; see `compare`."""
-    directory = comparison.directory
-    with nullcontext() if directory is None else locks.hold(directory):
-        return _execute(comparison, host or Host())
+    directory, host = comparison.directory, host or Host()
+    with ExitStack() as stack:
+        if directory is not None:
+            stack.enter_context(locks.hold(directory))
+        for observer in host.observers:
+            stack.callback(observer.close)
+        kept = tuple(_Kept(observer) for observer in host.observers)
+        return _execute(comparison, dataclasses.replace(host, observers=kept))
+
+
+class _Kept:
+    """An observer that several runs tell of their windows."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.on_window = observer.on_window
+
+    def close(self) -> None:
+        """Not yet: another run may come."""
 
 
 def _execute(comparison: Comparison, host: Host) -> "xr.Dataset":
@@ -191,11 +208,15 @@ def _execute(comparison: Comparison, host: Host) -> "xr.Dataset":
     ]
     if directory is not None:
         content = {"rank_by": rank_by, "runs": plan, "results": None}
-        atomic.write_json(directory / COMPARISON, content)
-        if host.overwrite:  # what resume would take for runs of this comparison, or refuse
-            for study in experiments.values():
-                if study.directory is not None and not study.is_resumed:
-                    files.discard(study.directory)
+        # What resume would take for runs of this comparison, or refuse; none may be at work.
+        places = [x.directory for x in experiments.values() if x.directory and not x.is_resumed]
+        former = [place for place in places if host.overwrite and place.exists()]
+        with ExitStack() as stack:
+            for place in former:
+                stack.enter_context(locks.hold(place))
+            atomic.write_json(directory / COMPARISON, content)
+            for place in former:
+                files.discard(place)
     found: runs.Runs = {}
     for i, ((label, env), experiment) in enumerate(experiments.items(), 1):
         named = "" if label == experiment.config.algorithm.name else f"{label}: "

@@ -107,8 +107,8 @@ def prepare(
     directory = None if out is None else Path(out)
     if directory is not None:
         config.check_stored()
-        run_store.check_no_other(directory)
         run_store.check_writable(directory, host.overwrite)
+        run_store.check_no_other(directory)
     elif host.cluster is not None:
         raise ValueError("out must be a directory that all machines of the cluster see, got None")
     if host.cluster is not None and registry.is_local(config.env):
