@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from purejax_po.experiment import files as atomic
 from purejax_po.experiment.config import PPOConfig
 from purejax_po.experiment.config import file as config_file
 
@@ -52,7 +53,10 @@ def with_file(command: AnyCommand, path: Path) -> AnyCommand:
     for name in own:
         if name in data:
             like = Path() if name == "out" else getattr(command, name)
-            changes[name] = config_file.typed(f"{name} in {path}", data.pop(name), like)
+            value = data.pop(name)
+            changes[name] = config_file.typed(f"{name} in {path}", value, like)
+            if name == "out":
+                atomic.check_path(f"out in {path}", value)
     for part in (part for part in PARTS if hasattr(command, part)):
         inner = getattr(command, part)
         names = [name for name in _fields(inner) if name not in NOT_OF_A_HOST]
