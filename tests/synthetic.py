@@ -22,6 +22,8 @@ def make_run(
     rate=5.0,
     diagnostics=("kl", "entropy"),
     diverged=(),
+    compile_seconds=2.0,
+    wrappers="",
     **config,
 ):
     """A Dataset as of a run: returns that rise from `worst` to `best`, unlike for each seed."""
@@ -43,11 +45,12 @@ def make_run(
         config=json.dumps(config),
         lanes_per_device=4,
         versions=json.dumps(results.versions()),
-        compile_seconds=2.0,
+        compile_seconds=compile_seconds,
         run_seconds=4.0,
         env_steps_per_second=1e5,
         device="2 × cpu",
         times_halved=0,
+        **({"wrappers": wrappers} if wrappers else {}),
     )
     return dataset
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -142,6 +143,23 @@ def test_a_table_is_printed_though_it_cannot_be_kept(tmp_path, monkeypatch, caps
     shown = capsys.readouterr()
     assert "evaluation return, IQM" in shown.out
     assert shown.err == f"purejax-po: error: {tmp_path}: No space left on device\n"
+
+
+def test_a_grid_is_printed_though_a_return_is_unknown_and_it_cannot_be_kept(monkeypatch, capsys):
+    returns = np.stack([np.full((2, 3), np.nan), np.arange(6.0).reshape(2, 3)])
+    grid = xr.Dataset(
+        {"episode_return": (("l", "seed", "episode"), returns)},
+        coords={"l": [0.0, 1.0], "seed": [0, 1]},
+    )
+    monkeypatch.setattr(looking.evaluating, "evaluate_grid", lambda *_, **__: grid)
+    monkeypatch.setattr(looking, "use_compilation_cache", lambda: None)
+    assert cli.main(["evaluate", "/proc", "--grid", "l=0,1"]) == 1
+    shown = capsys.readouterr()
+    rows = [re.findall(r"[\w.-]+", line) for line in shown.out.splitlines()]
+    assert ["0", "-"] in rows
+    assert any(row[:2] == ["1", "2.5"] for row in rows)
+    assert shown.err.startswith("purejax-po: error: /proc")
+    assert shown.err.count("\n") == 1
 
 
 def test_signals_wait_for_what_must_not_be_lost():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import shutil
 
 import jax
 import jax.export
@@ -152,6 +153,13 @@ def test_the_card_of_a_point_tells_what_that_point_reached(tmp_path):
         (["--to", "tflite"], "to must be one of stablehlo, onnx, safetensors, got 'tflite'"),
         (["--seed", "7"], "seed must be one of the run's finished seeds, 0 … 1, got 7"),
         (["--episodes", "-1"], "num_episodes must be a whole number ≥ 0, got -1"),
+        *(
+            (["--episodes", number], f"must be at most 2000000 for 1 seed and episodes of 500 {x}")
+            for number, x in (
+                ("100000000", "steps, got 100000000"),
+                ("10000000000", "steps, got 10000000000"),
+            )
+        ),
     ],
 )
 def test_mistakes_are_told_in_a_line(cartpole, flags, message, capsys):
@@ -166,6 +174,15 @@ def test_an_extra_that_lacks_is_named(cartpole, monkeypatch):
     monkeypatch.setattr(export.importlib, "import_module", fail)
     with pytest.raises(ValueError, match=r"needs jax2onnx, .* pip install 'purejax-po\[onnx\]'"):
         po.export(cartpole, seed=0, to="onnx")
+
+
+def test_a_folder_beside_the_blocks_is_none(cartpole, tmp_path):
+    shutil.copytree(cartpole, tmp_path / "run")
+    blocks = tmp_path / "run" / "blocks"
+    for name in ("000000 copy", "000000.old", "0"):
+        shutil.copytree(blocks / "000000", blocks / name)
+    found, expected = (po.load_policy(out, seed=1).params for out in (tmp_path / "run", cartpole))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_the_command_line_writes_files_and_card(cartpole, capsys):

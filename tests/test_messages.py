@@ -73,6 +73,24 @@ def test_what_does_not_parse_is_one_short_line(subtests, capsys, tmp_path, monke
             assert not list(tmp_path.iterdir())
 
 
+def test_an_empty_out_is_not_this_folder(subtests, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for given in (
+        ["train", "ppo", "--out", ""],
+        ["train", "ppo", "--out="],
+        ["compare", "ppo", "a2c", "--out", ""],
+        ["report", "x", "--out", ""],
+    ):
+        with subtests.test(str(given)):
+            assert cli.main(given) == 2
+            told = "out must be a path, such as 'runs/ppo-CartPole-v1', got ''"
+            assert capsys.readouterr().err == f"purejax-po: error: {told}\n"
+            assert not list(tmp_path.iterdir())
+    (tmp_path / "mine.toml").write_text('out = ""\n')
+    assert cli.main(["train", "ppo", "--config", "mine.toml"]) == 2
+    assert "error: out in mine.toml must be a path, such as" in capsys.readouterr().err
+
+
 def test_values_are_read_as_they_are_typed(subtests):
     for typed, read in [
         (["ppo", "--network.hidden", "64 64"], "ppo --network.hidden 64 64"),
@@ -214,6 +232,8 @@ def test_paths_results_and_seeds_are_checked(subtests):
         (lambda: po.load_policy(3, seed=0), "out must be a path"),
         (lambda: po.render(3, seed=0), "out must be a path"),
         (lambda: po.render("x", 3, seed=0), "path must be a path"),
+        (lambda: po.run(po.ExperimentConfig(), ""), "out must be a path, such as .*, got ''"),
+        (lambda: po.load_policy("", seed=0), "out must be a path, such as .*, got ''"),
         (lambda: po.load_runs("s3://b/x"), "must be a directory of this machine .* s3://b/x"),
         (lambda: po.load_runs({"a": "s3://b/x"}), "must be a directory of this machine"),
         (lambda: po.load_results("s3://b/x"), "must be a directory of this machine"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +143,12 @@ def test_a_run_is_randomised_and_wrapped_and_evaluated_with_the_true_parameters(
     assert [row["at"] for row in points] == [{"g": 8.0}, {"g": 10.0}]
     with pytest.raises(ValueError, match="grid g must be values such as"):
         po.evaluate_grid(out, {"g": 8.0})
+    with pytest.raises(ValueError, match=r"grid g must hold each value once, got 8, 10, 8$"):
+        po.evaluate_grid(out, {"g": (8.0, 10.0, 8.0)})
+    capsys.readouterr()
+    assert main(["evaluate", str(out), "--episodes", "5", "--grid", "l=0,1"]) == 0
+    rows = [re.findall(r"[\w.-]+", line) for line in capsys.readouterr().out.splitlines()]
+    assert ["0", "-"] in rows
     # Elsewhere an id has the run's wrappers, and an object its own.
     elsewhere = po.evaluate_run(out, num_episodes=5, env="Pendulum-v1")
     np.testing.assert_array_equal(elsewhere["episode_return"], evaluation["episode_return"])

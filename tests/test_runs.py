@@ -1,11 +1,14 @@
 """Several runs as one Dataset: joined, saved, loaded, taken apart; files that are none."""
 
+import warnings
+
 import numpy as np
 import pytest
 import xarray as xr
 from synthetic import make_run, save_run
 
 import purejax_po as po
+from purejax_po.experiment.report import page
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import join as runs
 
@@ -137,6 +140,40 @@ def test_seeds_of_one_experiment_are_joined(tmp_path):
     save_run(tmp_path / "c", seeds=[2])
     with pytest.raises(ValueError, match=r"seeds of their own, got .* with seed 2 in both"):
         po.load_runs(tmp_path)
+
+
+def test_a_time_of_zero_is_known(tmp_path):
+    """A program that was compiled before takes no time to compile."""
+    for name, seconds in (("a", 0.0), ("b", 0.0), ("c", 3.0)):
+        save_run(tmp_path / name, seeds=[ord(name)], compile_seconds=seconds)
+    one = po.load_runs(tmp_path / "a")
+    assert page.table(one)[0]["seconds"] == "4.0"
+    none = po.load_runs([tmp_path / "a", tmp_path / "b"])
+    assert none.attrs["compile_seconds"] == 0
+    assert page.table(none)[0]["seconds"] == "8.0"
+    assert po.load_runs(tmp_path).attrs["compile_seconds"] == 3
+    unknown = po.load_runs(tmp_path / "c")
+    del unknown.attrs["compile_seconds"]
+    assert page.table(unknown)[0]["seconds"] == "-"
+
+
+def test_different_wrappers_on_one_environment_are_told(tmp_path):
+    scaled = "reward_scale:100"
+    for name, env, wrappers in (
+        *(("ppo", "CartPole-v1", ""), ("a2c", "CartPole-v1", scaled)),
+        *(("ppo", "Acrobot-v1", scaled), ("a2c", "Acrobot-v1", scaled)),
+    ):
+        save_run(tmp_path / f"{name}-{env}", name, env, wrappers=wrappers)
+    words = "same for all runs on CartPole-v1, got a2c: reward_scale:100; ppo: none; "
+    with pytest.warns(UserWarning, match=words) as told:
+        joined = po.load_runs(tmp_path)
+    assert len(told) == 1
+    assert "\n" not in str(told[0].message)
+    assert told[0].filename == __file__
+    assert joined["final_return"].dims == ("algorithm", "env", "seed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        po.load_runs([tmp_path / "ppo-Acrobot-v1", tmp_path / "a2c-Acrobot-v1"])
 
 
 def test_final_returns_leave_diverged_seeds_out(four):

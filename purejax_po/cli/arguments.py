@@ -9,6 +9,7 @@ from purejax_po import named
 from purejax_po.aliases import ALIASES as FIELDS
 from purejax_po.experiment.config import ALGORITHMS, PPOConfig, algorithm_config
 from purejax_po.experiment.config.lookup import GROUP
+from purejax_po.experiment.files import check_path
 
 LISTS = ("--network.hidden", "--network.channels", "--network.kernels", "--network.strides")
 """Take several whole numbers: 64 64 or 64,64 or "64 64"."""
@@ -207,6 +208,8 @@ def _is_number(text: str) -> bool:
 
 def _values(flag: str, argument: str) -> list[str]:
     """One argument of an option as the parser reads it."""
+    if flag == "--out" and not argument:  # as a path it would be the current directory
+        check_path("out", argument)
     if flag in NAMES:
         return [x for x in argument.split(",") if x]
     return [argument if not flag or flag in TEXTS else _whole(argument)]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from purejax_po.experiment import files as atomic
 from purejax_po.experiment.config import AlgorithmConfig, PPOConfig
 from purejax_po.experiment.config import file as config_file
 from purejax_po.experiment.config.specs import WITH_SETTINGS
@@ -68,8 +69,10 @@ def with_file(command: AnyCommand, path: Path) -> AnyCommand:
     for name in own:
         if name in data:
             like = Path() if name == "out" else getattr(command, name)
-            kind = config_file.element_type(command, name)
-            changes[name] = config_file.typed(f"{name} in {path}", data.pop(name), like, kind)
+            kind, value = config_file.element_type(command, name), data.pop(name)
+            changes[name] = config_file.typed(f"{name} in {path}", value, like, kind)
+            if name == "out":
+                atomic.check_path(f"out in {path}", value)
     for part in (part for part in PARTS if hasattr(command, part)):
         inner = getattr(command, part)
         names = [name for name in _fields(inner) if name not in NOT_OF_A_HOST]

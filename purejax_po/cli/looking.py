@@ -20,6 +20,7 @@ from purejax_po.experiment.config.file import as_settings
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run.compilation import use_compilation_cache
+from purejax_po.types import JSONObject
 
 PointFlags = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
@@ -107,11 +108,7 @@ class Evaluate:
             "per_seed": dict(zip(evaluation["seed"].values.tolist(), means.tolist(), strict=True)),
             **evaluation.attrs,
         }
-        failure = None
-        try:
-            atomic.write_json(self.directory / self._file(self.env or ""), found)
-        except OSError as error:  # the table is shown all the same
-            failure = error
+        failure = self._keep(self.env or "", found)
         left_out = {
             name.replace("_", " "): ", ".join(map(str, seeds))
             for name, seeds in evaluation.attrs.items()
@@ -136,6 +133,14 @@ class Evaluate:
     def _policies(self) -> str:
         return "best" if self.best else "final"
 
+    def _keep(self, of: str, found: JSONObject) -> OSError | None:
+        """Write what was found; returns what failed, for the table is shown all the same."""
+        try:
+            atomic.write_json(self.directory / self._file(of), found)
+        except OSError as error:
+            return error
+        return None
+
     def _file(self, of: str) -> str:
         """The name of what is written: of the best policies, of another environment or a grid."""
         parts = ("evaluation", "best" if self.best else "", of.replace("/", "-"))
@@ -158,15 +163,18 @@ class Evaluate:
             "greedy": not self.sample,
             "points": rows,
         }
-        atomic.write_json(self.directory / self._file("grid"), data)
+        failure = self._keep("grid", data)
         names = list(rows[0]["at"])
         table = output.table(*names, "return (IQM)", "95 % interval over seeds")
         for row in rows:
             of = row["final_return"]
             ends = [of["ci_low"], of["ci_high"]]
             interval = "" if None in ends else f"{ends[0]:.4g} … {ends[1]:.4g}"
-            table.add_row(*(f"{row['at'][k]:g}" for k in names), f"{of['iqm']:.4g}", interval)
+            iqm = "-" if of["iqm"] is None else f"{of['iqm']:.4g}"
+            table.add_row(*(f"{row['at'][k]:g}" for k in names), iqm, interval)
         output.console().print(table)
+        if failure is not None:
+            raise failure
         return 0
 
 

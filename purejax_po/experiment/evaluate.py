@@ -110,7 +110,8 @@ def evaluate_grid(
         `episode_return` and `episode_length` with a dim for each field, and dims `seed`, `episode`.
 
     Raises:
-        ValueError: as `evaluate_run`; for an unknown field, or one that is no number.
+        ValueError: as `evaluate_run`; for an unknown field, one that is no number, or a value that
+            is given twice.
     """
     found = _load(out, point, best, num_episodes, evaluation_seed)
     config, trainer = found.study.config, found.study.trainer
@@ -123,6 +124,9 @@ def evaluate_grid(
             raise ValueError(f"grid {name} must be values such as (8.0, 10.0), got {values!r}")
         for value in values:
             check_number(f"grid {name}", value, Range())
+        if len(set(listed := np.asarray(values).tolist())) < len(listed):
+            shown = ", ".join(f"{value:g}" for value in listed)
+            raise ValueError(f"grid {name} must hold each value once, got {shown}")
     return _on_grid(out, found, env, env_params, grid, num_episodes, greedy, evaluation_seed)
 
 
@@ -135,6 +139,16 @@ def over_seeds(dataset: "xr.Dataset") -> list[JSONObject]:
         at = dict(zip(names, values, strict=True))
         rows.append({"at": at, "final_return": results.over_seeds(means.sel(at).values)})
     return rows
+
+
+def check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:
+    """Raise `ValueError` for more episodes of each seed than memory holds."""
+    most = max(1, min(MOST_EPISODES // num_seeds, MOST_STEPS // num_steps))
+    if num_episodes > most:
+        raise ValueError(
+            f"num_episodes must be at most {most} for {num_seeds} seed{'s' * (num_seeds != 1)} "
+            f"and episodes of {num_steps} steps, got {num_episodes}"
+        )
 
 
 def _load(
@@ -187,7 +201,7 @@ def _on_grid(
     seeds, params = found.seeds[sound], jax.tree.map(lambda x: x[sound], found.params)
     trainer = found.study.trainer._replace(env=env, env_params=env_params)
     num_steps = time_limit(trainer)
-    _check_episodes(num_episodes, len(seeds), num_steps)
+    check_episodes(num_episodes, len(seeds), num_steps)
 
     @jax.jit
     def evaluate_at(params: Params, changes: dict[str, Array]) -> Evaluation:
@@ -228,13 +242,3 @@ def _on_grid(
             "episode": np.arange(num_episodes),
         },
     )
-
-
-def _check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:
-    """Raise `ValueError` for more episodes than memory holds."""
-    most = max(1, min(MOST_EPISODES // num_seeds, MOST_STEPS // num_steps))
-    if num_episodes > most:
-        raise ValueError(
-            f"num_episodes must be at most {most} for {num_seeds} seeds and episodes of "
-            f"{num_steps} steps, got {num_episodes}"
-        )

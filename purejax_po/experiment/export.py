@@ -18,7 +18,9 @@ from purejax_po.checks import check_choice, check_count, how_to_install
 from purejax_po.environments.carried import Carried
 from purejax_po.experiment import card, layout, policies
 from purejax_po.experiment import files as atomic
+from purejax_po.experiment.evaluate import check_episodes
 from purejax_po.experiment.loaded import LoadedPolicy
+from purejax_po.experiment.run.evaluating import time_limit
 from purejax_po.experiment.store import arrays
 from purejax_po.types import Action, Array, Carry, JSONObject, Observation, PyTree
 
@@ -81,8 +83,8 @@ def export(
         The paths.
 
     Raises:
-        ValueError: as `load_policy`; for an unknown format, one whose extra is not installed, or a
-            policy that a format cannot hold.
+        ValueError: as `load_policy`; for an unknown format, one whose extra is not installed, a
+            policy that a format cannot hold, or more episodes than memory holds.
     """
     formats = (to,) if isinstance(to, str) else tuple(dict.fromkeys(to))
     if not formats:
@@ -95,6 +97,8 @@ def export(
     if folder is not None:
         atomic.check_path("folder", folder)
     policy = policies.load_policy(out, seed=seed, point=point, best=best)
+    if num_episodes:
+        check_episodes(num_episodes, 1, time_limit(policy.trainer))
     portable = make_portable(policy)
     told = card.describe(policy, Path(out), portable.inputs, portable.outputs, num_episodes, point)
     told["policy"] = "best by evaluation in training" if best else "final"

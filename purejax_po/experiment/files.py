@@ -20,8 +20,11 @@ def check_local(name: str, path: str | os.PathLike[str]) -> None:
 
 
 def check_path(name: str, value: object) -> None:
-    """Raise `ValueError` unless a value is a path, and of this machine's files (`check_local`)."""
-    if not isinstance(value, str | os.PathLike):
+    """Raise `ValueError` unless a value is a path, and of this machine's files (`check_local`).
+
+    An empty text is none: it would stand for the current directory.
+    """
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise ValueError(f"{name} must be a path, such as 'runs/ppo-CartPole-v1', got {value!r}")
     check_local(name, value)
 

@@ -31,12 +31,19 @@ TUNE, COMPARISON = "tune.json", "comparison.json"
 OTHERS = {TUNE: "search", COMPARISON: "comparison"}
 """What makes a directory that of something else, in which no run is put."""
 RESULT = "result"
+_BLOCK = re.compile(r"[0-9]{6,}")
 _STATE = re.compile(r"state-(\d+)")
 
 
 def block_folder(directory: Path, block: int) -> Path:
     """Return the folder of a block, to which whoever runs it writes alone."""
     return directory / BLOCKS / f"{block:06d}"
+
+
+def blocks(directory: Path) -> list[int]:
+    """Return the blocks that have a folder, in order; a folder of another name is none."""
+    names = [path.name for path in (directory / BLOCKS).glob("*")]
+    return sorted(int(name) for name in names if _BLOCK.fullmatch(name))
 
 
 def state_name(num_windows: int) -> str:

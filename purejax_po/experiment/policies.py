@@ -112,8 +112,7 @@ def _results(directory: Path) -> Iterator[tuple[int, Stored | CheckpointError]]:
     if legacy.is_old(directory):
         yield from legacy.results(store)
         return
-    for folder in sorted((directory / layout.BLOCKS).glob("[0-9]*")):
-        block = int(folder.name)
+    for block in layout.blocks(directory):
         try:
             if (found := store.result(block)) is not None:
                 yield block, found

@@ -47,7 +47,7 @@ def table(dataset: "xr.Dataset", rank_by: str | None = None) -> list[dict[str, s
     rows = []
     columns = _optional(dataset)
     for summary in _ordered([results.summarize(x) for x in runs.split(dataset).values()], rank_by):
-        seconds = [summary[key] or math.nan for key in ("compile_seconds", "run_seconds")]
+        seconds = [summary[key] for key in ("compile_seconds", "run_seconds")]
         rows.append(
             {
                 "environment": summary["env"],
@@ -56,7 +56,7 @@ def table(dataset: "xr.Dataset", rank_by: str | None = None) -> list[dict[str, s
                 **_return_cells(summary, columns),
                 "diverged": str(len(summary["diverged_seeds"])),
                 "steps/s": _text(summary["env_steps_per_second"], ",.0f"),
-                "seconds": _text(results.number(sum(seconds))),
+                "seconds": _text(None if None in seconds else sum(seconds)),
             }
         )
     return rows

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,8 @@ def load_runs(paths: Paths) -> "xr.Dataset":
         `env` where there are several. Runs of the same configuration with other seeds are joined
         along `seed`. NaN where a run has no such seed, update or variable; `step` depends on the
         algorithm too. Times are variables by algorithm and environment; `attrs["runs"]` holds the
-        other attributes of each run as JSON.
+        other attributes of each run as JSON. Runs on one environment with different wrappers are
+        joined with a warning.
 
     Raises:
         ValueError: naming the path, for a missing, damaged or foreign file, or for two runs that
@@ -79,7 +81,23 @@ def read_runs(paths: Paths) -> Runs:
             if key in runs:
                 dataset = _join_seeds(runs[key], dataset, places[key], place)
             runs[key], places[key] = dataset, place
+    _tell_wrappers(runs)
     return runs
+
+
+def _tell_wrappers(runs: Runs) -> None:
+    """Warn of runs on one environment whose wrappers differ: their returns are of unlike tasks."""
+    by_env: dict[str, dict[str, str]] = {}
+    for (algorithm, env), run in runs.items():
+        by_env.setdefault(env, {})[algorithm] = run.attrs.get("wrappers") or "none"
+    for env, found in by_env.items():
+        if len(set(found.values())) > 1:
+            shown = "; ".join(f"{k}: {v}" for k, v in found.items())
+            warnings.warn(
+                f"wrappers should be the same for all runs on {env}, got {shown}; their returns "
+                "are of unlike tasks",
+                stacklevel=4,
+            )
 
 
 def find_runs(path: Path) -> list[tuple[str | None, Path]]:
@@ -270,9 +288,14 @@ def _widen(
         if name not in wide:
             wide[name] = like.dims, np.full([wide.sizes[dim] for dim in like.dims], np.nan)
     for name in FIGURES:
-        value = run.attrs.get(name)
-        wide[name] = (), math.nan if value is None else float(value)
+        wide[name] = (), _figure(run, name)
     return wide.drop_attrs(deep=False)
+
+
+def _figure(run: "xr.Dataset", name: str) -> float:
+    """One of a run's `FIGURES`; NaN: unknown."""
+    value = run.attrs.get(name)
+    return math.nan if value is None else float(value)
 
 
 def _narrow(part: "xr.Dataset", attributes: JSONObject) -> "xr.Dataset | None":
@@ -332,13 +355,16 @@ def _join_seeds(first: "xr.Dataset", second: "xr.Dataset", one: Path, other: Pat
             f"with seed {min(common)} in both"
         )
     joined = xr.concat([first, second], "seed").sortby("seed")
-    seconds = [run.attrs.get("run_seconds") or math.nan for run in (first, second)]
-    steps = [run.attrs.get("env_steps_per_second") or math.nan for run in (first, second)]
+    compiling, seconds, speeds = (
+        [_figure(run, name) for run in (first, second)]
+        for name in ("compile_seconds", "run_seconds", "env_steps_per_second")
+    )
+    total = sum(seconds)
     joined.attrs = {
         **first.attrs,
         "config": json.dumps({**configs[0], "num_seeds": joined.sizes["seed"]}),
-        "compile_seconds": sum(r.attrs.get("compile_seconds") or math.nan for r in (first, second)),
-        "run_seconds": sum(seconds),
-        "env_steps_per_second": float(np.dot(steps, seconds) / sum(seconds)),
+        "compile_seconds": sum(compiling),
+        "run_seconds": total,
+        "env_steps_per_second": float(np.dot(speeds, seconds) / total) if total else math.nan,
     }
     return joined
