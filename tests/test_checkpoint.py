@@ -25,7 +25,7 @@ from gymnax.environments import environment, spaces
 
 import purejax_po as po
 from purejax_po.experiment import layout, policies, train
-from purejax_po.experiment.run import program
+from purejax_po.experiment.run import devices, program
 from purejax_po.experiment.run import study as driver
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.pool import Fit
@@ -488,11 +488,20 @@ def test_an_interruption_before_training_leaves_the_run_that_was_to_be_replaced(
 def test_another_number_of_cores_is_told(tmp_path, monkeypatch):
     """Last bits of large products may depend on it."""
     out = tmp_path / "run"
+    monkeypatch.setattr(devices, "SPLIT_PRODUCT", 1)
     run_until(out, 4)
     plan = json.loads((out / "plan.json").read_text())
     monkeypatch.setenv("PJRT_NPROC", "99")
     with pytest.warns(UserWarning, match=f"begun with XLA's threads {plan['threads']}, now 99: "):
         po.resume(out, progress=False)
+
+
+def test_products_that_xla_splits():
+    small, large = po.PPOConfig(), po.PPOConfig(num_envs=64, num_steps=64)
+    assert not devices.depends_on_threads(small)
+    assert devices.depends_on_threads(large)
+    assert devices.depends_on_threads(po.TRPOConfig(network=po.NetworkConfig(hidden=(128, 128))))
+    assert devices.depends_on_threads(po.PPOConfig(network=po.NetworkConfig(channels=(8,))))
 
 
 @pytest.mark.parametrize("name", ["plain", "lr=[1e-3,3e-4]", "C:\\runs\\x", "a[/b]*?{c}"])

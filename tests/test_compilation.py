@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax._src import xla_bridge
 from jax.experimental.compilation_cache import compilation_cache
 
 import purejax_po as po
@@ -162,10 +163,11 @@ def test_the_number_of_threads_is_the_users_if_it_is_given(monkeypatch, given):
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    compilation.use_one_thread()
-    assert os.environ.get("PJRT_NPROC") == (
-        None if "NPROC" in given else given.get("PJRT_NPROC", "1")
-    )
+    for is_used in (True, False):  # JAX has its threads by then, or not yet
+        monkeypatch.setattr(xla_bridge, "backends_are_initialized", lambda is_used=is_used: is_used)
+        compilation.use_one_thread()
+        expected = None if is_used or "NPROC" in given else "1"
+        assert os.environ.get("PJRT_NPROC") == given.get("PJRT_NPROC", expected)
     monkeypatch.delenv("PJRT_NPROC", raising=False)
 
 

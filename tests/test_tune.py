@@ -21,7 +21,7 @@ import xarray as xr
 import purejax_po as po
 from purejax_po import cli
 from purejax_po.experiment import tuning
-from purejax_po.experiment.config import ALGORITHMS, ExperimentConfig
+from purejax_po.experiment.config import ALGORITHMS, ExperimentConfig, specs
 from purejax_po.experiment.run.observers import StoppedError, Window
 from purejax_po.experiment.run.pool import Loss, run_all
 from purejax_po.experiment.run.signals import StopSignal
@@ -181,6 +181,22 @@ def test_a_shipped_dimension_that_training_does_not_read_is_left_out_in_words(tm
     given["critic_learning_rate"] = "0.1..1"
     with pytest.raises(ValueError, match="critic_learning_rate must be read by reinforce"):
         tuning.prepare(experiment(algorithm=algorithm), tmp_path / "out", given)
+
+
+def test_kernels_of_a_network_have_their_place_in_front():
+    """PPO's own `kernels` are another field."""
+    network = po.NetworkConfig(channels=(4,), kernels=(3,))
+    config = ExperimentConfig(algorithm=po.PPOConfig(network=network), env="Breakout-MinAtar")
+    given = ["network.kernels=3,5", "network.hidden=32,64", "kernels=xla,pallas"]
+    space = spaces.parse(spaces.parse_assignments(given, specs.places(config.algorithm)))
+    assert [*space] == ["network.kernels", "hidden", "kernels"]
+    spaces.check({k: v for k, v in space.items() if k != "kernels"}, config)
+    found = spaces.at(config, {"network.kernels": 5, "hidden": "32x32", "kernels": "xla"})
+    assert found.algorithm.network.kernels == (5,)
+    assert found.algorithm.network.hidden == (32, 32)
+    assert spaces.params_of(config, {"network.kernels": spaces.Choices((3, 5))}) == {
+        "network.kernels": 3
+    }
 
 
 def test_one_layer_is_the_default_however_it_is_written():
@@ -476,6 +492,7 @@ def test_a_storage_is_the_same_file_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     places = {"st.log": f"{tmp_path}/st.log", Path("st.log"): f"{tmp_path}/st.log"}
     places |= {x: x for x in ("", "/a/b.log", "mysql://here/b", "sqlite://", "sqlite:////a/b.db")}
+    places |= {x: x for x in ("sqlite:///", "sqlite:///:memory:", "sqlite:///file:b.db?uri=true")}
     places["sqlite:///b.db"] = f"sqlite:///{tmp_path}/b.db"
     for given, there in places.items():
         assert search.Search(storage=given).located().storage == there
@@ -485,12 +502,13 @@ def test_a_search_with_another_last_batch_is_another(tuned):
     _, out = tuned
     known = search.read(out)
 
-    def with_trials(number):
-        changed = dataclasses.replace(known.search, trials=number)
+    def with_trials(number, storage="elsewhere"):
+        changed = dataclasses.replace(known.search, trials=number, storage=storage)
         return known._replace(search=changed).identity()
 
     assert with_trials(12) == known.identity()
     assert with_trials(10) != known.identity()
+    assert with_trials(10, storage="") == known.identity()  # as searches of before have noted it
 
 
 def test_no_run_is_put_into_a_search(tuned):

@@ -16,7 +16,7 @@ from purejax_po.cli import output, tables
 from purejax_po.early import PROGRAM
 from purejax_po.experiment import compare as comparison
 from purejax_po.experiment import train, tuning
-from purejax_po.experiment.config import PRESETS, ExperimentConfig, PPOConfig, sweep, zoo
+from purejax_po.experiment.config import PRESETS, ExperimentConfig, PPOConfig, specs, sweep, zoo
 from purejax_po.experiment.config import file as config_file
 from purejax_po.experiment.config.experiment import EvaluationActions
 from purejax_po.experiment.config.lookup import algorithm_config, stored_name
@@ -176,7 +176,7 @@ class Tune(Train):
             base: JSONObject = dict(self.in_file)
         else:
             base = tuning.space_of(self.space or "shipped", self.algorithm.name)
-        return {**base, **parse_assignments(self.axes)}
+        return {**base, **parse_assignments(self.axes, specs.places(self.algorithm))}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,7 +148,10 @@ def changed_by(
 
 def element_type(config: object, name: str) -> object:
     """Return what the annotation of a dataclass's field says that its tuple holds, if it does."""
-    hint = get_type_hints(type(config)).get(name)
+    try:
+        hint = get_type_hints(type(config)).get(name)
+    except (NameError, TypeError):  # of a class whose names are for type checkers alone
+        return None
     return get_args(hint)[0] if get_origin(hint) is tuple and get_args(hint) else None
 
 

@@ -144,15 +144,21 @@ def _with(config: AlgorithmConfig, field: str, text: str) -> AlgorithmConfig:
 def places(config: AlgorithmConfig) -> dict[str, Place]:
     """Return where each field stands: in `algorithm` itself, in `hyperparams` or in `network`.
 
-    The first that has a field of the name is meant: PPO's `kernels` are not those of its network.
+    The first that has a field of the name is meant by it: PPO's `kernels` are not those of its
+    network, which are `network.kernels`.
     """
     owners = {"algorithm": config, **{part: getattr(config, part) for part in file.PARTS}}
     found: dict[str, Place] = {}
     for place, owner in owners.items():
         for f in dataclasses.fields(owner):
             if f.name not in file.PARTS:
-                found.setdefault(f.name, (place, owner))
+                found[f"{place}.{f.name}" if f.name in found else f.name] = place, owner
     return found
+
+
+def own_name(field: str) -> str:
+    """Return a field's name without the place in front."""
+    return field.rpartition(".")[2]
 
 
 def place_of(config: AlgorithmConfig, field: str) -> Place:
@@ -167,7 +173,7 @@ def place_of(config: AlgorithmConfig, field: str) -> Place:
 def with_field(config: AlgorithmConfig, field: str, value: object) -> AlgorithmConfig:
     """Return a configuration with one field set, wherever it stands, named as by `place_of`."""
     place, owner = place_of(config, field)
-    changed = dataclasses.replace(owner, **{field.rpartition(".")[2]: value})
+    changed = dataclasses.replace(owner, **{own_name(field): value})
     return changed if place == "algorithm" else dataclasses.replace(config, **{place: changed})
 
 

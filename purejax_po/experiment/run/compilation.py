@@ -92,7 +92,9 @@ def use_one_thread() -> None:
     The operations of a small program end sooner than another thread begins to work. It has no
     effect if JAX has been used already; `NPROC` and `PJRT_NPROC` go before it.
     """
-    if "NPROC" not in os.environ:
+    from jax._src import xla_bridge
+
+    if "NPROC" not in os.environ and not xla_bridge.backends_are_initialized():
         os.environ.setdefault("PJRT_NPROC", "1")
 
 

@@ -17,6 +17,8 @@ NATURAL_LANES_PER_CORE = 4
 
 SHARED_PRODUCT = 2**23
 """Multiplications of a product of matrices from which on two cores are faster at it than one."""
+SPLIT_PRODUCT = 2**21
+"""Up to which the bits of such a product were seen not to depend on the number of threads."""
 
 
 def local_workers() -> list[Device]:
@@ -106,9 +108,18 @@ def keeps_one_core_busy(config: ExperimentConfig) -> bool:
 
 def is_small(algorithm: AlgorithmConfig) -> bool:
     """Whether a product between hidden layers is too small for two cores to share it."""
+    return not algorithm.network.channels and _largest_product(algorithm) <= SHARED_PRODUCT
+
+
+def depends_on_threads(algorithm: AlgorithmConfig) -> bool:
+    """Whether last bits may depend on how many threads XLA shares a product among on a CPU."""
+    return bool(algorithm.network.channels) or _largest_product(algorithm) > SPLIT_PRODUCT
+
+
+def _largest_product(algorithm: AlgorithmConfig) -> int:
+    """Multiplications of the product of a batch and a hidden layer."""
     batch = algorithm.num_envs * algorithm.num_steps // getattr(algorithm, "num_minibatches", 1)
-    widest = max(algorithm.network.hidden, default=1)
-    return not algorithm.network.channels and batch * widest**2 <= SHARED_PRODUCT
+    return batch * max(algorithm.network.hidden, default=1) ** 2
 
 
 def leave_accelerators() -> None:

@@ -21,7 +21,7 @@ from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import block as blocks
 from purejax_po.experiment.run import loggers, memory
-from purejax_po.experiment.run.devices import xla_threads
+from purejax_po.experiment.run.devices import depends_on_threads, xla_threads
 from purejax_po.experiment.run.fit import Wish
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import (
@@ -247,7 +247,7 @@ class _Loop:
         """Warn if a run goes on with other versions or devices than it began with."""
         found = {**results.versions(), "device": self._plan.device_kind}
         then = {**begun.get("versions", {}), "device": begun.get("device_kind")}
-        if self._fit.platform == "cpu":  # whose threads share large products
+        if self._fit.platform == "cpu" and depends_on_threads(self._study.config.algorithm):
             found["XLA's threads"], then["XLA's threads"] = str(xla_threads()), begun.get("threads")
         pairs = [(k, x, found.get(k, x)) for k, x in then.items() if x]
         changed = [f"{name} {x}, now {now}" for name, x, now in pairs if x != now]

@@ -5,6 +5,7 @@ is a part of their training; who is chosen at its end goes on from its own state
 the same program. A lane does not depend on its neighbours, so the choice changes no bit of it.
 """
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from purejax_po.experiment.run.pool import has_result, open_pool, run_all
 from purejax_po.experiment.run.program import Lanes
 from purejax_po.experiment.run.signals import StopSignal
 from purejax_po.experiment.store.arrays import Arrays
-from purejax_po.experiment.store.run_store import RunStore, config_hash
+from purejax_po.experiment.store.run_store import ForeignError, RunStore, config_hash
 from purejax_po.training import window_lengths
 from purejax_po.types import JSONObject, Trainer
 
@@ -154,7 +155,11 @@ def train_rung(
     """
     plan = _rung(group, alive, fraction, width, "")
     store = _store(place, plan)
-    todo = [b for b in range(plan.num_blocks) if not has_result(store, b)]
+    try:
+        todo = [b for b in range(plan.num_blocks) if not has_result(store, b)]
+    except ForeignError:  # others went on, by an earlier version's rule
+        shutil.rmtree(place)
+        store, todo = _store(place, plan), [*range(plan.num_blocks)]
     if todo:
         if before is not None:
             old, were, ended = before

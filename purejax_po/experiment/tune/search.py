@@ -93,11 +93,10 @@ class Search:
         if not isinstance(storage, str) or not storage or ":memory:" in storage:
             return self
         prefix = SQLITE if storage.startswith(SQLITE) else ""
-        if "://" in storage and not prefix:
+        place = storage.removeprefix(prefix)
+        if ("://" in storage and not prefix) or not place or place.startswith("file:"):
             return self
-        return dataclasses.replace(
-            self, storage=prefix + os.path.abspath(storage.removeprefix(prefix))
-        )
+        return dataclasses.replace(self, storage=prefix + os.path.abspath(place))
 
     @property
     def halving(self) -> Halving:
@@ -160,7 +159,8 @@ class Tuning(NamedTuple):
         data = self.to_dict()
         for name in ("storage", "study", "finalists", "finalist_seeds", "fresh_seeds"):
             data["search"].pop(name)
-        if self.search.trials % self.search.batch == 0:  # else the last batch is a smaller one
+        # In a storage that others see: the last batch may be smaller than that of another search.
+        if not (self.search.storage and self.search.trials % self.search.batch):
             data["search"].pop("trials")
         return config_hash({**data, "config": self.config.identity()})
 

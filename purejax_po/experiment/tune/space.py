@@ -7,7 +7,7 @@ in a text, a list in Python and in TOML. Hidden widths are `64x64`.
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_type_hints
 
 from purejax_po.checks import check_choice
@@ -58,8 +58,10 @@ def parse(space: Mapping[str, object]) -> Space:
     return {name.replace("-", "_"): _dimension(name, x) for name, x in space.items()}
 
 
-def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
+def parse_assignments(assignments: Sequence[str], known: Container[str] = ()) -> dict[str, str]:
     """Turn `NAME=DIMENSION` of a command line into a mapping.
+
+    Names may have their place in front, which goes unless it is a part of a `known` name.
 
     Raises:
         ValueError: for what does not read so, or a name that is given twice.
@@ -68,7 +70,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         name = name.strip().replace("-", "_")
-        for prefix in file.PARTS:
+        for prefix in () if name in known else file.PARTS:
             name = name.removeprefix(f"{prefix}.")
         if not (name and equals):
             raise ValueError(
@@ -160,11 +162,12 @@ def at(config: ExperimentConfig, params: Mapping[str, Value]) -> ExperimentConfi
             own[name] = value
             continue
         place, owner = specs.places(algorithm)[name]
-        _check_reads(name, value, getattr(owner, name))
+        like = getattr(owner, specs.own_name(name))
+        _check_reads(name, value, like)
         held: Any = float(value) if place == "hyperparams" else value
         if _is_whole(algorithm, name) and held % 1 == 0:
             held = int(held)
-        if isinstance(getattr(owner, name), tuple):
+        if isinstance(like, tuple):
             held = tuple(int(x) for x in str(value).split("x") if x)
         algorithm = specs.with_field(algorithm, name, held)
     return dataclasses.replace(config, algorithm=algorithm, **own)
@@ -189,7 +192,7 @@ def params_of(config: ExperimentConfig, space: Space) -> Params | None:
     found: Params = {}
     for name, dimension in space.items():
         owner = config if name in OF_EXPERIMENT else specs.places(config.algorithm)[name][1]
-        value: Any = getattr(owner, name)
+        value: Any = getattr(owner, specs.own_name(name))
         value = "x".join(map(str, value)) if isinstance(value, tuple) else value
         if isinstance(dimension, Range):
             held = [value] if dimension.low <= value <= dimension.high else []
