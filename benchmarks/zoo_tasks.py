@@ -178,13 +178,7 @@ TASKS: dict[str, Task] = {
     "Acrobot-v1": Task(
         200_000,
         enough=-83.0,
-        shapes={
-            "a2c": [
-                {"num_envs": 8, "num_steps": 8},
-                {"num_envs": 8, "num_steps": 16},
-                {"num_envs": 8, "num_steps": 16, "normalize_advantage": False},
-            ]
-        },
+        shapes={"a2c": [{"num_envs": 8, "num_steps": 32}, {"num_envs": 8, "num_steps": 16}]},
         candidates=6,
     ),
     "Pendulum-v1": Task(
@@ -328,6 +322,7 @@ LONG = tuple(("ppo", f"{game}-MinAtar") for game in ("SpaceInvaders", "Freeway",
 SEEN: Mapping[tuple[str, str], int] = {
     **{(algorithm, "Pendulum-v1"): 16 for algorithm in ("ppo", "trpo", "a2c")},
     ("a2c", "CartPole-v1"): 336,
+    ("a2c", "Acrobot-v1"): 64,
     ("ppo", "brax/inverted_pendulum:spring"): 16,
     ("ppo", "Asterix-MinAtar"): 32,
 }
@@ -344,7 +339,17 @@ OWN: Mapping[tuple[str, str], Floats] = {
         "value_coef": (0.5, 1.0, 2.0),
         "max_grad_norm": (0.5, 1.0),
         "adam_eps": Log(5e-4, 5e-3),
-    }
+    },
+    ("a2c", "Acrobot-v1"): {
+        "learning_rate": Log(3e-3, 9e-3),
+        "learning_rate_decay": (0.6, 1.0),
+        "discount": (0.97, 0.98),
+        "gae_lambda": Uniform(0.85, 0.97),
+        "entropy_coef": (0.0, 0.001),
+        "value_coef": (0.5, 1.0),
+        "max_grad_norm": (0.5, 1.0),
+        "adam_eps": Log(2e-5, 1e-3),
+    },
 }
 """A cell's own ranges. A large ε of Adam keeps A2C from collapsing late."""
 
@@ -356,9 +361,12 @@ def floats_of(algorithm: str, env: str) -> Floats:
     return {**ranges, **OWN.get((algorithm, env), {})}
 
 
+MANY_FINAL = {("a2c", "CartPole-v1"): 64, ("a2c", "Acrobot-v1"): 32}
+
+
 def num_final(algorithm: str, env: str) -> int:
     """Number of seeds of a cell's finalists: more where one bad seed in fifty tells them apart."""
-    return 64 if (algorithm, env) == ("a2c", "CartPole-v1") else TASKS[env].final_seeds
+    return MANY_FINAL.get((algorithm, env), TASKS[env].final_seeds)
 
 
 class Reference(NamedTuple):
