@@ -122,7 +122,10 @@ def keep(name: str, found: Mapping[str, Any], note: str = "") -> None:
     old = json.loads(path.read_text()) if path.exists() else {}
     now = machine()
     script = Path(sys.argv[0])
-    given = [x for x in sys.argv[1:] if x.partition("=")[0] != KEEP]
+    places = [i for i, x in enumerate(sys.argv) if x == "--out"]  # of whoever has run it
+    left_out = {0, *places, *(i + 1 for i in places)}
+    given = [x for i, x in enumerate(sys.argv) if i not in left_out]
+    given = [x for x in given if x.partition("=")[0] not in (KEEP, "--out")]
     called = script.parent.name if script.name == "__main__.py" else f"benchmarks/{script.name}"
     whole = {
         "command": " ".join(["python", called, *given]),

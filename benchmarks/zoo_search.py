@@ -28,7 +28,7 @@ SEARCH_SEEDS = range(1_000_000, 1_000_003)
 FRESH_SEEDS = range(512)
 """Of what is reported of a cell, which may take some of them."""
 FINAL_SEEDS = range(1_000_100, 1_000_164)
-"""Of the finalists, which are not the search's either; a task says how many."""
+"""Of the finalists, which are not the search's either; `num_final` says how many."""
 WINDOWS = 50
 
 

@@ -361,11 +361,12 @@ def floats_of(algorithm: str, env: str) -> Floats:
     return {**ranges, **OWN.get((algorithm, env), {})}
 
 
-MANY_FINAL = {("a2c", "CartPole-v1"): 64, ("a2c", "Acrobot-v1"): 32}
+MANY_FINAL: Mapping[tuple[str, str], int] = {("a2c", "CartPole-v1"): 64, ("a2c", "Acrobot-v1"): 32}
+"""Seeds of finalists that only a few bad seeds tell apart."""
 
 
 def num_final(algorithm: str, env: str) -> int:
-    """Number of seeds of a cell's finalists: more where one bad seed in fifty tells them apart."""
+    """Number of seeds of a cell's finalists."""
     return MANY_FINAL.get((algorithm, env), TASKS[env].final_seeds)
 
 

@@ -266,7 +266,7 @@ def test_halving_trains_half_of_all_steps_at_most():
         for fraction in schedule.fractions:
             windows = rungs.windows_of(experiment(num_windows=100, total_steps=3200), fraction)
             spent += alive * (windows - before)
-            before, alive = windows, schedule.survivors(alive)
+            before, alive = windows, schedule.num_survivors(alive)
         assert before == 100
         assert spent <= number * 100 / 2 or number == 17
 

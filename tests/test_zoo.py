@@ -58,6 +58,8 @@ def test_fresh_seeds_are_never_the_search_s(search):
             reported = search.fresh_seeds(name, env)
             assert len(reported) == search.zoo_tasks.num_fresh(name, env)
             assert set(reported) <= set(search.FRESH_SEEDS)
+            last = search.zoo_tasks.num_final(name, env)
+            assert len(search.final_seeds(name, env)) == last
     for found in zoo.entries().values():
         evidence = found.evidence
         fresh = range(evidence["first_seed"], evidence["first_seed"] + evidence["num_seeds"])

@@ -150,14 +150,13 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
     host = host or Host()
     if study.is_resumed and (dataset := _finished(study)) is not None:
         return dataset
-    directory, before = study.directory, None
+    directory, before = study.directory, _held(study.directory)
     with ExitStack() as stack:
         stack.enter_context(compilation_cache(host.compilation_cache))
         stop = stack.enter_context(stop_signal())
         stop.saves = directory is not None
         if directory is not None:
             stack.enter_context(locks.hold(directory))
-            before = _held(directory)
             if not study.is_resumed:  # nobody else began meanwhile
                 run_store.check_writable(directory, host.overwrite)
         bar = Bar(host.progress) if callable(host.progress) else None

@@ -195,7 +195,7 @@ def _width(config: ExperimentConfig, settings: Search) -> int:
         lanes = math.ceil(number / settings.programs) * config.num_seeds
         return min(devices.BEST_LANES_PER_ACCELERATOR, math.ceil(lanes / len(workers)))
     for _ in range(halving.num_rungs - 1):
-        number = halving.survivors(number)
+        number = halving.num_survivors(number)
     lanes = max(1, number // settings.programs) * config.num_seeds
     best = devices.lanes_per_core(config.algorithm)
     return min(best, math.ceil(lanes / len(workers)))

@@ -163,11 +163,8 @@ def own_name(field: str) -> str:
 
 def place_of(config: AlgorithmConfig, field: str) -> Place:
     """Return where a field stands that may have its place in front: `network.kernels`."""
-    part, _, name = field.rpartition(".")
-    owner = getattr(config, part) if part in file.PARTS else None
-    if owner is not None and name in {f.name for f in dataclasses.fields(owner)}:
-        return part, owner
-    return places(config)[name]
+    known = places(config)
+    return known.get(field) or known[own_name(field)]
 
 
 def with_field(config: AlgorithmConfig, field: str, value: object) -> AlgorithmConfig:

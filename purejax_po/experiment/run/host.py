@@ -16,6 +16,7 @@ from purejax_po.checks import (
     how_to_install,
 )
 from purejax_po.experiment.config import MAX_SEEDS
+from purejax_po.experiment.run import devices
 from purejax_po.experiment.run.observers import Observer
 from purejax_po.experiment.run.progress import Progress
 
@@ -90,9 +91,7 @@ class Host:
         checks of environments use it.
         """
         if self.cluster is not None:
-            from purejax_po.experiment.run.devices import leave_accelerators
-
-            leave_accelerators()
+            devices.leave_accelerators()
 
     def connect(self) -> None:
         """Join the cluster, if the run is to take place on one; before JAX is used, if possible.

@@ -112,7 +112,7 @@ class Plan:
             "lanes_per_device": self.lanes_per_device,
             "device_kind": self.device_kind,
             "versions": versions,
-            "threads": str(xla_threads()),
+            "threads": xla_threads(),
         }
 
 

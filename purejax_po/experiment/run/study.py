@@ -248,7 +248,8 @@ class _Loop:
         found = {**results.versions(), "device": self._plan.device_kind}
         then = {**begun.get("versions", {}), "device": begun.get("device_kind")}
         if self._fit.platform == "cpu" and depends_on_threads(self._study.config.algorithm):
-            found["XLA's threads"], then["XLA's threads"] = str(xla_threads()), begun.get("threads")
+            found["XLA's threads"] = str(xla_threads())
+            then["XLA's threads"] = str(begun.get("threads", ""))
         pairs = [(k, x, found.get(k, x)) for k, x in then.items() if x]
         changed = [f"{name} {x}, now {now}" for name, x, now in pairs if x != now]
         if changed:

@@ -33,7 +33,7 @@ class Halving(NamedTuple):
         """Of the training, at which each rung ends."""
         return tuple(float(self.reduction) ** -i for i in reversed(range(self.num_rungs)))
 
-    def survivors(self, number: int) -> int:
+    def num_survivors(self, number: int) -> int:
         """How many of so many trials go on."""
         return max(1, number // self.reduction)
 
@@ -130,7 +130,7 @@ def survivors(scores: Mapping[int, float], unjudged: Sequence[int], halving: Hal
     if unjudged:
         return sorted(x for x in scores if x in unjudged or scores[x] > -math.inf)
     ranked = sorted(scores, key=lambda x: -scores[x])
-    return sorted(ranked[: halving.survivors(len(scores))])
+    return sorted(ranked[: halving.num_survivors(len(scores))])
 
 
 def _groups(config: ExperimentConfig, points: Sequence[Params]) -> list[Group]:
