@@ -12,7 +12,7 @@ from breaking import run_until
 import purejax_po as po
 from purejax_po.experiment.config import sweep
 from purejax_po.experiment.results import dataset as results
-from purejax_po.experiment.run import block, pool
+from purejax_po.experiment.run import block, observers, pool
 from purejax_po.experiment.run.plan import Plan
 from purejax_po.metrics import Log, Moments
 
@@ -48,6 +48,14 @@ def test_a_resumed_run_tells_only_of_what_is_new(tmp_path):
     assert sorted(notes.seen) == [(1, w) for w in range(3, 10)] + [(2, w) for w in range(10)]
 
 
+def test_observers_of_a_run_that_is_complete_are_closed(tmp_path):
+    notes, out = Notes(), tmp_path / "run"
+    po.run(tiny.experiment(), out, progress=False)
+    po.resume(out, progress=False, observers=[notes])
+    assert notes.closed
+    assert notes.seen == []
+
+
 def test_an_observer_that_fails_ends_the_run_and_what_was_done_is_kept(tmp_path):
     class Failing(Notes):
         def on_window(self, plan, labels, window):
@@ -78,6 +86,14 @@ def test_the_log_of_a_complete_run_is_in_the_order_of_blocks(tmp_path):
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     names = [(tuple(x["seeds"]), x["update"]) for x in lines]
     assert names == [(s, u) for s in ((0, 1), (2, 3), (4,)) for u in range(1, 11)]
+
+
+def test_a_return_that_is_not_finite_is_null_in_the_log():
+    plan = Plan(tiny.experiment(num_seeds=2), 2, "cpu")
+    count, mean = np.ones(2), np.array([np.inf, 1.23456])
+    log = Log(Moments(count, {}, {}), *[Moments(count, mean, count)] * 2)
+    line = observers._line(plan, plan.labels(0), observers.Window(0, 0, log))
+    assert json.loads(line, parse_constant=pytest.fail)["episode_return"] == [None, 1.2346]
 
 
 def test_double_precision_of_a_context_reaches_the_workers():

@@ -400,6 +400,14 @@ def test_a_failed_save_leaves_the_old_one_and_no_rest(tmp_path, monkeypatch):
     assert checkpoint.load(target)[0]["a"].tolist() == [1, 1, 1]
 
 
+def test_a_place_that_cannot_be_freed_ends_a_save(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path / "one", {"a": np.ones(3)}, {})
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *arguments, **options: None)
+    with pytest.raises(OSError, match="not empty"):
+        checkpoint.save(tmp_path / "one", {"a": np.zeros(3)}, {})
+    assert checkpoint.load(tmp_path / "one")[0]["a"].tolist() == [1, 1, 1]
+
+
 FULL = """
 import errno, subprocess, sys
 from pathlib import Path

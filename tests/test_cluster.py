@@ -14,6 +14,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -92,6 +93,45 @@ def test_the_address_of_a_later_run_is_not_that_of_an_earlier_one(monkeypatch):
     with pytest.raises(ValueError, match=r"got 127\.0\.0\.1:1: no server of Ray answers"):
         ray_cluster.connect("127.0.0.1:1")
     assert called == ["left"]
+
+
+def test_a_cluster_that_a_failed_run_has_left_is_not_that_of_the_next_one(monkeypatch):
+    from purejax_po.experiment.run import ray_cluster
+
+    there = [True]
+    monkeypatch.setattr(ray_cluster, "_own", ["auto"])
+    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: bool(there))
+    monkeypatch.setattr(ray_cluster.ray, "shutdown", there.clear)
+    with pytest.raises(ValueError, match=r"got 127\.0\.0\.1:1: no server of Ray answers"):
+        ray_cluster.connect("127.0.0.1:1")
+    assert there == []
+
+
+def test_a_cluster_that_the_user_has_joined_is_told_of(monkeypatch):
+    from purejax_po.experiment.run import ray_cluster
+
+    context = type("Context", (), {"gcs_address": "head:1"})
+    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray_cluster.ray, "get_runtime_context", lambda: context)
+    ray_cluster.connect("head:1")
+    with pytest.warns(UserWarning, match="cluster is head:1, which ray.init has joined"):
+        ray_cluster.connect("other:1")
+
+
+@pytest.mark.parametrize(("address", "is_left"), [("127.0.0.1:1", True), ("10.0.0.1:1", False)])
+def test_a_cluster_of_another_user_on_the_loopback_is_left_alone(address, is_left, monkeypatch):
+    import psutil
+
+    from purejax_po.experiment.run import ray_cluster
+
+    class Denied:
+        info: ClassVar = {"cmdline": ["raylet", f"--gcs-address={address}"]}
+
+        def environ(self):
+            raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil, "process_iter", lambda fields: [Denied()])
+    assert ray_cluster._of_other_runs() == ({address} if is_left else set())
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.0 400 Bad request"])

@@ -166,6 +166,24 @@ def test_observers_are_closed_once_however_often_lanes_are_halved(monkeypatch):
     assert seen.closed == 1
 
 
+def test_steps_of_an_attempt_that_memory_ended_are_taken_back(monkeypatch):
+    observe, told, steps = study._Loop._observe, [], []
+
+    def exhausted(self, window):
+        told.append(observe(self, window))
+        if len(told) == 3:
+            raise MemoryError("RESOURCE_EXHAUSTED: out of memory")
+        return told[-1]
+
+    monkeypatch.setattr(study._Loop, "_observe", exhausted)
+    config = tiny.experiment(lanes_per_device=None, num_seeds=4)
+    with pytest.warns(UserWarning, match="out of memory: again with"):
+        po.run(config, progress=lambda done, _: steps.append(done), num_devices=1)
+    assert [x for x in steps if x < 0] == [-sum(steps[:3])]
+    per_lane = config.num_updates * config.algorithm.num_envs * config.algorithm.num_steps
+    assert sum(steps) == config.num_lanes * per_lane
+
+
 # Programs that a process keeps
 
 

@@ -148,10 +148,12 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
         title: what the progress bar begins with, such as `2 of 3: `.
     """
     host = host or Host()
-    if study.is_resumed and (dataset := _finished(study)) is not None:
-        return dataset
     directory, before = study.directory, _held(study.directory)
     with ExitStack() as stack:
+        for observer in host.observers:
+            stack.callback(observer.close)
+        if study.is_resumed and (dataset := _finished(study)) is not None:
+            return dataset
         stack.enter_context(compilation_cache(host.compilation_cache))
         stop = stack.enter_context(stop_signal())
         stop.saves = directory is not None
@@ -165,7 +167,8 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
         try:
             pool = open_pool(study.config, study.trainer, host)
             stack.callback(pool.close)
-            dataset = driver.train(study, host, pool, [bar] if bar else [], stop)
+            told = [*filter(None, [bar]), *host.observers]
+            dataset = driver.train(study, host, pool, told, stop)
             if directory is not None:
                 with stop.deferred():
                     _write(dataset, directory)

@@ -47,11 +47,11 @@ class Finished(NamedTuple):
     diverged_at: np.ndarray
     params: Params
     """What the final policy acts with (`TrainState.acting_params`)."""
-    state: TrainState | tuple[()] = ()
+    state: TrainState | tuple[()]
     """The last TrainState, `[K, ...]`, if the plan keeps states."""
-    evaluation: np.ndarray | None = None
+    evaluation: np.ndarray | None
     """Mean returns `[num_real, evaluations]`; None without evaluation."""
-    best: Params | None = None
+    best: Params | None
     """As `params`, of the policy with the highest evaluation, if they are to be kept."""
 
 
@@ -63,14 +63,8 @@ class Receipt(NamedTuple):
     """Else what is done of it is saved."""
 
 
-class Problem(NamedTuple):
-    """Something that a user should know and that a block does not fail of."""
-
-    block: int
-    message: str
-
-
-Tell = Callable[[Window | Problem], None]
+Tell = Callable[[Window | str], None]
+"""Takes windows, and what a user should know and that a block does not fail of."""
 
 
 def run_block(
@@ -93,7 +87,7 @@ def run_block(
     lanes = plan.lanes(block, work.trainer)
     begin, problems = work.store.newest(block)
     for problem in problems:
-        tell(Problem(block, problem))
+        tell(problem)
     state, logs, returns, best = _begin(work, lanes, begin, num_real)
     hyperparams, state, env_params = place(lanes, state, device)
     saved_at = time.monotonic()
@@ -120,14 +114,19 @@ def run_block(
             break
         stops = is_asked_to_stop()
         if stops or time.monotonic() - saved_at >= 60 * work.checkpoint_every:
-            unfinished = {"state": state, "best": best, **_record(logs, returns, num_real)}
+            unfinished = {"state": state, "best": best, "log": stack(logs)}
+            unfinished["evaluation"] = _joined(returns, num_real)  # what is None has no leaf
             work.store.save(block, len(logs), checkpoint.flatten(unfinished), _meta(work))
             saved_at = time.monotonic()
         if stops:
             return Receipt(block, is_finished=False)
-    finished = _finish(work, state, logs, returns, best)
-    if plan.keeps_states:
-        finished = finished._replace(state=state)
+    fetched = jax.device_get((state.diverged_at, state.acting_params, best))
+    diverged_at, params, best = jax.tree.map(lambda x: x[:num_real], fetched)
+    evaluation = _joined(returns, num_real)
+    if evaluation is not None:
+        diverged_at = truly_diverged_at(plan, evaluation, diverged_at)
+    kept = state if plan.keeps_states else ()
+    finished = Finished(stack(logs), diverged_at, params, kept, evaluation, best)
     work.store.finish(block, len(logs), checkpoint.flatten(finished), _meta(work))
     return Receipt(block, is_finished=True)
 
@@ -178,33 +177,9 @@ def _begin(
     return restored["state"], unstack(restored["log"]), list(filled.T), restored.get("best")
 
 
-def _record(logs: list[Log], returns: list[np.ndarray], num_real: int) -> dict[str, PyTree]:
-    """What is told of a block's windows so far, as a checkpoint keeps it."""
-    record = {"log": stack(logs)}
-    return {**record, "evaluation": _joined(returns, num_real)} if returns else record
-
-
-def _joined(returns: list[np.ndarray], num_real: int) -> np.ndarray:
-    """Evaluations `[K]` as `[num_real, evaluations]`."""
-    return np.ascontiguousarray(np.stack(returns, axis=1)[:num_real])
-
-
-def _finish(
-    work: Work,
-    state: TrainState,
-    logs: list[Log],
-    returns: list[np.ndarray],
-    best: Params | None,
-) -> Finished:
-    """Fetch what a finished block leaves behind."""
-    num_real = len(logs[0].info.count)
-    fetched = jax.device_get((state.diverged_at, state.acting_params, best))
-    diverged_at, params, best = jax.tree.map(lambda x: x[:num_real], fetched)
-    if not returns:
-        return Finished(stack(logs), diverged_at, params)
-    evaluation = _joined(returns, num_real)
-    diverged_at = truly_diverged_at(work.plan, evaluation, diverged_at)
-    return Finished(stack(logs), diverged_at, params, evaluation=evaluation, best=best)
+def _joined(returns: list[np.ndarray], num_real: int) -> np.ndarray | None:
+    """Evaluations `[K]` as `[num_real, evaluations]`; None if there are none."""
+    return np.ascontiguousarray(np.stack(returns, axis=1)[:num_real]) if returns else None
 
 
 def _meta(work: Work) -> JSONObject:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from platform import machine, processor
 
+import jax
+
 from purejax_po._xla import switch
 from purejax_po._xla.stack import with_deep_stack as with_deep_stack
 
@@ -41,8 +43,6 @@ def compiler_options(platform: str | None = None) -> CompilerOptions:
         platform: `"gpu"`, `"cpu"`, …; by default that of JAX's first device. Options
             in `XLA_FLAGS` stay as they are.
     """
-    import jax
-
     found = OPTIONS.get(platform or str(jax.devices()[0].platform), {})
     options = found if switch.on().compiler_options else {}
     flags = os.environ.get("XLA_FLAGS", "")
@@ -62,8 +62,6 @@ def use_compilation_cache(directory: str | os.PathLike[str] | None = None) -> Pa
     Returns:
         The folder in use; `None`, with a warning, if it cannot be written to.
     """
-    import jax
-
     if directory is None and (chosen := getattr(jax.config, "jax_compilation_cache_dir", None)):
         return Path(chosen)
     folder = None
@@ -101,7 +99,6 @@ def use_one_thread() -> None:
 @contextmanager
 def compilation_cache(is_on: bool) -> Iterator[None]:
     """Keep compiled programs on disk, from now on; or none meanwhile, whatever JAX's setting is."""
-    import jax
     from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
     if is_on:

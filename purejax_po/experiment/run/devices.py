@@ -101,14 +101,10 @@ def keeps_one_core_busy(config: ExperimentConfig) -> bool:
     """Whether it is a single small lane, on an environment that is no other library's."""
     return (
         config.num_lanes == 1
-        and is_small(config.algorithm)
+        and not config.algorithm.network.channels
+        and _largest_product(config.algorithm) <= SHARED_PRODUCT
         and not {"/", ":"} & set(config.env_name)
     )
-
-
-def is_small(algorithm: AlgorithmConfig) -> bool:
-    """Whether a product between hidden layers is too small for two cores to share it."""
-    return not algorithm.network.channels and _largest_product(algorithm) <= SHARED_PRODUCT
 
 
 def depends_on_threads(algorithm: AlgorithmConfig) -> bool:

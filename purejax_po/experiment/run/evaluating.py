@@ -12,7 +12,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 
 from purejax_po import contract
 from purejax_po.evaluation import evaluate_lanes
@@ -21,7 +20,7 @@ from purejax_po.experiment.run import plan as plans
 from purejax_po.experiment.run.compilation import compiler_options, with_deep_stack
 from purejax_po.experiment.run.observers import ended
 from purejax_po.experiment.run.plan import Plan
-from purejax_po.experiment.run.program import Program, once
+from purejax_po.experiment.run.program import Program, once, shapes_on
 from purejax_po.experiment.run.trainer import true_env
 from purejax_po.types import Array, Device, EnvParams, Params, Trainer
 from purejax_po.update import TrainState
@@ -137,13 +136,7 @@ def _compile(
     inputs = np.int32(0), env_params, program.state_shapes.acting_params
     jitted = jax.jit(evaluate)
 
-    def lower(device: Device | None) -> jax.stages.Lowered:
-        on = SingleDeviceSharding(device)
-        return jitted.lower(
-            *jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on), inputs)
-        )
-
-    lowered = [lower(device) for device in devices]
+    lowered = [jitted.lower(*shapes_on(device, inputs)) for device in devices]
     options = compiler_options(devices[0].platform)
     with ThreadPoolExecutor() as pool:
         compiled = list(pool.map(lambda program: program.compile(options), lowered))

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.run import devices, memory
 from purejax_po.experiment.run import plan as plans
 from purejax_po.experiment.run.compilation import compiler_options, with_deep_stack
+from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.program import Lanes, Program, compile_once, jit_window
 from purejax_po.types import Device, Trainer
 
@@ -23,46 +23,40 @@ PROBE_WIDTHS = (2, 8)
 """Of the two small programs whose memory is extrapolated."""
 
 
-class Wish(NamedTuple):
-    """What a program's width K must satisfy."""
-
-    fixed: int | None = None
-    """K, if it is not to be chosen."""
-    limit: int | None = None
-    """K at most: with more the memory was exhausted."""
-    num_workers: int | None = None
-    """That share the lanes, if not this machine's alone."""
-    memory_gib: float | None = None
-    """As `memory.available`."""
-
-
 def fit(
-    config: ExperimentConfig, trainer: Trainer, workers: list[Device], wish: Wish, key: Hashable
+    config: ExperimentConfig,
+    trainer: Trainer,
+    host: Host,
+    key: Hashable,
+    width: int | None,
+    limit: int | None = None,
+    num_workers: int | None = None,
 ) -> Program:
     """Compile an experiment's program for K lanes on each worker; K is chosen unless it is fixed.
 
     Args:
-        config, trainer: the experiment.
-        workers: the device of each worker of this machine.
-        wish: what is asked of K.
+        config, trainer, host: the experiment, and where it runs.
         key: as `compile_once`.
+        width: K, if it is not to be chosen.
+        limit: K at most: with more the memory was exhausted.
+        num_workers: that share the lanes, if not this machine's alone.
 
     Raises:
         ValueError: if the memory does not hold K lanes, or not even one.
     """
-    width = wish.fixed
+    workers, is_fixed = devices.workers(host.num_devices), width is not None
     if width is None:
         best = devices.lanes_per_core(config.algorithm)
-        number = wish.num_workers or len(workers)
+        number = num_workers or len(workers)
         width = devices.choose_width(config.num_lanes, number, workers[0].platform, best)
-        width = min(width, wish.limit or width)
+        width = min(width, limit or width)
     used = workers[: math.ceil(config.num_lanes / width)]
     numbers = np.minimum(np.arange(max(width, *PROBE_WIDTHS)), config.num_lanes - 1)
     lanes = plans.make_lanes(config, numbers, trainer)
-    if wish.fixed is None:
-        return compile_to_fit(trainer, lanes, config.num_updates, used, width, wish.memory_gib, key)
+    if not is_fixed:
+        return compile_to_fit(trainer, lanes, config.num_updates, used, width, host.memory_gib, key)
     program = compile_once(key, trainer, _first(lanes, width), config.num_updates, used)
-    check_fit(program, wish.memory_gib)
+    check_fit(program, host.memory_gib)
     return program
 
 
@@ -148,6 +142,5 @@ def memory_need(trainer: Trainer, lanes: Lanes, num_updates: int, device: Device
 
 
 def _first(lanes: Lanes, width: int) -> Lanes:
-    """The first `width` lanes, the last one repeated if there are fewer."""
-    index = np.minimum(np.arange(width), len(lanes.seed) - 1)
-    return jax.tree.map(lambda x: x[index], lanes)
+    """The first `width` of at least as many lanes."""
+    return jax.tree.map(lambda x: x[:width], lanes)

@@ -49,7 +49,9 @@ class Observer(Protocol):
     """Takes windows as they come, in the process that drives the run.
 
     `po.run(config, out, observers=[…])` takes any number of them. A block's windows come in order;
-    those of several blocks, which run at the same time, come mixed.
+    those of several blocks, which run at the same time, come mixed. Where memory runs out before
+    anything is saved, training begins again with half the `plan.lanes_per_device`, and windows are
+    told of anew from number 0.
     """
 
     def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
@@ -80,23 +82,31 @@ class Bar(Observer):
     def __init__(self, advance: Progress) -> None:
         self._advance = advance
         self._newest: dict[int, Log] = {}
+        self._done = 0
 
-    def begin(self, steps: int) -> None:
+    def begin_again(self) -> None:
+        """Take back the steps that were told of."""
+        self._newest = {}
+        self._tell(-self._done, math.nan)
+
+    def _tell(self, steps: int, episode_return: float) -> None:
+        self._done += steps
+        self._advance(steps, episode_return)
+
+    def begin(self, plan: Plan, records: dict[int, Record]) -> None:
         """Tell of the steps that were done before."""
-        self._advance(steps, math.nan)
+        ends, done = [0, *plan.updates], {b: x.log.info.count.shape for b, x in records.items()}
+        updates = sum(lanes * ends[windows] for lanes, windows in done.values())
+        self._tell(updates * plan.steps_per_update, math.nan)
 
     def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
         """As `Observer`."""
         self._newest[window.block] = window.log
         updates = len(labels.names) * plan.lengths[window.number]
-        self._advance(updates * plan.steps_per_update, self._mean_return())
-
-    def _mean_return(self) -> float:
-        """Mean return of all episodes of every block's newest window; NaN if none ended."""
         returns = [log.episode_return for log in self._newest.values()]
         count = sum(float(x.count.sum()) for x in returns)
         total = sum(float((x.count * x.mean).sum()) for x in returns)
-        return total / count if count else math.nan
+        self._tell(updates * plan.steps_per_update, total / count if count else math.nan)
 
 
 class LogFile(Observer):
@@ -132,7 +142,7 @@ def _line(plan: Plan, labels: Labels, window: Window) -> str:
         **labels.columns,
         "num_episodes": episodes.count.astype(int).tolist(),
         "episode_return": [
-            round(float(mean), 4) if count > 0 else None
+            _rounded(mean) if count > 0 else None
             for mean, count in zip(episodes.mean, episodes.count, strict=True)
         ],
     }
@@ -142,11 +152,19 @@ def _line(plan: Plan, labels: Labels, window: Window) -> str:
 
 
 def _rounded(x: float) -> float | None:
+    """For JSON, which has no number that is not finite."""
     return round(float(x), 4) if math.isfinite(x) else None
 
 
 class StopOnDivergence(Observer):
     """Ends the run when a seed diverges."""
+
+    def begin(self, plan: Plan, records: dict[int, Record]) -> None:
+        """Look at the windows before the run went on."""
+        for block, record in records.items():
+            labels = plan.labels(block)
+            for window in windows(plan, block, record):
+                self.on_window(plan, labels, window)
 
     def on_window(self, plan: Plan, labels: Labels, window: Window) -> None:
         """Raise `StoppedError` naming seed and update, if a window lacks updates of a lane."""

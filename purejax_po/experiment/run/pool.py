@@ -14,11 +14,9 @@ from typing import NamedTuple, Protocol
 import jax
 
 from purejax_po.experiment.config import ExperimentConfig
-from purejax_po.experiment.run import devices
 from purejax_po.experiment.run import fit as fitting
-from purejax_po.experiment.run.block import Problem, Receipt, Work, run_block
+from purejax_po.experiment.run.block import Receipt, Work, run_block
 from purejax_po.experiment.run.evaluating import Evaluator, compile_evaluator
-from purejax_po.experiment.run.fit import Wish
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError, Window
 from purejax_po.experiment.run.plan import Plan
@@ -63,14 +61,14 @@ class Failure(NamedTuple):
     error: BaseException
 
 
-Event = Window | Problem | Receipt | Loss | Failure
+Event = Window | str | Receipt | Loss | Failure
 
 
 class Pool(Protocol):
     """Runs blocks."""
 
-    def fit(self, wish: Wish) -> Fit:
-        """Compile for K lanes, chosen on a worker unless it is fixed."""
+    def fit(self, width: int | None, limit: int | None = None) -> Fit:
+        """As `fitting.fit`: compile for K lanes, chosen on a worker unless it is fixed."""
         ...
 
     def begin(self, plan: Plan, store: Store, begun: float) -> None:
@@ -111,12 +109,14 @@ class Threads:
         self._is_stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def fit(self, wish: Wish) -> Fit:
+    def fit(
+        self, width: int | None, limit: int | None = None, num_workers: int | None = None
+    ) -> Fit:
         """As `Pool`."""
         self.close()
         self._begin()
-        workers = devices.workers(self._host.num_devices)
-        program = fitting.fit(self._config, self._trainer, workers, wish, self._key)
+        experiment = self._config, self._trainer, self._host, self._key
+        program = fitting.fit(*experiment, width, limit, num_workers)
         self._program, device = program, program.workers[0]
         self._evaluator = compile_evaluator(self._config, self._trainer, program, self._key)
         also = self._evaluator.compile_seconds if self._evaluator else 0.0
@@ -220,8 +220,8 @@ def run_all(
                 case Window():
                     if on_window(event):
                         losses[event.block] = 0
-                case Problem() if event.message not in known_problems:
-                    warnings.warn(event.message, stacklevel=6)
+                case str() if event not in known_problems:
+                    warnings.warn(event, stacklevel=6)
                 case Receipt():
                     is_open.discard(event.block)
                     if event.is_finished:

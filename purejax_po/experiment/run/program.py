@@ -22,7 +22,7 @@ from purejax_po.experiment.run import memory
 from purejax_po.experiment.run.compilation import compiler_options, with_deep_stack
 from purejax_po.metrics import Log
 from purejax_po.training import run_window
-from purejax_po.types import Array, Device, EnvParams, Hyperparams, Shapes, Trainer
+from purejax_po.types import Array, Device, EnvParams, Hyperparams, PyTree, Shapes, Trainer
 from purejax_po.update import TrainState
 
 MOST_PROGRAMS = 2
@@ -162,10 +162,7 @@ def compile_program(
         lowered_init = jitted_init.lower(*inputs)
 
     def lower(device: Device) -> jax.stages.Lowered:
-        state = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SingleDeviceSharding(device)),
-            lowered_init.out_info,
-        )
+        state = shapes_on(device, lowered_init.out_info)
         hyperparams, env_params, length = jax.device_put((*lanes[1:], np.int32(0)), device)
         return jitted.lower(hyperparams, state, env_params, length)
 
@@ -186,6 +183,12 @@ def compile_program(
         bytes_per_worker=max(map(memory.program_bytes, windows)),
         compile_seconds=time.perf_counter() - start,
     )
+
+
+def shapes_on(device: Device | None, tree: PyTree) -> PyTree:
+    """Shapes and dtypes of what will be on a device."""
+    on = SingleDeviceSharding(device)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on), tree)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from purejax_po.experiment.config import ExperimentConfig
 Progress = Callable[[int, float], None]
 """Called after every window with the environment steps done in it and the mean return of the
 episodes that ended in the newest window of every block so far; once at the beginning of a resumed
-run, with the steps done before."""
+run, with the steps done before; once with all steps so far, negative, where memory has run out and
+training begins again with fewer lanes on each device."""
 
 NOTEBOOK_SECONDS = 0.25
 """Between two updates of a text in a notebook."""

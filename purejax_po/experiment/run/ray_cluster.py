@@ -7,7 +7,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,20 @@ def connect(address: str) -> None:
         ValueError: if there is no such cluster, or it refuses.
     """
     devices.leave_accelerators()
+    if address != "auto":
+        leave()  # one of our own that a run has left when it failed
     if not _own:
         leave()  # waits for an earlier one's end
     if ray.is_initialized():
-        if not _joined or address in ("auto", *_joined):
+        if address in ("auto", *_joined):
+            return
+        if not _joined:
+            there = ray.get_runtime_context().gcs_address
+            if there != address:
+                warnings.warn(
+                    f"cluster is {there}, which ray.init has joined in this process, not {address}",
+                    stacklevel=2,
+                )
             return
         ray.shutdown()  # an earlier run's, which goes on
         _joined.clear()
@@ -66,10 +76,9 @@ def connect(address: str) -> None:
             "RAY_AUTH_MODE=token in the environment before `import ray`"
         )
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
-    if found is None:
-        options.update(_node_ip_address=LOOPBACK, include_dashboard=False)
     environment = {}
     if found is None:
+        options.update(_node_ip_address=LOOPBACK, include_dashboard=False)
         environment = {**python_path(), **PRIORITY, PRELOAD: preloaded(_has_gpus())}
     with _in_environment(environment), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*os\.fork\(\).*")
@@ -139,9 +148,14 @@ def _of_other_runs() -> set[str]:
     found = set()
     for process in psutil.process_iter(["cmdline"]):
         flags = [x for x in process.info["cmdline"] or [] if x.startswith("--gcs-address=")]
-        with suppress(psutil.Error):
-            if flags and process.environ().get(PRELOAD, "").startswith(PRELOADED):
-                found.add(flags[0].partition("=")[2])
+        address = flags[0].partition("=")[2] if flags else ""
+        try:
+            if address and process.environ().get(PRELOAD, "").startswith(PRELOADED):
+                found.add(address)
+        except psutil.AccessDenied:  # another user's: ours are on the loopback, a shared one is not
+            found |= {address} if address.startswith(LOOPBACK) else set()
+        except psutil.Error:
+            continue
     return found
 
 

@@ -9,18 +9,20 @@ which all machines see; Ray carries numbers of blocks, and the windows' logs for
 import math
 import os
 import time
+import traceback
 import warnings
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.run import compilation, memory, ray_cluster
 from purejax_po.experiment.run.block import Receipt
-from purejax_po.experiment.run.fit import Wish
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError
 from purejax_po.experiment.run.plan import Plan
@@ -49,39 +51,28 @@ PASSED_ON = ("JAX_", "XLA_", "PUREJAX_PO_")
 class Worker(Threads):
     """The process that trains on one GPU, or on the cores of one machine."""
 
-    def __init__(self, config: JSONObject, where: JSONObject, settings: JSONObject) -> None:
-        import jax
-
+    def __init__(self, config: JSONObject, host: Host, settings: JSONObject) -> None:
         for name, value in settings.items():
             jax.config.update(name, value)
-        self._cache = compilation.compilation_cache(where.pop("compilation_cache"))
+        self._cache = compilation.compilation_cache(host.compilation_cache)
         self._cache.__enter__()  # until the process ends
         whole = ExperimentConfig.from_dict(config)
-        super().__init__(whole, build_trainer(whole), Host(**where))
-        self._fit: Fit | None = None
-
-    def fit(self, wish: Wish) -> Fit:
-        """As `Pool`, on this machine alone."""
-        self._fit = super().fit(wish)
-        return self._fit
+        super().__init__(whole, build_trainer(whole), host)
 
     def take(self, plan: Plan, place: tuple[str, tuple[str, ...]], begun: float) -> int | str:
         """Take the run; returns how many blocks at once, or why none."""
-        import jax
-
         kind = jax.local_devices()[0].device_kind
         if kind != plan.device_kind:
             return f"its device is {kind}, the run's is {plan.device_kind}: last bits would differ"
-        if self._fit is None or self._fit.lanes_per_device != plan.lanes_per_device:
-            wish = Wish(fixed=plan.lanes_per_device, memory_gib=self._host.memory_gib)
+        if self._program is None or self._program.lanes_per_worker != plan.lanes_per_device:
             try:
-                self._fit = super().fit(wish)
+                self.fit(plan.lanes_per_device)
             except ValueError as error:  # it has less memory than the first one
                 return str(error)
         directory, hashes = place
         store = RunStore(Path(directory), hashes, self._host.keep_checkpoints)
         self.begin(plan, store, begun)
-        return self._fit.num_workers
+        return len(self._threads)
 
     def answer(self) -> list[Event]:
         """Gather what happens until a block ends; errors are in words that any process can read."""
@@ -99,8 +90,6 @@ def _in_words(failure: Failure) -> BaseException:
         return MemoryError(str(error).partition("\n")[0])
     if isinstance(error, OSError | ValueError):
         return error
-    import traceback
-
     traceback.print_exception(error)  # in Ray's log of the worker
     reason = str(error).partition("\n")[0]
     where = f"block {failure.block} on {os.uname().nodename}"
@@ -124,15 +113,10 @@ class RayPool:
 
     def __init__(self, config: ExperimentConfig, host: Host) -> None:
         self._host = host
-        where = {
-            "memory_gib": host.memory_gib,
-            "checkpoint_every": host.checkpoint_every,
-            "keep_checkpoints": host.keep_checkpoints,
-            "compilation_cache": host.compilation_cache,
-        }
         self._resources, self._threads = _shape_of_workers(host.num_devices)
-        if "num_gpus" not in self._resources:
-            where["num_devices"] = self._threads
+        number = None if "num_gpus" in self._resources else self._threads
+        alone = {"cluster": None, "max_workers": None, "num_devices": number}
+        where = replace(host, **alone, log_to=(), progress=False, observers=())
         self._takes_all = "num_gpus" not in self._resources and host.num_devices is None
         settings = {name: setting(name) for name in SETTINGS}
         self._given = config.to_dict(), where, settings
@@ -140,13 +124,12 @@ class RayPool:
         self._waiting: deque[int] = deque()
         self._receipts: list[Event] = []
         self._plan: Plan | None = None
-        self._place: tuple[str, tuple[str, ...]] = ("", ())
-        self._begun = 0.0
+        self._taken: tuple[object, ...] = ()
         self._is_stopping = False
         self._failed_starts = 0
         self._refusals = 0
 
-    def fit(self, wish: Wish) -> Fit:
+    def fit(self, width: int | None, limit: int | None = None) -> Fit:
         """As `Pool`: on the first worker that is there."""
         self._host.connect()  # again, where an earlier attempt has ended a cluster of our own
         self._leave()
@@ -154,11 +137,10 @@ class RayPool:
         number = min(_places(self._resources), self._host.max_workers or _places(self._resources))
         number = max(1, number) * self._threads
         member = self._hire()
-        asked = wish._replace(num_workers=number)
         if not ray.wait([member.actor.__ray_ready__.remote()], timeout=PATIENCE_SECONDS)[0]:
             warnings.warn(self._what_it_waits_for(), stacklevel=4)
         try:
-            fit: Any = ray.get(member.actor.fit.remote(asked))
+            fit: Any = ray.get(member.actor.fit.remote(width, limit, number))
         except RayTaskError as error:
             raise _cause(error) from None
         except RayActorError as error:
@@ -182,8 +164,8 @@ class RayPool:
     def begin(self, plan: Plan, store: Store, begun: float) -> None:
         """As `Pool`."""
         assert isinstance(store, RunStore)
-        self._plan, self._begun, self._refusals = plan, begun, 0
-        self._place = os.fspath(store.directory.absolute()), store.hashes
+        self._plan, self._refusals = plan, 0
+        self._taken = plan, (os.fspath(store.directory.absolute()), store.hashes), begun
         for member in self._members:
             self._enlist(member)
 
@@ -235,8 +217,7 @@ class RayPool:
         return {"env_vars": given}
 
     def _enlist(self, member: _Member) -> None:
-        assert self._plan is not None
-        member.answer = member.actor.take.remote(self._plan, self._place, self._begun)
+        member.answer = member.actor.take.remote(*self._taken)
 
     def _grow(self) -> None:
         """Ask for as many workers as there are blocks for, so that an autoscaler sees it."""

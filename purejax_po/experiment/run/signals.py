@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -93,7 +93,12 @@ def stop_signal() -> Iterator[StopSignal]:
     _listening.append(stop)
     previous: dict[int, Any] = {number: signal.signal(number, stop.handle) for number in SIGNALS}
     hook = sys.unraisablehook
-    sys.unraisablehook = silent = _silent_about_interrupted(hook)
+
+    def silent(unraisable: "sys.UnraisableHookArgs") -> None:  # one that Python cannot raise, as in
+        if not isinstance(unraisable.exc_value, Interrupted):  # JAX's gc callback, is for `check`
+            hook(unraisable)
+
+    sys.unraisablehook = silent
     try:
         yield stop
     finally:
@@ -102,15 +107,3 @@ def stop_signal() -> Iterator[StopSignal]:
             sys.unraisablehook = hook
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _silent_about_interrupted(
-    hook: "Callable[[sys.UnraisableHookArgs], object]",
-) -> "Callable[[sys.UnraisableHookArgs], None]":
-    """Keep an `Interrupted` that Python cannot raise, as in JAX's gc callback, for `check`."""
-
-    def report(unraisable: "sys.UnraisableHookArgs") -> None:
-        if not isinstance(unraisable.exc_value, Interrupted):
-            hook(unraisable)
-
-    return report

@@ -22,7 +22,6 @@ from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import block as blocks
 from purejax_po.experiment.run import loggers, memory
 from purejax_po.experiment.run.devices import depends_on_threads, xla_threads
-from purejax_po.experiment.run.fit import Wish
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import (
     Advice,
@@ -83,21 +82,11 @@ def train(
         StoppedError: if memory runs out, a seed diverges under `stop_on_divergence`, or a block
             loses one worker after the other.
     """
-    told = [*observers, *host.observers]
-    with ExitStack() as stack:
-        for observer in told:
-            stack.callback(observer.close)
-        return _train(study, host, pool, told, stop)
-
-
-def _train(
-    study: Study, host: Host, pool: Pool, observers: Sequence[Observer], stop: StopSignal
-) -> "xr.Dataset":
-    """As `train`."""
-    limit, times_halved = None, 0
+    limit, times_halved, fixed = None, 0, study.config.lanes_per_device
+    if study.is_resumed and study.directory is not None:
+        fixed = run_store.read_plan(study.directory).get("lanes_per_device") or fixed
     while True:
-        fixed = _fixed_width(study)
-        fit = pool.fit(Wish(fixed, limit, memory_gib=host.memory_gib))
+        fit = pool.fit(fixed, limit)
         loop = _Loop(study, host, pool, fit, observers)
         try:
             return loop.run(stop, times_halved)
@@ -117,19 +106,14 @@ def _train(
                 f"out of memory with {fit.lanes_per_device} lanes on each device; {reason}"
             )
         limit, times_halved = fit.lanes_per_device // 2, times_halved + 1
-        warnings.warn(f"out of memory: again with {limit} lanes on each device", stacklevel=3)
+        warnings.warn(f"out of memory: again with {limit} lanes on each device", stacklevel=2)
+        for bar in (x for x in observers if isinstance(x, Bar)):
+            bar.begin_again()
 
 
 def _resuming(study: Study) -> str:
     """The command that goes on with a run."""
     return f"{PROGRAM} resume {shlex.quote(str(study.directory))}"
-
-
-def _fixed_width(study: Study) -> int | None:
-    if study.is_resumed and study.directory is not None:
-        noted = run_store.read_plan(study.directory).get("lanes_per_device")
-        return noted or study.config.lanes_per_device
-    return study.config.lanes_per_device
 
 
 def _why_not_halved(study: Study, width: int, has_saved: bool) -> str:
@@ -151,7 +135,6 @@ class _Loop:
         self._labels: dict[int, Labels] = {}
         self._observers = [*observers]
         self._seconds_before = 0.0
-        self._before: dict[int, Record] = {}
         self._results: dict[int, tuple[Record, np.ndarray]] = {}
         self._seen: dict[int, int] = {}
         self._known_problems: set[str] = set()
@@ -169,12 +152,14 @@ class _Loop:
         started = time.perf_counter()
         with stop.deferred(), ExitStack() as stack:
             stack.callback(self._pool.close)
-            self._open()
+            before = self._open()
             own = self._own_observers()
             for observer in own:
                 stack.callback(observer.close)
             self._observers += own
-            self._end_if_diverged(own)
+            for observer in self._observers if before is not None else ():
+                if isinstance(observer, Bar | StopOnDivergence):
+                    observer.begin(self._plan, before)
             todo = [b for b in range(self._plan.num_blocks) if b not in self._results]
             self.is_training = True
             self._pool.begin(self._plan, self._store, time.time() - self._seconds_before)
@@ -205,14 +190,6 @@ class _Loop:
         )
         return dataset
 
-    def _end_if_diverged(self, observers: Sequence[Observer]) -> None:
-        """Tell who ends a run that diverges of the windows before it went on."""
-        for block, record in self._before.items():
-            labels = self._plan.labels(block)
-            for observer in (x for x in observers if isinstance(x, StopOnDivergence)):
-                for window in windows(self._plan, block, record):
-                    observer.on_window(self._plan, labels, window)
-
     def _own_observers(self) -> list[Observer]:
         """Those that belong to the run itself; the one that may end it comes last."""
         config, directory = self._study.config, self._study.directory
@@ -223,16 +200,18 @@ class _Loop:
             found += [LogFile(directory / layout.LOG), *opened]
         return [*found, StopOnDivergence()] if self._host.stop_on_divergence else found
 
-    def _open(self) -> None:
-        """Create the directory, or read what it holds; the log begins with what is done."""
+    def _open(self) -> dict[int, Record] | None:
+        """Create the directory, or read what it holds; the log begins with what is done.
+
+        Returns the records of a run that goes on.
+        """
         config, directory = self._study.config, self._study.directory
         if directory is None:
-            return
+            return None
         has_any = any((directory / layout.BLOCKS).glob("*/[!.]*"))  # the plan may be lost
         is_begun = self._study.is_resumed and (has_any or (directory / layout.PLAN).exists())
         if is_begun:
             self._warn_of_changes(run_store.read_plan(directory))
-            self._warn_of_environment()
             (directory / layout.BLOCKS).mkdir(exist_ok=True)
         elif self._study.is_resumed:
             run_store.begin(directory, self._plan.to_dict(results.versions()))
@@ -240,11 +219,12 @@ class _Loop:
             run_store.create(directory, config, self._plan.to_dict(results.versions()))
         hashes = run_store.stored_hashes(directory)
         self._store = store = RunStore(directory, hashes, self._host.keep_checkpoints)
-        self._before = self._restore(store) if is_begun else {}
-        LogFile(directory / layout.LOG).begin(self._plan, self._before)
+        before = self._restore(store) if is_begun else None
+        LogFile(directory / layout.LOG).begin(self._plan, before or {})
+        return before
 
     def _warn_of_changes(self, begun: JSONObject) -> None:
-        """Warn if a run goes on with other versions or devices than it began with."""
+        """Warn of other versions or devices than it began with, and of an env outside of JAX."""
         found = {**results.versions(), "device": self._plan.device_kind}
         then = {**begun.get("versions", {}), "device": begun.get("device_kind")}
         if self._fit.platform == "cpu" and depends_on_threads(self._study.config.algorithm):
@@ -259,8 +239,6 @@ class _Loop:
                 stacklevel=2,
             )
 
-    def _warn_of_environment(self) -> None:
-        """Warn if a run goes on whose environment's state is in no checkpoint."""
         env = self._study.trainer.env
         if not is_deterministic(env):
             warnings.warn(
@@ -302,16 +280,7 @@ class _Loop:
                 f"{store.directory} holds no checkpoint: all seeds start again", stacklevel=4
             )
         self._seen = {block: found.log.info.count.shape[1] for block, found in logs.items()}
-        self._tell_of_steps_before()
         return logs
-
-    def _tell_of_steps_before(self) -> None:
-        ends = [0, *self._plan.updates]
-        lanes = {block: self._plan.num_real(block) for block in self._seen}
-        updates = sum(lanes[block] * ends[windows] for block, windows in self._seen.items())
-        for observer in self._observers:
-            if isinstance(observer, Bar):
-                observer.begin(updates * self._plan.steps_per_update)
 
     def _read(self, block: int, stored: Stored) -> Record:
         return blocks.read_record(self._fit.log_shapes, self._plan.num_real(block), stored)

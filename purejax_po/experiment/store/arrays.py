@@ -25,6 +25,8 @@ from purejax_po.types import Array, JSONObject, PyTree
 MANIFEST = "manifest.json"
 ARRAYS = "arrays.safetensors"
 FORMAT = 2
+MOST_ATTEMPTS = 100
+"""At a place that another writer of the same checkpoint takes again and again, or never frees."""
 ORBAX = 1
 """The format of version 0.1, whose arrays orbax wrote."""
 
@@ -68,11 +70,14 @@ def save(directory: Path, arrays: Arrays, meta: JSONObject) -> None:
 
 def _put(partial: Path, directory: Path) -> None:
     """Rename a whole checkpoint into its place; what stands there is replaced."""
+    attempts = 0
     while True:
         try:
             return os.replace(partial, directory)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            attempts += 1
+            is_in_the_way = error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+            if not is_in_the_way or attempts > MOST_ATTEMPTS:
                 raise
         if directory.is_dir() and not directory.is_symlink():
             shutil.rmtree(directory, ignore_errors=True)
@@ -100,7 +105,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def load(directory: Path) -> tuple[Arrays, JSONObject]:
-    """Verify and read a checkpoint.
+    """Read a checkpoint, once every byte is compared with its manifest.
 
     Returns:
         The arrays by name, and the meta data.
@@ -111,15 +116,27 @@ def load(directory: Path) -> tuple[Arrays, JSONObject]:
     from safetensors import SafetensorError
     from safetensors.numpy import load as from_bytes
 
-    manifest = verify(directory)
+    manifest = read_manifest(directory)
+    try:
+        files = [path for path in directory.rglob("*") if not path.is_dir()]
+        found = {str(path.relative_to(directory)) for path in files} - {MANIFEST}
+        for name, expected in manifest["files"].items():
+            if name not in found:
+                raise _unusable(directory, f"{name} is missing")
+            if _sha256(directory / name) != expected:
+                raise _unusable(directory, f"{name} is damaged")
+    except OSError as error:
+        raise _unusable(directory, f"{error.filename}: {error.strerror}") from None
+    if extra := found - set(manifest["files"]):
+        raise _unusable(directory, f"{min(extra)} does not belong to it")
     try:
         if manifest["format"] == ORBAX:
             return _load_orbax(directory, manifest["leaves"]), manifest["meta"]
-        found = from_bytes((directory / ARRAYS).read_bytes())
+        held = from_bytes((directory / ARRAYS).read_bytes())
         arrays = {
             name: array if array.dtype.name == dtype else array.view(np.dtype(dtype))
             for name, dtype in manifest["leaves"].items()
-            for array in (found[name],)
+            for array in (held[name],)
         }
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {directory} is unreadable: {error}") from None
@@ -140,28 +157,6 @@ def _load_orbax(directory: Path, names: list[str]) -> Arrays:
         shutil.copytree(directory / "arrays", Path(plain) / "arrays")
         numbered = ocp.PyTreeCheckpointer().restore(Path(plain) / "arrays")
     return {name: np.asarray(numbered[f"{i:05d}"]) for i, name in enumerate(names)}
-
-
-def verify(directory: Path) -> JSONObject:
-    """Compare every byte of a checkpoint with its manifest, and return the manifest.
-
-    Raises:
-        CheckpointError: naming the checkpoint and what is wrong with it.
-    """
-    manifest = read_manifest(directory)
-    try:
-        files = [path for path in directory.rglob("*") if not path.is_dir()]
-        found = {str(path.relative_to(directory)) for path in files} - {MANIFEST}
-        for name, expected in manifest["files"].items():
-            if name not in found:
-                raise _unusable(directory, f"{name} is missing")
-            if _sha256(directory / name) != expected:
-                raise _unusable(directory, f"{name} is damaged")
-    except OSError as error:
-        raise _unusable(directory, f"{error.filename}: {error.strerror}") from None
-    if extra := found - set(manifest["files"]):
-        raise _unusable(directory, f"{min(extra)} does not belong to it")
-    return manifest
 
 
 def read_manifest(directory: Path) -> JSONObject:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -92,7 +91,6 @@ class RunStore:
         """Take the directory, `stored_hashes` of it, and how many states to keep of a block."""
         self.directory, self.hashes, self._keep = directory, hashes, keep
         self._is_tried = False
-        self._lock = threading.Lock()
 
     def save(self, block: int, num_windows: int, arrays: Arrays, meta: JSONObject) -> None:
         """As `Store`; of the states up to this one the newest few stay, and no others."""
@@ -119,8 +117,7 @@ class RunStore:
         path.parent.mkdir(exist_ok=True)  # not what it is in: a run that has vanished stays away
         given = {"block": block, "windows": num_windows, "config_sha256": self.hashes[0]}
         checkpoint.save(path, arrays, {**meta, **given})
-        with self._lock:
-            is_first, self._is_tried = not self._is_tried, True
+        is_first, self._is_tried = not self._is_tried, True  # two at once: it is read twice
         if is_first:  # a place from which nothing can be read is found out at once
             checkpoint.load(path)
 
@@ -190,7 +187,6 @@ def check_writable(directory: Path, overwrite: bool, own: Sequence[str] = layout
     Raises:
         ValueError: if it is a file, holds a run or a run's files already, or cannot be written to.
     """
-    atomic.check_local("out", directory)
     try:
         if directory.is_symlink() and not directory.exists():
             raise ValueError(f"out must be a directory, got the dangling link {directory}")

@@ -22,7 +22,6 @@ from purejax_po.experiment.config import ExperimentConfig, sweep
 from purejax_po.experiment.results.dataset import FINAL_FRACTION
 from purejax_po.experiment.run import memory
 from purejax_po.experiment.run import plan as plans
-from purejax_po.experiment.run.fit import Wish
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError, Window
 from purejax_po.experiment.run.plan import Labels, Plan
@@ -170,7 +169,7 @@ def train_rung(
         sized = replace(group.config, num_seeds=number, first_seed=0)
         pool = open_pool(sized, group.trainer, host)
         try:
-            fit = pool.fit(Wish(fixed=width, memory_gib=host.memory_gib))
+            fit = pool.fit(width)
             pool.begin(replace(plan, device_kind=fit.device_kind), store, time.time())
             run_all(pool, todo, store, stop, on_window=_first_seen(plan, tell))
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
