@@ -163,7 +163,7 @@ def _of_kind(name: str, given: AnyType | None, kind: type[AnyType]) -> AnyType:
     return kind() if given is None else given
 
 
-def check_options(options: Any) -> None:
+def check_options(options: Any, prefix: str = "") -> None:
     """Check every field of a dataclass of options against its annotation.
 
     Choices are a `Literal`, flags a `bool`, counts and floats are annotated by `Count` and `Range`.
@@ -173,16 +173,16 @@ def check_options(options: Any) -> None:
     """
     hints = get_type_hints(type(options), include_extras=True)
     for option in dataclasses.fields(options):
-        hint, value = hints[option.name], getattr(options, option.name)
+        name, hint, value = prefix + option.name, hints[option.name], getattr(options, option.name)
         if get_origin(hint) is Literal:
-            check_choice(option.name, value, get_args(hint))
+            check_choice(name, value, get_args(hint))
         elif hint is bool:
-            check_flag(option.name, value)
+            check_flag(name, value)
         for allowed in getattr(hint, "__metadata__", ()):
             if isinstance(allowed, Count):
-                check_count(option.name, value, allowed.minimum)
+                check_count(name, value, allowed.minimum)
             elif isinstance(allowed, Range):
-                check_number(option.name, value, allowed)
+                check_number(name, value, allowed)
 
 
 def check_hyperparams(hyperparams: Any, prefix: str = "hyperparams") -> None:

@@ -161,3 +161,18 @@ def test_what_installs_a_library_is_told_where_it_is_missing(monkeypatch):
     assert 'pip install "purejax-po[brax]"' in shown
     monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: name)
     assert listing.describe("brax/ant").note == "installed"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "train ppo --wrappers time_limit:9 --wrappers frame_stack:4",
+        "compare ppo --env CartPole-v1 --env=Acrobot-v1",
+        "report here --format png --format svg",
+    ],
+)
+def test_several_values_of_one_option_are_given_at_once(typed, capsys):
+    """The parser took the last ones, and the others were lost in silence."""
+    assert cli.main(typed.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "must be given once" in line

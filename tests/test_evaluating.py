@@ -301,3 +301,16 @@ def test_the_command_line_evaluates_and_ranks(tmp_path, capsys):
     assert "Ranked by the evaluation" in (tmp_path / "run" / "report.html").read_text()
     assert cli.main(f"train {base} --overwrite --solve-return 3".split()) == 2
     assert "solve_return must be None where nothing is evaluated" in capsys.readouterr().err
+
+
+def test_a_grid_of_whole_numbers_holds_no_others(tmp_path):
+    out = tmp_path / "run"
+    po.run(tiny.experiment(env="MemoryChain-bsuite", num_seeds=1), out, progress=False)
+    with pytest.raises(ValueError, match=r"grid memory_length must be a whole number, got 3\.4"):
+        po.evaluate_grid(out, {"memory_length": (3, 3.4)}, num_episodes=2)
+
+
+def test_a_seed_without_an_evaluation_hides_no_other_s():
+    run = synthetic.make_run(seeds=range(8))
+    run["final_evaluation"] = "seed", np.array([np.nan, *range(1, 8)])
+    assert dataset.summarize(run)["final_evaluation"]["median"] == 4.0

@@ -176,6 +176,15 @@ def test_entry_points_give_short_names(monkeypatch, capsys):
     monkeypatch.setattr(named, "entry_points", lambda group: found)
     assert algorithm_config("powered") is brought.Powered
     assert cli.entry.parse(["train", "--seeds", "2", "powered"]).algorithm.name == "powered"
+    for before in ("train --env-params gravity 9", "tune --study ppo"):
+        typed = [*before.split(), "powered", "--seeds", "2"]
+        assert cli.entry.parse(cli.arguments.normalize(typed)).algorithm.name == "powered"
+    with pytest.raises(
+        ValueError, match=r"must stand after the algorithm: purejax-po train powered"
+    ):
+        cli.entry.parse(cli.arguments.normalize(["train", "--network.hidden", "8", "powered"]))
+    typed = ["train", "ppo", "--log-to", "tensorboard", "brought:Logger", "--out", "here"]
+    assert cli.entry.parse(typed).host.log_to == ("tensorboard", "brought:Logger")
     assert cli.main(["algorithms"]) == 0
     shown = capsys.readouterr().out
     assert "a third party's algorithm" in shown

@@ -240,6 +240,9 @@ def test_diverged_seeds_of_a_sweep_are_left_out(swept):
     ax = po.plot_sweep(broken, "learning_rate", "clip_eps")
     assert ax.texts[0].get_text() == "diverged"
     assert ax.texts[1].get_text() == "80"
+    broken["final_return"][2, 0, :] = np.nan
+    ax = po.plot_sweep(broken, "learning_rate", "clip_eps")
+    assert ax.texts[2].get_text() == "no episode"
 
 
 def test_curves_differ_in_more_than_their_colour():

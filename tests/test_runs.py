@@ -223,3 +223,19 @@ def test_paths_without_runs_get_one_line(tmp_path):
     (tmp_path / "run" / "summary.json").write_text("{")
     with pytest.raises(ValueError, match=r"summary\.json must be readable"):
         po.load_runs(tmp_path / "run")
+
+
+def test_runs_of_unlike_parameters_are_joined_with_a_warning(tmp_path):
+    for name, gravity in (("a", 9.8), ("b", 12.0)):
+        save_run(tmp_path / name, name, env_params={"gravity": gravity})
+    with pytest.warns(
+        UserWarning, match=r"env_params should be the same .* a: {\"gravity\": 9.8}; b"
+    ):
+        po.load_runs([tmp_path / "a", tmp_path / "b"])
+
+
+def test_runs_of_a_directory_keep_their_labels_beside_one_that_is_given(tmp_path):
+    for place, name in (("mine", "ppo"), ("both/x", "ppo"), ("both/y", "trpo")):
+        save_run(tmp_path / place, name)
+    paths = page.labelled([f"new={tmp_path / 'mine'}", str(tmp_path / "both")])
+    assert sorted(po.load_runs(paths)["algorithm"].values) == ["new", "ppo", "trpo"]

@@ -82,6 +82,7 @@ def test_paired_difference_matches_labels():
     x = xr.DataArray(np.arange(6.0).reshape(3, 2), coords={"seed": [0, 1, 2], "episode": [0, 1]})
     y = x.isel(seed=[2, 0]) - 1
     assert statistics.paired_difference(x, y) == (1, 1, 1)
+    assert statistics.paired_difference(x, y.T) == (1, 1, 1)
     with pytest.raises(ValueError, match="same seeds and episodes"):
         statistics.paired_difference(x, y.assign_coords(seed=[7, 8]))
 

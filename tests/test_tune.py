@@ -24,7 +24,8 @@ from purejax_po.experiment import tuning
 from purejax_po.experiment.config import ALGORITHMS, ExperimentConfig, specs
 from purejax_po.experiment.run.observers import StoppedError, Window
 from purejax_po.experiment.run.pool import Loss, run_all
-from purejax_po.experiment.run.signals import StopSignal
+from purejax_po.experiment.run.signals import StopSignal, stop_signal
+from purejax_po.experiment.store import run_store
 from purejax_po.experiment.store.run_store import read_config
 from purejax_po.experiment.tune import halving, outcome, rungs, search, shipped, trials
 from purejax_po.experiment.tune import space as spaces
@@ -240,15 +241,11 @@ def test_what_fresh_seeds_lack_is_told():
 def test_a_batch_depends_on_the_results_before_it_alone(sampler):
     space, algorithm = shipped.space_of("ppo"), po.PPOConfig()
     shape = spaces.shape_names(space, algorithm)
+    settings = search.Search(trials=24, batch=8, sampler=sampler, search_seed=1, programs=2)
+    tuning = search.Tuning(experiment(algorithm=algorithm), space, settings, Path(), 2)
     history, attributes, seen = [], {}, set()
     for batch in range(3):
-        first, again = (
-            trials.propose(
-                space, sampler, 1, batch, 8, history, attributes=attributes, shape=shape,
-                num_shapes=2,
-            )
-            for _ in range(2)
-        )  # fmt: skip
+        first, again = (trials.propose(tuning, batch, history, attributes) for _ in range(2))
         assert first == again
         assert json.loads(json.dumps(first)) == json.loads(json.dumps(again))
         proposed, attributes = first
@@ -262,7 +259,7 @@ def test_a_batch_depends_on_the_results_before_it_alone(sampler):
 
 def test_halving_trains_half_of_all_steps_at_most():
     for number in (4, 8, 16, 17):
-        schedule, alive, spent, before = halving.Halving(3, 2), number, 0, 0
+        schedule, alive, spent, before = search.Search(rungs=3), number, 0, 0
         for fraction in schedule.fractions:
             windows = rungs.windows_of(experiment(num_windows=100, total_steps=3200), fraction)
             spent += alive * (windows - before)
@@ -283,7 +280,7 @@ def test_a_short_search_goes_on_from_the_states_of_its_rungs(num_updates, tmp_pa
 
 def test_nobody_is_stopped_before_all_are_judged():
     """Else the trials with long rollouts would stop, or go on, for that alone."""
-    half, low = halving.Halving(2), -math.inf
+    half, low = search.Search(), -math.inf
     assert halving.survivors({0: 1.0, 1: 3.0, 2: 2.0, 3: low}, [], half) == [1, 2]
     assert halving.survivors({0: 1.0, 1: 3.0, 2: low, 3: low}, [3], half) == [0, 1, 3]
 
@@ -500,7 +497,8 @@ def test_a_storage_is_the_same_file_from_any_folder(tmp_path, monkeypatch):
 
 def test_a_search_with_another_last_batch_is_another(tuned):
     _, out = tuned
-    known = search.read(out)
+    known = search.read(out)._replace(begun_as="")
+    assert known.identity() == search.read(out).identity()
 
     def with_trials(number, storage="elsewhere"):
         changed = dataclasses.replace(known.search, trials=number, storage=storage)
@@ -591,3 +589,43 @@ def test_a_block_that_only_repeats_windows_is_given_up():
     with pytest.raises(StoppedError, match=r"block 0 has lost 5 workers .* the last one: it died"):
         run_all(pool, [0], store, StopSignal(), on_window=on_window)
     assert told == [10]
+
+
+def test_a_search_goes_on_after_its_configuration_has_a_new_field(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    search_in(out)
+    whole = po.ExperimentConfig.identity
+    monkeypatch.setattr(po.ExperimentConfig, "identity", lambda self: {**whole(self), "new": 0})
+    assert search.read(out).identity() == json.loads((out / search.TUNE).read_text())["identity"]
+    assert len(po.resume_tune(out, progress=False).trials) == 8
+
+
+def test_a_database_is_in_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    search.check_free(Path(), search.Search(storage="mysql://host/db"), overwrite=False)
+
+
+def test_columns_of_a_table_have_names_of_their_own():
+    trial = trials.Trial({"steps": 3, "discount": 0.9}, {}, {640: 9.0}, True, [9.0], 640)
+    (row,) = outcome.rows([trial])
+    assert (row["steps"], row["space.steps"], row["discount"]) == (640, 3, 0.9)
+
+
+def test_what_is_searched_is_an_experiment(tmp_path):
+    with pytest.raises(ValueError, match="config must be an ExperimentConfig, such as"):
+        po.tune(po.PPOConfig(), tmp_path / "out")
+
+
+def test_a_rung_that_others_have_begun_is_trained_anew(tmp_path):
+    """By an earlier version's rule, which another trial had survived."""
+    (group,) = halving._groups(experiment(), [{"learning_rate": 1e-3}])
+    with stop_signal() as stop:
+        host = po.Host(progress=False, num_devices=1)
+        settings = search.Search(rungs=1)
+        work = rungs.Work(experiment(), settings, 2, host, stop, lambda steps: None)
+        other = run_store.RunStore(tmp_path, ("other",))
+        (tmp_path / "blocks").mkdir()
+        other.save(0, 2, {"['state'].x": np.ones(2)}, {})
+        plan = rungs.rung(work, group, [0], 1.0)
+        scores = rungs.train_rung(work, group, [0], plan, tmp_path, None)
+    assert len(scores[0][0]) == 2

@@ -63,8 +63,7 @@ ALIASES = {option_of(theirs): option_of(ours) for theirs, ours in FIELDS.items()
 
 def algorithm_of(arguments: Sequence[str]) -> str:
     """The algorithm that arguments name, if it can be imported."""
-    brought = set(brought_algorithms(arguments))
-    found = next((x for x in arguments if x in ALGORITHMS or x in brought), PPOConfig.name)
+    found = next(_named(arguments), PPOConfig.name)
     try:
         algorithm_config(found)
     except ValueError:  # the parser tells it
@@ -72,15 +71,23 @@ def algorithm_of(arguments: Sequence[str]) -> str:
     return found
 
 
-def brought_algorithms(arguments: Sequence[str]) -> Iterator[str]:
-    """The arguments that name algorithms of users and of installed packages."""
-    if not arguments or arguments[0] not in ("train", "sweep", "tune"):
-        return
-    installed = named.entry_points(GROUP)
+def brought_algorithm(arguments: Sequence[str]) -> str | None:
+    """The argument that names an algorithm of a user or of an installed package."""
+    found = next(_named(arguments), PPOConfig.name)
+    return None if found in ALGORITHMS else found
+
+
+def _named(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments that may name the algorithm: the first one does."""
+    trains = bool(arguments) and arguments[0] in ("train", "sweep", "tune")
     for before, argument in itertools.pairwise(arguments):
         is_value = before in (*TEXTS, "--network") or (before.startswith("--") and "." in before)
-        if (argument in installed or named.is_name(argument)) and not is_value:
+        if not is_value and (argument in ALGORITHMS or (trains and _is_brought(argument))):
             yield argument
+
+
+def _is_brought(argument: str) -> bool:
+    return named.is_name(argument) or argument in named.entry_points(GROUP)
 
 
 def check_removed(arguments: Sequence[str]) -> None:
@@ -115,6 +122,10 @@ def normalize(arguments: Sequence[str]) -> list[str]:
         typed, equals, value = argument.partition("=")
         flag = typed.replace("_", "-")
         given = [value] if equals else []
+        if flag in NAMES and flag in found:  # of which the parser would take the last one alone
+            raise ValueError(
+                f"{flag[2:]} must be given once, got {flag} again: several values follow one {flag}"
+            )
         if flag in PAIRS:
             pairs.setdefault(flag, []).extend(_pairs(flag, given + _taken(waiting)))
         elif flag in LISTS:
@@ -150,7 +161,7 @@ def _taken(waiting: list[str], most: int = 10**6) -> list[str]:
     """Take what follows an option: all up to the next one, or to an algorithm's name."""
     taken: list[str] = []
     while waiting and len(taken) < most and not waiting[0].startswith("--"):
-        if waiting[0] in ALGORITHMS or named.is_name(waiting[0]):
+        if waiting[0] in ALGORITHMS or _is_brought(waiting[0]):
             break
         taken.append(waiting.pop(0))
     return taken

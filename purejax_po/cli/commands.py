@@ -20,7 +20,7 @@ from purejax_po.experiment.config import PRESETS, ExperimentConfig, PPOConfig, s
 from purejax_po.experiment.config import file as config_file
 from purejax_po.experiment.config.experiment import EvaluationActions
 from purejax_po.experiment.config.lookup import algorithm_config, stored_name
-from purejax_po.experiment.layout import BLOCKS, RUN_FILES, SWEEP
+from purejax_po.experiment.layout import BLOCKS, RUN_FILES, SWEEP, TUNE
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import loggers
@@ -114,7 +114,7 @@ class Resume:
 
     def execute(self) -> int:
         """Run what is left, then print the table."""
-        if tuning.is_tuning(self.directory):
+        if (self.directory / TUNE).exists():
             return run_search(tuning.prepare_resume(self.directory, self.host), self.host)
         if comparison.is_comparison(self.directory):
             return _execute(comparison.prepare_resume(self.directory, self.host), self.host)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from tyro._backends import _tyro_help_formatting as formatting  # tyro has no public way to group
@@ -72,24 +73,6 @@ NESTED = ("network", "hyperparams")
 """Groups that have a prefix of their own, after the algorithm's."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """What the formatter asks of the parser that an argument stands in."""
-
-    extern_prefix: str
-    description: str
-    intern_prefix: str = ""
-    markers: frozenset[Any] = frozenset()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Placed:
-    """An argument in a group."""
-
-    arg: Argument
-    source_parser: Any
-
-
 def placed(arguments: list[Argument]) -> list[Argument]:
     """Return the arguments of a command that trains, sorted into groups; any others as they are.
 
@@ -113,7 +96,10 @@ def placed(arguments: list[Argument]) -> list[Argument]:
             found.append(((order.index(prefix), number), argument))
         else:
             group, place = places.get(flag, (ALGORITHM, number))
-            put = _Placed(argument.arg, _Place(group.name, group.what))
+            parser = SimpleNamespace(  # what the formatter asks of an argument's parser
+                extern_prefix=group.name, description=group.what, intern_prefix="", markers=()
+            )
+            put = SimpleNamespace(arg=argument.arg, source_parser=parser)
             found.append(((order.index(group), place), put))
     return [argument for _, argument in sorted(found, key=lambda pair: pair[0])]
 

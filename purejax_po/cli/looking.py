@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -20,11 +20,9 @@ from purejax_po.experiment.config.file import as_settings
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run.compilation import use_compilation_cache
-from purejax_po.types import JSONObject
 
-PointFlags = Annotated[
-    tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
-]
+Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
+PointFlags = Annotated[Repeated, tyro.conf.arg(metavar="NAME=VALUE")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +50,7 @@ class Report:
         paths = report.labelled(self.directories)
         dataset, path = report.report(paths, self.out, formats=self.format, rank_by=self.rank_by)
         if results.swept(dataset):
-            tables.print_points(dataset)
+            tables.print_points(dataset, self.rank_by)
         else:
             tables.print_comparison(dataset, self.rank_by)
         output.console().print(f"report: {path}", soft_wrap=True)
@@ -76,9 +74,7 @@ class Evaluate:
     env: str | None = None
     """Another environment with the same observations and actions, such as gymnasium/Hopper-v5 for
     a policy of brax/hopper; evaluation-ENV.json holds the returns."""
-    grid: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=V,V,…")
-    ] = ()
+    grid: Annotated[Repeated, tyro.conf.arg(metavar="NAME=V,V,…")] = ()
     """Values of a field of the environment's parameters to evaluate at: g=8,10,12. Repeat --grid
     for each further field. evaluation-grid.json holds the returns."""
 
@@ -87,16 +83,15 @@ class Evaluate:
         point = _begin(self.directory, self.point)
         if self.grid and self.env:
             raise ValueError("grid must be of the run's own environment, got env too")
+        how: dict[str, Any] = {
+            "num_episodes": self.episodes,
+            "greedy": not self.sample,
+            "point": point,
+            "best": self.best,
+        }
         if self.grid:
-            return self._on_grid(point)
-        evaluation = evaluating.evaluate_run(
-            self.directory,
-            num_episodes=self.episodes,
-            greedy=not self.sample,
-            point=point,
-            best=self.best,
-            env=self.env,
-        )
+            return self._on_grid(how)
+        evaluation = evaluating.evaluate_run(self.directory, env=self.env, **how)
         means = evaluation["episode_return"].mean("episode").values
         found = {
             "policies": self._policies,
@@ -108,54 +103,39 @@ class Evaluate:
             "per_seed": dict(zip(evaluation["seed"].values.tolist(), means.tolist(), strict=True)),
             **evaluation.attrs,
         }
-        failure = self._keep(self.env or "", found)
         left_out = {
             name.replace("_", " "): ", ".join(map(str, seeds))
             for name, seeds in evaluation.attrs.items()
             if seeds
         }
-        tables.print_rows(
-            f"evaluation of {self.directory}{f' on {self.env}' if self.env else ''}",
-            {
-                **({"point": tables.point(point)} if point else {}),
-                "seeds, episodes each": f"{len(means)}, {self.episodes}",
-                **left_out,
-                "policies": f"{self._policies}{' by their evaluations' if self.best else ''}",
-                "actions": "sampled" if self.sample else "most likely",
-                **tables.return_rows(found["final_return"], "evaluation"),
-            },
-        )
-        if failure is not None:
-            raise failure
+        try:
+            atomic.write_json(self._file(self.env or ""), found)
+        finally:
+            tables.print_rows(
+                f"evaluation of {self.directory}{f' on {self.env}' if self.env else ''}",
+                {
+                    **({"point": sweep.in_words(point)} if point else {}),
+                    "seeds, episodes each": f"{len(means)}, {self.episodes}",
+                    **left_out,
+                    "policies": f"{self._policies}{' by their evaluations' if self.best else ''}",
+                    "actions": "sampled" if self.sample else "most likely",
+                    **tables.return_rows(found["final_return"], "evaluation"),
+                },
+            )
         return 0
 
     @property
     def _policies(self) -> str:
         return "best" if self.best else "final"
 
-    def _keep(self, of: str, found: JSONObject) -> OSError | None:
-        """Write what was found; returns what failed, for the table is shown all the same."""
-        try:
-            atomic.write_json(self.directory / self._file(of), found)
-        except OSError as error:
-            return error
-        return None
-
-    def _file(self, of: str) -> str:
-        """The name of what is written: of the best policies, of another environment or a grid."""
+    def _file(self, of: str) -> Path:
+        """What is written: of the best policies, of another environment or a grid."""
         parts = ("evaluation", "best" if self.best else "", of.replace("/", "-"))
-        return f"{'-'.join(filter(None, parts))}.json"
+        return self.directory / f"{'-'.join(filter(None, parts))}.json"
 
-    def _on_grid(self, point: dict[str, float]) -> int:
+    def _on_grid(self, how: dict[str, Any]) -> int:
         """Print the returns at each combination of values, and write `evaluation-grid.json`."""
-        found = evaluating.evaluate_grid(
-            self.directory,
-            sweep.parse(self.grid, "grid"),
-            num_episodes=self.episodes,
-            greedy=not self.sample,
-            point=point,
-            best=self.best,
-        )
+        found = evaluating.evaluate_grid(self.directory, sweep.parse(self.grid, "grid"), **how)
         rows = evaluating.over_seeds(found)
         data = {
             "policies": self._policies,
@@ -163,7 +143,6 @@ class Evaluate:
             "greedy": not self.sample,
             "points": rows,
         }
-        failure = self._keep("grid", data)
         names = list(rows[0]["at"])
         table = output.table(*names, "return (IQM)", "95 % interval over seeds")
         for row in rows:
@@ -172,9 +151,10 @@ class Evaluate:
             interval = "" if None in ends else f"{ends[0]:.4g} … {ends[1]:.4g}"
             iqm = "-" if of["iqm"] is None else f"{of['iqm']:.4g}"
             table.add_row(*(f"{row['at'][k]:g}" for k in names), iqm, interval)
-        output.console().print(table)
-        if failure is not None:
-            raise failure
+        try:
+            atomic.write_json(self._file("grid"), data)
+        finally:
+            output.console().print(table)
         return 0
 
 

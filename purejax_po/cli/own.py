@@ -10,7 +10,7 @@ from typing import Annotated, Union
 import tyro
 
 from purejax_po import named
-from purejax_po.cli.arguments import brought_algorithms
+from purejax_po.cli.arguments import brought_algorithm
 from purejax_po.experiment.config import ALGORITHMS, PPOConfig, algorithm_config, file
 from purejax_po.experiment.config.lookup import GROUP
 
@@ -39,7 +39,7 @@ def algorithms(arguments: Sequence[str], path: Path | None = None) -> Configs:
     if path and (name := file.algorithm_name(file.read(path), path)) is not None:
         found[name] = algorithm_config(name)
     first = [x for x in arguments[1:2] if not x.startswith("-")]
-    for name in (*first, *brought_algorithms(arguments)):
+    for name in filter(None, (*first, brought_algorithm(arguments))):
         found[name] = algorithm_config(name)
     return found
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from purejax_po.cli import output
+from purejax_po.experiment.config.sweep import in_words
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import dataset as results
+from purejax_po.experiment.results import evaluated
 from purejax_po.experiment.tune.space import describe
 from purejax_po.studies import ppo_table1 as table1
 from purejax_po.types import JSONObject
@@ -32,7 +34,7 @@ def print_run(dataset: "xr.Dataset") -> None:
     summary = results.summarize(dataset)
     best, lanes = summary.get("best", {}), summary["lanes_per_device"]
     rows = {
-        **({"best of points": f"{point(best)}, of {len(summary['points'])}"} if best else {}),
+        **({"best of points": f"{in_words(best)}, of {len(summary['points'])}"} if best else {}),
         "seeds at each point" if best else "seeds": str(summary["num_seeds"]),
         "steps per seed": f"{summary['total_steps']:,}",
         **return_rows(summary["final_return"]),
@@ -67,21 +69,18 @@ def _diverged(seeds: list[JSONObject]) -> str:
     return f"{', '.join(named)}; left out of the statistics" if named else "none"
 
 
-def point(point: dict[str, float]) -> str:
-    """A point of a sweep in words."""
-    return ", ".join(f"{name} = {value:g}" for name, value in point.items())
-
-
-def print_points(dataset: "xr.Dataset") -> None:
+def print_points(dataset: "xr.Dataset", rank_by: str | None = None) -> None:
     """Print one row for each point of a sweep; of many, for the best ones."""
-    rows = report.table(dataset)
+    rows = report.table(dataset, rank_by)
+    key = evaluated.KEYS[rank_by or "training"]
     left_out = max(0, len(rows) - MOST_ROWS)
     if left_out:
-        iqms = [p["final_return"]["iqm"] for p in results.summarize(dataset)["points"]]
+        iqms = [p[key]["iqm"] for p in results.summarize(dataset)["points"]]
         order = sorted(range(len(rows)), key=lambda i: -math.inf if iqms[i] is None else iqms[i])
         rows = [rows[i] for i in reversed(order[-MOST_ROWS:])]
     title = "final return over seeds" + (f"; {left_out} lower points left out" * bool(left_out))
-    columns = [*results.swept(dataset), "IQM", "95 % CI", "diverged", ""]
+    of_evaluation = ["evaluation IQM", "evaluation 95 % CI"] if rank_by == "evaluation" else []
+    columns = [*results.swept(dataset), "IQM", "95 % CI", *of_evaluation, "diverged", ""]
     shown = [{column: row[column] for column in columns} for row in rows]
     print_columns(title, shown, are_numbers=True)
 

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from purejax_po import spaces
+from purejax_po import checks, spaces
 from purejax_po.evaluation import evaluate
 from purejax_po.experiment import layout
 from purejax_po.experiment.config import sweep
@@ -17,7 +18,7 @@ from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import statistics
 from purejax_po.experiment.run.evaluating import time_limit
 from purejax_po.experiment.run.trainer import true_env
-from purejax_po.types import Array, JSONObject, Params, Space
+from purejax_po.types import JSONObject, Space
 
 USES = {
     "stablehlo": """\
@@ -87,7 +88,7 @@ def describe(
         "observations": str(trainer.env.observation_space(trainer.env_params)),
         "actions": _actions(trainer.env.action_space(trainer.env_params)),
         "seed": str(policy.seed),
-        "inputs": {k: f"{np.dtype(x.dtype).name}{_shape(x)}" for k, x in inputs.items()},
+        "inputs": {k: checks.describe(x) for k, x in inputs.items()},
         "outputs": list(outputs),
         "total_steps": str(config.total_steps),
         "hyperparameters": {k: float(v) for k, v in hyperparameters.items()},
@@ -105,23 +106,9 @@ def describe(
 def _evaluation(policy: LoadedPolicy, num_episodes: int) -> JSONObject:
     """The mean return of one seed's greedy episodes, with a 95 % interval over episodes."""
     trainer = policy.trainer
-    env, env_params = true_env(policy.config, trainer)
-
-    @jax.jit
-    def play(params: Params) -> Array:
-        found = evaluate(
-            jax.random.key(0),
-            env,
-            env_params,
-            trainer.actor,
-            params,
-            num_episodes=num_episodes,
-            num_steps=time_limit(trainer),
-            greedy=True,
-        )
-        return found.episode_return
-
-    found = play(policy.params)
+    whose = (jax.random.key(0), *true_env(policy.config, trainer), trainer.actor)
+    play = partial(evaluate, num_episodes=num_episodes, num_steps=time_limit(trainer), greedy=True)
+    found = jax.jit(lambda params: play(*whose, params).episode_return)(policy.params)
     low, high = statistics.bootstrap_interval(np.asarray(found), statistics.mean)
     return {
         "episodes": num_episodes,
@@ -199,10 +186,6 @@ def _interval(low: float | None, high: float | None, over: str) -> str:
 def _table(title: str, rows: Mapping[str, object]) -> str:
     lines = [f"| {title} | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]
     return "\n".join(lines)
-
-
-def _shape(x: np.ndarray) -> str:
-    return f"[{', '.join(map(str, x.shape))}]"
 
 
 def _actions(space: Space) -> str:

@@ -17,17 +17,17 @@ from purejax_po.checks import check_choice
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout, train
 from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, file, specs, zoo
+from purejax_po.experiment.layout import COMPARISON
 from purejax_po.experiment.report import page as report
 from purejax_po.experiment.results import evaluated
 from purejax_po.experiment.results import join as runs
-from purejax_po.experiment.results.join import COMPARISON
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import Observer
 from purejax_po.experiment.run.signals import Interrupted
 from purejax_po.experiment.run.study import Study
 from purejax_po.experiment.store import lock as locks
 from purejax_po.experiment.store import run_store as files
-from purejax_po.types import EnvName, JSONObject
+from purejax_po.types import EnvName
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,8 +39,6 @@ SETTINGS = tuple(
     for field in dataclasses.fields(ExperimentConfig)
     if field.name not in ("algorithm", "env", "env_params")
 )
-
-WHERE = tuple(field.name for field in dataclasses.fields(Host))
 
 
 class Comparison(NamedTuple):
@@ -89,7 +87,8 @@ def compare(
         Interrupted: after SIGINT or SIGTERM, once the state is saved (with `out`); `resume_compare`
             continues.
     """
-    where = {name: settings.pop(name) for name in WHERE if name in settings}
+    fields = [field.name for field in dataclasses.fields(Host)]
+    where = {name: settings.pop(name) for name in fields if name in settings}
     host = (host or Host()).but(where)
     comparison = prepare(algorithms, envs, out, host, preset, rank_by, **settings)
     return train.without_frames(execute, comparison, host)
@@ -122,7 +121,7 @@ def prepare(
     labelled = _labelled(algorithms)
     if preset is not None:
         check_choice("preset", preset, (zoo.PRESET,))
-        labelled = [_from_zoo(named) for named in labelled]
+        labelled = [named._replace(zoo="") if named.is_plain else named for named in labelled]
     chosen = list(envs) if isinstance(envs, list | tuple) else [envs]
     for env in chosen:
         environments.check_name(env)
@@ -159,7 +158,12 @@ def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Com
     experiments, content = {}, runs.read_comparison(directory)
     for run in content["runs"]:
         place = directory / run["directory"]
-        config = _read_config(run["config"], directory)
+        try:
+            config = ExperimentConfig.from_dict(run["config"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{COMPARISON} must hold configurations of this version, got {directory}: {error}"
+            ) from None
         if (place / layout.CONFIG).exists():
             experiment = train.prepare_resume(place, host)
             if experiment.config.identity() != config.identity():
@@ -185,14 +189,11 @@ def execute(comparison: Comparison, host: Host | None = None) -> "xr.Dataset":
         return _execute(comparison, dataclasses.replace(host, observers=kept))
 
 
-class _Kept:
-    """An observer that several runs tell of their windows."""
+class _Kept(Observer):
+    """An observer that several runs tell of their windows, and do not close: another may come."""
 
     def __init__(self, observer: Observer) -> None:
         self.on_window = observer.on_window
-
-    def close(self) -> None:
-        """Not yet: another run may come."""
 
 
 def _execute(comparison: Comparison, host: Host) -> "xr.Dataset":
@@ -223,25 +224,20 @@ def _execute(comparison: Comparison, host: Host) -> "xr.Dataset":
         title = f"{i} of {len(experiments)}: {named}"
         try:
             dataset = train.execute(experiment, host, title)
-        except Interrupted as stop:
-            raise _interrupted(stop.signal_number, directory) from None
+        except Interrupted as stop:  # what is complete is kept
+            message = "interrupted; nothing is saved, for the comparison had no out (a directory)"
+            if directory is not None:
+                message = (
+                    f"interrupted; to go on: purejax_po.resume_compare({os.fspath(directory)!r})"
+                )
+            raise Interrupted(stop.signal_number, saved_to=directory, message=message) from None
         found[label, env] = dataset.assign_attrs(algorithm=label)
     joined = runs.join(found)
     if directory is not None:
-        ranked = evaluated.ranked_by(joined, rank_by or "training")
-        content = {"rank_by": rank_by, "runs": plan, "results": report.figures(ranked)}
+        content = {"rank_by": rank_by, "runs": plan, "results": report.figures(joined, rank_by)}
         atomic.write_json(directory / COMPARISON, content)
         report.write(joined, directory, rank_by=rank_by)
     return joined
-
-
-def _interrupted(number: int, directory: Path | None) -> Interrupted:
-    """An interruption that says how the comparison goes on: what is complete is kept."""
-    if directory is None:
-        message = "interrupted; nothing is saved, for the comparison had no out (a directory)"
-    else:
-        message = f"interrupted; to go on: purejax_po.resume_compare({os.fspath(directory)!r})"
-    return Interrupted(number, saved_to=directory, message=message)
 
 
 def resume_compare(
@@ -273,11 +269,6 @@ def _labelled(algorithms: Algorithms) -> list[specs.Named]:
         found = [_named(a) for a in algorithms]
     _check_distinct("algorithm", [named.label for named in found], tuple(algorithms))
     return found
-
-
-def _from_zoo(named: specs.Named) -> specs.Named:
-    """An algorithm that has no settings of its own, with those of the zoo."""
-    return named._replace(zoo="") if named.is_plain else named
 
 
 def _settled(
@@ -363,16 +354,6 @@ def _check_places(pairs: list[tuple[str, str]]) -> None:
                 f"{' on '.join(other)} and {' on '.join(pair)}; choose labels that differ in "
                 "letters or digits"
             )
-
-
-def _read_config(data: JSONObject, directory: Path) -> ExperimentConfig:
-    """As `ExperimentConfig.from_dict`; the message says where the configuration is from."""
-    try:
-        return ExperimentConfig.from_dict(data)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{COMPARISON} must hold configurations of this version, got {directory}: {error}"
-        ) from None
 
 
 def _prepare_one(

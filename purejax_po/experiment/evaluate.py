@@ -3,6 +3,8 @@
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -124,6 +126,10 @@ def evaluate_grid(
             raise ValueError(f"grid {name} must be values such as (8.0, 10.0), got {values!r}")
         for value in values:
             check_number(f"grid {name}", value, Range())
+            try:
+                replace(config, env_params={name: value}).set_env_params(env_params)
+            except ValueError as error:  # such as a part of a whole number
+                raise ValueError(str(error).replace("env_params.", "grid ", 1)) from None
         if len(set(listed := np.asarray(values).tolist())) < len(listed):
             shown = ", ".join(f"{value:g}" for value in listed)
             raise ValueError(f"grid {name} must hold each value once, got {shown}")
@@ -132,13 +138,11 @@ def evaluate_grid(
 
 def over_seeds(dataset: "xr.Dataset") -> list[JSONObject]:
     """Return for each point of a grid, `at`, the `final_return` over seeds."""
-    means = dataset["episode_return"].mean("episode")
-    names = [str(name) for name in means.dims if name != "seed"]
-    rows = []
-    for values in itertools.product(*(means[name].values.tolist() for name in names)):
-        at = dict(zip(names, values, strict=True))
-        rows.append({"at": at, "final_return": results.over_seeds(means.sel(at).values)})
-    return rows
+    means = dataset.assign(final_return=dataset["episode_return"].mean("episode"))
+    return [
+        {"at": results.at(x), "final_return": results.over_seeds(x["final_return"].values)}
+        for x in results.points(means)
+    ]
 
 
 def check_episodes(num_episodes: int, num_seeds: int, num_steps: int) -> None:
@@ -210,18 +214,13 @@ def _on_grid(
             name = found.study.config.env_name
             at = parameters.follow(name, env_params.replace(**changes), changes)
 
-        def one(params: Params) -> Evaluation:
-            return evaluate(
-                jax.random.key(evaluation_seed),
-                env,
-                at,
-                trainer.actor,
-                params,
-                num_episodes=num_episodes,
-                num_steps=num_steps,
-                greedy=greedy,
-            )
-
+        one = partial(
+            evaluate,
+            *(jax.random.key(evaluation_seed), env, at, trainer.actor),
+            num_episodes=num_episodes,
+            num_steps=num_steps,
+            greedy=greedy,
+        )
         return jax.vmap(one)(params)
 
     parts: list[Any] = []

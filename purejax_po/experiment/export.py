@@ -22,7 +22,7 @@ from purejax_po.experiment.evaluate import check_episodes
 from purejax_po.experiment.loaded import LoadedPolicy
 from purejax_po.experiment.run.evaluating import time_limit
 from purejax_po.experiment.store import arrays
-from purejax_po.types import Action, Array, Carry, JSONObject, Observation, PyTree
+from purejax_po.types import Action, Array, Carry, Observation, PyTree
 
 FORMATS = ("stablehlo", "onnx", "safetensors")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -103,8 +103,9 @@ def export(
     told = card.describe(policy, Path(out), portable.inputs, portable.outputs, num_episodes, point)
     told["policy"] = "best by evaluation in training" if best else "final"
     make = {"stablehlo": _stablehlo, "onnx": _onnx, "safetensors": _safetensors}
-    contents = {name: make[name](policy, portable, told) for name in formats}
-    folder = Path(folder or Path(out) / layout.EXPORT / _name(seed, point, best))
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items()}
+    contents = {name: make[name](policy, portable, texts) for name in formats}
+    folder = Path(folder or Path(out) / layout.EXPORT / layout.of_seed(seed, point, best))
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"policy.{name}" for name in formats}
     for name, path in files.items():
@@ -131,60 +132,39 @@ def make_portable(policy: LoadedPolicy) -> Portable:
     obs_leaves, obs_form = jax.tree.flatten(jax.tree.map(batched, one))
     names = _names("obs", one)
 
-    def act(obs: Observation, start: Any, memory: Carry) -> tuple[Action, Carry]:
-        return policy.step(obs, start, memory)
-
     initial = policy.initial_memory(1)
     if not all((np.asarray(x) == 0).all() for x in jax.tree.leaves(initial)):
         raise ValueError("a policy whose memory does not begin with zeros cannot be exported")
     memory = jax.tree.map(lambda x: batched(x[0]), initial)
     start = batched(jax.ShapeDtypeStruct((), jnp.bool_))
     given = jax.tree.unflatten(obs_form, obs_leaves)
-    action = jax.eval_shape(lambda *args: act(*args)[0], given, start, memory)
-    outputs = _names("action", action)
-    if policy.memoryless:
+    outputs = _names("action", jax.eval_shape(policy.step, given, start, memory)[0])
 
-        def forget(*inputs: Array) -> tuple[Array, ...]:
-            found = act(jax.tree.unflatten(obs_form, inputs), None, ())[0]
-            return tuple(jax.tree.leaves(found))
-
-        return Portable(forget, dict(zip(names, obs_leaves, strict=True)), outputs, 0)
-
-    def step(memory: Carry, seen: tuple[Observation, Array]) -> tuple[Carry, Action]:
-        return act(*seen, memory)
+    def act(memory: Carry, seen: tuple[Observation, Any]) -> tuple[Action, Carry]:
+        return policy.step(*seen, memory)
 
     # The critic's memory goes with the policy's, and no action depends on it.
-    kept = Carried(step, memory, (given, start)).kept
+    kept = Carried(act, memory, (given, start)).kept
     memory_leaves, memory_form = jax.tree.flatten(memory)
     size = len(names)
 
-    def remember(*inputs: Array) -> tuple[Array, ...]:
+    def function(*inputs: Array) -> tuple[Array, ...]:
         obs = jax.tree.unflatten(obs_form, inputs[:size])
         leaves = [jnp.zeros((inputs[0].shape[0], *x.shape[1:]), x.dtype) for x in memory_leaves]
         for i, leaf in zip(kept, inputs[size + 1 :], strict=True):
             leaves[i] = leaf
-        found, after = act(obs, inputs[size], jax.tree.unflatten(memory_form, leaves))
+        start = None if policy.memoryless else inputs[size]
+        found, after = act(jax.tree.unflatten(memory_form, leaves), (obs, start))
         return (*jax.tree.leaves(found), *(jax.tree.leaves(after)[i] for i in kept))
 
     memories = [f"memory_{i}" for i in range(len(kept))]
-    inputs = dict(zip(names, obs_leaves, strict=True)) | {"start": start}
+    inputs = dict(zip(names, obs_leaves, strict=True))
+    inputs |= {} if policy.memoryless else {"start": start}
     inputs |= {name: memory_leaves[i] for name, i in zip(memories, kept, strict=True)}
-    return Portable(remember, inputs, (*outputs, *(f"next_{x}" for x in memories)), len(kept))
+    return Portable(function, inputs, (*outputs, *(f"next_{x}" for x in memories)), len(kept))
 
 
-def example(policy: LoadedPolicy, portable: Portable) -> list[np.ndarray]:
-    """Inputs to try a function with: observations that episodes start with, and no memory."""
-    env, env_params = policy.trainer.env, policy.trainer.env_params
-    keys = jax.random.split(jax.random.key(0), NUM_CHECKED)
-    obs = jax.tree.leaves(jax.vmap(env.reset, in_axes=(0, None))(keys, env_params)[0])
-    shapes = list(portable.inputs.values())
-    rest = [np.zeros((NUM_CHECKED, *x.shape[1:]), x.dtype) for x in shapes[len(obs) :]]
-    if rest:
-        rest[0][:] = True
-    return [np.asarray(x, y.dtype) for x, y in zip(obs, shapes, strict=False)] + rest
-
-
-def _stablehlo(policy: LoadedPolicy, portable: Portable, told: JSONObject) -> bytes:
+def _stablehlo(policy: LoadedPolicy, portable: Portable, texts: dict[str, str]) -> bytes:
     with switch.using(switch.ELSEWHERE):  # no tricks for the platform at hand
         exported = jax.export.export(jax.jit(portable.function), platforms=PLATFORMS)(
             *portable.inputs.values()
@@ -193,7 +173,7 @@ def _stablehlo(policy: LoadedPolicy, portable: Portable, told: JSONObject) -> by
     return bytes(exported.serialize())
 
 
-def _onnx(policy: LoadedPolicy, portable: Portable, told: JSONObject) -> bytes:
+def _onnx(policy: LoadedPolicy, portable: Portable, texts: dict[str, str]) -> bytes:
     converter, runtime = _converter()
     try:
         with switch.using(switch.ELSEWHERE):
@@ -207,9 +187,8 @@ def _onnx(policy: LoadedPolicy, portable: Portable, told: JSONObject) -> bytes:
     except Exception as error:  # whatever another library's converter raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"onnx cannot hold this policy: {reason}; stablehlo can") from error
-    for name, value in told.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = name, value if isinstance(value, str) else json.dumps(value)
+    for name, value in texts.items():
+        model.metadata_props.add(key=name, value=value)
     content = model.SerializeToString()
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
@@ -220,13 +199,12 @@ def _onnx(policy: LoadedPolicy, portable: Portable, told: JSONObject) -> bytes:
     return content
 
 
-def _safetensors(policy: LoadedPolicy, portable: Portable, told: JSONObject) -> bytes:
+def _safetensors(policy: LoadedPolicy, portable: Portable, texts: dict[str, str]) -> bytes:
     leaves = jax.tree_util.tree_leaves_with_path(policy.params)
     named = {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in leaves
     }
-    metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items()}
-    return arrays.to_bytes(named, metadata)
+    return arrays.to_bytes(named, texts)
 
 
 def _converter() -> tuple[ModuleType, ModuleType]:
@@ -243,8 +221,15 @@ def _converter() -> tuple[ModuleType, ModuleType]:
 def _check(
     name: str, policy: LoadedPolicy, portable: Portable, call: Callable[..., PyTree]
 ) -> None:
-    """Raise `ValueError` unless a file does what the policy does, for two steps."""
-    inputs = example(policy, portable)
+    """Raise `ValueError` unless a file does what the policy does, for an episode's first steps."""
+    env, env_params = policy.trainer.env, policy.trainer.env_params
+    keys = jax.random.split(jax.random.key(0), NUM_CHECKED)
+    obs = jax.tree.leaves(jax.vmap(env.reset, in_axes=(0, None))(keys, env_params)[0])
+    shapes = list(portable.inputs.values())
+    rest = [np.zeros((NUM_CHECKED, *x.shape[1:]), x.dtype) for x in shapes[len(obs) :]]
+    if rest:
+        rest[0][:] = True
+    inputs = [np.asarray(x, y.dtype) for x, y in zip(obs, shapes, strict=False)] + rest
     for _ in range(2):
         expected, found = jax.jit(portable.function)(*inputs), call(*inputs)
         for output, x, y in zip(portable.outputs, expected, found, strict=True):
@@ -262,9 +247,3 @@ def _names(prefix: str, tree: PyTree) -> tuple[str, ...]:
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     parts = [jax.tree_util.keystr(path, simple=True, separator="_") for path in paths]
     return tuple(f"{prefix}_{part}" if part else prefix for part in parts)
-
-
-def _name(seed: int, point: Mapping[str, float] | None, best: bool) -> str:
-    """What the folder of a seed is called."""
-    values = [f"{name}={value:g}" for name, value in (point or {}).items()]
-    return "-".join([f"seed-{seed}", *["best"] * best, *values])

@@ -10,6 +10,7 @@ results.nc summary.json learning_curve.png diagnostics.png (sweep.png)    once i
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 CONFIG, PLAN, LOG, BLOCKS = "config.json", "plan.json", "log.jsonl", "blocks"
@@ -55,3 +56,9 @@ def states(folder: Path) -> list[tuple[int, Path]]:
     """Return the checkpoints of a block with the windows done in each, the newest first."""
     found = [(_STATE.fullmatch(path.name), path) for path in folder.glob("state-*")]
     return sorted([(int(match[1]), path) for match, path in found if match], reverse=True)
+
+
+def of_seed(seed: int, point: Mapping[str, float] | None, best: bool) -> str:
+    """What is made of a seed's policy is called so."""
+    values = [f"{name}={value:g}" for name, value in (point or {}).items()]
+    return "-".join([f"seed-{seed}", *["best"] * best, *values])

@@ -2,17 +2,19 @@
 
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from purejax_po import contract
 from purejax_po.checks import how_to_install
 from purejax_po.environments.around import inner_state
 from purejax_po.experiment import files as atomic
+from purejax_po.experiment import layout
 from purejax_po.experiment.policies import load_policy
 from purejax_po.experiment.run.trainer import true_env
 from purejax_po.types import Action, Carry, EnvState, Info, Trainer
@@ -25,8 +27,8 @@ HEADLESS = {
 """gymnasium draws classic-control environments with pygame: no window, sound or greeting."""
 
 
-def _silent(done: int, total: int) -> None:
-    """Tell nothing."""
+MOST_FRAMES = 100_000
+"""Of an episode."""
 
 
 def render(
@@ -36,15 +38,16 @@ def render(
     seed: int,
     point: Mapping[str, float] | None = None,
     best: bool = False,
-    progress: Callable[[int, int], None] = _silent,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Path, int]:
     """Draw one greedy episode of a seed's final policy.
 
     Args:
         out: the directory of a run.
-        path: the file to write (default: `OUT/seed-SEED.gif`): an animated GIF, or where a library
-            draws its own environments, as Brax, a page `.html`. An environment of yours is drawn by
-            its method `picture(state, env_params)`, which returns bytes `[height, width, 3]`.
+        path: the file to write (default: `OUT/seed-SEED.gif`, with the point): an animated GIF, or
+            where a library draws its own environments, as Brax, a page `.html`. An environment of
+            yours is drawn by its method `picture(state, env_params)`, which returns bytes
+            `[height, width, 3]`.
         seed: the seed's value.
         point, best: as `load_policy`.
 
@@ -64,61 +67,55 @@ def render(
     trainer = act.trainer._replace(env=env, env_params=env_params)
     draw_page = getattr(trainer.env, "draw", None)
     suffix = ".gif" if draw_page is None else ".html"
-    path = Path(path or Path(out) / f"seed-{seed}{'-best' * best}{suffix}")
+    path = Path(path or Path(out) / f"{layout.of_seed(seed, point, best)}{suffix}")
     if path.suffix.lower() != suffix:
         raise ValueError(
             f"path must end in {suffix} for {contract.name_of(trainer.env)}, got {path}"
         )
-    if draw_page is not None:
-        infos = _play(trainer, act, seed)[2]
-        path.write_text(draw_page(infos))
-        return path, len(infos)
     picture = getattr(trainer.env, "picture", None)
-    if picture is not None:
-        states, _, _ = _play(trainer, act, seed)
-        _write([np.asarray(picture(state, env_params)) for state in states], path)
-        return path, len(states)
-    visualizer = _gif_visualizer()
-    states, returns, _ = _play(trainer, act, seed)
-    try:
-        _draw(visualizer(trainer.env, trainer.env_params, states, returns), path, progress)
-    except (AttributeError, KeyError, TypeError):
-        raise ValueError(
-            f"env {contract.name_of(trainer.env)} cannot be drawn: gymnax has no picture of it, "
-            "and it has no method picture(state, env_params)"
-        ) from None
+    if draw_page is None and picture is None:
+        _gif_visualizer()  # what lacks is told before an episode is played
+    states, returns, infos = _play(trainer, act, seed)
+    if draw_page is not None:
+        path.write_text(draw_page(infos))
+    elif picture is not None:
+        _write((picture(state, env_params) for state in states), path)
+    else:
+        try:
+            drawn = _gif_visualizer()(trainer.env, trainer.env_params, states, returns)
+            _write(_frames(drawn, progress), path, drawn.interval)
+        except (AttributeError, KeyError, TypeError):
+            raise ValueError(
+                f"env {contract.name_of(trainer.env)} cannot be drawn: gymnax has no picture of "
+                "it, and it has no method picture(state, env_params)"
+            ) from None
     return path, len(states)
 
 
-def _write(frames: list[np.ndarray], path: Path) -> None:
+def _write(frames: Iterable[ArrayLike], path: Path, duration: int = 100) -> None:
     """Write images `[height, width, 3]` as a GIF."""
     from PIL import Image
 
-    images = [Image.fromarray(np.uint8(frame)).quantize(64) for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=100, loop=0)
+    images = [Image.fromarray(np.asarray(frame, np.uint8)).quantize(64) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
 
 
-def _draw(visualizer: Any, path: Path, progress: Callable[[int, int], None]) -> None:
-    """Draw every state once, and write them as a GIF."""
+def _frames(visualizer: Any, progress: Callable[[int, int], None]) -> Iterator[np.ndarray]:
+    """Draw every state once."""
     from matplotlib import pyplot
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
 
     try:
         canvas = FigureCanvasAgg(visualizer.fig)
         visualizer.init()
         if not hasattr(visualizer, "im"):
             raise AttributeError("an environment that gymnax does not know")
-        frames, total = [], len(visualizer.state_seq)
+        total = len(visualizer.state_seq)
         for i in range(total):
             visualizer.update(i)
             canvas.draw()
-            frame = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-            frames.append(frame.quantize(64))
+            yield np.asarray(canvas.buffer_rgba())[..., :3]
             progress(i + 1, total)
-        frames[0].save(
-            path, save_all=True, append_images=frames[1:], duration=visualizer.interval, loop=0
-        )
     finally:
         pyplot.close(visualizer.fig)
 
@@ -146,14 +143,15 @@ def _play(
     step = jax.jit(env.step)
     reset_key, key = jax.random.split(jax.random.key(seed))
     obs, state = env.reset(reset_key, env_params)
-    states, returns, infos, total, ended = [], [], [], 0.0, False
-    while not ended:
+    states, rewards, infos = [], [], []
+    while len(states) < MOST_FRAMES:
         states.append(inner_state(state))
         key, step_key = jax.random.split(key)
         action, memory = (act(obs), None) if memoryless else act(obs, memory)
         obs, state, reward, terminated, truncated, info = step(step_key, state, action, env_params)
-        total += float(reward)
-        returns.append(total)
+        rewards.append(float(reward))
         infos.append(info)
-        ended = bool(terminated) or bool(truncated)
-    return states, np.array(returns), infos
+        if terminated or truncated:
+            return states, np.cumsum(rewards), infos
+    name = contract.name_of(trainer.env)
+    raise ValueError(f"env {name} cannot be drawn: its episode goes on after {MOST_FRAMES:,} steps")

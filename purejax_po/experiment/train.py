@@ -95,11 +95,7 @@ def prepare(
     """
     host = host or Host()
     host.leave_accelerators()
-    if not isinstance(config, ExperimentConfig):
-        raise ValueError(
-            "config must be an ExperimentConfig, such as "
-            f"ExperimentConfig(algorithm=PPOConfig(), env='CartPole-v1'), got {config!r}"
-        )
+    check_is_config(config)
     config.check()
     host.check()
     if out is not None:
@@ -120,6 +116,15 @@ def prepare(
     trainer = build_trainer(config)
     loggers.check(host.log_to, config, directory)
     return Study(config, trainer, directory)
+
+
+def check_is_config(config: object) -> None:
+    """Raise `ValueError` for anything else than an experiment's configuration."""
+    if not isinstance(config, ExperimentConfig):
+        raise ValueError(
+            "config must be an ExperimentConfig, such as "
+            f"ExperimentConfig(algorithm=PPOConfig(), env='CartPole-v1'), got {config!r}"
+        )
 
 
 def prepare_resume(out: str | os.PathLike[str], host: Host | None = None) -> Study:

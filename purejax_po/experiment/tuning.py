@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from purejax_po.checks import check_choice
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout, train
-from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.config import ExperimentConfig, file
 from purejax_po.experiment.plots import tuning as pictures
+from purejax_po.experiment.report import formats
 from purejax_po.experiment.run import devices, loggers
 from purejax_po.experiment.run.compilation import compilation_cache
 from purejax_po.experiment.run.host import Host
@@ -27,8 +28,9 @@ from purejax_po.experiment.store import run_store
 from purejax_po.experiment.tune import outcome, search, shipped
 from purejax_po.experiment.tune import space as spaces
 from purejax_po.experiment.tune import trials as records
-from purejax_po.experiment.tune.halving import Halving, Work, train_batch
+from purejax_po.experiment.tune.halving import train_batch
 from purejax_po.experiment.tune.outcome import Choice
+from purejax_po.experiment.tune.rungs import Work
 from purejax_po.experiment.tune.search import Batch, Search, Tuning
 from purejax_po.experiment.tune.space import Params
 from purejax_po.experiment.tune.trials import Record, Trial
@@ -37,8 +39,6 @@ from purejax_po.types import JSONObject
 
 if TYPE_CHECKING:
     import xarray as xr
-
-SEARCH_FIELDS = tuple(Search.__dataclass_fields__)
 
 
 class Tuned(NamedTuple):
@@ -82,7 +82,7 @@ def tune(
             is compiled.
         Interrupted: after SIGINT or SIGTERM, once the state is saved; `resume_tune` continues.
     """
-    chosen = {name: settings.pop(name) for name in SEARCH_FIELDS if name in settings}
+    chosen = {name: settings.pop(name) for name in Search.__dataclass_fields__ if name in settings}
     host = (host or Host()).but(settings)
     tuning = prepare(config, out, space, Search(**chosen), host)
     return train.without_frames(execute, tuning, host)
@@ -92,12 +92,6 @@ def resume_tune(out: str | os.PathLike[str], host: Host | None = None, **where: 
     """Continue the search that a directory holds: its trials are those of an undisturbed one."""
     host = (host or Host()).but(where)
     return train.without_frames(execute, prepare_resume(out, host), host)
-
-
-def is_tuning(directory: str | os.PathLike[str]) -> bool:
-    """Tell whether a directory holds a search."""
-    atomic.check_path("directory", directory)
-    return (Path(directory) / search.TUNE).exists()
 
 
 def prepare(
@@ -112,6 +106,7 @@ def prepare(
     host.leave_accelerators()
     atomic.check_path("out", out)
     directory = Path(out)
+    train.check_is_config(config)
     if config.sweep:
         raise ValueError("tune must be given a space, got a sweep; sweep has no search")
     if config.stop_when_solved is not None:
@@ -170,7 +165,7 @@ def _with_effect(config: ExperimentConfig, space: spaces.Space) -> spaces.Space:
     """
     hyperparams = config.algorithm.hyperparams
     usual = spaces.parse(shipped.SPACES.get(config.algorithm.name, {}))
-    spaces.check_built(space, config)
+    spaces.check_shapes(space, config, config.make_env())
     read, _ = fields_read(build_trainer(config))
     traced = [name for name in space if spaces.is_traced(config.algorithm, name)]
     spare = {name for name in traced if name not in read and usual.get(name) == space[name]}
@@ -189,21 +184,19 @@ def _with_effect(config: ExperimentConfig, space: spaces.Space) -> spaces.Space:
 
 def _width(config: ExperimentConfig, settings: Search) -> int:
     """Lanes on each device: as many as keep all devices busy at the last rung of a batch."""
-    workers = devices.workers()
-    halving, number = settings.halving, settings.batch
-    if workers[0].platform != "cpu":
-        lanes = math.ceil(number / settings.programs) * config.num_seeds
-        return min(devices.BEST_LANES_PER_ACCELERATOR, math.ceil(lanes / len(workers)))
-    for _ in range(halving.num_rungs - 1):
-        number = halving.num_survivors(number)
-    lanes = max(1, number // settings.programs) * config.num_seeds
-    best = devices.lanes_per_core(config.algorithm)
-    return min(best, math.ceil(lanes / len(workers)))
+    workers, best = devices.workers(), devices.BEST_LANES_PER_ACCELERATOR
+    number = math.ceil(settings.batch / settings.programs)
+    if workers[0].platform == "cpu":
+        best, number = devices.lanes_per_core(config.algorithm), settings.batch
+        for _ in range(settings.rungs - 1):
+            number = settings.num_survivors(number)
+        number = max(1, number // settings.programs)
+    return min(best, math.ceil(number * config.num_seeds / len(workers)))
 
 
-def execute(tuning: Tuning, host: Host | None = None) -> Tuned:
+def execute(tuning: Tuning, host: Host) -> Tuned:
     """Search, and write the files; see `tune`."""
-    host, directory = host or Host(), tuning.directory
+    directory = tuning.directory
     with compilation_cache(host.compilation_cache), stop_signal() as stop, locks.hold(directory):
         try:
             if not tuning.is_resumed:
@@ -219,10 +212,12 @@ def _begin(tuning: Tuning) -> None:
     """Remove the search that the directory held, and write what decides the trials."""
     directory = tuning.directory
     for name in (search.BATCHES, search.FINALISTS, search.FRESH):
-        shutil.rmtree(directory / name, ignore_errors=True)
+        if (directory / name).exists():
+            shutil.rmtree(directory / name)
     for name in search.FILES:
         (directory / name).unlink(missing_ok=True)
-    atomic.write_json(directory / search.TUNE, tuning.to_dict())
+    content = {**tuning.to_dict(), "identity": tuning.identity()}
+    atomic.write_json(directory / search.TUNE, content)
 
 
 def _execute(tuning: Tuning, host: Host, stop: StopSignal) -> Tuned:
@@ -231,7 +226,7 @@ def _execute(tuning: Tuning, host: Host, stop: StopSignal) -> Tuned:
     count = _Count(host)
     # Trials are judged by their training episodes; the run with fresh seeds is evaluated.
     judged = dataclasses.replace(config, evaluate_every=0, stop_when_solved=None, keep_best=False)
-    work = Work(judged, tuning.width, host, stop, count)
+    work = Work(judged, settings, tuning.width, host, stop, count)
     record = Record(tuning.storage, tuning.study, tuning.identity())
     history: list[Trial] = []
     attributes: JSONObject = {}
@@ -239,23 +234,22 @@ def _execute(tuning: Tuning, host: Host, stop: StopSignal) -> Tuned:
         batch = _batch(tuning, number, history, attributes)
         record.begin(tuning.space, len(history), batch.trials)
         if not batch.is_trained:
-            batch = _train(work, tuning, number, batch, partial(record.report, len(history)))
+            folder = search.batch_folder(directory, number)
+            batch = _train(work, batch, folder, partial(record.report, len(history)))
             count.tell(tuning, number, [*history, *batch.trials])
         record.finish(len(history), batch.trials)
         attributes = batch.attributes
         history += batch.trials
-    choice = _choose(work, tuning, seeds, history)
+    choice, finalists = _choose(work, tuning, seeds, history)
     whole = search.at_seeds(spaces.at(config, choice.params), seeds.fresh)
     fresh = _train_fresh(whole, directory / search.FRESH, host)
     importances = records.importances(tuning.space, history)
-    finalists = search.read_batch(directory / search.FINALISTS)
-    told = outcome.summary(
-        tuning, history, finalists.trials if finalists else [], choice, fresh, importances
-    )
+    told = outcome.summary(tuning, history, finalists, choice, fresh, importances)
     rows = outcome.rows(history)
     with stop.deferred():
-        pictures.save_pictures(directory, rows, list(tuning.space), importances)
-        atomic.write_text(directory / search.TABLE, outcome.table(history))
+        columns = list(map(outcome.column, tuning.space))
+        pictures.save_pictures(directory, rows, columns, importances)
+        atomic.write_text(directory / search.TABLE, formats.to_csv(rows))
         best = outcome.best_toml(tuning, choice, whole, told)
         atomic.write_text(directory / search.BEST, best)
         atomic.write_json(directory / search.SUMMARY, told)
@@ -269,47 +263,30 @@ def _batch(
     folder = search.batch_folder(tuning.directory, number)
     if (known := search.read_batch(folder)) is not None:
         return known
-    settings, config = tuning.search, tuning.config
-    trials, attributes = records.propose(
-        tuning.space,
-        settings.sampler,
-        settings.search_seed,
-        number,
-        settings.size_of(number),
-        history,
-        attributes=attributes,
-        shape=spaces.shape_names(tuning.space, config.algorithm),
-        num_shapes=settings.programs,
-        first=spaces.params_of(config, tuning.space) if number == 0 else None,
-    )
-    batch = Batch(trials, attributes)
+    batch = Batch(*records.propose(tuning, number, history, attributes))
     search.write_batch(folder, batch)
     return batch
 
 
 def _train(
     work: Work,
-    tuning: Tuning,
-    number: int,
     batch: Batch,
-    report: Callable[[list[Trial]], None],
+    folder: Path,
+    report: Callable[[list[Trial]], None] = lambda trials: None,
 ) -> Batch:
-    """Train a batch, and keep what became of it."""
-    folder = search.batch_folder(tuning.directory, number)
-    trials = train_batch(work, batch.trials, folder, tuning.search.halving, report)
-    return _keep(folder, batch._replace(trials=trials, is_trained=True))
-
-
-def _keep(folder: Path, batch: Batch) -> Batch:
-    """Write what became of a batch; its states go."""
+    """Train a batch, and keep what became of it; its states go."""
+    trials = train_batch(work, batch.trials, folder, report)
+    batch = batch._replace(trials=trials, is_trained=True)
     search.write_batch(folder, batch)
     for states in folder.glob("program-*"):
         shutil.rmtree(states, ignore_errors=True)
     return batch
 
 
-def _choose(work: Work, tuning: Tuning, seeds: search.Seeds, history: Sequence[Trial]) -> Choice:
-    """Choose the best trial, of the finalists by their further seeds too.
+def _choose(
+    work: Work, tuning: Tuning, seeds: search.Seeds, history: Sequence[Trial]
+) -> tuple[Choice, list[Trial]]:
+    """Choose the best trial, of the finalists by their further seeds too; returns these besides.
 
     Raises:
         StoppedError: if no trial came to its end.
@@ -323,14 +300,14 @@ def _choose(work: Work, tuning: Tuning, seeds: search.Seeds, history: Sequence[T
         Choice(n, history[n].params, [*history[n].returns], [*seeds.search]) for n in numbers
     ]
     if tuning.search.finalists == 0:
-        return choices[0]
+        return choices[0], []
     further = _finalists(work, tuning, seeds.finalists, [c.params for c in choices])
     both = [
         c._replace(returns=[*c.returns, *f.returns], seeds=c.seeds + list(seeds.finalists))
         for c, f in zip(choices, further, strict=True)
         if f.is_complete
     ]
-    return max(both, key=lambda choice: choice.score, default=choices[0])
+    return max(both, key=lambda choice: choice.score, default=choices[0]), further
 
 
 def _finalists(work: Work, tuning: Tuning, seeds: range, points: Sequence[Params]) -> list[Trial]:
@@ -339,18 +316,17 @@ def _finalists(work: Work, tuning: Tuning, seeds: range, points: Sequence[Params
     known = search.read_batch(folder)
     if known is not None and known.is_trained:
         return known.trials
-    work = work._replace(config=search.at_seeds(work.config, seeds))
-    trials = [Trial(dict(point), {}) for point in points]
-    trials = train_batch(work, trials, folder, Halving(1))
-    return _keep(folder, Batch(trials, {}, is_trained=True)).trials
+    work = work._replace(config=search.at_seeds(work.config, seeds), search=Search(rungs=1))
+    batch = Batch([Trial(dict(point), {}) for point in points], {})
+    return _train(work, batch, folder).trials
 
 
 def _train_fresh(config: ExperimentConfig, place: Path, host: Host) -> "xr.Dataset":
     """Train the chosen point with fresh seeds, as a run of its own."""
     host = host.but({"overwrite": False})
-    if (place / layout.CONFIG).exists():
-        return train.execute(train.prepare_resume(place, host), host, "fresh seeds: ")
-    return train.execute(train.prepare(config, place, host), host, "fresh seeds: ")
+    is_begun = (place / layout.CONFIG).exists()
+    study = train.prepare_resume(place, host) if is_begun else train.prepare(config, place, host)
+    return train.execute(study, host, "fresh seeds: ")
 
 
 class _Count:
@@ -383,18 +359,10 @@ def space_of(name: str, algorithm: str) -> JSONObject:
     Raises:
         ValueError: for another name.
     """
-    from purejax_po.experiment.config import file
-
-    if name == "shipped":
-        return spaces.to_json(shipped.space_of(algorithm))
-    if name == "none":
-        return {}
     if isinstance(name, str) and name.endswith(".toml"):  # a file's key may hold anything
         data = file.read(name)
         if unknown := set(data) - {"space"}:
             raise ValueError(f"space {name} must hold a table [space] alone, got {min(unknown)!r}")
-        if not isinstance(found := data.get("space", {}), Mapping):
-            raise ValueError(f"space in {name} must be a table, got {found!r}")
-        return dict(found)
+        return file.table("space", data.get("space", {}), name)
     check_choice("space", name, ("shipped", "none", "FILE.toml"))
-    return {}
+    return spaces.to_json(shipped.space_of(algorithm)) if name == "shipped" else {}

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, get_args, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 import numpy as np
 
@@ -16,18 +16,10 @@ from purejax_po.algorithms.npg import NPGHyperparams, NPGOptions, npg
 from purejax_po.algorithms.ppo import PPOHyperparams, PPOOptions, ppo
 from purejax_po.algorithms.reinforce import REINFORCEHyperparams, REINFORCEOptions, reinforce
 from purejax_po.algorithms.trpo import TRPOHyperparams, TRPOOptions, trpo
-from purejax_po.checks import (
-    WholeNumber,
-    check_choice,
-    check_count,
-    check_flag,
-    check_hyperparams,
-    check_options,
-)
+from purejax_po.checks import WholeNumber, check_hyperparams, check_options
 from purejax_po.experiment.config.names import NamedFields
 from purejax_po.experiment.config.networks import (
     MAKE_NETWORKS,
-    MEMORIES,
     NetworkConfig,
     check_factory,
     check_seen,
@@ -55,12 +47,14 @@ class AlgorithmConfig(NamedFields):
 
     name: ClassVar[str]
     factory: ClassVar[Callable[..., Algorithm]]
+    remedy: ClassVar[str] = ""
+    """Besides more steps, where episodes do not fit into a rollout."""
 
     num_envs: WholeNumber
     """Environments that each seed steps in parallel."""
     num_steps: WholeNumber
     """Steps of each environment per update."""
-    network: NetworkConfig
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: Hyperparams
 
     def build(self, env: Environment, env_params: EnvParams) -> Algorithm:
@@ -119,18 +113,9 @@ class AlgorithmConfig(NamedFields):
             raise ValueError(
                 f"hyperparams must be {expected.__name__}, got {type(self.hyperparams).__name__}"
             )
-        check_choice("network.activation", self.network.activation, tuple(networks.ACTIVATIONS))
-        check_choice(
-            "network.action_distribution",
-            self.network.action_distribution,
-            get_args(networks.ActionDistribution),
-        )
-        check_choice("network.memory", self.network.memory, MEMORIES)
+        check_options(self.network, "network.")
         if self.network.factory:
             check_factory(self.network.factory)
-        check_flag("network.mask_actions", self.network.mask_actions)
-        check_count("network.num_heads", self.network.num_heads)
-        check_count("network.mlp_ratio", self.network.mlp_ratio)
         check_hyperparams(self.hyperparams)
         self.check_batch(self.num_envs, self.num_steps, self.network.memory == "none")
 
@@ -144,7 +129,14 @@ class AlgorithmConfig(NamedFields):
             diagnostics: what the updates of a window report, as means over it.
             time_limit: of the environment, in steps, if it has one.
         """
-        return None
+        share = diagnostics.get("unfinished_episodes")
+        if share is None or not share.mean() > UNFINISHED:
+            return None
+        limit = "" if time_limit is None else f"; the time limit is {time_limit:g} steps"
+        return (
+            f"{share.mean():.0%} of the episodes did not end within num_steps = {self.num_steps} "
+            f"and were left out, so long episodes do not count: raise num_steps{self.remedy}{limit}"
+        )
 
     def _check_sizes(self) -> None:
         """Raise `ValueError` for sizes that no memory holds."""
@@ -161,38 +153,19 @@ class AlgorithmConfig(NamedFields):
             )
 
 
-def left_out(
-    config: AlgorithmConfig, diagnostics: Diagnostics, time_limit: float | None, other: str = ""
-) -> str | None:
-    """Return the warning that complete episodes do not fit into a rollout; None where they do."""
-    share = diagnostics.get("unfinished_episodes")
-    if share is None or not share.mean() > UNFINISHED:
-        return None
-    limit = "" if time_limit is None else f"; the time limit is {time_limit:g} steps"
-    return (
-        f"{share.mean():.0%} of the episodes did not end within num_steps = {config.num_steps} and "
-        f"were left out, so long episodes do not count: raise num_steps{other}{limit}"
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class REINFORCEConfig(REINFORCEOptions, AlgorithmConfig):
     """REINFORCE: one step along a Monte-Carlo policy gradient (Williams 1992)."""
 
     name = "reinforce"
     factory = staticmethod(reinforce)
+    remedy = " or choose a psi that bootstraps, such as advantage"
 
     num_envs: WholeNumber = 2
     """Environments that each seed steps in parallel; one episode of each counts per update."""
     num_steps: WholeNumber = 500
     """Steps of each environment per update; at least the time limit, unless psi bootstraps."""
-    network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: REINFORCEHyperparams = field(default_factory=REINFORCEHyperparams)
-
-    def warning(self, diagnostics: Diagnostics, time_limit: float | None) -> str | None:
-        """Say it where episodes are left out."""
-        other = " or choose a psi that bootstraps, such as advantage"
-        return left_out(self, diagnostics, time_limit, other)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +177,6 @@ class A2CConfig(A2COptions, AlgorithmConfig):
 
     num_envs: WholeNumber = 8
     num_steps: WholeNumber = 8
-    network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: A2CHyperparams = field(default_factory=A2CHyperparams)
 
 
@@ -217,7 +189,6 @@ class PPOConfig(PPOOptions, AlgorithmConfig):
 
     num_envs: WholeNumber = 4
     num_steps: WholeNumber = 128
-    network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: PPOHyperparams = field(default_factory=PPOHyperparams)
 
 
@@ -230,7 +201,6 @@ class NPGConfig(NPGOptions, AlgorithmConfig):
 
     num_envs: WholeNumber = 8
     num_steps: WholeNumber = 128
-    network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: NPGHyperparams = field(default_factory=NPGHyperparams)
 
 
@@ -243,7 +213,6 @@ class TRPOConfig(TRPOOptions, AlgorithmConfig):
 
     num_envs: WholeNumber = 8
     num_steps: WholeNumber = 128
-    network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: TRPOHyperparams = field(default_factory=TRPOHyperparams)
 
 
@@ -258,12 +227,7 @@ class GRPOConfig(GRPOOptions, AlgorithmConfig):
     """Environments that each seed steps in parallel; one episode of each counts per update."""
     num_steps: WholeNumber = 500
     """Steps of each environment per update; at least the time limit."""
-    network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: GRPOHyperparams = field(default_factory=GRPOHyperparams)
-
-    def warning(self, diagnostics: Diagnostics, time_limit: float | None) -> str | None:
-        """Say it where episodes are left out."""
-        return left_out(self, diagnostics, time_limit)
 
     def make_networks(self, env: Environment, env_params: EnvParams) -> tuple[Policy | Critic, ...]:
         """Make a policy alone; with memory on token tasks, one that reads prompts."""

@@ -5,17 +5,18 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from purejax_po import environments
 from purejax_po.checks import (
+    Count,
     Range,
-    check_choice,
+    WholeNumber,
     check_count,
-    check_flag,
     check_number,
+    check_options,
 )
 from purejax_po.environments import parameters, registry
 from purejax_po.experiment.config import schema, stored
@@ -71,9 +72,9 @@ class ExperimentConfig(NamedFields):
     values."""
     num_seeds: Annotated[int, tyro.conf.arg(name="seeds")] = 1
     """Independent training runs."""
-    first_seed: int = 0
+    first_seed: Annotated[int, Count(0)] = 0
     """The seeds are first_seed, first_seed + 1, …"""
-    total_steps: int = 500_000
+    total_steps: WholeNumber = 500_000
     """Environment steps per seed, rounded down to whole updates."""
     normalize_observations: bool = False
     """Show policy and critic (obs − mean)/std, clipped to ±10; training updates the moments."""
@@ -82,9 +83,9 @@ class ExperimentConfig(NamedFields):
     matmul_precision: MatmulPrecision = "default"
     """Precision of matrix products, by JAX's names. On recent NVIDIA GPUs every one except
     float32 is tensorfloat32; on a CPU all are float32."""
-    num_windows: int = 100
+    num_windows: Annotated[int, Count(10)] = 100
     """Points of the learning curve, at least 10: updates are averaged in windows."""
-    evaluate_every: int = 0
+    evaluate_every: Annotated[int, Count(0)] = 0
     """Windows between evaluations of the policy on separate episodes, the same for every seed and
     algorithm. One evaluation follows the last window. 0: none."""
     evaluation_episodes: int = 16
@@ -153,14 +154,9 @@ class ExperimentConfig(NamedFields):
             ValueError: naming the field, its value and what is allowed.
         """
         check_count("num_seeds", self.num_seeds, maximum=MAX_SEEDS)
-        check_count("first_seed", self.first_seed, minimum=0)
+        check_options(self)
         if self.first_seed + self.num_seeds > 2**31:
             raise ValueError(f"first_seed + num_seeds must be ≤ 2^31, got {self.first_seed}")
-        check_count("total_steps", self.total_steps)
-        check_flag("normalize_observations", self.normalize_observations)
-        check_flag("normalize_rewards", self.normalize_rewards)
-        check_choice("matmul_precision", self.matmul_precision, get_args(MatmulPrecision))
-        check_count("num_windows", self.num_windows, minimum=10)
         self._check_evaluation()
         if not isinstance(self.algorithm, AlgorithmConfig):
             raise ValueError(
@@ -193,15 +189,12 @@ class ExperimentConfig(NamedFields):
         environments.check_name(self.env)
 
     def _check_evaluation(self) -> None:
-        check_count("evaluate_every", self.evaluate_every, minimum=0)
         check_count("evaluation_episodes", self.evaluation_episodes, maximum=MOST_EPISODES)
-        check_choice("evaluation_actions", self.evaluation_actions, get_args(EvaluationActions))
         if self.evaluate_every > self.num_windows:
             raise ValueError(
                 f"evaluate_every must be at most num_windows = {self.num_windows}, "
                 f"got {self.evaluate_every}"
             )
-        check_flag("keep_best", self.keep_best)
         if self.keep_best and not self.evaluate_every:
             raise ValueError(
                 "keep_best must be False where nothing is evaluated (evaluate_every 0), got True"

@@ -119,7 +119,7 @@ def experiment(
             raise ValueError(unknown(key, path, algorithm, (*fields, *options, *further)))
     for part in PARTS:
         if part in data:
-            inner = _table(part, data.pop(part), path)
+            inner = table(part, data.pop(part), path)
             changed = changed_by(getattr(algorithm, part), inner, path, f"{part}.")
             algorithm = dataclasses.replace(algorithm, **{part: changed})
     own = {key: data.pop(key) for key in list(data) if key in options}
@@ -164,8 +164,8 @@ def typed(name: str, value: Any, like: object, kind: object = None) -> Any:
         ValueError: for a value of another kind.
     """
     if isinstance(like, Mapping):
-        table = _table(name, value, None)
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+        found = table(name, value, None)
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
     if isinstance(like, tuple):
         return _elements(name, value, kind)
     is_number, is_whole = _is_number(value), _is_whole(value)
@@ -241,8 +241,8 @@ def write_toml(data: Mapping[str, object], comments: Sequence[str] = ()) -> str:
     tables = {k: v for k, v in data.items() if isinstance(v, Mapping)}
     flat = {k: v for k, v in data.items() if k not in tables and v is not None}
     lines += [f"{_key(name)} = {_toml(value)}" for name, value in flat.items()]
-    for name, table in tables.items():
-        rows = [f"{_key(k)} = {_toml(v)}" for k, v in table.items() if v is not None]
+    for name, found in tables.items():
+        rows = [f"{_key(k)} = {_toml(v)}" for k, v in found.items() if v is not None]
         lines += ["", f"[{_key(name)}]", *rows] if rows else []
     return "\n".join(lines) + "\n"
 
@@ -257,7 +257,8 @@ def as_settings(config: ExperimentConfig) -> Settings:
     return {"algorithm": name, **data, **algorithm, **parts, **tables}
 
 
-def _table(name: str, value: object, path: StrPath | None) -> dict[str, object]:
+def table(name: str, value: object, path: StrPath | None) -> dict[str, object]:
+    """Return a table of a file; raise `ValueError` for anything else."""
     if not isinstance(value, Mapping):
         where = f" in {path}" if path is not None else ""
         raise ValueError(f"{name}{where} must be a table, got {value!r}")

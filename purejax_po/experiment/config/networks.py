@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from purejax_po import encoding, named, networks, observations
+from purejax_po.checks import WholeNumber
 from purejax_po.experiment.config.names import NamedFields
 from purejax_po.types import Algorithm, Critic, Environment, EnvParams, Policy, Space
 
@@ -19,7 +20,6 @@ MAKE_NETWORKS = {
     "gru": networks.gru_actor_critic,
     "lstm": networks.lstm_actor_critic,
 }
-MEMORIES = (*MAKE_NETWORKS, "transformer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,9 @@ class NetworkConfig(NamedFields):
     """Make the last hidden layer a GRU or an LSTM: a recurrent policy and critic. Gradients then
     reach back num_steps at most. On token tasks, with grpo: a GRU of one layer, or a causal
     transformer with a layer for each entry of hidden."""
-    num_heads: int = 4
+    num_heads: WholeNumber = 4
     """Attention heads of a transformer; divides its width."""
-    mlp_ratio: int = 4
+    mlp_ratio: WholeNumber = 4
     """Hidden units of a transformer's feed-forward network for each unit of its width."""
     policy_fields: tuple[str, ...] = ()
     """Fields that the policy sees of observations that are a dictionary or a tuple ("0", "1", …).
@@ -69,8 +69,7 @@ class NetworkConfig(NamedFields):
 
 def layers_of(network: NetworkConfig) -> networks.Layers:
     """Return how the layers of a network are made."""
-    kernels, strides = network.kernels, network.strides
-    return networks.Layers(kernels, strides, network.layer_norm, network.initialization)
+    return networks.Layers(*(getattr(network, name) for name in networks.Layers._fields))
 
 
 def check_usual(network: NetworkConfig) -> None:
@@ -86,11 +85,8 @@ def check_usual(network: NetworkConfig) -> None:
 
 def check_seen(network: NetworkConfig, space: Space) -> None:
     """Raise `ValueError` unless observations have the fields, and images for convolutions."""
-    readers: tuple[tuple[observations.Reader, tuple[str, ...]], ...] = (
-        ("policy", network.policy_fields),
-        ("critic", network.critic_fields),
-    )
-    for reader, chosen in readers:
+    for reader in ("policy", "critic"):
+        chosen = getattr(network, f"{reader}_fields")
         names = observations.seen_fields(space, reader, chosen, f"network.{reader}_fields")
         seen = encoding.seen_space(space, names)
         encoding.check_channels(network.channels, seen, "network.channels")

@@ -130,7 +130,7 @@ def find(config: ExperimentConfig, point: Mapping[str, float] | None) -> tuple[i
     named = axes(config)
     if set(given) != set(named):
         expected = ", ".join(named) if named else "nothing, for this run is no sweep"
-        raise ValueError(f"point must give {expected}; got {_describe(given) or 'none'}")
+        raise ValueError(f"point must give {expected}; got {in_words(given) or 'none'}")
     for name, value in given.items():
         if value not in named[name]:
             raise ValueError(f"point {name} must be one of {_text(named[name])}, got {value:g}")
@@ -173,7 +173,7 @@ def describe(config: ExperimentConfig, number: int) -> str:
     """Name a lane in words: `seed 3`, of a sweep with its point."""
     found = {name: values[0] for name, values in columns(config, [number]).items()}
     seed = f"seed {found.pop('seeds')}"
-    return f"{seed} at {_describe(found)}" if found else seed
+    return f"{seed} at {in_words(found)}" if found else seed
 
 
 def parse(assignments: Sequence[str], flag: str = "set") -> dict[str, tuple[float, ...]]:
@@ -220,7 +220,8 @@ def _is_static(config: ExperimentConfig, name: str) -> bool:
     return name.rpartition(".")[2] in fields
 
 
-def _describe(point: Mapping[str, float]) -> str:
+def in_words(point: Mapping[str, float]) -> str:
+    """Name a point: `gravity = 9.8, discount = 0.9`."""
     return ", ".join(f"{name} = {value:g}" for name, value in point.items())
 
 

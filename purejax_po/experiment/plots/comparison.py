@@ -111,16 +111,13 @@ def plot_profile(
     margin = 0.05 * (np.ptp(everything) or 1.0)
     thresholds = np.linspace(everything.min() - margin, everything.max() + margin, 201)
     ax = plots.axes(ax)
-    names = dict.fromkeys(name for by_name in finals.values() for name in by_name)
     places = plots.places(dataset)
-    for i, name in enumerate(names):
-        if name in scores:
-            found = statistics.performance_profile(scores[name], thresholds)
-            look = plots.style(places.get(name, i))
-            ax.plot(thresholds, found.value, label=name, **look)
-            ax.fill_between(thresholds, found.low, found.high, color=look["color"], alpha=0.2, lw=0)
-    ax.set_xlabel(f"τ: {unit}")
-    ax.set_ylabel("fraction of runs above τ")
+    for name, tasks in scores.items():
+        found = statistics.performance_profile(tasks, thresholds)
+        look = plots.style(places.get(name, 0))
+        ax.plot(thresholds, found.value, label=name, **look)
+        ax.fill_between(thresholds, found.low, found.high, color=look["color"], alpha=0.2, lw=0)
+    ax.set(xlabel=f"τ: {unit}", ylabel="fraction of runs above τ")
     ax.set_title(f"{plots.title(dataset)}: performance profiles")
     ax.grid(alpha=0.3)
     ax.legend(**BESIDE, handlelength=3, title="95 % band")
@@ -129,7 +126,7 @@ def plot_profile(
 
 def improvements(dataset: "xr.Dataset") -> dict[tuple[str, str], statistics.Estimate]:
     """Return P(X > Y) over the environments of each pair of algorithms, X before Y."""
-    scores = {name: tasks for name, tasks in runs.normalized_scores(dataset).items() if tasks}
+    scores = runs.normalized_scores(dataset)
     return {
         (x, y): statistics.probability_of_improvement(scores[x], scores[y])
         for x, y in itertools.combinations(scores, 2)
@@ -159,9 +156,8 @@ def plot_improvement(dataset: "xr.Dataset", ax: "Axes | None" = None) -> "Axes":
         _draw_interval(ax, found.value, found[1:], i, "o", COLOURS[0])
     _name_rows(ax, [f"{x} > {y}" for x, y in pairs])
     ax.axvline(0.5, color="0.3", ls="--", lw=1)
-    ax.set_xlim(-0.03, 1.03)
+    ax.set(xlim=(-0.03, 1.03), title=plots.title(dataset))
     ax.set_xlabel("probability that a run of the first beats one of the second")
-    ax.set_title(plots.title(dataset))
     ax.grid(axis="x", alpha=0.3)
     return ax
 

@@ -49,8 +49,6 @@ UNITS = {
     "explained_variance": "share",
 }
 STEPS = "environment steps per seed"
-EVALUATION = "evaluation"
-"""The dim of what was evaluated in training, by environment steps."""
 
 
 def style(index: int) -> Look:
@@ -94,7 +92,7 @@ def plot(
     from matplotlib.ticker import EngFormatter
 
     check_one_env(dataset)
-    curves = ("seed", "update"), ("seed", EVALUATION)
+    curves = ("seed", "update"), ("seed", "evaluation")
     choices = tuple(str(n) for n in dataset if dataset[n].dims[-2:] in curves)
     check_choice("variable", variable, choices)
     parts = _lines(dataset)
@@ -108,12 +106,13 @@ def plot(
         has_both = variable == "episode_return" and "evaluation_return" in run
         look = {**style(place), **({"alpha": 0.5, "lw": 1.2} if has_both and shown else {})}
         draw_curve(ax, run, variable, look, shown)
-        if has_both:
-            _draw_evaluation(ax, run, place, shown)
+        if has_both:  # in another colour, or that of its name
+            look = style(place) if shown else {**style(1), "linestyle": "-"}
+            look |= {"marker": MARKERS[place % len(MARKERS)], "ms": 4}
+            text = f"{shown}, evaluation" if shown else "evaluation"
+            draw_curve(ax, run, "evaluation_return", look, text)
     ax.xaxis.set_major_formatter(EngFormatter())
-    ax.set_xlabel(STEPS)
-    ax.set_ylabel(label(variable))
-    ax.set_title(title(dataset))
+    ax.set(xlabel=STEPS, ylabel=label(variable), title=title(dataset))
     ax.grid(alpha=0.3)
     if not is_named:
         ax.legend(loc="best", frameon=False)
@@ -181,10 +180,8 @@ def plot_diagnostics(dataset: "xr.Dataset", figure: "Figure | None" = None) -> n
     for ax, name in zip(drawn, names, strict=True):
         columns = [x[np.isfinite(x)] for x in _sound(dataset)[name].values.T]
         known = np.array([len(x) > 0 for x in columns])  # a seed that has solved its task has ended
-        if known.any():
-            columns = [x for x in columns if len(x)]
-            low, high = np.transpose([np.percentile(x, [25, 75]) for x in columns])
-            middle = [float(statistics.iqm(x)) for x in columns]
+        if found := [(statistics.iqm(x), *np.percentile(x, [25, 75])) for x in columns if len(x)]:
+            middle, low, high = np.transpose(found)
             ax.plot(steps[known], middle, color=COLOURS[0])
             ax.fill_between(steps[known], low, high, color=COLOURS[0], alpha=0.25, lw=0)
         ax.set_title(label(name), fontsize=10)
@@ -259,21 +256,16 @@ def check_one_env(dataset: "xr.Dataset") -> None:
 def title(dataset: "xr.Dataset") -> str:
     """Say which algorithm, environment, how many seeds, and the point chosen from a sweep."""
     point = ", ".join(f"{label(name)} {value:g}" for name, value in results.at(dataset).items())
-    return f"{_what(dataset)}\n{point}".rstrip()
-
-
-def _what(dataset: "xr.Dataset") -> str:
     parts = runs.split(dataset)
     algorithms = list(dict.fromkeys(name for name, _ in parts))
     envs = list(dict.fromkeys(env for _, env in parts))
     numbers = {run.sizes["seed"] for run in parts.values()}
-    seeds = f"{max(numbers, default=0)} seed{'s' * (max(numbers, default=0) != 1)}"
+    seeds = f"{max(numbers)} seed{'s' * (max(numbers) != 1)}"
     if len(numbers) > 1:
         seeds = f"{min(numbers)} to {seeds}"
     where = envs[0] if len(envs) == 1 else f"{len(envs)} environments"
-    if len(algorithms) == 1:
-        return f"{algorithms[0]} on {where}, {seeds}"
-    return f"{where}, {seeds}"
+    who = f"{algorithms[0]} on " if len(algorithms) == 1 else ""
+    return f"{who}{where}, {seeds}\n{point}".rstrip()
 
 
 def places(dataset: "xr.Dataset") -> dict[str, int]:
@@ -298,18 +290,11 @@ def _lines(dataset: "xr.Dataset") -> dict[str, "xr.Dataset"]:
     return {", ".join(f"{results.at(part)[axis]:g}" for axis in swept): part for part in parts}
 
 
-def _draw_evaluation(ax: "Axes", run: "xr.Dataset", index: int, name: str | None) -> None:
-    """Draw the evaluations of a run beside its training: in another colour, or that of its name."""
-    of_one = {**style(1), "linestyle": "-"}
-    look = {**(style(index) if name else of_one), "marker": MARKERS[index % len(MARKERS)], "ms": 4}
-    draw_curve(ax, run, "evaluation_return", look, f"{name}, evaluation" if name else "evaluation")
-
-
 def draw_curve(ax: "Axes", run: "xr.Dataset", variable: str, look: Look, name: str | None) -> None:
     """Draw the IQM of one run's seeds and its band; a run without a value leaves its label."""
     curves = _fill_forward(_sound(run)[variable].values)
     curves = curves[np.isfinite(curves).any(axis=1)]
-    steps = run["step" if run[variable].dims[-1] == "update" else EVALUATION].values
+    steps = run["step" if run[variable].dims[-1] == "update" else "evaluation"].values
     known = np.all(np.isfinite(curves), axis=0)
     curves, steps = curves[:, known], steps[known]
     middle = statistics.iqm(curves) if len(curves) else np.full(len(steps), np.nan)

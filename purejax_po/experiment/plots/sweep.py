@@ -42,18 +42,20 @@ def plot_sweep(dataset: "xr.Dataset", x: str, y: str, ax: "Axes | None" = None) 
     if further := set(names) - {x, y}:
         name = min(further)
         raise ValueError(f"dataset must have no axes but {x} and {y}; first choose sel({name}=…)")
-    values = _sweep_estimates(dataset.transpose(y, x, "seed", ...))[0]
+    dataset = dataset.transpose(y, x, "seed", ...)
+    values = _sweep_estimates(dataset)[0]
+    never = np.full(dataset["final_return"].shape, -1)
+    has_diverged = np.any(np.asarray(dataset.get("diverged_at", never)) >= 0, axis=-1)
     ax = plots.axes(ax, (1.1 * values.shape[1] + 2.4, 0.6 * values.shape[0] + 1.8))
     image = ax.imshow(values, cmap="viridis", aspect="auto", origin="lower")
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for (i, j), value in np.ndenumerate(values):
-        text = f"{value:.4g}" if np.isfinite(value) else "diverged"
+        why = "diverged" if has_diverged[i, j] else "no episode"
+        text = f"{value:.4g}" if np.isfinite(value) else why
         ax.text(j, i, text, ha="center", va="center", color="white" if value < middle else "black")
     ax.set_xticks(range(values.shape[1]), [f"{v:g}" for v in dataset[x].values])
     ax.set_yticks(range(values.shape[0]), [f"{v:g}" for v in dataset[y].values])
-    ax.set_xlabel(plots.label(x))
-    ax.set_ylabel(plots.label(y))
-    ax.set_title(plots.title(dataset))
+    ax.set(xlabel=plots.label(x), ylabel=plots.label(y), title=plots.title(dataset))
     ax.figure.colorbar(image, ax=ax, label=f"IQM of {plots.label('final_return')}")
     return ax
 
@@ -84,6 +86,7 @@ def plot_sensitivity(
         name = min(further)
         raise ValueError(f"dataset must have no further axes; first choose sel({name}=…)")
     ax = plots.axes(ax)
+    dataset = dataset.sortby(x)
     at = dataset[x].values
     ax.update_datalim(
         [(value, 0.0) for value in at], updatey=False
@@ -97,24 +100,16 @@ def plot_sensitivity(
         ax.fill_between(at, low, high, color=look["color"], alpha=0.2, lw=0)
     if at.min() > 0 and at.max() >= 10 * at.min():
         ax.set_xscale("log")
-        _label_values(ax, at)
-    ax.set_xlabel(plots.label(x))
-    ax.set_ylabel(plots.label("final_return"))
+        gaps = np.diff(np.sort(np.log(at)))
+        if gaps.min() / gaps.sum() >= LABEL_ROOM:  # for a tick at each of the swept values
+            ax.set_xticks(at, [f"{value:g}" for value in at], minor=False)
+        ax.xaxis.set_minor_formatter("")
+    ax.set(xlabel=plots.label(x), ylabel=plots.label("final_return"))
     ax.set_title(f"{plots.title(dataset)}\nIQM, 95 % interval over seeds", fontsize=11)
     ax.grid(alpha=0.3)
     if lines is not None:
         ax.legend(**plots.BESIDE, title=plots.label(lines))
     return ax
-
-
-def _label_values(ax: "Axes", at: np.ndarray) -> None:
-    """Put ticks of a logarithmic axis at the swept values, if there is room for their labels."""
-    from matplotlib.ticker import NullFormatter
-
-    gaps = np.diff(np.sort(np.log(at)))
-    if gaps.min() / gaps.sum() >= LABEL_ROOM:
-        ax.set_xticks(at, [f"{value:g}" for value in at], minor=False)
-    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def plot_axes(dataset: "xr.Dataset", figure: "Figure | None" = None) -> np.ndarray:
@@ -164,13 +159,9 @@ def save_pictures(dataset: "xr.Dataset", directory: Path) -> None:
 
 def _sweep_estimates(dataset: "xr.Dataset") -> statistics.Estimate:
     """IQM and interval of the final return over the sound seeds: `[..., seed]` to `[...]`."""
-    final = np.array(dataset["final_return"].values, float)
-    if "diverged_at" in dataset:
-        final[dataset["diverged_at"].values >= 0] = np.nan
-    found = np.full((3, *final.shape[:-1]), np.nan)
-    for index in np.ndindex(final.shape[:-1]):
-        kept = final[index][np.isfinite(final[index])]
-        if len(kept):
-            found[(0, *index)] = statistics.iqm(kept)
-            found[(slice(1, 3), *index)] = statistics.bootstrap_interval(kept)
-    return statistics.Estimate(*found)
+    shape = dataset["final_return"].shape[:-1]
+    found = np.full((3, math.prod(shape)), np.nan)
+    for i, part in enumerate(results.points(dataset)):
+        if len(kept := results.sound_final_returns(part)):
+            found[:, i] = statistics.iqm(kept), *statistics.bootstrap_interval(kept)
+    return statistics.Estimate(*found.reshape(3, *shape))

@@ -10,40 +10,35 @@ from purejax_po.experiment.plots import curves as plots
 from purejax_po.types import JSONObject
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DECADES = 10.0
 """Numbers whose largest is so many times the smallest are drawn on a logarithmic scale."""
 
 
-def plot_importances(importances: Mapping[str, float], ax: "Axes | None" = None) -> "Axes":
-    """Draw each name's share in what tells good trials from others; returns the Axes."""
+def plot_importances(importances: Mapping[str, float]) -> "Figure":
+    """Draw each name's share in what tells good trials from others."""
     ordered = sorted(importances.items(), key=lambda pair: pair[1])
-    ax = plots.axes(ax, (5.0, 0.3 * len(ordered) + 1.2))
+    figure = plots.unseen_figure(5.0, 0.3 * len(ordered) + 1.2)
+    ax = figure.subplots()
     ax.barh([plots.label(name) for name, _ in ordered], [share for _, share in ordered])
-    ax.set_xlabel("importance (PED-ANOVA)")
-    ax.set_title("what told the best trials from the others")
-    return ax
+    ax.set(xlabel="importance (PED-ANOVA)", title="what told the best trials from the others")
+    return figure
 
 
-def plot_parallel(
-    rows: Sequence[JSONObject], names: Sequence[str], ax: "Axes | None" = None
-) -> "Axes":
+def plot_parallel(rows: Sequence[JSONObject], names: Sequence[str]) -> "Figure":
     """Draw a line for each trial through its values, coloured by its score.
 
     Args:
         rows: of trials: values by name, and `score`.
         names: what has an axis of its own, from left to right; the score is the last one.
-        ax: where to draw; a new picture by default.
-
-    Returns:
-        The Axes.
     """
     from matplotlib import colormaps
 
     scored = sorted((r for r in rows if r["score"] is not None), key=lambda r: r["score"])
     names = [*names, "score"]
-    ax = plots.axes(ax, (1.3 * len(names) + 1.0, 4.5))
+    figure = plots.unseen_figure(1.3 * len(names) + 1.0, 4.5)
+    ax = figure.subplots()
     places = [_places([row[name] for row in scored]) for name in names]
     ranks = np.linspace(0.0, 1.0, max(len(scored), 1))
     for i, rank in enumerate(ranks[: len(scored)]):
@@ -54,9 +49,8 @@ def plot_parallel(
         for height, text in ticks:
             ax.annotate(text, (x, height), fontsize=7, xytext=(2, 2), textcoords="offset points")
     ax.set_xticks(range(len(names)), [plots.label(n) for n in names], rotation=30, ha="right")
-    ax.set_yticks([])
-    ax.set_title("trials, the best ones bright")
-    return ax
+    ax.set(yticks=[], title="trials, the best ones bright")
+    return figure
 
 
 def save_pictures(
@@ -66,13 +60,9 @@ def save_pictures(
     importances: Mapping[str, float],
 ) -> None:
     """Write `importance.png` (if any is known) and `parallel.png` into a directory."""
-    parallel = plots.unseen_figure(1.3 * len(names) + 2.3, 4.5)
-    plot_parallel(rows, names, parallel.subplots())
-    plots.save_figure(parallel, directory / "parallel.png")
+    plots.save_figure(plot_parallel(rows, names), directory / "parallel.png")
     if importances:
-        shares = plots.unseen_figure(5.0, 0.3 * len(importances) + 1.2)
-        plot_importances(importances, shares.subplots())
-        plots.save_figure(shares, directory / "importance.png")
+        plots.save_figure(plot_importances(importances), directory / "importance.png")
 
 
 def _places(values: Sequence[object]) -> tuple[list[float], list[tuple[float, str]]]:

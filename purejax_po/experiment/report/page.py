@@ -1,6 +1,7 @@
 """A report on runs: table, pictures, and one HTML file that opens without a network."""
 
 import base64
+import collections
 import html
 import json
 import math
@@ -45,7 +46,6 @@ def table(dataset: "xr.Dataset", rank_by: str | None = None) -> list[dict[str, s
     if results.swept(dataset):
         return _table_of_points(dataset, rank_by)
     rows = []
-    columns = _optional(dataset)
     for summary in _ordered([results.summarize(x) for x in runs.split(dataset).values()], rank_by):
         seconds = [summary[key] for key in ("compile_seconds", "run_seconds")]
         rows.append(
@@ -53,7 +53,7 @@ def table(dataset: "xr.Dataset", rank_by: str | None = None) -> list[dict[str, s
                 "environment": summary["env"],
                 "algorithm": summary["algorithm"],
                 "seeds": str(summary["num_seeds"]),
-                **_return_cells(summary, columns),
+                **_return_cells(summary, dataset),
                 "diverged": str(len(summary["diverged_seeds"])),
                 "steps/s": _text(summary["env_steps_per_second"], ",.0f"),
                 "seconds": _text(None if None in seconds else sum(seconds)),
@@ -76,54 +76,38 @@ def _ordered(summaries: list[JSONObject], rank_by: str | None) -> list[JSONObjec
     return sorted(summaries, key=place)
 
 
-def _optional(dataset: "xr.Dataset") -> list[str]:
-    """What some run of a table has, and every row therefore a cell for."""
-    return [name for name in ("final_evaluation", "solved_at") if name in dataset]
-
-
-def _return_cells(summary: JSONObject, columns: Sequence[str]) -> dict[str, str]:
-    """The final return of a run or of a point."""
-    final = summary["final_return"]
-    return {
-        "IQM": _text(final["iqm"]),
-        "95 % CI": _interval_text(final["ci_low"], final["ci_high"]),
-        **(_evaluation_cells(summary, "solved_at" in columns) if columns else {}),
-        **{key: _text(final[key]) for key in ("mean", "median", "min", "max")},
-    }
-
-
-def _evaluation_cells(summary: JSONObject, has_solved: bool) -> dict[str, str]:
-    """The final evaluation of a run or of a point, and when its task was solved."""
-    final = summary.get("final_evaluation", dict.fromkeys(("iqm", "ci_low", "ci_high")))
-    cells = {
-        "evaluation IQM": _text(final["iqm"]),
-        "evaluation 95 % CI": _interval_text(final["ci_low"], final["ci_high"]),
-    }
-    if has_solved:  # by some run of the table
+def _return_cells(summary: JSONObject, dataset: "xr.Dataset") -> dict[str, str]:
+    """What a run or a point reached; for what some run of the table has, every row has a cell."""
+    cells: dict[str, str] = {}
+    for name, of in (("final_return", ""), ("final_evaluation", "evaluation ")):
+        if name in dataset:
+            found = summary.get(name, {})
+            cells[f"{of}IQM"] = _text(found.get("iqm"))
+            cells[f"{of}95 % CI"] = _interval_text(found.get("ci_low"), found.get("ci_high"))
+    if "solved_at" in dataset:
         solved = summary.get("solved", {})
         cells["solved"] = str(solved.get("num_seeds", "-"))
         cells["median steps"] = _text(solved.get("median_steps"), ",.0f")
-    return cells
+    final = summary["final_return"]
+    return cells | {key: _text(final[key]) for key in ("mean", "median", "min", "max")}
 
 
 def _table_of_points(dataset: "xr.Dataset", rank_by: str | None) -> list[dict[str, str]]:
     summary = results.summarize(dataset)
     best = results.at(results.best(evaluated.ranked_by(dataset, rank_by or "training")))
-    rows = []
-    for found in summary["points"]:
-        rows.append(
-            {
-                **{name: f"{value:g}" for name, value in found["point"].items()},
-                **_return_cells(found, _optional(dataset)),
-                "diverged": str(found["num_diverged"]),
-                "": "best" if found["point"] == best else "",
-            }
-        )
-    return rows
+    return [
+        {
+            **{name: f"{value:g}" for name, value in found["point"].items()},
+            **_return_cells(found, dataset),
+            "diverged": str(found["num_diverged"]),
+            "": "best" if found["point"] == best else "",
+        }
+        for found in summary["points"]
+    ]
 
 
-def figures(dataset: "xr.Dataset") -> JSONObject:
-    """Return all numbers of a comparison as JSON-ready values.
+def figures(dataset: "xr.Dataset", rank_by: str | None = None) -> JSONObject:
+    """Return all numbers of a comparison as JSON-ready values; `rank_by` as `report`.
 
     Returns:
         `summaries`: each run's summary; `aggregates`: by algorithm, over normalised returns, where
@@ -131,6 +115,7 @@ def figures(dataset: "xr.Dataset") -> JSONObject:
     """
     parts = runs.split(dataset)
     found: JSONObject = {"summaries": [results.summarize(run) for run in parts.values()]}
+    dataset = evaluated.ranked_by(dataset, rank_by or "training")
     if len({env for _, env in parts}) > 1:
         found["aggregates"] = {
             name: {key: _estimate(value) for key, value in by_key.items()}
@@ -144,63 +129,37 @@ def figures(dataset: "xr.Dataset") -> JSONObject:
     return found
 
 
-def pictures(dataset: "xr.Dataset") -> dict[str, tuple["Figure", str]]:
-    """Draw what there is to see: figures and captions by file name."""
+def pictures(dataset: "xr.Dataset") -> dict[str, "Figure"]:
+    """Draw what there is to see: figures by file name, whose captions are in `texts`."""
     if results.swept(dataset):
         return _pictures_of_sweep(dataset)
+    drawn = collections.defaultdict(plots.unseen_figure)
     parts = runs.split(dataset)
-    algorithms = len({name for name, _ in parts})
-    envs = len({env for _, env in parts})
-    curves, bars = plots.unseen_figure(), plots.unseen_figure()
-    plots.plot_curves(dataset, figure=curves)
-    comparison_plots.plot_comparisons(dataset, figure=bars)
-    drawn = {
-        "learning_curves.png": (curves, "Learning curves: IQM over seeds, 95 % bands."),
-        "final_returns.png": (bars, "Final return: IQM, 95 % interval, and every seed as a dot."),
-    }
-    pairs = comparison_plots.improvements(dataset) if algorithms > 1 else {}
-    if pairs:
-        profile = plots.unseen_figure()
-        comparison_plots.plot_profile(dataset, ax=profile.subplots())
-        drawn["performance_profile.png"] = (
-            profile,
-            "Performance profiles: the fraction of runs above τ.",
-        )
+    plots.plot_curves(dataset, figure=drawn["learning_curves.png"])
+    comparison_plots.plot_comparisons(dataset, drawn["final_returns.png"])
+    if pairs := comparison_plots.improvements(dataset):
+        comparison_plots.plot_profile(dataset, ax=drawn["performance_profile.png"].subplots())
         improvement = plots.unseen_figure(6.4, 0.35 * len(pairs) + 1.5)
+        drawn["probability_of_improvement.png"] = improvement
         comparison_plots.plot_improvement(dataset, improvement.subplots())
-        drawn["probability_of_improvement.png"] = (
-            improvement,
-            "Probability of improvement, with 95 % intervals.",
-        )
     if len(parts) == 1:
-        diagnostics = plots.unseen_figure()
-        plots.plot_diagnostics(next(iter(parts.values())), diagnostics)
-        drawn["diagnostics.png"] = diagnostics, "Diagnostics: IQM and middle half of the seeds."
-    if envs > 1 and runs.normalized_scores(dataset):
-        aggregates = plots.unseen_figure()
-        comparison_plots.plot_aggregates(dataset, figure=aggregates)
-        drawn["aggregates.png"] = (
-            aggregates,
-            "Aggregates over environments; the smallest return found is 0, the largest 1.",
-        )
+        plots.plot_diagnostics(next(iter(parts.values())), drawn["diagnostics.png"])
+    if len({env for _, env in parts}) > 1 and runs.normalized_scores(dataset):
+        comparison_plots.plot_aggregates(dataset, figure=drawn["aggregates.png"])
     return drawn
 
 
-def _pictures_of_sweep(dataset: "xr.Dataset") -> dict[str, tuple["Figure", str]]:
-    overview, curve, diagnostics = (plots.unseen_figure() for _ in range(3))
-    sweep_plots.plot_axes(dataset, overview)
-    drawn = {"sweep.png": (overview, "Final return over the swept values: IQM over seeds.")}
+def _pictures_of_sweep(dataset: "xr.Dataset") -> dict[str, "Figure"]:
+    drawn = collections.defaultdict(plots.unseen_figure)
+    sweep_plots.plot_axes(dataset, drawn["sweep.png"])
     if len(names := results.swept(dataset)) == 2:
         fewer, more = sorted(names, key=lambda name: dataset.sizes[name])
         if dataset.sizes[fewer] <= len(plots.COLOURS):
-            lines = plots.unseen_figure()
-            sweep_plots.plot_sensitivity(dataset, more, fewer, lines.subplots())
-            drawn["sensitivity.png"] = lines, "The same as lines, with 95 % intervals."
+            lines = drawn["sensitivity.png"].subplots()
+            sweep_plots.plot_sensitivity(dataset, more, fewer, lines)
     best = results.best(dataset)
-    plots.plot(best, ax=curve.subplots())
-    plots.plot_diagnostics(best, diagnostics)
-    drawn["learning_curve.png"] = curve, "Learning curve of the best point."
-    drawn["diagnostics.png"] = diagnostics, "Diagnostics of the best point."
+    plots.plot(best, ax=drawn["learning_curve.png"].subplots())
+    plots.plot_diagnostics(best, drawn["diagnostics.png"])
     return drawn
 
 
@@ -213,8 +172,13 @@ def labelled(arguments: Sequence[str]) -> runs.Paths:
         pairs.append((label, path) if has_label else (None, argument))
     if all(label is None for label, _ in pairs):
         return [path for _, path in pairs]
-    found: dict[str, str] = {}
+    found: dict[str | None, str | list[str]] = {}
+    several = [path for label, path in pairs if label is None and not runs.is_run(Path(path))]
+    if several:  # whose runs have labels of their own
+        found[None] = [*several]
     for label, path in pairs:
+        if label is None and path in several:
+            continue
         name = Path(path).name if label is None else label
         if name in found:
             raise ValueError(f"each label must be given once, got {name} more than once")
@@ -284,11 +248,11 @@ def write(
         directory: where; made if it is missing.
         formats, rank_by: as `report`.
     """
+    shown, ranked = [], evaluated.ranked_by(dataset, rank_by or "training")
     directory.mkdir(parents=True, exist_ok=True)
-    shown = []
-    ranked = evaluated.ranked_by(dataset, rank_by or "training")
-    for name, (figure, caption) in pictures(ranked).items():
-        shown.append((caption, plots.encoded(figure, "png")))
+    captions = texts.OF_A_SWEEP if results.swept(dataset) else texts.CAPTIONS
+    for name, figure in pictures(ranked).items():
+        shown.append((captions[name], plots.encoded(figure, "png")))
         for form in [form for form in formats if form in PICTURE_FORMATS]:
             plots.save_figure(figure, (directory / name).with_suffix(f".{form}"))
     for form in [form for form in formats if form in TABLE_FORMATS]:
@@ -317,7 +281,7 @@ def _page(dataset: "xr.Dataset", shown: Sequence[tuple[str, bytes]], rank_by: st
         body.append(
             f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
         )
-    numbers = figures(evaluated.ranked_by(dataset, rank_by or "training"))
+    numbers = figures(dataset, rank_by)
     if found := numbers.get("probability_of_improvement"):
         rows = [(f"P({p['x']} > {p['y']})", *_estimate_cells(p)) for p in found]
         body.append(_html_table(("probability of improvement", "value", "95 % CI"), rows))

@@ -11,6 +11,22 @@ those of the final evaluation."""
 BEST = """Best: the highest IQM among the points at which no seed diverged. It was chosen by this
 number, which flatters it; train again with other seeds to report it."""
 
+CAPTIONS = {
+    "learning_curves.png": "Learning curves: IQM over seeds, 95 % bands.",
+    "final_returns.png": "Final return: IQM, 95 % interval, and every seed as a dot.",
+    "performance_profile.png": "Performance profiles: the fraction of runs above τ.",
+    "probability_of_improvement.png": "Probability of improvement, with 95 % intervals.",
+    "diagnostics.png": "Diagnostics: IQM and middle half of the seeds.",
+    "aggregates.png": "Aggregates over environments; the smallest return found is 0, "
+    "the largest 1.",
+}
+OF_A_SWEEP = {
+    "sweep.png": "Final return over the swept values: IQM over seeds.",
+    "sensitivity.png": "The same as lines, with 95 % intervals.",
+    "learning_curve.png": "Learning curve of the best point.",
+    "diagnostics.png": "Diagnostics of the best point.",
+}
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
   color: #222; background: #fff }

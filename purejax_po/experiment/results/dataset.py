@@ -89,21 +89,24 @@ def to_dataset(
     return dataset
 
 
-def final_return(dataset: "xr.Dataset", ends: np.ndarray | None = None) -> np.ndarray:
+def final_return(
+    dataset: Mapping[Any, Any], ends: np.ndarray | None = None, whole: int | None = None
+) -> np.ndarray:
     """Mean return `[..., seeds]` of the episodes that end in the last tenth of training.
 
     A window counts if all of it lies there; the last window always does. NaN if no episode ended.
 
     Args:
-        dataset: of training.
+        dataset: of training; or a mapping of what it holds by these names.
+        whole: updates of which the last ones are a tenth; those of the dataset by default.
         ends: updates that each lane made, `[..., seeds]`; all of them by default.
     """
-    updates = dataset["update"].values
+    updates = np.asarray(dataset["update"])
     begins = np.concatenate([[0], updates[:-1]])
-    count = dataset["num_episodes"].values
-    mean = np.nan_to_num(dataset["episode_return"].values)
+    count = np.asarray(dataset["num_episodes"])
+    mean = np.nan_to_num(dataset["episode_return"])
     if ends is None:
-        last = begins >= (1 - FINAL_FRACTION) * updates[-1]
+        last = begins >= updates[-1] - FINAL_FRACTION * (whole or updates[-1]) - 1e-9
         last[-1] = True
         count, mean = count[..., last], mean[..., last]
     else:
@@ -172,8 +175,8 @@ def best(dataset: "xr.Dataset") -> "xr.Dataset":
 
 def sound_final_returns(dataset: "xr.Dataset") -> np.ndarray:
     """Return the final returns of the seeds that did not diverge and ended an episode."""
-    final = dataset["final_return"].values
-    return final[np.isfinite(final) & (dataset["diverged_at"].values < 0)]
+    final, diverged_at = dataset["final_return"].values, dataset.get("diverged_at", -1)
+    return final[np.isfinite(final) & (np.asarray(diverged_at) < 0)]
 
 
 def summarize(dataset: "xr.Dataset") -> JSONObject:
@@ -231,7 +234,7 @@ def _of_evaluation(dataset: "xr.Dataset", attributes: Mapping[str, Any]) -> JSON
     if "final_evaluation" not in dataset:
         return {}
     final, is_sound = dataset["final_evaluation"].values, dataset["diverged_at"].values < 0
-    found: JSONObject = {"final_evaluation": over_seeds(final[is_sound])}
+    found: JSONObject = {"final_evaluation": over_seeds(final[is_sound & np.isfinite(final)])}
     if "solved_at" in dataset:
         config, steps = json.loads(attributes["config"]), dataset["solved_at"].values
         ends = config.get("stop_when_solved")
@@ -269,13 +272,9 @@ def over_seeds(x: np.ndarray) -> dict[str, float | None]:
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     packages = ("purejax-po", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    for package in ("brax", "craftax", "jumanji", "pgx"):  # extras, whose games may be played
+    extras = ("brax", "craftax", "jumanji", "pgx")  # whose games may be played
+    found = {"python": platform.python_version(), **dict.fromkeys(packages, "not installed")}
+    for package in (*packages, *extras):
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found

@@ -6,13 +6,14 @@ import os
 import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from purejax_po.checks import check_choice
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout
+from purejax_po.experiment.layout import COMPARISON
 from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.results import statistics
 from purejax_po.types import JSONObject
@@ -20,11 +21,11 @@ from purejax_po.types import JSONObject
 if TYPE_CHECKING:
     import xarray as xr
 
-COMPARISON = layout.COMPARISON
-"""In a directory of several runs: what they are, and once they are done, what came out."""
+OF_THE_TASK = ("wrappers", "randomize", "env_params", "env_options")
+"""What makes of one environment unlike tasks."""
 
 StrPath = str | os.PathLike[str]
-Paths = StrPath | Sequence[StrPath] | Mapping[str, StrPath | Sequence[StrPath]]
+Paths = StrPath | Sequence[StrPath] | Mapping[str | None, StrPath | Sequence[StrPath]]
 Runs = dict[tuple[str, str], "xr.Dataset"]
 """Results of single runs by algorithm (or its label) and environment."""
 
@@ -48,56 +49,58 @@ def load_runs(paths: Paths) -> "xr.Dataset":
         `env` where there are several. Runs of the same configuration with other seeds are joined
         along `seed`. NaN where a run has no such seed, update or variable; `step` depends on the
         algorithm too. Times are variables by algorithm and environment; `attrs["runs"]` holds the
-        other attributes of each run as JSON. Runs on one environment with different wrappers are
-        joined with a warning.
+        other attributes of each run as JSON. Runs on one environment with different wrappers,
+        parameters or options are joined with a warning.
 
     Raises:
         ValueError: naming the path, for a missing, damaged or foreign file, or for two runs that
             have one name but different configurations or common seeds.
     """
-    return join(read_runs(paths))
-
-
-def read_runs(paths: Paths) -> Runs:
-    """As `load_runs`, but each run separately."""
-    if isinstance(paths, Mapping):
-        named = [(label, path) for label, some in paths.items() for path in listed(some)]
-    else:
-        named = [(None, path) for path in listed(paths)]
+    given = paths if isinstance(paths, Mapping) else {None: paths}
+    named = [(label, path) for label, some in given.items() for path in listed(some)]
     for _, path in named:
         atomic.check_path("paths", path)
     if not named:
         raise ValueError("paths must name at least one run, got none")
     runs: Runs = {}
     places: dict[tuple[str, str], Path] = {}
-    for given, path in named:
+    for own, path in named:
         for found, place in find_runs(Path(path)):
             dataset = results.load(place)
             if "algorithm" not in dataset.attrs:
                 raise ValueError(f"paths must be single runs, got {place}, which holds several")
-            if label := given or found:
+            if label := own or found:
                 dataset.attrs["algorithm"] = label
             key = dataset.attrs["algorithm"], dataset.attrs["env"]
             if key in runs:
                 dataset = _join_seeds(runs[key], dataset, places[key], place)
             runs[key], places[key] = dataset, place
-    _tell_wrappers(runs)
-    return runs
+    _tell_unlike(runs)
+    return join(runs)
 
 
-def _tell_wrappers(runs: Runs) -> None:
-    """Warn of runs on one environment whose wrappers differ: their returns are of unlike tasks."""
-    by_env: dict[str, dict[str, str]] = {}
+def _tell_unlike(runs: Runs) -> None:
+    """Warn of runs on one environment whose settings of it differ."""
+    by_env: dict[tuple[str, str], dict[str, str]] = {}
     for (algorithm, env), run in runs.items():
-        by_env.setdefault(env, {})[algorithm] = run.attrs.get("wrappers") or "none"
-    for env, found in by_env.items():
+        config = json.loads(run.attrs["config"])
+        for name in OF_THE_TASK:
+            held = run.attrs.get(name) or config.get(name)
+            shown = held if isinstance(held, str) else json.dumps(held, sort_keys=True)
+            by_env.setdefault((env, name), {})[algorithm] = shown if held else "none"
+    for (env, name), found in by_env.items():
         if len(set(found.values())) > 1:
             shown = "; ".join(f"{k}: {v}" for k, v in found.items())
             warnings.warn(
-                f"wrappers should be the same for all runs on {env}, got {shown}; their returns "
-                "are of unlike tasks",
-                stacklevel=4,
+                f"{name} should be the same for all runs on {env}, got {shown}; their returns are "
+                "of unlike tasks",
+                stacklevel=3,
             )
+
+
+def is_run(path: Path) -> bool:
+    """Tell whether a directory is that of a single run."""
+    return (path / layout.RESULTS).exists() or (path / layout.CONFIG).exists()
 
 
 def find_runs(path: Path) -> list[tuple[str | None, Path]]:
@@ -106,7 +109,7 @@ def find_runs(path: Path) -> list[tuple[str | None, Path]]:
     Raises:
         ValueError: if there is none.
     """
-    if not path.is_dir() or (path / layout.RESULTS).exists() or (path / layout.CONFIG).exists():
+    if not path.is_dir() or is_run(path):
         return [(None, path)]
     if (path / COMPARISON).exists():
         runs = read_comparison(path)["runs"]
@@ -147,32 +150,26 @@ def join(runs: Runs) -> "xr.Dataset":
                 f"runs that are joined must be at one point, got a sweep over {', '.join(axes)}: "
                 f"{algorithm} on {env}; report it by itself"
             )
-    labels = {
-        dim: np.unique(
-            np.concatenate([run[dim].values for run in runs.values() if dim in run.dims])
-        )
-        for dim in ("seed", "update", "evaluation")
-        if any(dim in run.dims for run in runs.values())
-    }
-    variables = {name: run[name].variable for run in runs.values() for name in run}
+    dims = list(dict.fromkeys(dim for run in runs.values() for dim in run.dims))
     rows = []
     for algorithm in algorithms:
-        row = [_widen(runs.get((algorithm, env)), labels, variables) for env in envs]
-        rows.append(xr.concat(row, xr.Variable("env", envs)) if len(envs) > 1 else row[0])
+        row = [_widen(runs.get((algorithm, env)), dims) for env in envs]
+        dim = xr.Variable("env", envs)
+        rows.append(xr.concat(row, dim, join="outer") if len(envs) > 1 else row[0])
     dataset = rows[0]
     if len(algorithms) > 1:
-        dataset = xr.concat(rows, xr.Variable("algorithm", algorithms))
+        dataset = xr.concat(rows, xr.Variable("algorithm", algorithms), join="outer")
     # Labels last: concatenation would order the dims by where they first turn up.
-    dataset = dataset.transpose(
-        *[dim for dim in ("algorithm", "env") if dim in dataset.dims], *labels
-    ).set_coords("step")
+    dataset = dataset.transpose("algorithm", "env", *dims, missing_dims="ignore")
+    dataset = dataset.set_coords("step")
     dataset.attrs = {
         "runs": json.dumps(
             [
-                {k: _plain(v) for k, v in run.attrs.items() if k not in FIGURES}
+                {k: v for k, v in run.attrs.items() if k not in FIGURES}
                 | {"algorithm": algorithm, "env": env}
                 for (algorithm, env), run in runs.items()
-            ]
+            ],
+            default=lambda x: x.item(),  # a NumPy scalar, as netCDF attributes are
         )
     }
     return dataset
@@ -187,15 +184,12 @@ def split(dataset: "xr.Dataset") -> Runs:
     results.check_results(dataset)
     if "runs" not in dataset.attrs:
         return {(dataset.attrs.get("algorithm", ""), dataset.attrs.get("env", "")): dataset}
+    own = [dim for dim in ("algorithm", "env") if dim in dataset.coords]
+    dataset = dataset.expand_dims([dim for dim in own if dim not in dataset.dims])
     runs: Runs = {}
     for attributes in json.loads(dataset.attrs["runs"]):
-        part = dataset
-        for dim in ("algorithm", "env"):
-            if dim in part.dims and attributes[dim] in part[dim].values:
-                part = part.sel({dim: attributes[dim]})
-            elif dim in part.dims or (dim in part.coords and part[dim].item() != attributes[dim]):
-                break
-        else:
+        if all(attributes[dim] in dataset[dim].values for dim in own):
+            part = dataset.sel({dim: attributes[dim] for dim in own})
             if (run := _narrow(part, attributes)) is not None:
                 runs[attributes["algorithm"], attributes["env"]] = run
     if not runs:
@@ -214,10 +208,7 @@ def final_returns(dataset: "xr.Dataset") -> dict[str, dict[str, np.ndarray]]:
     found: dict[str, dict[str, np.ndarray]] = {}
     for (algorithm, env), run in split(dataset).items():
         results.check_one_point(run)
-        final = run["final_return"].values
-        if "diverged_at" in run:
-            final = final[run["diverged_at"].values < 0]
-        found.setdefault(env, {})[algorithm] = final[np.isfinite(final)]
+        found.setdefault(env, {})[algorithm] = results.sound_final_returns(run)
     return found
 
 
@@ -249,10 +240,8 @@ def normalized_scores(
             low, high = reference[env]
             if low == high:
                 raise ValueError(f"reference of {env} must have two different ends, got {low}")
-        elif len(everything):
-            low, high = everything.min(), everything.max()
-        else:
-            low, high = 0.0, 1.0
+        else:  # unused if nothing is known
+            low, high = everything.min(initial=np.inf), everything.max(initial=-np.inf)
         for name, final in by_name.items():
             if len(final):
                 scores[name].append(statistics.normalize(final, low, high))
@@ -266,42 +255,24 @@ def listed(paths: StrPath | Sequence[StrPath]) -> list[StrPath]:
     return list(paths)
 
 
-def _plain(value: Any) -> Any:
-    """Turn a NumPy scalar, as netCDF attributes are, into a Python number."""
-    return value.item() if hasattr(value, "item") else value
-
-
-def _widen(
-    run: "xr.Dataset | None",
-    labels: dict[str, np.ndarray],
-    variables: dict[Hashable, "xr.Variable"],
-) -> "xr.Dataset":
-    """Give a run the seeds, updates and variables of all; NaN where it has none."""
+def _widen(run: "xr.Dataset | None", dims: Sequence[Hashable]) -> "xr.Dataset":
+    """Give a run the seeds and updates of all; NaN where it has none."""
     import xarray as xr
 
     if run is None:
-        run = xr.Dataset(coords={"seed": [], "update": []})
+        run = xr.Dataset(coords={dim: np.arange(0) for dim in dims})
         run = run.assign(step=("update", []))
-    run = run.assign_coords({dim: [] for dim in labels if dim not in run.dims})
-    wide = run.reset_coords("step").reindex(labels)
-    for name, like in variables.items():
-        if name not in wide:
-            wide[name] = like.dims, np.full([wide.sizes[dim] for dim in like.dims], np.nan)
+    run = run.assign_coords({dim: np.arange(0) for dim in dims if dim not in run.dims})
+    wide = run.reset_coords("step")
     for name in FIGURES:
-        wide[name] = (), _figure(run, name)
+        wide[name] = (), float(run.attrs.get(name, math.nan))
     return wide.drop_attrs(deep=False)
-
-
-def _figure(run: "xr.Dataset", name: str) -> float:
-    """One of a run's `FIGURES`; NaN: unknown."""
-    value = run.attrs.get(name)
-    return math.nan if value is None else float(value)
 
 
 def _narrow(part: "xr.Dataset", attributes: JSONObject) -> "xr.Dataset | None":
     """Undo `_widen`."""
-    figures = {name: float(part[name]) for name in FIGURES if name in part}
-    part = part.drop_vars([*figures, *(d for d in ("algorithm", "env") if d in part.coords)])
+    figures = {k: float(part[k]) for k in FIGURES if k in part and not math.isnan(part[k])}
+    part = part.drop_vars([*FIGURES, "algorithm", "env"], errors="ignore")
     part = part.isel(seed=np.flatnonzero(np.isfinite(part["diverged_at"].values)))
     if part.sizes["seed"] == 0:
         return None
@@ -319,8 +290,7 @@ def _narrow(part: "xr.Dataset", attributes: JSONObject) -> "xr.Dataset | None":
     for name, dtype in COUNTS.items():
         part[name] = part[name].astype(dtype)
     part = part.assign_coords(step=part["step"].astype(int))
-    known = {k: v for k, v in figures.items() if not math.isnan(v)}
-    part.attrs = {**attributes, **known}
+    part.attrs = {**attributes, **figures}
     return part
 
 
@@ -330,11 +300,9 @@ def summarize(dataset: "xr.Dataset") -> JSONObject:
     Of several runs, as `load_runs` and `compare` return them: `{"runs": [...]}` with the summary of
     each, which names its algorithm and environment.
     """
-    results.check_results(dataset)
-    if not {"algorithm", "env"} & set(dataset.dims):
-        (run,) = split(dataset).values()  # of several runs, one may have been chosen
-        return results.summarize(run)
-    return {"runs": [results.summarize(run) for run in split(dataset).values()]}
+    found = [results.summarize(run) for run in split(dataset).values()]
+    # of several runs, one may have been chosen
+    return {"runs": found} if {"algorithm", "env"} & set(dataset.dims) else found[0]
 
 
 def _join_seeds(first: "xr.Dataset", second: "xr.Dataset", one: Path, other: Path) -> "xr.Dataset":
@@ -356,8 +324,7 @@ def _join_seeds(first: "xr.Dataset", second: "xr.Dataset", one: Path, other: Pat
         )
     joined = xr.concat([first, second], "seed").sortby("seed")
     compiling, seconds, speeds = (
-        [_figure(run, name) for run in (first, second)]
-        for name in ("compile_seconds", "run_seconds", "env_steps_per_second")
+        [float(run.attrs.get(name, math.nan)) for run in (first, second)] for name in FIGURES
     )
     total = sum(seconds)
     joined.attrs = {

@@ -1,6 +1,6 @@
 """Resamples of seeds, and the ends of an interval that make up for few of them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,14 @@ CHUNK = 2_000_000
 
 
 def resampled(
-    x: Floats, statistic: Callable[..., np.ndarray], num_resamples: int, seed: int
+    strata: Sequence[Floats], statistic: Callable[..., np.ndarray], num_resamples: int, seed: int
 ) -> Floats:
-    """Statistics `[resamples, ...]` of resampled seeds, x `[seeds, ...]`."""
+    """Statistics `[resamples, ...]` of resampled seeds, of strata `[resamples, seeds, ...]`."""
     rng = np.random.default_rng(seed)
-    parts = [
-        statistic(x[rng.integers(len(x), size=(number, len(x)))], axis=1)
-        for number in chunks(num_resamples, x.size)
-    ]
-    return np.concatenate(parts)
+    each = max(1, CHUNK // max(sum(x.size for x in strata), 1))
+    numbers = [min(each, num_resamples - begin) for begin in range(0, num_resamples, each)]
+    drawn = ([x[rng.integers(len(x), size=(n, len(x)))] for x in strata] for n in numbers)
+    return np.concatenate([statistic(tasks) for tasks in drawn])
 
 
 def ends(
@@ -47,10 +46,3 @@ def ends(
 def weights(rng: np.random.Generator, num_resamples: int, n: int) -> Floats:
     """Draw how often each of n seeds is in each resample, over n: `[resamples, n]`."""
     return rng.multinomial(n, np.full(n, 1 / n), size=num_resamples) / n
-
-
-def chunks(num_resamples: int, size: int) -> Iterator[int]:
-    """Cut the resamples of `size` numbers each into pieces that fit the memory."""
-    each = max(1, CHUNK // max(size, 1))
-    for begin in range(0, num_resamples, each):
-        yield min(each, num_resamples - begin)

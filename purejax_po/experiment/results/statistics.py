@@ -121,7 +121,7 @@ def bootstrap_interval(
     x = _one_task(x)
     if len(x) < 2:
         return np.full(x.shape[1:], np.nan), np.full(x.shape[1:], np.nan)
-    resampled = resampling.resampled(x, statistic, num_resamples, seed)
+    resampled = resampling.resampled([x], lambda d: statistic(d[0], axis=1), num_resamples, seed)
     return resampling.ends(resampled, confidence, [x], is_expanded=is_mean(statistic))
 
 
@@ -185,12 +185,8 @@ def aggregate(
     value = statistic(tasks)
     if min(map(len, tasks)) < 2:
         return Estimate(value, np.nan, np.nan)
-    rng = np.random.default_rng(seed)
-    resampled = [
-        statistic([x[rng.integers(len(x), size=(number, len(x)))] for x in tasks])
-        for number in resampling.chunks(num_resamples, sum(map(len, tasks)))
-    ]
-    return Estimate(value, *resampling.ends(np.concatenate(resampled), confidence, tasks))
+    resampled = resampling.resampled(tasks, statistic, num_resamples, seed)
+    return Estimate(value, *resampling.ends(resampled, confidence, tasks))
 
 
 def performance_profile(
@@ -291,7 +287,7 @@ def paired_difference(
         confidence, num_resamples, seed: as `bootstrap_interval`.
 
     Raises:
-        ValueError: for shapes that differ, or labels without a common one.
+        ValueError: for shapes or dims that differ, or labels without a common one.
 
     Source: common random numbers, Asmussen and Glynn 2007, Stochastic Simulation,
     chapter V.
@@ -300,6 +296,7 @@ def paired_difference(
         import xarray as xr
 
         x, y = xr.align(x, y, join="inner")
+        y = y.transpose(*x.dims)
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.shape != y.shape or x.ndim != 2 or x.size == 0:
         raise ValueError(
@@ -351,15 +348,13 @@ def seeds_needed(
     x = _one_task(x)
     if x.ndim != 1 or len(x) < 2 or not np.all(np.isfinite(x)):
         raise ValueError(f"x must be [seeds], at least two and all finite, got {x}")
-    sigma = np.std(resampling.resampled(x, statistic, num_resamples, seed)) * np.sqrt(len(x))
+    resampled = resampling.resampled([x], lambda d: statistic(d[0], axis=1), num_resamples, seed)
+    sigma = np.std(resampled) * np.sqrt(len(x))
 
     def is_enough(m: int) -> bool:
         return 2 * stats.t.ppf((1 + confidence) / 2, m - 1) * sigma <= width * np.sqrt(m)
 
-    enough = 2
-    while not is_enough(enough):
-        enough *= 2
-    candidates = range(max(2, enough // 2), enough + 1)
+    candidates = range(2, 2**62)
     return candidates[bisect.bisect_left(candidates, True, key=is_enough)]
 
 

@@ -157,9 +157,10 @@ class _Loop:
             for observer in own:
                 stack.callback(observer.close)
             self._observers += own
-            for observer in self._observers if before is not None else ():
-                if isinstance(observer, Bar | StopOnDivergence):
-                    observer.begin(self._plan, before)
+            if before is not None:
+                for observer in self._observers:
+                    if isinstance(observer, Bar | StopOnDivergence):
+                        observer.begin(self._plan, before)
             todo = [b for b in range(self._plan.num_blocks) if b not in self._results]
             self.is_training = True
             self._pool.begin(self._plan, self._store, time.time() - self._seconds_before)

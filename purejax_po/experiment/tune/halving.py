@@ -7,56 +7,19 @@ Optimization; the trials of all programs are ranked together.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.results import statistics
-from purejax_po.experiment.run.host import Host
-from purejax_po.experiment.run.signals import StopSignal
 from purejax_po.experiment.run.trainer import build_trainer
 from purejax_po.experiment.tune import space as spaces
-from purejax_po.experiment.tune.rungs import Group, steps_of, train_rung
+from purejax_po.experiment.tune.rungs import Group, Rung, Work, rung, train_rung
+from purejax_po.experiment.tune.search import Search
 from purejax_po.experiment.tune.space import Params, Value
 from purejax_po.experiment.tune.trials import Trial
 
 
-class Halving(NamedTuple):
-    """When trials are judged, and how many go on."""
-
-    num_rungs: int = 3
-    """Judgements, the last one at the end; 1 trains every trial to its end."""
-    reduction: int = 2
-    """Of this many trials one goes on, and each rung is this many times as long."""
-
-    @property
-    def fractions(self) -> tuple[float, ...]:
-        """Of the training, at which each rung ends."""
-        return tuple(float(self.reduction) ** -i for i in reversed(range(self.num_rungs)))
-
-    def num_survivors(self, number: int) -> int:
-        """How many of so many trials go on."""
-        return max(1, number // self.reduction)
-
-
-class Work(NamedTuple):
-    """What trials are trained with."""
-
-    config: ExperimentConfig
-    """Where the space leaves it open; its seeds are each trial's."""
-    width: int
-    """Lanes on each device."""
-    host: Host
-    stop: StopSignal
-    tell: Callable[[int], None]
-    """Called with the number of environment steps that have been trained."""
-
-
 def train_batch(
-    work: Work,
-    trials: Sequence[Trial],
-    place: Path,
-    halving: Halving,
-    report: Callable[[list[Trial]], None] = lambda trials: None,
+    work: Work, trials: Sequence[Trial], place: Path, report: Callable[[list[Trial]], None]
 ) -> list[Trial]:
     """Train a batch of trials; returns them with what has become of each.
 
@@ -64,7 +27,6 @@ def train_batch(
         work: with what.
         trials: whose points are trained.
         place: the batch's folder; what it holds is not trained again.
-        halving: who goes on.
         report: called after each rung.
 
     Raises:
@@ -73,34 +35,21 @@ def train_batch(
     groups = _groups(work.config, [trial.params for trial in trials])
     trained = list(trials)
     alive = list(range(len(trials)))
-    before: tuple[int, list[int]] | None = None
-    fractions = halving.fractions
-    for rung, fraction in enumerate(fractions):
+    before: dict[int, tuple[Path, list[int], Rung]] = {}
+    for i_rung, fraction in enumerate(work.search.fractions):
         unjudged: list[int] = []
         for number, group in enumerate(groups):
-            here = [i for i, x in enumerate(group.numbers) if x in alive]
+            here = [x for x in group.points if x in alive]
             if here:
-                folder = place / f"program-{number}"
-                old = None
-                if before is not None:
-                    were = [i for i, x in enumerate(group.numbers) if x in before[1]]
-                    old = folder / f"rung-{before[0]}", were, fractions[before[0]]
+                old, folder = before.get(number), place / f"program-{number}" / f"rung-{i_rung}"
+                plan = rung(work, group, here, fraction)
+                before[number] = folder, here, plan
                 with work.stop.deferred():
-                    scores = train_rung(
-                        group,
-                        here,
-                        fraction,
-                        folder / f"rung-{rung}",
-                        old,
-                        work.width,
-                        work.host,
-                        work.stop,
-                        work.tell,
-                    )
-                steps = steps_of(group.config, fraction)
-                for x, returns in scores.returns.items():
-                    score = _score(returns, scores.diverged[x])
-                    if score is None and not scores.diverged[x]:
+                    scores = train_rung(work, group, here, plan, folder, old)
+                steps = plan.updates[-1] * plan.steps_per_update
+                for x, (returns, diverged) in scores.items():
+                    score = _score(returns, diverged)
+                    if score is None and not diverged:
                         unjudged.append(x)
                     reports = trained[x].reports | ({} if score is None else {steps: score})
                     trained[x] = trained[x]._replace(
@@ -110,13 +59,12 @@ def train_batch(
                         steps=steps,
                     )
         report(trained)
-        before = rung, alive
         scored = {x: trained[x].reports.get(trained[x].steps, -math.inf) for x in alive}
-        alive = survivors(scored, unjudged, halving)
+        alive = survivors(scored, unjudged, work.search)
     return trained
 
 
-def survivors(scores: Mapping[int, float], unjudged: Sequence[int], halving: Halving) -> list[int]:
+def survivors(scores: Mapping[int, float], unjudged: Sequence[int], search: Search) -> list[int]:
     """Return who goes on at the end of a rung.
 
     The best do. Where a trial has no score yet, since an episode is longer than the rung, all that
@@ -125,12 +73,12 @@ def survivors(scores: Mapping[int, float], unjudged: Sequence[int], halving: Hal
     Args:
         scores: by trial; -∞ without one.
         unjudged: those without a score of which no seed has diverged.
-        halving: how many go on.
+        search: how many go on.
     """
     if unjudged:
         return sorted(x for x in scores if x in unjudged or scores[x] > -math.inf)
     ranked = sorted(scores, key=lambda x: -scores[x])
-    return sorted(ranked[: halving.num_survivors(len(scores))])
+    return sorted(ranked[: search.num_survivors(len(scores))])
 
 
 def _groups(config: ExperimentConfig, points: Sequence[Params]) -> list[Group]:
@@ -143,8 +91,8 @@ def _groups(config: ExperimentConfig, points: Sequence[Params]) -> list[Group]:
     made = []
     for static, places in found.items():
         whole = spaces.at(config, dict(static))
-        numbers = tuple({k: float(points[place][k]) for k in traced} for place in places)
-        made.append(Group(whole, build_trainer(whole), numbers, tuple(places)))
+        numbers = {place: {k: float(points[place][k]) for k in traced} for place in places}
+        made.append(Group(whole, build_trainer(whole), numbers))
     return made
 
 

@@ -1,8 +1,5 @@
 """What a search has come to: its table, its summary, and the file that trains what it chose."""
 
-import csv
-import io
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -41,28 +38,26 @@ def best(trials: Sequence[Trial], number: int) -> list[int]:
     return sorted(complete, key=lambda i: (-(trials[i].value or 0.0), i))[:number]
 
 
+OWN = ("trial", "score", "steps", "state")
+
+
+def column(name: str) -> str:
+    """The column of a name of the space: its own, unless every table has one that is called so."""
+    return f"space.{name}" if name in OWN else name
+
+
 def rows(trials: Sequence[Trial]) -> list[JSONObject]:
     """Return a row for each trial: its number, point, last score and how far it was trained."""
     return [
         {
             "trial": number,
-            **trial.params,
+            **{column(name): value for name, value in trial.params.items()},
             "score": trial.reports[max(trial.reports)] if trial.reports else None,
             "steps": trial.steps,
             "state": "complete" if trial.is_complete else "stopped",
         }
         for number, trial in enumerate(trials)
     ]
-
-
-def table(trials: Sequence[Trial]) -> str:
-    """Return `rows` as CSV."""
-    found = rows(trials)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    return text.getvalue()
 
 
 def summary(
@@ -137,4 +132,4 @@ def _counted(fresh: JSONObject) -> str:
 
 
 def _shown(x: float | None) -> str:
-    return "-" if x is None or not math.isfinite(x) else f"{x:.4g}"
+    return "-" if x is None else f"{x:.4g}"

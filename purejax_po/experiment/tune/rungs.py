@@ -5,6 +5,7 @@ is a part of their training; who is chosen at its end goes on from its own state
 the same program. A lane does not depend on its neighbours, so the choice changes no bit of it.
 """
 
+import re
 import shutil
 import time
 from collections import Counter
@@ -19,22 +20,20 @@ import numpy as np
 
 from purejax_po.experiment import layout
 from purejax_po.experiment.config import ExperimentConfig, sweep
-from purejax_po.experiment.results.dataset import FINAL_FRACTION
+from purejax_po.experiment.results import dataset as results
 from purejax_po.experiment.run import memory
 from purejax_po.experiment.run import plan as plans
 from purejax_po.experiment.run.host import Host
 from purejax_po.experiment.run.observers import StoppedError, Window
-from purejax_po.experiment.run.plan import Labels, Plan
+from purejax_po.experiment.run.plan import Plan
 from purejax_po.experiment.run.pool import has_result, open_pool, run_all
 from purejax_po.experiment.run.program import Lanes
 from purejax_po.experiment.run.signals import StopSignal
 from purejax_po.experiment.store.arrays import Arrays
 from purejax_po.experiment.store.run_store import ForeignError, RunStore, config_hash
+from purejax_po.experiment.tune.search import Search
 from purejax_po.training import window_lengths
 from purejax_po.types import JSONObject, Trainer
-
-AS_STATE = {".state": "['state']", ".log": "['log']"}
-"""What a leaf of a result is called in a state that a block goes on from."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,9 @@ class Rung(Plan):
     @cached_property
     def lengths(self) -> list[int]:
         """Updates of each window up to the rung's end."""
-        return _lengths(self.config)[: self.num_windows]
-
-    def labels(self, block: int) -> Labels:
-        """Name the lanes of a block."""
-        trials, seeds = (x.tolist() for x in sweep.split(self.config, self.numbers(block)))
-        names = [f"trial-{t}/seed-{s}" for t, s in zip(trials, seeds, strict=True)]
-        return Labels({"seeds": seeds, "trial": trials}, names)
+        return window_lengths(self.config.num_updates, self.config.log_every).tolist()[
+            : self.num_windows
+        ]
 
     def make(self, numbers: np.ndarray, trainer: Trainer) -> Lanes:
         """Make the lanes that have these numbers."""
@@ -88,23 +83,28 @@ class Rung(Plan):
         }
 
 
+class Work(NamedTuple):
+    """What trials are trained with."""
+
+    config: ExperimentConfig
+    """Where the space leaves it open; its seeds are each trial's."""
+    search: Search
+    width: int
+    """Lanes on each device."""
+    host: Host
+    stop: StopSignal
+    tell: Callable[[int], None]
+    """Called with the number of environment steps that have been trained."""
+
+
 class Group(NamedTuple):
     """Trials that are lanes of one program."""
 
     config: ExperimentConfig
     """With the static choices, and the seeds of each trial."""
     trainer: Trainer
-    points: tuple[dict[str, float], ...]
-    numbers: tuple[int, ...]
-    """Of the trials, in the batch."""
-
-
-class Scores(NamedTuple):
-    """What trials have come to, by their numbers in the batch."""
-
-    returns: dict[int, list[float]]
-    """Of each seed, over the last tenth of all steps up to here; NaN if no episode ended."""
-    diverged: dict[int, bool]
+    points: dict[int, dict[str, float]]
+    """By the trials' numbers in the batch."""
 
 
 def windows_of(config: ExperimentConfig, fraction: float) -> int:
@@ -114,79 +114,69 @@ def windows_of(config: ExperimentConfig, fraction: float) -> int:
 
 def num_windows(config: ExperimentConfig) -> int:
     """Windows of a whole training."""
-    return len(_lengths(config))
-
-
-def _lengths(config: ExperimentConfig) -> list[int]:
-    return window_lengths(config.num_updates, config.log_every).tolist()
-
-
-def steps_of(config: ExperimentConfig, fraction: float) -> int:
-    """Environment steps of a seed up to a part of the training."""
-    updates = sum(_lengths(config)[: windows_of(config, fraction)])
-    return updates * config.algorithm.num_envs * config.algorithm.num_steps
+    return len(window_lengths(config.num_updates, config.log_every))
 
 
 def train_rung(
+    work: Work,
     group: Group,
     alive: Sequence[int],
-    fraction: float,
+    plan: Rung,
     place: Path,
-    before: tuple[Path, Sequence[int], float] | None,
-    width: int,
-    host: Host,
-    stop: StopSignal,
-    tell: Callable[[int], None],
-) -> Scores:
+    before: tuple[Path, Sequence[int], Rung] | None,
+) -> dict[int, tuple[list[float], bool]]:
     """Train some trials of a group to the end of a rung, from where the rung before has left them.
 
     What is there already is not trained again.
 
     Args:
+        work: with what.
         group: the trials.
-        alive: places in the group of those that go on.
-        fraction: of the training, at which the rung ends.
+        alive: numbers of those that go on.
+        plan: the rung.
         place: the rung's folder.
-        before: the folder of the rung before, who was in it, and the fraction at which it ended.
-        width: lanes on each device.
-        host, stop: as `study.train`.
-        tell: called with the number of environment steps that a window has trained.
+        before: the folder of the rung before, who was in it, and that rung.
+
+    Returns:
+        By the trials' numbers in the batch: the return of each seed, over the last tenth of all
+        steps up to here (NaN if no episode ended), and whether one has diverged.
     """
-    plan = _rung(group, alive, fraction, width, "")
     store = _store(place, plan)
     try:
         todo = [b for b in range(plan.num_blocks) if not has_result(store, b)]
+        for block in todo:
+            store.newest(block)
     except ForeignError:  # others went on, by an earlier version's rule
         shutil.rmtree(place)
         store, todo = _store(place, plan), [*range(plan.num_blocks)]
     if todo:
         if before is not None:
-            old, were, ended = before
-            former = _rung(group, were, ended, width, "")
+            old, were, former = before
             _carry_over(former, _store(old, former), plan, store, [were.index(x) for x in alive])
         # As many as at the first rung, so that the workers, and with them the program, stay.
         number = len(group.points) * group.config.num_seeds
         sized = replace(group.config, num_seeds=number, first_seed=0)
-        pool = open_pool(sized, group.trainer, host)
+        pool = open_pool(sized, group.trainer, work.host)
         try:
-            fit = pool.fit(width)
+            fit = pool.fit(work.width)
             pool.begin(replace(plan, device_kind=fit.device_kind), store, time.time())
-            run_all(pool, todo, store, stop, on_window=_first_seen(plan, tell))
+            run_all(pool, todo, store, work.stop, on_window=_first_seen(plan, work.tell))
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if not memory.is_exhausted(error):
                 raise
             raise StoppedError(
-                f"out of memory with {width} lanes on each device; search again with fewer "
+                f"out of memory with {work.width} lanes on each device; search again with fewer "
                 "(--lanes-per-device)"
             ) from None
         finally:
             pool.close()
-    return _scores(group, alive, plan, store)
+    return _scores(alive, plan, store)
 
 
-def _rung(group: Group, alive: Sequence[int], fraction: float, width: int, kind: str) -> Rung:
+def rung(work: Work, group: Group, alive: Sequence[int], fraction: float) -> Rung:
+    """Make the rung of some trials of a group, by their numbers, that ends at a fraction."""
     points = tuple(group.points[x] for x in alive)
-    return Rung(group.config, width, kind, points, windows_of(group.config, fraction))
+    return Rung(group.config, work.width, "", points, windows_of(group.config, fraction))
 
 
 def _store(place: Path, plan: Rung) -> RunStore:
@@ -210,8 +200,7 @@ def _carry_over(
         mine = lanes[plan.numbers(block)]
         padded = np.concatenate([mine, np.repeat(mine[-1:], plan.lanes_per_device - len(mine))])
         arrays = {
-            name: x[padded if name.startswith(AS_STATE[".state"]) else mine]
-            for name, x in whole.items()
+            name: x[padded if name.startswith("['state']") else mine] for name, x in whole.items()
         }
         new.save(block, former.num_windows, arrays, {})
 
@@ -221,12 +210,11 @@ def _result(store: RunStore, block: int, num_real: int) -> Arrays:
     stored = store.result(block)
     if stored is None:
         raise StoppedError(f"{store.directory} lost block {block}: start again with --overwrite")
-    found = {}
-    for name, array in stored.arrays.items():
-        for ours, theirs in AS_STATE.items():
-            if name == ours or name.startswith((f"{ours}.", f"{ours}[")):
-                found[theirs + name[len(ours) :]] = array[:num_real]
-    return found
+    return {
+        re.sub(r"^\.(state|log)", r"['\1']", name): array[:num_real]
+        for name, array in stored.arrays.items()
+        if name.startswith((".state", ".log"))
+    }
 
 
 def _first_seen(plan: Rung, tell: Callable[[int], None]) -> Callable[[Window], bool]:
@@ -244,31 +232,19 @@ def _first_seen(plan: Rung, tell: Callable[[int], None]) -> Callable[[Window], b
     return on_window
 
 
-def _scores(group: Group, alive: Sequence[int], plan: Rung, store: RunStore) -> Scores:
+def _scores(
+    alive: Sequence[int], plan: Rung, store: RunStore
+) -> dict[int, tuple[list[float], bool]]:
     """Read what the lanes of a rung have come to."""
     seeds, finals, ends = plan.config.num_seeds, [], []
     for block in range(plan.num_blocks):
         stored = store.result(block)
         if stored is None:  # told to stop
-            return Scores({}, {})
+            return {}
         count, mean = (stored.arrays[f".log.episode_return.{x}"] for x in ("count", "mean"))
-        finals.append(_last_tenth(count, mean, plan))
+        log = {"update": plan.updates, "num_episodes": count.astype(int), "episode_return": mean}
+        finals.append(results.final_return(log, whole=plan.config.num_updates))
         ends.append(stored.arrays[".diverged_at"])
     final = np.concatenate(finals).reshape(-1, seeds)
-    diverged = (np.concatenate(ends).reshape(-1, seeds) >= 0).any(axis=1)
-    numbers = [group.numbers[x] for x in alive]
-    return Scores(
-        {number: row.tolist() for number, row in zip(numbers, final, strict=True)},
-        {number: bool(x) for number, x in zip(numbers, np.asarray(diverged), strict=True)},
-    )
-
-
-def _last_tenth(count: np.ndarray, mean: np.ndarray, plan: Rung) -> np.ndarray:
-    """As `results.final_return`, before the rung's end; a tenth is of all steps."""
-    updates = np.asarray(plan.updates)
-    begins = np.concatenate([[0], updates[:-1]])
-    last = begins >= updates[-1] - FINAL_FRACTION * plan.config.num_updates - 1e-9
-    last[-1] = True
-    count, mean = count[:, last].astype(float), np.nan_to_num(mean[:, last])
-    total = count.sum(axis=1)
-    return np.where(total > 0, (count * mean).sum(axis=1) / np.maximum(total, 1), np.nan)
+    diverged = np.any(np.concatenate(ends).reshape(-1, seeds) >= 0, axis=1)
+    return dict(zip(alive, zip(final.tolist(), diverged.tolist(), strict=True), strict=True))

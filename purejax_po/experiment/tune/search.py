@@ -26,7 +26,6 @@ from purejax_po.experiment.config import ExperimentConfig
 from purejax_po.experiment.store.run_store import config_hash
 from purejax_po.experiment.tune import space as spaces
 from purejax_po.experiment.tune import trials as records
-from purejax_po.experiment.tune.halving import Halving
 from purejax_po.experiment.tune.space import Space
 from purejax_po.experiment.tune.trials import Trial
 from purejax_po.types import JSONObject
@@ -35,8 +34,7 @@ TUNE = layout.TUNE
 TRIALS, BATCHES, BATCH = "trials.log", "batches", "batch.json"
 FINALISTS, FRESH = "finalists", "fresh"
 BEST, TABLE, SUMMARY = "best.toml", "trials.csv", "tuning.json"
-PICTURES = ("importance.png", "parallel.png")
-FILES = (BEST, TABLE, SUMMARY, TRIALS, *PICTURES)
+FILES = (BEST, TABLE, SUMMARY, TRIALS, "importance.png", "parallel.png")
 MOST_TRIALS, MOST_RUNGS = 100_000, 10
 SQLITE = "sqlite:///"
 """How the address of a database that is a file begins."""
@@ -99,9 +97,13 @@ class Search:
         return dataclasses.replace(self, storage=prefix + os.path.abspath(place))
 
     @property
-    def halving(self) -> Halving:
-        """When trials are judged."""
-        return Halving(self.rungs, self.reduction)
+    def fractions(self) -> tuple[float, ...]:
+        """Of the training, at which each rung ends."""
+        return tuple(float(self.reduction) ** -i for i in reversed(range(self.rungs)))
+
+    def num_survivors(self, number: int) -> int:
+        """How many of so many trials go on."""
+        return max(1, number // self.reduction)
 
     @property
     def num_batches(self) -> int:
@@ -144,6 +146,8 @@ class Tuning(NamedTuple):
     width: int
     """Lanes on each device."""
     is_resumed: bool = False
+    begun_as: str = ""
+    """The identity that it began with: a field that a later version adds changes no trial."""
 
     def to_dict(self) -> JSONObject:
         """Return what `tune.json` holds."""
@@ -156,6 +160,8 @@ class Tuning(NamedTuple):
 
     def identity(self) -> str:
         """Hash what the trials depend on."""
+        if self.begun_as:
+            return self.begun_as
         data = self.to_dict()
         for name in ("storage", "study", "finalists", "finalist_seeds", "fresh_seeds"):
             data["search"].pop(name)
@@ -190,6 +196,7 @@ def read(directory: Path) -> Tuning:
             directory,
             int(data["lanes_per_device"]),
             is_resumed=True,
+            begun_as=data.get("identity", ""),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -217,8 +224,9 @@ def check_free(directory: Path, settings: Search, overwrite: bool) -> None:
             f"{TUNE}; choose another directory"
         )
     storage = settings.storage
-    place = Path(storage.removeprefix(SQLITE) or ".").resolve()
-    if storage and directory.resolve() in place.parents:
+    place = storage.removeprefix(SQLITE)
+    is_file = bool(place) and "://" not in place
+    if is_file and directory.resolve() in Path(place).resolve().parents:
         raise ValueError(
             f"storage must be outside of {directory}, whose files are this search's alone, got "
             f"{storage}; without it the trials are in {TRIALS} there"

@@ -58,6 +58,5 @@ def space_of(algorithm: str) -> Space:
     Raises:
         ValueError: for an algorithm that has none, such as one of one's own.
     """
-    if algorithm not in SPACES:
-        check_choice("an algorithm with a space of its own", algorithm, tuple(SPACES))
+    check_choice("an algorithm with a space of its own", algorithm, tuple(SPACES))
     return parse(SPACES[algorithm])

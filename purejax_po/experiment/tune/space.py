@@ -12,13 +12,12 @@ from typing import Any, NamedTuple, get_type_hints
 
 from purejax_po.checks import check_choice
 from purejax_po.experiment.config import AlgorithmConfig, ExperimentConfig, file, specs
+from purejax_po.types import Environment, EnvParams
 
 Value = bool | int | float | str
 Params = dict[str, Value]
 """A point of a space: a value for each name."""
 
-OF_EXPERIMENT = specs.OF_A_FILE
-"""Fields of an experiment that a space may hold, besides the algorithm's."""
 MOST_SHAPES = 4096
 """Combinations of static choices, which are checked one by one."""
 
@@ -92,8 +91,6 @@ def to_json(space: Space) -> dict[str, str | list[Value]]:
 
 
 def _dimension(name: str, given: object) -> Dimension:
-    if isinstance(given, Range | Choices):
-        return given
     if isinstance(given, list | tuple):
         return Choices(tuple(_choice(name, x) for x in given))
     if not isinstance(given, str):
@@ -158,40 +155,38 @@ def at(config: ExperimentConfig, params: Mapping[str, Value]) -> ExperimentConfi
     """Return an experiment at a point."""
     algorithm, own = config.algorithm, {}
     for name, value in params.items():
-        if name in OF_EXPERIMENT:
+        if name in specs.OF_A_FILE:
             own[name] = value
             continue
         place, owner = specs.places(algorithm)[name]
-        like = getattr(owner, specs.own_name(name))
-        _check_reads(name, value, like)
-        held: Any = float(value) if place == "hyperparams" else value
+        held = _held(name, value, getattr(owner, specs.own_name(name)))
+        held = float(held) if place == "hyperparams" else held
         if _is_whole(algorithm, name) and held % 1 == 0:
             held = int(held)
-        if isinstance(like, tuple):
-            held = tuple(int(x) for x in str(value).split("x") if x)
         algorithm = specs.with_field(algorithm, name, held)
     return dataclasses.replace(config, algorithm=algorithm, **own)
 
 
-def _check_reads(name: str, value: Value, like: object) -> None:
-    """Raise `ValueError` for a text where there are widths or a number."""
+def _held(name: str, value: Value, like: object) -> Any:
+    """A value as a field holds it; `ValueError` for a text where there are widths or a number."""
     needed = {tuple: "widths such as 64x64", int: "whole numbers", float: "numbers"}.get(type(like))
     try:
         if needed and isinstance(value, bool):
             raise ValueError
         if isinstance(like, tuple):
-            [int(x) for x in str(value).split("x") if x]
-        elif needed:
+            return tuple(int(x) for x in str(value).split("x") if x)
+        if needed:
             float(value)
     except ValueError:
         raise ValueError(f"space.{name} must hold {needed}, got {value!r}") from None
+    return value
 
 
 def params_of(config: ExperimentConfig, space: Space) -> Params | None:
     """Return the point at which an experiment is; None if the space does not hold it."""
     found: Params = {}
     for name, dimension in space.items():
-        owner = config if name in OF_EXPERIMENT else specs.places(config.algorithm)[name][1]
+        owner = config if name in specs.OF_A_FILE else specs.places(config.algorithm)[name][1]
         value: Any = getattr(owner, specs.own_name(name))
         value = "x".join(map(str, value)) if isinstance(value, tuple) else value
         if isinstance(dimension, Range):
@@ -213,7 +208,7 @@ def check(space: Space, config: ExperimentConfig) -> None:
     if not space:
         raise ValueError("space must hold at least one name, got none")
     algorithm = config.algorithm
-    known = (*(x for x in specs.places(algorithm) if x != "factory"), *OF_EXPERIMENT)
+    known = (*(x for x in specs.places(algorithm) if x != "factory"), *specs.OF_A_FILE)
     for name, dimension in space.items():
         check_choice("a name in space", name, known)
         if isinstance(dimension, Range):
@@ -221,31 +216,24 @@ def check(space: Space, config: ExperimentConfig) -> None:
         else:
             _check_choices(name, dimension)
     _check_number(space, algorithm)
-    for shape in shapes(space, algorithm):
-        try:
-            at(config, shape).check()
-        except (ValueError, TypeError) as error:
-            raise _refused(shape, error) from None
+    check_shapes(space, config)
 
 
-def check_built(space: Space, config: ExperimentConfig) -> None:
-    """Check that every combination of what shapes programs can be built on the environment.
+def check_shapes(
+    space: Space, config: ExperimentConfig, on: tuple[Environment, EnvParams] | None = None
+) -> None:
+    """Check every combination of what shapes programs, or that it can be built on an environment.
 
     Raises:
         ValueError: naming the trial that cannot.
     """
-    env, env_params = config.make_env()
     for shape in shapes(space, config.algorithm):
         try:
-            at(config, shape).algorithm.build(env, env_params)
-        except ValueError as error:
-            raise _refused(shape, error) from None
-
-
-def _refused(shape: Params, error: Exception) -> ValueError:
-    """What is said of a trial that could not be trained."""
-    described = describe(shape) or "the default choices"
-    return ValueError(f"space holds a trial with {described}: {error}")
+            found = at(config, shape)
+            found.check() if on is None else found.algorithm.build(*on)
+        except (ValueError, TypeError) as error:
+            described = describe(shape) or "the default choices"
+            raise ValueError(f"space holds a trial with {described}: {error}") from None
 
 
 def _check_range(name: str, dimension: Range, config: ExperimentConfig) -> None:

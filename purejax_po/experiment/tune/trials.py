@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purejax_po.checks import check_choice
-from purejax_po.experiment.tune.space import Params, Range, Space
+from purejax_po.experiment.tune.space import Params, Range, Space, params_of, shape_names
 from purejax_po.types import JSONObject
 
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
+    from purejax_po.experiment.tune.search import Tuning
+
 OWNER = "purejax_po"
 """The attribute of a study that tells whose it is."""
 FIXED = "fixed_params"
 """The attribute of a trial that was given parameters: no note of a sampler's."""
-NEEDS = {"gp": ("torch",), "cmaes": ("cmaes",)}
+NEEDS = {"gp": "torch", "cmaes": "cmaes"}
 """Packages that samplers need besides."""
 INSTALL = "pip install 'purejax-po[tune]'"
 BATCHES_PER_SEED = 1000
@@ -63,26 +65,22 @@ SAMPLERS = ("tpe", "random", "quasi-random", "cmaes", "gp")
 def _sampler(name: str, seed: int, batch: int) -> "BaseSampler":
     """Make one of `SAMPLERS`."""
     samplers = _optuna().samplers
+    apart = samplers.RandomSampler(seed=seed)
+    others = {"independent_sampler": apart, "warn_independent_sampling": False}
     match name:
         case "tpe":
             return samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
         case "random":
-            return samplers.RandomSampler(seed=seed)
+            return apart
         case "quasi-random":
             return samplers.QMCSampler(
                 seed=seed - batch,  # one sequence, of which each batch has a part
                 scramble=True,
-                independent_sampler=samplers.RandomSampler(seed=seed),
                 warn_asynchronous_seeding=False,
-                warn_independent_sampling=False,
+                **others,
             )
         case "cmaes":
-            return samplers.CmaEsSampler(
-                seed=seed,
-                independent_sampler=samplers.RandomSampler(seed=seed),
-                consider_pruned_trials=True,
-                warn_independent_sampling=False,
-            )
+            return samplers.CmaEsSampler(seed=seed, consider_pruned_trials=True, **others)
         case _:
             return samplers.GPSampler(seed=seed)
 
@@ -92,53 +90,39 @@ def check(sampler: str) -> None:
     check_choice("sampler", sampler, SAMPLERS)
     if importlib.util.find_spec("optuna") is None:
         raise ValueError(f"tune needs optuna, which is not installed: {INSTALL}")
-    for package in NEEDS.get(sampler, ()):
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(f"sampler {sampler} needs {package}, which is not installed")
+    if (package := NEEDS.get(sampler)) and importlib.util.find_spec(package) is None:
+        raise ValueError(f"sampler {sampler} needs {package}, which is not installed")
 
 
 def propose(
-    space: Space,
-    sampler: str,
-    seed: int,
-    batch: int,
-    number: int,
-    history: Sequence[Trial],
-    *,
-    attributes: Mapping[str, object],
-    shape: Sequence[str] = (),
-    num_shapes: int = 1,
-    first: Params | None = None,
+    tuning: "Tuning", batch: int, history: Sequence[Trial], attributes: Mapping[str, object]
 ) -> tuple[list[Trial], JSONObject]:
     """Propose a batch of points; returns them, and the sampler's notes about the study.
 
     Args:
-        space: to search.
-        sampler: one of `SAMPLERS`.
-        seed: of the search.
+        tuning: the search. Of what shapes programs a batch has `programs` combinations at most: the
+            sampler chooses them for the first points, and the others take them by turns. The
+            experiment's own point is the first of all, if the space holds it.
         batch: its number.
-        number: of points.
         history: all trials before.
         attributes: notes of the sampler that the last batch left.
-        shape: names that shape programs.
-        num_shapes: different combinations of those at most: the sampler chooses them for the first
-            points, and the others take them by turns.
-        first: a point to begin with.
     """
-    optuna = _optuna()
+    optuna, space, search = _optuna(), tuning.space, tuning.search
+    shape = shape_names(space, tuning.config.algorithm)
+    first = params_of(tuning.config, space) if batch == 0 else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of experimental samplers
-        made = _sampler(sampler, BATCHES_PER_SEED * seed + batch, batch)
+        made = _sampler(search.sampler, BATCHES_PER_SEED * search.search_seed + batch, batch)
         study = optuna.create_study(direction="maximize", sampler=made)
         for name, value in attributes.items():
             study._storage.set_study_system_attr(study._study_id, name, value)
         study.add_trials([_frozen(space, trial) for trial in history])
         asked = []
-        for i in range(number):
+        for i in range(search.size_of(batch)):
             if i == 0 and first is not None:
                 study.enqueue_trial(first)
-            elif i >= num_shapes and shape:
-                leader = asked[i % num_shapes].params
+            elif i >= search.programs and shape:
+                leader = asked[i % search.programs].params
                 study.enqueue_trial({name: leader[name] for name in shape})
             asked.append(study.ask(_distributions(space)))
         found = []
@@ -264,11 +248,9 @@ def _storage(place: str | os.PathLike[str]) -> Any:
 
     if "://" in str(place):
         return str(place)
-    path = Path(place)
-    if path.parent and not path.parent.is_dir():
+    if not Path(place).parent.is_dir():
         raise ValueError("its folder is not there")
-    backend = JournalFileBackend(os.fspath(path))
-    return optuna.storages.JournalStorage(backend)
+    return optuna.storages.JournalStorage(JournalFileBackend(os.fspath(place)))
 
 
 def _optuna() -> ModuleType:
