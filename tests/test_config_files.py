@@ -1,5 +1,6 @@
 """Configuration files: the flags as TOML, under the flags; for train, sweep, compare."""
 
+import brought
 import pytest
 import tiny
 
@@ -72,6 +73,14 @@ def test_a_written_file_is_read_as_it_was(write, tmp_path):
     out = tmp_path / "run"
     po.run(tiny.experiment(num_seeds=1), out, progress=False)
     assert po.load_config(out / "config.json") == tiny.experiment(num_seeds=1)
+
+
+def test_classes_of_ones_own_stand_in_a_file(write):
+    network, hyperparams = brought.Network(hidden=(16,)), brought.Hyperparams(power=2.0)
+    config = po.ExperimentConfig(algorithm=po.PPOConfig(network=network, hyperparams=hyperparams))
+    assert po.load_config(write(file.write_toml(file.as_settings(config)))) == config
+    with pytest.raises(ValueError, match=r"network\.class in .* must be a dataclass, as module:C"):
+        po.load_config(write("[network]\nclass = 3\n"))
 
 
 def test_lists_are_read_as_their_fields_hold_them(write):

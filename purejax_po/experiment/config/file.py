@@ -24,6 +24,7 @@ from typing import Any, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
 
 from purejax_po.checks import check_choice, nearest
 from purejax_po.experiment import files
+from purejax_po.experiment.config import schema
 from purejax_po.experiment.config.algorithms import AlgorithmConfig
 from purejax_po.experiment.config.experiment import ExperimentConfig
 from purejax_po.experiment.config.lookup import algorithm_config
@@ -119,8 +120,10 @@ def experiment(
             raise ValueError(unknown(key, path, algorithm, (*fields, *options, *further)))
     for part in PARTS:
         if part in data:
-            inner = table(part, data.pop(part), path)
-            changed = changed_by(getattr(algorithm, part), inner, path, f"{part}.")
+            inner, held = table(part, data.pop(part), path), getattr(algorithm, part)
+            if schema.CLASS in inner:
+                held = schema.own_class(inner.pop(schema.CLASS), f"{part}.class in {path}")()
+            changed = changed_by(held, inner, path, f"{part}.")
             algorithm = dataclasses.replace(algorithm, **{part: changed})
     own = {key: data.pop(key) for key in list(data) if key in options}
     algorithm = changed_by(algorithm, own, path)

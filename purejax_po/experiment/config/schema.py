@@ -78,7 +78,7 @@ def build(cls: type[Built], data: JSONObject) -> Built:
     """
     data = dict(data)
     if (name := data.pop(CLASS, None)) is not None:
-        cls = named.find("class", name)
+        cls = own_class(name)
     fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := set(data) - fields:
         raise ValueError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
@@ -91,6 +91,14 @@ def build(cls: type[Built], data: JSONObject) -> Built:
         else:
             values[name] = _of_json(value, hints.get(name))
     return cls(**values)
+
+
+def own_class(name: object, field: str = "class") -> type:
+    """Return the dataclass that a stored name stands for; raise `ValueError` for anything else."""
+    found = named.find(field, name) if isinstance(name, str) else name
+    if isinstance(found, type) and dataclasses.is_dataclass(found):
+        return found
+    raise ValueError(f"{field} must be a dataclass, as module:Class, got {name!r}")
 
 
 def inner_class(cls: type, name: str) -> type | None:
