@@ -163,16 +163,17 @@ def _of_kind(name: str, given: AnyType | None, kind: type[AnyType]) -> AnyType:
     return kind() if given is None else given
 
 
-def check_options(options: Any, prefix: str = "") -> None:
-    """Check every field of a dataclass of options against its annotation.
+def check_options(options: Any, prefix: str = "", cls: type | None = None) -> None:
+    """Check every field of a dataclass of options, or of a base `cls`, against its annotation.
 
     Choices are a `Literal`, flags a `bool`, counts and floats are annotated by `Count` and `Range`.
 
     Raises:
         ValueError: naming the field, its value and what is allowed.
     """
-    hints = get_type_hints(type(options), include_extras=True)
-    for option in dataclasses.fields(options):
+    cls = cls or type(options)
+    hints = get_type_hints(cls, include_extras=True)
+    for option in dataclasses.fields(cls):
         name, hint, value = prefix + option.name, hints[option.name], getattr(options, option.name)
         if get_origin(hint) is Literal:
             check_choice(name, value, get_args(hint))

@@ -20,7 +20,7 @@ class ShuffleOptions:
     """Options of algorithms that learn from minibatches."""
 
     shuffle: Shuffle = "uniform"
-    """Orders of the samples: uniform, or fast (few of all orders; where there are 2ⁿ ≥ 64)."""
+    """Orders of the samples: uniform, or fast, as version 0.1 (few of all orders for 2ⁿ ≥ 64)."""
 
 
 def epochs(

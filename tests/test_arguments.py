@@ -176,3 +176,11 @@ def test_several_values_of_one_option_are_given_at_once(typed, capsys):
     assert cli.main(typed.split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "must be given once" in line
+
+
+@pytest.mark.parametrize(
+    "before", ["--config=c.toml", "--checkpoint-every=0.5", "--env-params=gravity=9.8", "--out=a.b"]
+)
+def test_an_option_that_holds_its_value_has_the_algorithm_after_it(before):
+    typed = ["train", before, "trpo", "--normalize-advantage", "false"]
+    assert normalize(typed)[-1] == "--no-normalize-advantage" or "gravity" in normalize(typed)[-2]

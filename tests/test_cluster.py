@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -115,7 +116,9 @@ def test_a_cluster_that_the_user_has_joined_is_told_of(monkeypatch):
     monkeypatch.setattr(ray_cluster.ray, "get_runtime_context", lambda: context)
     ray_cluster.connect("head:1")
     with pytest.warns(UserWarning, match="cluster is head:1, which ray.init has joined"):
-        ray_cluster.connect("other:1")
+        ray_cluster.connect("head:2")
+    with warnings.catch_warnings(action="error"):
+        ray_cluster.connect("localhost:1")
 
 
 @pytest.mark.parametrize(("address", "is_left"), [("127.0.0.1:1", True), ("10.0.0.1:1", False)])

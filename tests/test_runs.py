@@ -239,3 +239,14 @@ def test_runs_of_a_directory_keep_their_labels_beside_one_that_is_given(tmp_path
         save_run(tmp_path / place, name)
     paths = page.labelled([f"new={tmp_path / 'mine'}", str(tmp_path / "both")])
     assert sorted(po.load_runs(paths)["algorithm"].values) == ["new", "ppo", "trpo"]
+    paths = page.labelled([f"ppo={tmp_path / 'mine'}", str(tmp_path / "both")])
+    with pytest.raises(ValueError, match="each label must be given once, got ppo for "):
+        po.load_runs(paths)
+
+
+def test_parameters_that_are_equal_or_told_by_labels_are_joined_without_a_warning(tmp_path):
+    for name, gravity in (("a", 9.8), ("b", 12.0), ("c", 12)):
+        save_run(tmp_path / name, name, env_params={"gravity": gravity})
+    with warnings.catch_warnings(action="error"):
+        po.load_runs([tmp_path / "b", tmp_path / "c"])
+        po.load_runs({"light": tmp_path / "a", "heavy": tmp_path / "b"})

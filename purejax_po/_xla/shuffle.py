@@ -20,12 +20,12 @@ def permutation(key: Key, size: int, kind: Shuffle = "uniform") -> Array:
     """Return a random permutation of `0 … size-1`, int32 `[size]`.
 
     `uniform` draws from all of them: `jax.random.permutation`, or `_sorted_words`, which is as
-    good as uniform. `fast` is `_affine` where `size` is a power of two
-    from `SMALLEST` on, which makes few of them, and uniform elsewhere.
+    good as uniform. `fast` draws what version 0.1 drew: `_affine` where `size` is a power of two
+    from `SMALLEST` on, which makes few of them, and `jax.random.permutation` elsewhere.
     """
     if kind == "fast" and size >= SMALLEST and not size & (size - 1):
         return _affine(key, size)
-    if switch.on().packed_shuffle and 1 < size <= LARGEST:
+    if kind == "uniform" and switch.on().packed_shuffle and 1 < size <= LARGEST:
         return _sorted_words(key, size)
     return jax.random.permutation(key, size)
 

@@ -81,7 +81,9 @@ def _named(arguments: Sequence[str]) -> Iterator[str]:
     """The arguments that may name the algorithm: the first one does."""
     trains = bool(arguments) and arguments[0] in ("train", "sweep", "tune")
     for before, argument in itertools.pairwise(arguments):
-        is_value = before in (*TEXTS, "--network") or (before.startswith("--") and "." in before)
+        option = before.replace("_", "-")
+        is_inner = option.startswith("--") and "." in option and "=" not in option
+        is_value = option in (*TEXTS, "--network") or (is_inner and option not in FLAGS)
         if not is_value and (argument in ALGORITHMS or (trains and _is_brought(argument))):
             yield argument
 
@@ -110,7 +112,7 @@ def normalize(arguments: Sequence[str]) -> list[str]:
     found: list[str] = []
     pairs: dict[str, list[str]] = {}
     flags = _flags(algorithm_of(arguments))
-    flag = ""
+    flag, seen = "", set[str]()
     waiting = list(arguments)
     while waiting:
         argument = waiting.pop(0)
@@ -122,10 +124,11 @@ def normalize(arguments: Sequence[str]) -> list[str]:
         typed, equals, value = argument.partition("=")
         flag = typed.replace("_", "-")
         given = [value] if equals else []
-        if flag in NAMES and flag in found:  # of which the parser would take the last one alone
-            raise ValueError(
-                f"{flag[2:]} must be given once, got {flag} again: several values follow one {flag}"
-            )
+        if flag in NAMES and flag in seen:  # of which the parser would take the last one alone
+            takes_one = flag == "--env" and arguments[0] != "compare"
+            hint = "" if takes_one else f": several values follow one {flag}"
+            raise ValueError(f"{flag[2:]} must be given once, got {flag} again{hint}")
+        seen.add(flag)
         if flag in PAIRS:
             pairs.setdefault(flag, []).extend(_pairs(flag, given + _taken(waiting)))
         elif flag in LISTS:

@@ -79,8 +79,8 @@ def print_points(dataset: "xr.Dataset", rank_by: str | None = None) -> None:
         order = sorted(range(len(rows)), key=lambda i: -math.inf if iqms[i] is None else iqms[i])
         rows = [rows[i] for i in reversed(order[-MOST_ROWS:])]
     title = "final return over seeds" + (f"; {left_out} lower points left out" * bool(left_out))
-    of_evaluation = ["evaluation IQM", "evaluation 95 % CI"] if rank_by == "evaluation" else []
-    columns = [*results.swept(dataset), "IQM", "95 % CI", *of_evaluation, "diverged", ""]
+    of = "evaluation " if rank_by == "evaluation" else ""
+    columns = [*results.swept(dataset), f"{of}IQM", f"{of}95 % CI", "diverged", ""]
     shown = [{column: row[column] for column in columns} for row in rows]
     print_columns(title, shown, are_numbers=True)
 

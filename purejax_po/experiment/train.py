@@ -155,8 +155,10 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
     host = host or Host()
     directory, before = study.directory, _held(study.directory)
     with ExitStack() as stack:
+        closing = ExitStack()
         for observer in host.observers:
-            stack.callback(observer.close)
+            closing.callback(observer.close)
+        stack.callback(closing.close)
         if study.is_resumed and (dataset := _finished(study)) is not None:
             return dataset
         stack.enter_context(compilation_cache(host.compilation_cache))
@@ -164,6 +166,7 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
         stop.saves = directory is not None
         if directory is not None:
             stack.enter_context(locks.hold(directory))
+            stack.callback(closing.close)  # while the directory is ours
             if not study.is_resumed:  # nobody else began meanwhile
                 run_store.check_writable(directory, host.overwrite)
         bar = Bar(host.progress) if callable(host.progress) else None

@@ -216,8 +216,7 @@ def _begin(tuning: Tuning) -> None:
             shutil.rmtree(directory / name)
     for name in search.FILES:
         (directory / name).unlink(missing_ok=True)
-    content = {**tuning.to_dict(), "identity": tuning.identity()}
-    atomic.write_json(directory / search.TUNE, content)
+    atomic.write_json(directory / search.TUNE, tuning.to_dict())
 
 
 def _execute(tuning: Tuning, host: Host, stop: StopSignal) -> Tuned:

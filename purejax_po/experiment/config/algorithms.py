@@ -113,7 +113,7 @@ class AlgorithmConfig(NamedFields):
             raise ValueError(
                 f"hyperparams must be {expected.__name__}, got {type(self.hyperparams).__name__}"
             )
-        check_options(self.network, "network.")
+        check_options(self.network, "network.", NetworkConfig)
         if self.network.factory:
             check_factory(self.network.factory)
         check_hyperparams(self.hyperparams)

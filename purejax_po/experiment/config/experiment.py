@@ -154,7 +154,7 @@ class ExperimentConfig(NamedFields):
             ValueError: naming the field, its value and what is allowed.
         """
         check_count("num_seeds", self.num_seeds, maximum=MAX_SEEDS)
-        check_options(self)
+        check_options(self, cls=ExperimentConfig)
         if self.first_seed + self.num_seeds > 2**31:
             raise ValueError(f"first_seed + num_seeds must be ≤ 2^31, got {self.first_seed}")
         self._check_evaluation()

@@ -173,11 +173,11 @@ def labelled(arguments: Sequence[str]) -> runs.Paths:
     if all(label is None for label, _ in pairs):
         return [path for _, path in pairs]
     found: dict[str | None, str | list[str]] = {}
-    several = [path for label, path in pairs if label is None and not runs.is_run(Path(path))]
-    if several:  # whose runs have labels of their own
-        found[None] = [*several]
+    several: list[str] = []
     for label, path in pairs:
-        if label is None and path in several:
+        if label is None and Path(path).is_dir() and not runs.is_run(Path(path)):
+            several.append(path)
+            found[None] = several  # their runs have labels of their own
             continue
         name = Path(path).name if label is None else label
         if name in found:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 OF_THE_TASK = ("wrappers", "randomize", "env_params", "env_options")
-"""What makes of one environment unlike tasks."""
+"""What makes of one environment unlike tasks; labels that are given tell all but the first."""
 
 StrPath = str | os.PathLike[str]
 Paths = StrPath | Sequence[StrPath] | Mapping[str | None, StrPath | Sequence[StrPath]]
@@ -64,6 +64,7 @@ def load_runs(paths: Paths) -> "xr.Dataset":
         raise ValueError("paths must name at least one run, got none")
     runs: Runs = {}
     places: dict[tuple[str, str], Path] = {}
+    given_as: dict[tuple[str, str], str | None] = {}
     for own, path in named:
         for found, place in find_runs(Path(path)):
             dataset = results.load(place)
@@ -72,19 +73,23 @@ def load_runs(paths: Paths) -> "xr.Dataset":
             if label := own or found:
                 dataset.attrs["algorithm"] = label
             key = dataset.attrs["algorithm"], dataset.attrs["env"]
+            if given_as.setdefault(key, own) != own:
+                raise ValueError(
+                    f"each label must be given once, got {key[0]} for {places[key]} and for {place}"
+                )
             if key in runs:
                 dataset = _join_seeds(runs[key], dataset, places[key], place)
             runs[key], places[key] = dataset, place
-    _tell_unlike(runs)
+    _tell_unlike(runs, OF_THE_TASK[: 1 if isinstance(paths, Mapping) else None])
     return join(runs)
 
 
-def _tell_unlike(runs: Runs) -> None:
+def _tell_unlike(runs: Runs, names: Sequence[str]) -> None:
     """Warn of runs on one environment whose settings of it differ."""
     by_env: dict[tuple[str, str], dict[str, str]] = {}
     for (algorithm, env), run in runs.items():
-        config = json.loads(run.attrs["config"])
-        for name in OF_THE_TASK:
+        config = json.loads(run.attrs.get("config", "{}"), parse_int=float)  # 10 is 10.0
+        for name in names:
             held = run.attrs.get(name) or config.get(name)
             shown = held if isinstance(held, str) else json.dumps(held, sort_keys=True)
             by_env.setdefault((env, name), {})[algorithm] = shown if held else "none"
@@ -301,8 +306,10 @@ def summarize(dataset: "xr.Dataset") -> JSONObject:
     each, which names its algorithm and environment.
     """
     found = [results.summarize(run) for run in split(dataset).values()]
-    # of several runs, one may have been chosen
-    return {"runs": found} if {"algorithm", "env"} & set(dataset.dims) else found[0]
+    if {"algorithm", "env"} & set(dataset.dims):
+        return {"runs": found}
+    (one,) = found  # of several runs, one may have been chosen
+    return one
 
 
 def _join_seeds(first: "xr.Dataset", second: "xr.Dataset", one: Path, other: Path) -> "xr.Dataset":

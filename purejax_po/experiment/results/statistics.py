@@ -296,7 +296,7 @@ def paired_difference(
         import xarray as xr
 
         x, y = xr.align(x, y, join="inner")
-        y = y.transpose(*x.dims)
+        y = y.transpose(*x.dims) if set(x.dims) == set(y.dims) else y
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.shape != y.shape or x.ndim != 2 or x.size == 0:
         raise ValueError(

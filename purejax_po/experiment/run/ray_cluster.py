@@ -59,7 +59,7 @@ def connect(address: str) -> None:
             return
         if not _joined:
             there = ray.get_runtime_context().gcs_address
-            if there != address:
+            if not _may_be_one(there, address):
                 warnings.warn(
                     f"cluster is {there}, which ray.init has joined in this process, not {address}",
                     stacklevel=2,
@@ -172,6 +172,16 @@ def _answers(address: str) -> bool:
             return len(header) == len(SETTINGS_FRAME) and header[3] == SETTINGS_FRAME[3]
     except (OSError, ValueError, OverflowError):
         return False
+
+
+def _may_be_one(one: str, other: str) -> bool:
+    """Whether two addresses may be those of one cluster: names, and the loopback, stand for IPs."""
+    (host, _, port), (host_2, _, port_2) = one.rpartition(":"), other.rpartition(":")
+    try:
+        found = {socket.gethostbyname(host), socket.gethostbyname(host_2)}
+    except OSError:
+        return port == port_2
+    return port == port_2 and (len(found) == 1 or any(x.startswith("127.") for x in found))
 
 
 def _no_cluster(address: str, reason: str) -> ValueError:

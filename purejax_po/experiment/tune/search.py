@@ -22,7 +22,7 @@ from typing import NamedTuple
 from purejax_po.checks import check_count
 from purejax_po.experiment import files as atomic
 from purejax_po.experiment import layout
-from purejax_po.experiment.config import ExperimentConfig
+from purejax_po.experiment.config import ExperimentConfig, schema
 from purejax_po.experiment.store.run_store import config_hash
 from purejax_po.experiment.tune import space as spaces
 from purejax_po.experiment.tune import trials as records
@@ -36,6 +36,8 @@ FINALISTS, FRESH = "finalists", "fresh"
 BEST, TABLE, SUMMARY = "best.toml", "trials.csv", "tuning.json"
 FILES = (BEST, TABLE, SUMMARY, TRIALS, "importance.png", "parallel.png")
 MOST_TRIALS, MOST_RUNGS = 100_000, 10
+OF_NO_TRIAL = ("storage", "study", "finalists", "finalist_seeds", "fresh_seeds")
+"""Settings that no trial depends on."""
 SQLITE = "sqlite:///"
 """How the address of a database that is a file begins."""
 
@@ -147,7 +149,7 @@ class Tuning(NamedTuple):
     """Lanes on each device."""
     is_resumed: bool = False
     begun_as: str = ""
-    """The identity that it began with: a field that a later version adds changes no trial."""
+    """The hash of its file: a field that a later version adds changes no trial."""
 
     def to_dict(self) -> JSONObject:
         """Return what `tune.json` holds."""
@@ -160,15 +162,7 @@ class Tuning(NamedTuple):
 
     def identity(self) -> str:
         """Hash what the trials depend on."""
-        if self.begun_as:
-            return self.begun_as
-        data = self.to_dict()
-        for name in ("storage", "study", "finalists", "finalist_seeds", "fresh_seeds"):
-            data["search"].pop(name)
-        # In a storage that others see: the last batch may be smaller than that of another search.
-        if not (self.search.storage and self.search.trials % self.search.batch):
-            data["search"].pop("trials")
-        return config_hash({**data, "config": self.config.identity()})
+        return self.begun_as or _hash(self.to_dict())
 
     @property
     def storage(self) -> str:
@@ -179,6 +173,16 @@ class Tuning(NamedTuple):
     def study(self) -> str:
         """The study's name there."""
         return self.search.study or f"{self.config.algorithm.name}-{self.config.env_name}"
+
+
+def _hash(data: JSONObject) -> str:
+    """Hash what the trials depend on, of what `tune.json` holds."""
+    config = {k: v for k, v in data["config"].items() if k != schema.FORMAT}
+    settings = {k: v for k, v in data["search"].items() if k not in OF_NO_TRIAL}
+    # In a storage that others see: the last batch may be smaller than that of another search.
+    if not (data["search"]["storage"] and settings["trials"] % settings["batch"]):
+        settings.pop("trials")
+    return config_hash({**data, "config": config, "search": settings})
 
 
 def read(directory: Path) -> Tuning:
@@ -196,7 +200,7 @@ def read(directory: Path) -> Tuning:
             directory,
             int(data["lanes_per_device"]),
             is_resumed=True,
-            begun_as=data.get("identity", ""),
+            begun_as=_hash(data),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
