@@ -183,4 +183,4 @@ def test_several_values_of_one_option_are_given_at_once(typed, capsys):
 )
 def test_an_option_that_holds_its_value_has_the_algorithm_after_it(before):
     typed = ["train", before, "trpo", "--normalize-advantage", "false"]
-    assert normalize(typed)[-1] == "--no-normalize-advantage" or "gravity" in normalize(typed)[-2]
+    assert "--no-normalize-advantage" in normalize(typed)

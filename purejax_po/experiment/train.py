@@ -153,7 +153,7 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
         title: what the progress bar begins with, such as `2 of 3: `.
     """
     host = host or Host()
-    directory, before = study.directory, _held(study.directory)
+    directory, before = study.directory, None
     with ExitStack() as stack:
         closing = ExitStack()
         for observer in host.observers:
@@ -167,6 +167,7 @@ def execute(study: Study, host: Host | None = None, title: str = "") -> "xr.Data
         if directory is not None:
             stack.enter_context(locks.hold(directory))
             stack.callback(closing.close)  # while the directory is ours
+            before = _held(directory)
             if not study.is_resumed:  # nobody else began meanwhile
                 run_store.check_writable(directory, host.overwrite)
         bar = Bar(host.progress) if callable(host.progress) else None

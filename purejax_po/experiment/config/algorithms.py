@@ -125,6 +125,8 @@ class AlgorithmConfig(NamedFields):
     def warning(self, diagnostics: Diagnostics, time_limit: float | None) -> str | None:
         """Return what a window's diagnostics should have a user told, once in a run; else None.
 
+        Here it is that complete episodes do not fit into a rollout (`unfinished_episodes`).
+
         Args:
             diagnostics: what the updates of a window report, as means over it.
             time_limit: of the environment, in steps, if it has one.

@@ -25,10 +25,10 @@ from purejax_po.types import Array, JSONObject, PyTree
 MANIFEST = "manifest.json"
 ARRAYS = "arrays.safetensors"
 FORMAT = 2
-MOST_ATTEMPTS = 100
-"""At a place that another writer of the same checkpoint takes again and again, or never frees."""
 ORBAX = 1
 """The format of version 0.1, whose arrays orbax wrote."""
+MOST_ATTEMPTS = 100
+"""At a place that another writer of the same checkpoint takes again and again, or never frees."""
 
 Arrays = dict[str, np.ndarray]
 
